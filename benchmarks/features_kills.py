@@ -28,7 +28,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.features_scale import CONTEXT, key, rows
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE, FEATURES

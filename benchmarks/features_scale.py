@@ -25,7 +25,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.meter import Meter
 
 WIDTH, AT_ONCE, ASKED, TIMES = 512, 10_000, 100, 5

@@ -69,7 +69,7 @@ def peak_megabytes(work: Run) -> float:
     give_back_memory()
     before = psutil.Process().memory_info().rss / 2**20
     memory = PeakMemory(torch.device("cpu"))
-    with memory.watching():
+    with memory.watch():
         work()
     give_back_memory()
     return memory.megabytes - before

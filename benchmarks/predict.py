@@ -21,10 +21,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import ENCODE_BATCH, encode
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.fit import Fitted
-from fewshot_bench.runner.retry import fit_within_memory
+from fewshot_bench.runner.fit import Fitted, fit_within_memory
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.store.kept_models import config_of, write_model
 from tests.helpers import cells, quick
 
 CLASSES, SHOTS = 10, 2

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts, seal
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import ImageFiles
@@ -34,7 +33,6 @@ from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.answer_files import ASKED
 from fewshot_bench.store.index_file import index_files
-from fewshot_bench.store.record_files import to_text
 from fewshot_bench.store.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ def fill(request: Request) -> int:
         path.with_suffix(".npz").write_bytes(content)
         environment = {**record.environment, ASKED: made.environment[ASKED]}
         record = dataclasses.replace(record, metrics=made.metrics, environment=environment)
-        path.write_bytes(to_text(record, made.digests)[1])
+        path.write_bytes(seal(record, made.digests).to_json().encode())
     return len(plan.cells)
 
 

@@ -33,7 +33,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.expected_time import Machine, Units, Work, encoding, work_of
-from fewshot_bench.runner.needs import compute_needs, count
+from fewshot_bench.runner.preflight import compute_needs, count
 
 METHODS = (
     *("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres"),

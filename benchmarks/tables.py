@@ -76,7 +76,7 @@ def drop_metrics(store: Store) -> None:
     for record in list(store.records()):
         if record.status == "done":
             bare = dataclasses.replace(record, metrics={"top1": record.metrics["top1"]})
-            store.put(bare, read(store.file(record.spec.key()).with_suffix(".npz")))
+            store.put(bare, read(store.file(record.spec.key()).with_suffix(".npz"))[0])
 
 
 def timed(store: Path, words: Sequence[str]) -> tuple[float, float]:

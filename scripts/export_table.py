@@ -20,11 +20,10 @@ from sklearn.datasets import load_sample_images
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models.export import ABOUT, export
-from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.fit import Fitted, fit_within_memory
 from fewshot_bench.runner.request import Request, expand
-from fewshot_bench.runner.retry import fit_within_memory
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import FsbenchError
 
 PAGE = Path(__file__).parents[1] / "docs" / "export.md"

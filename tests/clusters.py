@@ -12,12 +12,12 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, flags, fsbench, quick, start, wait_until
+from tests.helpers import PATIENCE, fsbench, start, wait_until
 
-FEW = ("zero-shot", "tip-adapter", "coop")
+FEW = ("zero-shot", "tip-adapter")
 DEMO = (
     *("run", "--method", ",".join(FEW), "--dataset", "digits", "--shots", "1", "--seeds", "1,2,3"),
-    *("--limit", "60", *flags(quick(FEW))),
+    *("--limit", "60"),
 )
 TRACK = ("--track", "tensorboard") if find_spec("tensorboard") else ()
 CELLS = len(FEW) * 3
@@ -38,9 +38,9 @@ def results(store: Path) -> dict[str, Record]:
 
 def same_as(local: Mapping[str, Record], store: Path) -> None:
     """Assert that every cell is stored once, undamaged and bit-identical to the local engine's."""
-    found = results(store)
-    assert set(found) == set(local)
-    for key, record in found.items():
+    records = results(store)
+    assert set(records) == set(local)
+    for key, record in records.items():
         assert record.status == "done", record.error
         assert record.digests["logits"] == local[key].digests["logits"], record.spec.describe()
         assert record.metrics == local[key].metrics
@@ -59,10 +59,10 @@ def run_and_kill(
     kill: Callable[[], None],
     environment: Mapping[str, str],
 ) -> subprocess.Popen[str]:
-    """Start a run, wait for three records, call `kill`, and wait for a successful exit."""
+    """Start a run, wait for two records, call `kill`, and wait for a successful exit."""
     process = start(*arguments, env=dict(os.environ) | dict(environment))
     try:
-        wait_until(lambda: len(results(store)) >= 3 or process.poll() is not None)
+        wait_until(lambda: len(results(store)) >= 2 or process.poll() is not None)
         assert len(results(store)) < CELLS, "nothing was left to compute"
         kill()
         out, err = process.communicate(timeout=PATIENCE)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
-import sqlite3
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +138,6 @@ def pack_imagenet(source: Path, target: Path) -> Path:
     put(target / "ILSVRC2012_img_val.tar", tar_of(_files(images[::-1])))
     put(target / "ILSVRC2012_devkit_t12.tar.gz", devkit([path.parent.name for path in images]))
     return target
-
-
-def read_lists(cache: Path) -> dict[bytes, str]:
-    """The texts of lists in the cache by name; empty without a file."""
-    path = cache / "lists" / "values.sqlite"
-    if not path.exists():
-        return {}
-    with closing(sqlite3.connect(path)) as base:
-        rows = base.execute("select key, content from value")
-        return {name: kept[32:].decode("latin-1") for name, kept in rows}
-
-
-def write_lists(cache: Path, texts: Mapping[bytes, str]) -> None:
-    """Replace lists in the cache, with right checksums."""
-    with closing(sqlite3.connect(cache / "lists" / "values.sqlite")) as base, base:
-        for name, text in texts.items():
-            content = text.encode("latin-1")
-            kept = hashlib.sha256(name + content).digest() + content
-            base.execute("update value set content=? where key=?", (kept, name))
 
 
 def _files(paths: Iterable[Path]) -> Iterable[tuple[str, bytes]]:

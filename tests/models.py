@@ -9,7 +9,7 @@ from typing import Any
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
-from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.store.kept_models import config_of, write_model
 
 
 def zero_shot_model(folder: Path, classes: Sequence[str], **config: Any) -> Path:

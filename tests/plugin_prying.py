@@ -163,10 +163,6 @@ def hunted(count: int) -> dict[str, Any]:
     return {"texts": sorted(texts), "numbers": numbers}
 
 
-def _whole(values: Any) -> bool:
-    return set(map(type, values)) == {int}
-
-
 def everything() -> Iterator[Any]:
     """Every object tracked by the collector or referenced by one, and all frames' locals."""
     seen: set[int] = set()

@@ -1,7 +1,4 @@
-"""A plug-in whose classifiers handle other classes, and leak state or kill their process.
-
-`install` puts it where child processes find it.
-"""
+"""A plug-in whose classifiers handle other classes, and leak state or kill their process."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -82,15 +78,3 @@ class Keeping:
 def register_methods(register: Callable[..., None]) -> None:
     """One method."""
     register("keeping", f"{MODULE}:Keeping")
-
-
-def install(folder: Path) -> None:
-    """Install this file into `folder` as an installer would."""
-    source = Path(__file__).read_text(encoding="utf-8")
-    (folder / f"{MODULE}.py").write_text(source, encoding="utf-8")
-    info = folder / f"{MODULE}-1.0.dist-info"
-    info.mkdir()
-    about = f"Metadata-Version: 2.1\nName: {MODULE}\nVersion: 1.0\n"
-    (info / "METADATA").write_text(about, encoding="utf-8")
-    points = f"[fewshot_bench]\ntransferring = {MODULE}\n"
-    (info / "entry_points.txt").write_text(points, encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.data.places import LOCK
+from fewshot_bench.plugins.data.commands import LOCK
 from tests import helpers
 from tests.http_server import Page, Site, serving
 
@@ -135,6 +136,17 @@ def open_shop(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Shop]:
     finally:
         registry.cache_clear()
         sys.modules.pop(MODULE, None)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Limit the size of files that this process writes, which acts like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def sha256(content: bytes) -> str:

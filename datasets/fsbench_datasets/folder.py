@@ -5,7 +5,6 @@ Main entry point: `open_folder`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from fewshot_bench.api.sources import (
 )
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size, read_file
-from fsbench_datasets.kept_pools import kept_text, lists_digest
+from fsbench_datasets.kept_lists import keep, lists_digest
 from fsbench_datasets.labels import tidy_name
 from fsbench_datasets.pools import (
     check_classes,
@@ -119,7 +118,7 @@ class ImageFolder:
         pools = {role: packed(items) for role, items in self._lists[0].items()}
         outside = [file_size(self.root / id) for id in self._lists[2]]
         made_of = f"revision {lists_digest(pools)} {self._found.tree.sizes_digest()} {outside}"
-        return kept_text(made_of, lambda: revision_of(pools, self._sizes(pools)))
+        return keep(made_of, str, lambda: revision_of(pools, self._sizes(pools)))
 
     def _sizes(self, pools: Mapping[str, ItemList]) -> Iterator[bytes]:
         """A line per image with its size in bytes, -1 if missing; sizes are unpacked per folder."""
@@ -206,16 +205,14 @@ class ImageFolder:
             f"{found.tree.sizes_digest()} {stored}"
         )
 
-        def compare() -> str:
+        def compare() -> tuple[tuple[str, ...], str]:
             listed = _by_folder(pools)
-            return json.dumps(
-                [sorted(self._not_found(listed)), _later(found.pools, listed, stored)]
-            )
+            absent = tuple(sorted(self._list_absent(listed)))
+            return absent, _describe_later(found.pools, listed, stored)
 
-        outside, later = json.loads(kept_text(made_of, compare))
-        return tuple(outside), later
+        return keep(made_of, tuple[tuple[str, ...], str], compare)
 
-    def _not_found(self, listed: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+    def _list_absent(self, listed: Mapping[str, Sequence[Run]]) -> Iterator[str]:
         """The listed ids without an image in the tree, which omits hidden and undecodable files."""
         folders = self._found.folders
         for folder, runs in listed.items():
@@ -277,7 +274,9 @@ def _by_folder(pools: Pools) -> dict[str, list[Run]]:
     return runs
 
 
-def _later(found: Mapping[str, ItemList], listed: Mapping[str, Sequence[Run]], stored: Path) -> str:
+def _describe_later(
+    found: Mapping[str, ItemList], listed: Mapping[str, Sequence[Run]], stored: Path
+) -> str:
     """A note on images in the folder that the stored split does not list; empty without any."""
     added: list[str] = []
     for run in (run for items in found.values() for run in items.runs):

@@ -56,12 +56,8 @@ class Source(Protocol):
         """Synset to file names, both sorted; DataMissingError when it cannot be used."""
         ...
 
-    def read(self, synset: str, name: str) -> bytes:
-        """The encoded image; OSError when it cannot be read."""
-        ...
-
-    def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The stamp of the image; None when it is missing."""
+    def find(self, synset: str, name: str) -> Path | Member:
+        """The file of an image, or its member of the archive."""
         ...
 
 
@@ -77,13 +73,9 @@ class Folders:
         check_synsets(list(files), self.place)
         return files
 
-    def read(self, synset: str, name: str) -> bytes:
-        """The file's content."""
-        return read_file(self.place / synset / name)
-
-    def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The file's stamp."""
-        return file_stamp(self.place / synset / name)
+    def find(self, synset: str, name: str) -> Path:
+        """The file."""
+        return self.place / synset / name
 
 
 @dataclass(frozen=True)
@@ -105,15 +97,8 @@ class TrainArchive:
                 raise DataMissingError(f"{synset}.tar in archive {self.place} has no images")
         return names_of
 
-    def read(self, synset: str, name: str) -> bytes:
-        """The member's content."""
-        return read_member(self.place, self._member(synset, name))
-
-    def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The archive's stamp with the member's size and name; None without the archive."""
-        return _member_stamp(self.place, self._member(synset, name), f"{synset}/{name}")
-
-    def _member(self, synset: str, name: str) -> Member:
+    def find(self, synset: str, name: str) -> Member:
+        """The member of the inner archive; FileNotFoundError without it."""
         if synset not in self._parts:
             raise FileNotFoundError(f"archive {self.place} has no {synset}.tar")
         return self._parts[synset].find(name)
@@ -148,13 +133,9 @@ class ValArchive:
         check_synsets(list(names_of), self.place)
         return {synset: Names.of(names) for synset, names in sorted(names_of.items())}
 
-    def read(self, synset: str, name: str) -> bytes:
-        """The member's content."""
-        return read_member(self.place, self._part.find(name))
-
-    def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The archive's stamp with the member's size and name; None without the archive."""
-        return _member_stamp(self.place, self._part.find(name), name)
+    def find(self, synset: str, name: str) -> Member:
+        """The member; FileNotFoundError without it."""
+        return self._part.find(name)
 
     def _devkit(self) -> Path:
         archive = next((path for path in self.devkits if path.is_file()), None)
@@ -193,13 +174,9 @@ class FlatFolder:
         check_synsets(list(names_of), self.table)
         return {synset: Names.of(names) for synset, names in sorted(names_of.items())}
 
-    def read(self, synset: str, name: str) -> bytes:
-        """The file's content."""
-        return read_file(self.place / name)
-
-    def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The file's stamp."""
-        return file_stamp(self.place / name)
+    def find(self, synset: str, name: str) -> Path:
+        """The file."""
+        return self.place / name
 
 
 def solution_synsets(table: Path) -> dict[str, str]:
@@ -225,13 +202,6 @@ def _images(part: Part, path: Path) -> Names:
     for name in names:
         check_plain(name, path)
     return Names.of(names)
-
-
-def _member_stamp(archive: Path, member: Member, name: str) -> Stamp | None:
-    stamp = file_stamp(archive)
-    if stamp is None:
-        return None
-    return replace(stamp, size=member.size, token=f"{stamp.token}:{name}")
 
 
 @dataclass(frozen=True)
@@ -264,22 +234,25 @@ class ImageNet:
 
     def read(self, item: Item) -> bytes:
         """The encoded image; OSError when it cannot be read."""
-        source, synset, name = self._where(item)
-        return source.read(synset, name)
+        source, file = self._find_image(item)
+        return read_member(source.place, file) if isinstance(file, Member) else read_file(file)
 
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the file, or of the archive with the member's name."""
-        source, synset, name = self._where(item)
-        return source.stamp(synset, name)
+        source, file = self._find_image(item)
+        if not isinstance(file, Member):
+            return file_stamp(file)
+        stamp = file_stamp(source.place)
+        return stamp and replace(stamp, size=file.size, token=f"{stamp.token}:{item.id}")
 
     def recipe(self) -> Recipe:
         """The files to fetch and where they go."""
         return recipe_of(self.known.name)
 
-    def _where(self, item: Item) -> tuple[Source, str, str]:
+    def _find_image(self, item: Item) -> tuple[Source, Path | Member]:
         folder, synset, name = item.id.split("/", 2)
-        role = next(role for role, value in FOLDERS.items() if value == folder)
-        return self._need(role), synset, name
+        source = self._need(next(role for role, value in FOLDERS.items() if value == folder))
+        return source, source.find(synset, name)
 
     @cached_property
     def _sources(self) -> dict[str, Source | None]:

@@ -12,7 +12,7 @@ from functools import partial
 
 from fewshot_bench import Item, UsageError
 from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
-from fsbench_datasets.kept_pools import kept_pools, lists_digest
+from fsbench_datasets.kept_lists import keep_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES, shortened
 
 UNSPLIT = ""
@@ -101,7 +101,7 @@ def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, Ite
     names = {run.label: run.classname for run in whole.runs}
     held = {label: sizes(names[label], count) for label, count in counts.items()}
     made_of = f"{lists_digest({'': whole})} divided by {SPLIT_SEED} into {held}"
-    made = kept_pools(made_of, lambda: _divide(whole, held))
+    made = keep_pools(made_of, lambda: _divide(whole, held))
     return made["rest"], made["val"], made["test"]
 
 

@@ -16,6 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import (
     SIMPLE_TEMPLATES,
@@ -29,7 +31,7 @@ from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, numb
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
 from fsbench_datasets.split_lists import lines_of, shortened
-from fsbench_datasets.tar import Member, check_places, kept, members, read_member
+from fsbench_datasets.tar import Member, keep_index, members, read_member
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 WILD = re.compile(r"[*?\[]")
@@ -73,7 +75,10 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
                 )
     _refuse_one_file_twice(name, files)
     base = Path(os.path.commonpath([_fix(pattern) for _, pattern in parts]))
-    shards = tuple(_shard(name, path, base, files[path]) for path in sorted(files))
+    shards = tuple(
+        Shard(path, (below := path.relative_to(base)).as_posix(), files[path] or _role(name, below))
+        for path in sorted(files)
+    )
     roles = {shard.role for shard in shards}
     if UNSPLIT in roles and len(roles) > 1:
         bare = next(shard for shard in shards if shard.role == UNSPLIT)
@@ -149,7 +154,12 @@ def _expand(name: str, pattern: str) -> list[Path]:
         folder = glob.escape(pattern)
         patterns = [os.path.join(folder, "*.tar"), os.path.join(folder, "*", "*.tar")]
         paths = [path for each in patterns for path in glob.glob(each)]
-        _check_files(name, [path for path in paths if not os.path.isfile(path)])
+        if others := [path for path in paths if not os.path.isfile(path)]:
+            raise DataMissingError(
+                f"{name}: {len(others)} of its .tar are links to nothing, folders, pipes or the "
+                f"like: {shortened(others)}; expected archives (mend them, or take them out of the "
+                "folder)"
+            )
     elif not MAGIC.search(pattern) or os.path.isfile(pattern):
         paths = [pattern] if os.path.isfile(pattern) else []
     else:
@@ -157,7 +167,11 @@ def _expand(name: str, pattern: str) -> list[Path]:
         paths = [
             path for each in plain for path in (glob.glob(each) if WILD.search(each) else [each])
         ]
-        _check_there(name, [path for path in paths if not os.path.isfile(path)])
+        if missing := [path for path in paths if not os.path.isfile(path)]:
+            raise DataMissingError(
+                f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, "
+                "or make the range shorter"
+            )
     if not paths:
         raise DataMissingError(
             f"{name}: no shard matches {pattern}: expected .tar files, or a folder of them"
@@ -185,27 +199,6 @@ def _ranges(name: str, pattern: str) -> list[str]:
     return [f"{head}{number:0{len(first)}d}{rest}" for number in numbers for rest in tails]
 
 
-def _check_there(name: str, missing: Sequence[str]) -> None:
-    if missing:
-        raise DataMissingError(
-            f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, or "
-            "make the range shorter"
-        )
-
-
-def _check_files(name: str, others: Sequence[str]) -> None:
-    if others:
-        raise DataMissingError(
-            f"{name}: {len(others)} of its .tar are links to nothing, folders, pipes or the like: "
-            f"{shortened(others)}; expected archives (mend them, or take them out of the folder)"
-        )
-
-
-def _shard(name: str, path: Path, base: Path, role: str) -> Shard:
-    relative = path.relative_to(base)
-    return Shard(path, relative.as_posix(), role or _role(name, relative))
-
-
 def _role(name: str, relative: Path) -> str:
     """The role named in the file name, else in the nearest folder above; UsageError for several."""
     for part in (relative.stem, *reversed(relative.parts[:-1])):
@@ -221,8 +214,7 @@ def _role(name: str, relative: Path) -> str:
     return UNSPLIT
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, array_like=True):
     """One labeled image of a shard; `label` is an integer or the class name itself."""
 
     key: str
@@ -242,7 +234,7 @@ Samples = tuple[Sample, ...]
 
 def shard_samples(name: str, shard: Path) -> Samples:
     """The samples in shard order; UsageError for a sample without one image and a valid label."""
-    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encode, _decode)
+    return keep_index(shard, tuple[Sample, ...], lambda: tuple(_read(name, shard)))
 
 
 def _read(name: str, shard: Path) -> Iterator[Sample]:
@@ -316,26 +308,6 @@ def _describe(name: str, where: str, shard: Path, member: Member | None) -> Mapp
             f"{name}: {where}: '{member.name}': expected an object with label or class"
         )
     return value
-
-
-def _encode(samples: Samples) -> Any:
-    return [
-        [s.key, s.extension, s.image.name, s.image.offset, s.image.size, s.label, s.classname]
-        for s in samples
-    ]
-
-
-def _decode(content: Any, end: int) -> Samples:
-    for row in content:
-        if [type(value) for value in row[:5]] != [str, str, str, int, int]:
-            raise ValueError("a value of another kind")
-        if type(row[5]) not in (int, str) or not isinstance(row[6], str | None):
-            raise ValueError("a label of another kind")
-    check_places([row[3] for row in content], [row[4] for row in content], end)
-    return tuple(
-        Sample(key, extension, Member(name, offset, size), label, classname)
-        for key, extension, name, offset, size, label, classname in content
-    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item, UsageError
 from fewshot_bench.api.sources import MAX_BYTES, Pools, load_split, read_regular, save_split
-from fsbench_datasets.kept_pools import kept_pools
+from fsbench_datasets.kept_lists import keep_pools
 from fsbench_datasets.pools import TEST_SHARE
 from fsbench_datasets.split_lists import ROLES
 
@@ -59,7 +59,7 @@ class SplitPlaces:
             if beside and not target.parent.stat().st_mode & 0o222:
                 raise PermissionError("the folder is read-only")
             save_split(target, pools)
-            kept_pools(_digest(target), lambda: pools)
+            keep_pools(_digest(target), lambda: pools)
         except OSError as error:
             other = "leave --keep-split out" if beside else "choose another --store"
             raise UsageError(
@@ -78,7 +78,7 @@ def load_kept(path: Path) -> Pools:
         digest = _digest(path)
     except OSError:
         return load_split(path)
-    return kept_pools(digest, lambda: load_split(path))
+    return keep_pools(digest, lambda: load_split(path))
 
 
 def _refuse_mark(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, UsageError
 from fewshot_bench.api.sources import Names, Pools, plain_text
-from fsbench_datasets.kept_pools import kept_text, lists_digest
+from fsbench_datasets.kept_lists import keep, lists_digest
 from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.trees import read_tree
 
@@ -66,8 +66,8 @@ def synset_card(
         classnames=tuple(synset_names()[synset] for synset in synsets),
         class_ids=synsets,
         counts=counts,
-        revision=kept_text(
-            f"revision {lists_digest(pools)}", lambda: revision_of({**pools, "val": ()})
+        revision=keep(
+            f"revision {lists_digest(pools)}", str, lambda: revision_of({**pools, "val": ()})
         ),
         notes=notes,
         folder=str(folder),

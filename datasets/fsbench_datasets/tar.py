@@ -1,41 +1,30 @@
 """Random access to members of uncompressed tar archives, which are never unpacked.
 
 `tar_index` lists an archive, `read_member` reads a member. Indexes are cached under the archive's
-file stamp; offsets and sizes are checked before use, too.
+file stamp.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import tarfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
+
+import msgspec
 
 from fewshot_bench import DataMissingError
-from fewshot_bench.api.sources import file_stamp, keep_list, kept_list
+from fewshot_bench.api.sources import file_stamp
+from fsbench_datasets.kept_lists import keep
 
 BLOCK = 512
 CHUNK = 2**20
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
-VERSION = "4"
-# Errors that a file with arbitrary content may cause when it is decoded as an index.
-DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-)
-
-Found = TypeVar("Found")
+Index = TypeVar("Index")
 AGAIN = "fetch it again, the copy is incomplete or of another kind"
 
 
@@ -43,8 +32,7 @@ class _JoinedError(ValueError):
     """Data behind the mark that ends an archive, which readers of tar files leave out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, array_like=True):
     """A regular file in an archive: `offset` of its data in the outer file, `size` in bytes."""
 
     name: str
@@ -153,20 +141,21 @@ def _check_end(window: _Window, offset: int) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Files of an archive, sorted by name; `offsets` and `sizes` are bytes in the outer file."""
+class Part(msgspec.Struct, frozen=True):
+    """Files of an archive, sorted by name; `places` are pairs of 64-bit offset and size in bytes.
+
+    Offsets are those in the outer file.
+    """
 
     names: tuple[str, ...]
-    offsets: array[int]
-    sizes: array[int]
+    places: bytes
 
     def find(self, name: str) -> Member:
         """The member with this name; FileNotFoundError when it is not in the archive."""
         index = bisect_left(self.names, name)
         if index == len(self.names) or self.names[index] != name:
             raise FileNotFoundError(f"the archive has no '{name}'")
-        return Member(name, self.offsets[index], self.sizes[index])
+        return Member(name, *memoryview(self.places).cast("q")[2 * index : 2 * index + 2])
 
 
 Parts = Mapping[str, Part]
@@ -178,8 +167,8 @@ def tar_index(path: Path, *, nested: bool) -> Parts:
     Folders in names are dropped. DataMissingError names an archive that is truncated or damaged.
     """
     if nested:
-        return kept(path, "nested", lambda: dict(_read_nested(path)), _encode, _decode)
-    return kept(path, "flat", lambda: {"": _part(members(path))}, _encode, _decode)
+        return keep_index(path, dict[str, Part], lambda: dict(_read_nested(path)))
+    return keep_index(path, dict[str, Part], lambda: {"": _part(members(path))}, "flat")
 
 
 def _read_nested(path: Path) -> Iterable[tuple[str, Part]]:
@@ -193,60 +182,21 @@ def _read_nested(path: Path) -> Iterable[tuple[str, Part]]:
 def _part(listed: Iterable[Member]) -> Part:
     by_name = {_base_name(member.name): member for member in listed}
     names = tuple(sorted(by_name))
-    offsets = array("q", (by_name[name].offset for name in names))
-    return Part(names, offsets, array("q", (by_name[name].size for name in names)))
+    pairs = ((by_name[name].offset, by_name[name].size) for name in names)
+    return Part(names, array("q", chain.from_iterable(pairs)).tobytes())
 
 
 def _base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _encode(parts: Parts) -> Any:
-    return {
-        stem: {"names": part.names, "offsets": part.offsets.tolist(), "sizes": part.sizes.tolist()}
-        for stem, part in parts.items()
-    }
+def keep_index(archive: Path, kind: type[Index], make: Callable[[], Index], how: str = "") -> Index:
+    """The index of an archive that was kept under its file stamp, else the one of `make`.
 
-
-def _decode(content: Any, end: int) -> Parts:
-    return {stem: _check(part, end) for stem, part in content.items()}
-
-
-def _check(part: Any, end: int) -> Part:
-    names, offsets, sizes = part["names"], array("q", part["offsets"]), array("q", part["sizes"])
-    check_places(offsets, sizes, end)
-    if len(names) != len(offsets) or list(names) != sorted(set(names)):
-        raise ValueError("lists of different lengths, or names out of order")
-    return Part(tuple(names), offsets, sizes)
-
-
-def kept(
-    archive: Path,
-    kind: str,
-    make: Callable[[], Found],
-    encode: Callable[[Found], Any],
-    decode: Callable[[Any, int], Found],
-) -> Found:
-    """Return the cached index of an archive, or call `make` and cache its result.
-
-    encode: to JSON-compatible data; decode: back again, given the archive's size in bytes. An index
-    for which `decode` raises an error in `DAMAGE` is rebuilt. Errors of `make` propagate.
+    how: tells indexes of one kind apart.
     """
     stamp = file_stamp(archive)
     if stamp is None:
         return make()
-    key = "\0".join(("tar index", VERSION, os.path.abspath(archive), kind, stamp.token))
-    content = kept_list(key)
-    if content is not None:
-        with contextlib.suppress(*DAMAGE):
-            return decode(json.loads(content), stamp.size)
-    index = make()
-    keep_list(key, json.dumps(encode(index)).encode())
-    return index
-
-
-def check_places(offsets: Any, sizes: Any, end: int) -> None:
-    """ValueError when a member is not within the first `end` bytes of the file."""
-    ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
-    if ends and (min(offsets) < 0 or min(sizes) < 0 or max(ends) > end):
-        raise ValueError("a place outside of the archive")
+    key = ("tar index", os.path.abspath(archive), str(kind), how, stamp.token)
+    return keep("\0".join(key), kind, make)

@@ -8,7 +8,6 @@ of about `SAMPLE` files are compared on every read.
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 import os
 import random
@@ -17,22 +16,21 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import (
     Names,
     image_endings,
     image_remedy,
-    keep_list,
-    kept_list,
     plain_text,
 )
 from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_folder, is_image, is_system_folder
+from fsbench_datasets.kept_lists import recall, store
 
-VERSION = 1
 # Number of files whose sizes are compared on every read: all files of a smaller tree.
 SAMPLE = 10_000
 # As in git: a folder that changed this shortly before it was listed may change again without a new
@@ -40,8 +38,7 @@ SAMPLE = 10_000
 RACY_NS = 2 * 10**9
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True, array_like=True):
     """One folder. path: relative to the root, empty for the root itself.
 
     images: names of the image files that can be decoded here; unread: of images in formats that
@@ -56,9 +53,9 @@ class Tree:
     unread: tuple[str, ...]
     others: tuple[str, ...]
     system: tuple[str, ...]
-    sizes: bytes = field(repr=False)
+    sizes: bytes
     stamp: tuple[int, ...]
-    below: tuple[Tree, ...] = field(repr=False)
+    below: tuple[Tree, ...]
 
     @property
     def name(self) -> str:
@@ -109,13 +106,13 @@ def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tr
     folder that cannot be listed.
     """
     key = _key(root, sizes, depth)
-    before = _recall(key)
+    before = recall(key, Tree)
     folders = {folder.path: folder for folder in before.walk()} if before else {}
     tree = _whole(_Reader(root, sizes, folders), depth)
     if sizes and folders and _sample_differs(root, tree, folders):
         tree = _whole(_Reader(root, sizes, {}), depth)
     if tree != before:
-        keep_list(key, _encode(tree))
+        store(key, tree)
     return tree
 
 
@@ -125,9 +122,9 @@ def look_again(root: Path) -> tuple[str, ...]:
     Returns the paths of the folders whose cached sizes differ.
     """
     key = _key(root, True, None)
-    before = _recall(key)
+    before = recall(key, Tree)
     tree = _whole(_Reader(root, True, {}), None)
-    keep_list(key, _encode(tree))
+    store(key, tree)
     folders = {folder.path: folder for folder in before.walk()} if before else {}
     return tuple(
         folder.path
@@ -179,7 +176,7 @@ class _Reader:
         below = [self.read(inner.path, deeper, above) for inner in tree.below if depth != 0]
         if len(below) == len(tree.below) and all(map(operator.is_, below, tree.below)):
             return tree
-        return replace(tree, below=tuple(below))
+        return msgspec.structs.replace(tree, below=tuple(below))
 
     def _list(self, path: str, stamp: tuple[int, ...]) -> Tree:
         prefix = f"{path}/" if path else ""
@@ -255,46 +252,4 @@ def _sample_differs(root: Path, tree: Tree, folders: Mapping[str, Tree]) -> bool
 
 def _key(root: Path, sizes: bool, depth: int | None) -> str:
     """Cache key; includes the image extensions, because decoders may be installed later."""
-    return f"tree {VERSION}\0{root.resolve()}\0{sizes}\0{depth}\0{' '.join(image_endings())}"
-
-
-def _encode(tree: Tree) -> bytes:
-    """A line of JSON with a row per folder in pre-order, then the packed names and sizes."""
-    folders = list(tree.walk())
-    rows = [
-        [f.path, f.stamp, f.images.count, len(f.images.packed), len(f.sizes), len(f.below)]
-        + [f.unread, f.others, f.system]
-        for f in folders
-    ]
-    packed = [part for f in folders for part in (f.images.packed, f.sizes)]
-    return b"".join([json.dumps(rows).encode(), b"\n", *packed])
-
-
-def _recall(key: str) -> Tree | None:
-    content = kept_list(key)
-    if content is None:
-        return None
-    # Whatever is wrong with a cached list, the folder can be listed again.
-    with suppress(Exception):
-        return _decode(content)
-    return None
-
-
-def _decode(content: bytes) -> Tree:
-    head = content.index(b"\n")
-    rows: Iterator[list[Any]] = iter(json.loads(content[:head]))
-    position = head + 1
-
-    def part(size: int) -> bytes:
-        nonlocal position
-        position += size
-        return content[position - size : position]
-
-    def one() -> Tree:
-        path, stamp, count, names, sizes, below, *rest = next(rows)
-        images, packed = Names(count, part(names)), part(sizes)
-        unread, others, system = map(tuple, rest)
-        inner = tuple(one() for _ in range(below))
-        return Tree(path, images, unread, others, system, packed, tuple(stamp), inner)
-
-    return one()
+    return f"tree\0{root.resolve()}\0{sizes}\0{depth}\0{' '.join(image_endings())}"

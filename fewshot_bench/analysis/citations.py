@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.paper import THIS_TOOL, Paper, entries_of
 from fewshot_bench.api.record import Record
@@ -34,13 +34,12 @@ class Citations:
                     f"{kind} '{name}': another paper has the key '{key}'; its own is left out"
                 )
 
-    def add_names(self, datasets: Iterable[str], backbones: Iterable[str]) -> Citations:
-        """Add the papers of data sets and backbones; returns itself."""
-        for name in dict.fromkeys(datasets):
-            self.add("data set", name, entries_of(papers_of_dataset(name)))
-        for name in dict.fromkeys(backbones):
-            self.add("backbone", name, entries_of(papers_of_backbone(name)))
-        return self
+    def add_each(
+        self, kind: str, names: Iterable[str], papers_of: Callable[[str], Iterable[Paper]]
+    ) -> None:
+        """Add the papers of these names, each once."""
+        for name in dict.fromkeys(names):
+            self.add(kind, name, entries_of(papers_of(name)))
 
     @property
     def text(self) -> str:
@@ -58,10 +57,12 @@ def of_records(records: Sequence[Record]) -> Citations:
     specs = [record.spec for record in records]
     citations = Citations()
     for name in sorted(stated):
-        papers = stated[name] or entries_of(papers_of_installed(name))
-        citations.add("method", method_files.short(name), papers)
-    used = {name for spec in specs for name in (spec.dataset, spec.target) if name}
-    return citations.add_names(sorted(used), sorted({spec.backbone for spec in specs}))
+        entries = stated[name] or entries_of(papers_of_installed(name))
+        citations.add("method", method_code.short(name), entries)
+    names = {name for spec in specs for name in (spec.dataset, spec.target) if name}
+    citations.add_each("data set", sorted(names), papers_of_dataset)
+    citations.add_each("backbone", sorted({spec.backbone for spec in specs}), papers_of_backbone)
+    return citations
 
 
 def of_names(
@@ -69,9 +70,10 @@ def of_names(
 ) -> Citations:
     """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
     citations = Citations()
-    for name in dict.fromkeys(methods):
-        citations.add("method", name, entries_of(papers_of_method(name)))
-    return citations.add_names(datasets, backbones)
+    citations.add_each("method", methods, papers_of_method)
+    citations.add_each("data set", datasets, papers_of_dataset)
+    citations.add_each("backbone", backbones, papers_of_backbone)
+    return citations
 
 
 def papers_of_method(name: str) -> tuple[Paper, ...]:
@@ -97,7 +99,7 @@ def papers_of_backbone(name: str) -> tuple[Paper, ...]:
 
 def papers_of_installed(method: str) -> tuple[Paper, ...]:
     """The papers of a method if it is installed, else none; a file is not imported for this."""
-    if method_files.is_meant(method):
+    if method_code.is_meant(method):
         return ()
     try:
         return papers_of_method(method)

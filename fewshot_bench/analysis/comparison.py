@@ -241,8 +241,8 @@ def compare(
     that have no table. UsageError when the records of all of these must not share a
     table, DataMissingError if the logits of all are damaged.
     """
-    completed = outcomes.completed(records, options.metrics)
-    for text in outcomes.lacking(completed, options.metrics):
+    completed = outcomes.complete(records, options.metrics)
+    for text in outcomes.list_missing(completed, options.metrics):
         warn(text)
     columns = _plugin_columns(warn)
 

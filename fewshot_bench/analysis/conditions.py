@@ -25,9 +25,8 @@ from fewshot_bench.analysis.frame import (
     weights_text,
 )
 from fewshot_bench.analysis.table.table import STATED, Row
-from fewshot_bench.api.image_facts import Overlap
-from fewshot_bench.api.method_files import short_names
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.method_code import short_names
+from fewshot_bench.api.record import Overlap, Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import counted, option_name

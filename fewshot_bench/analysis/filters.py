@@ -18,15 +18,15 @@ import numpy as np
 from fewshot_bench.analysis.conditions import code, condition, loaded_weights, own_data
 from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
-from fewshot_bench.api import method_files
-from fewshot_bench.api.condition import YES_NO
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method import list_changed_options
-from fewshot_bench.api.method_files import parts, short
+from fewshot_bench.api.method_code import parts, short
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import EVERY, registry
-from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, RunSpec, method_label
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.spelling import spelled_once
+from fewshot_bench.utils.spelling import spell_once
 from fewshot_bench.utils.text import join_names, option_name, split_names
 
 if TYPE_CHECKING:
@@ -187,14 +187,14 @@ def method_names(spec: RunSpec) -> tuple[str, ...]:
 
     For a method in a file, also its aliases and the class name alone.
     """
-    file = method_files.parts(spec.method)
-    own = spec.method, *method_files.aliases(spec.method), *(file[1:] if file else ())
+    file = method_code.parts(spec.method)
+    own = spec.method, *method_code.aliases(spec.method), *(file[1:] if file else ())
     return (*own, *(method_label(name, spec.overrides) for name in own), *names_of_version(spec))
 
 
 def names_of_version(spec: RunSpec) -> tuple[str, ...]:
     """Names that select this version, such as `clip-lora@1` and `clip-lora@1[rank=4]`."""
-    own = spec.method, *method_files.aliases(spec.method)
+    own = spec.method, *method_code.aliases(spec.method)
     named = [f"{name}@{spec.method_version}" for name in own]
     return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
 
@@ -206,7 +206,7 @@ def expand_methods(text: str, names: Set[str]) -> list[str]:
     """
     methods = registry().methods
     suites = {EVERY: methods.names(), **methods.suites()}
-    return _expand(split_list(text, names), suites, names, method_files.canonical)
+    return _expand(split_list(text, names), suites, names, method_code.canonical)
 
 
 def expand_datasets(text: str, names: Set[str]) -> list[str]:
@@ -217,7 +217,7 @@ def expand_datasets(text: str, names: Set[str]) -> list[str]:
     listed, paths = split_list(text, names), split_names(text)
     if text not in names and ("\\" in text or any("," in name for name in paths)):
         listed = list(paths)
-    return _expand(listed, registry().datasets.suites(), names, spelled_once)
+    return _expand(listed, registry().datasets.suites(), names, spell_once)
 
 
 def _expand(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
     IMPORTED,

@@ -28,13 +28,12 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.defaults import check_device, cuda_is_there
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
-from fewshot_bench.store.model_files import ModelConfig, read_model
-from fewshot_bench.store.support_files import Support, read_support
+from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -487,7 +486,7 @@ def _as_in_runs(
     """
     import torch
 
-    from fewshot_bench.images.features import accounted, open_views
+    from fewshot_bench.images.features import accounted
     from fewshot_bench.profiling.meter import Meter
 
     cudnn = torch.backends.cudnn
@@ -495,7 +494,7 @@ def _as_in_runs(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
     )
     meter = meter or Meter(backbone.device)
-    with torch.no_grad(), kernels, open_views(), accounted(features, meter):
+    with torch.no_grad(), kernels, accounted(features, meter):
         yield meter
 
 

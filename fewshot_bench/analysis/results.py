@@ -25,7 +25,7 @@ from fewshot_bench.analysis.filters import (
 )
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (
@@ -305,8 +305,8 @@ class Results:
             if name not in every:
                 raise unknown("metric", name, every, "fsbench list metrics")
         outcomes = Outcomes(self._opened, [metric for metric in every.values() if metric.source])
-        records = outcomes.completed(self._records, every)
-        for lack in outcomes.lacking(records, every):
+        records = outcomes.complete(self._records, every)
+        for lack in outcomes.list_missing(records, every):
             warnings.warn(lack, stacklevel=2)
         _warn_of_damage(outcomes)
         heads = dict.fromkeys((*HEADS, *every))
@@ -453,7 +453,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 def of_cells(folder: Path, cells: Collection[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records of these cells that a store has."""
     store = Store(folder.absolute())
-    records = tuple(record for _, record in store.held(cells) if record is not None)
+    records = tuple(record for _, record in store.read_cells(cells) if record is not None)
     _warn_of_damage(store, 4)
     return Results(folder, dict(missing), records, records)
 

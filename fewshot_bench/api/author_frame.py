@@ -15,7 +15,11 @@ _OURS = Path(__file__).parents[1].as_posix()
 _PYTHON = Path(sysconfig.get_path("stdlib")).as_posix()
 # Folders of installed packages and of Python itself, on this machine or another one.
 _INSTALLED = re.compile(r"/(?:(?:site|dist)-packages|lib/python3[.\d]*)(?=/)")
-_BUILT_IN = re.compile(r"/fsbench_(?:methods|datasets)/")
+# Files that are not an author's: of the harness, Python, built-in plug-ins, installed packages.
+_LIBRARY = re.compile(
+    rf"^(?:{re.escape(_OURS)}/|{re.escape(_PYTHON)}/|<)|/fsbench_(?:methods|datasets)/"
+    rf"|{_INSTALLED.pattern}"
+)
 
 
 def author_frame(trace: str, packages: Iterable[str]) -> str:
@@ -25,15 +29,17 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     outside of the harness, the built-in methods, Python and installed libraries; empty if there is
     none.
     """
-    frames = _frames(trace)
+    matches = _FRAME.findall(trace)
+    # A dump lists the innermost frame first.
+    frames = [frame for frame in matches if not frame[2]][::-1]
+    frames += [frame for frame in matches if frame[2]]
     names = set(filter(None, packages))
     own = [frame for frame in frames if names & _modules(frame[0])]
-    if not own:
-        own = [frame for frame in frames if not _is_library(frame[0])]
+    own = own or [frame for frame in frames if not _LIBRARY.search(PurePath(frame[0]).as_posix())]
     if not own:
         return ""
-    file, line, function = own[-1]
-    return f"{short_path(file)}:{line} in {function}"
+    file, line, _, function = own[-1]
+    return f"{short_path(file)}:{line} in {function.strip()}"
 
 
 def error_text(error: BaseException, target: object) -> str:
@@ -45,8 +51,8 @@ def error_text(error: BaseException, target: object) -> str:
 
 def top_module(target: object) -> str:
     """The top-level module of a registered class, function or "module:attribute"."""
-    module = target.partition(":")[0] if isinstance(target, str) else _module_of(target)
-    return module.partition(".")[0]
+    module = target if isinstance(target, str) else str(getattr(target, "__module__", ""))
+    return module.partition(":")[0].partition(".")[0]
 
 
 def definition(function: object) -> str:
@@ -84,14 +90,6 @@ def short_path(file: str) -> str:
         return file
 
 
-def _frames(trace: str) -> list[tuple[str, str, str]]:
-    """File, line and function of every frame, the innermost one last."""
-    matches = _FRAME.findall(trace)
-    dumped = [frame for frame in matches if not frame[2]]
-    raised = [frame for frame in matches if frame[2]]
-    return [(file, line, name.strip()) for file, line, _, name in (*dumped[::-1], *raised)]
-
-
 def _modules(file: str) -> set[str]:
     """Candidate names of a file's top-level module, from its path.
 
@@ -105,13 +103,3 @@ def _modules(file: str) -> set[str]:
         return {PurePath(_OURS).name}
     roots = [match.end() for match in _INSTALLED.finditer(path.as_posix())]
     return {path.as_posix()[roots[-1] + 1 :].split("/")[0]} if roots else set(path.parts)
-
-
-def _is_library(file: str) -> bool:
-    path = PurePath(file).as_posix()
-    own = path.startswith((f"{_OURS}/", f"{_PYTHON}/")) or _BUILT_IN.search(path)
-    return bool(own) or path.startswith("<") or _INSTALLED.search(path) is not None
-
-
-def _module_of(target: object) -> str:
-    return str(getattr(target, "__module__", ""))

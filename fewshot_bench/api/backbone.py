@@ -1,13 +1,124 @@
-"""The contract of a backbone: features, image and text towers, and adapters inside the towers."""
+"""The contract of a backbone: features, image and text towers, and what changes inside them.
+
+Adapters add to the products of a tower's matrices; `Edits`, the optional argument of `encode`
+methods, write token rows into the sequences, add residual branches inside the blocks, and select
+the rows that are read. Without either a tower computes exactly CLIP.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from fewshot_bench.api.edits import Edits, Encoder
 from fewshot_bench.utils.errors import ContractError, one_of, whole_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, runtime_checkable
+
+Encoder = Literal["vision", "text"]
+Place = Literal["start", "end"]
+Mode = Literal["insert", "replace"]
+Point = Literal["attn", "mlp", "block"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token rows written into all sequences before block `layer` (from 0).
+
+    values: (n, width), the same in all sequences; or (k, n, width), one entry per prompt or image,
+    or per run if prompts are encoded after several prefixes. place: `start` is after the start
+    token of a text or the class token of an image, `end` the end of an image. mode: `insert` makes
+    the sequences n rows longer, `replace` overwrites n rows. Values get no position embedding. At
+    layer 0 they are written before the norm that precedes an image's blocks. ContractError for
+    invalid values.
+    """
+
+    layer: int
+    values: Tensor
+    place: Place = "start"
+    mode: Mode = "replace"
+
+    def __post_init__(self) -> None:
+        """ContractError for values that no tower can write."""
+        whole_number("Tokens.layer", self.layer, 0)
+        one_of("Tokens.place", self.place, ("start", "end"))
+        one_of("Tokens.mode", self.mode, ("insert", "replace"))
+        shape = tuple(self.values.shape)
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise ContractError(
+                f"Tokens.values of shape {shape}: expected (n, width), or (k, n, width) of k "
+                "prompts, images or runs"
+            )
+
+    @property
+    def count(self) -> int:
+        """n, the number of rows written into each sequence."""
+        return self.values.shape[-2]
+
+
+class Branch(Protocol):
+    """A residual branch inside blocks: an adapter beside or after attention, MLP or block."""
+
+    def __call__(
+        self, encoder: Encoder, layer: int, point: Point, normed: Tensor, output: Tensor
+    ) -> Tensor | None:
+        """(t, width) to add to the output of a part of a block; None adds nothing.
+
+        point: `attn`, `mlp` or `block`. normed: (t, width), the normalized input of that part (for
+        `block`, the input of its attention). output: (t, width), the part's output (for `block`,
+        including the residual stream). Rows are the tokens of all sequences, only pooled rows in
+        the last block; each row must be computed from itself alone, without random numbers.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """All changes of one call.
+
+    projected: if False, return rows after the last norm (..., width of the tower), not features.
+    rows: positions in each image's final sequence to read, negative ones from its end; features
+    are then (images, len(rows), ...). Text is read only at its end-of-text token.
+    """
+
+    tokens: tuple[Tokens, ...] = ()
+    branch: Branch | None = None
+    projected: bool = True
+    rows: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """ContractError for empty `rows`."""
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if self.rows is not None and not self.rows:
+            raise ContractError("Edits.rows=(): expected places of a sequence, such as (0,)")
+
+    def before(self, layer: int) -> tuple[Tokens, ...]:
+        """The token rows written before block `layer`."""
+        return tuple(one for one in self.tokens if one.layer == layer)
+
+    def of(self, members: Tensor) -> Edits:
+        """The edits for the prompts or images `members` (m,); selects their own values."""
+        tokens = tuple(
+            one if one.values.dim() == 2 else replace(one, values=one.values[members])
+            for one in self.tokens
+        )
+        return replace(self, tokens=tokens)
+
+    def within(self, layers: int, width: int) -> Edits:
+        """These edits; ContractError if a tower lacks the block or has another width."""
+        for one in self.tokens:
+            if one.layer >= layers:
+                raise ContractError(
+                    f"Tokens.layer={one.layer}: the tower has {layers} layers, 0 to {layers - 1}"
+                )
+            if one.values.shape[-1] != width:
+                raise ContractError(
+                    f"Tokens.values are {one.values.shape[-1]} wide: the tower is {width} wide"
+                )
+        return self
+
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +166,6 @@ class Adapter(Protocol):
         x: (..., d_in), the block's input to that matrix; returns (..., d_out), in any float dtype.
         It runs under autocast at the precision of the run.
         """
-        ...
 
 
 @runtime_checkable
@@ -64,22 +174,18 @@ class FusedAdapter(Adapter, Protocol):
 
     def adapts(self, site: Site) -> bool:
         """True if there is an update at `site`."""
-        ...
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
         """`product` plus the updates of `sites`, whose outputs are concatenated in it.
 
         x: (t, d_in). product: (t, sum of d_out); it may be overwritten.
         """
-        ...
 
     def snapshot(self) -> Any:
         """The random state that the adapter draws from."""
-        ...
 
     def rewind(self, snapshot: Any) -> None:
         """Restore a snapshot, so that the draws after it are repeated."""
-        ...
 
 
 class ImageTower(Protocol):
@@ -92,17 +198,14 @@ class ImageTower(Protocol):
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        ...
 
     @property
     def width(self) -> int:
         """Size of the residual stream."""
-        ...
 
     @property
     def tokens(self) -> int:
         """Tokens per image."""
-        ...
 
     def encode(
         self,
@@ -117,26 +220,21 @@ class ImageTower(Protocol):
         `recompute` is activation checkpointing: the same numbers in less memory, more computation.
         With `edits.rows`, features are (b, rows, embed).
         """
-        ...
 
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        ...
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> ImageTower:
         """A tower with these tensors in place of its own, differentiable in them.
 
         ContractError for other names and shapes.
         """
-        ...
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        ...
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> ImageTower:
         """A tower whose matrices at the given sites have (d_out, d_in) deltas added (merged)."""
-        ...
 
 
 class PromptPart(Protocol):
@@ -145,22 +243,18 @@ class PromptPart(Protocol):
     @property
     def packed(self) -> Any:
         """The packed prompts of this part; `members` maps its features to all prompts."""
-        ...
 
     @property
     def rows(self) -> Tensor:
         """(t,) indices of its tokens among all, prefix included, in the order adapters see them."""
-        ...
 
     @property
     def pooled(self) -> Tensor:
         """(m,) indices of its prompts among all, as adapters see them with one token per prompt."""
-        ...
 
     @property
     def members(self) -> Tensor:
         """(m,) indices of the prompts that its features belong to."""
-        ...
 
 
 class PackedPrompts(Protocol):
@@ -169,11 +263,9 @@ class PackedPrompts(Protocol):
     @property
     def tokens(self) -> int:
         """The number of computed tokens."""
-        ...
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """At most `parts` parts with about equally many tokens, each including the prefix."""
-        ...
 
 
 class TextTower(Protocol):
@@ -185,18 +277,15 @@ class TextTower(Protocol):
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        ...
 
     @property
     def width(self) -> int:
         """Size of the residual stream."""
-        ...
 
     def encode_tokens(
         self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
     ) -> Tensor:
         """(n, context) token ids to (n, embed) raw features; differentiable in adapter, edits."""
-        ...
 
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
         """Pack token ids (n, context) once, for many calls of `encode_packed`.
@@ -204,7 +293,6 @@ class TextTower(Protocol):
         prefix: upper limit on the shared prefix tokens that are computed once; pass 1 if edits
         write different rows after the start token of each prompt.
         """
-        ...
 
     def encode_packed(
         self,
@@ -215,11 +303,9 @@ class TextTower(Protocol):
         recompute: bool = False,
     ) -> Tensor:
         """As `encode_tokens`, for packed prompts; does not synchronize with the host."""
-        ...
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
         """Packing for the prompts of `encode_embeddings`, made once for many calls."""
-        ...
 
     def encode_embeddings(
         self,
@@ -241,30 +327,24 @@ class TextTower(Protocol):
         packing: from `pack_lengths(p, end, s)`; without it, reading lengths synchronizes with the
         host. Differentiable in prefix and suffix.
         """
-        ...
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (...,) to token embeddings (..., width), without positions."""
-        ...
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        ...
 
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        ...
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> TextTower:
         """A tower with these tensors in place of its own, differentiable in them.
 
         Packed prompts stay valid. ContractError for other names and shapes.
         """
-        ...
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
         """A tower with (d_out, d_in) deltas merged into its matrices."""
-        ...
 
 
 @runtime_checkable
@@ -281,16 +361,13 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        ...
 
     @property
     def module(self) -> nn.Module:
         """The underlying open_clip model (frozen, in eval mode)."""
-        ...
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(n, context) int64 token ids on the backbone's device."""
-        ...
 
     def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
         """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients.
@@ -298,23 +375,18 @@ class Backbone(Protocol):
         With `projected=False`: rows before the projection, after the last norm, (b, width of the
         tower); UnsupportedBackboneError if there is neither an image tower nor a projection tower.
         """
-        ...
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """(n, embed_dim) raw float32 features of prompts, without gradients."""
-        ...
 
     def class_features(self, task: Vocabulary) -> Tensor:
         """(classes, embed_dim) unit-length: normalized mean of unit features over templates."""
-        ...
 
     def image_tower(self) -> ImageTower:
         """Functional image encoder; UnsupportedBackboneError unless it is a plain ViT."""
-        ...
 
     def text_tower(self) -> TextTower:
         """Functional text encoder; UnsupportedBackboneError unless it is CLIP's transformer."""
-        ...
 
 
 @runtime_checkable
@@ -328,7 +400,6 @@ class ProjectingBackbone(Protocol):
         `encode` takes no adapter, and no edit but `Edits(projected=False)`. It may have a
         `projection_bias` (embed,). UnsupportedBackboneError for other encoders.
         """
-        ...
 
 
 @runtime_checkable
@@ -340,12 +411,9 @@ class LoadedBackbone(Backbone, Protocol):
 
     def preprocess(self, image: Any) -> Any:
         """PIL image to a PIL RGB image of `image_size`: resize and crop exactly as published."""
-        ...
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (b, 3, h, w) to float32 normalized with the backbone's mean and std."""
-        ...
 
     def fingerprint(self) -> str:
         """Digest of every weight, buffer, flag and hook; proves that a method changed nothing."""
-        ...

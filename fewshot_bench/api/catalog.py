@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.api.plugins import OWN
-from fewshot_bench.utils.errors import (
-    ContractError,
-    PluginError,
-    UsageError,
-    suggestion,
-    unknown,
-)
+from fewshot_bench.utils.errors import ContractError, PluginError, UsageError, suggestion, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
 
@@ -101,50 +95,44 @@ class Catalog:
     ) -> None:
         """Add a name; if several plug-ins add it, it is a conflict. PluginError if invalid."""
         origin = _origin(self._plugin)
+        where = f"{self.kind} '{name}' ({origin})"
         self._check_name(name, origin)
         if not isinstance(target, str) and not callable(target):
             raise PluginError(
-                f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
-                "'module:attribute' nor a callable"
+                f"{where}: target {target!r} is neither 'module:attribute' nor a callable"
             )
         if isinstance(suites, str):
-            raise PluginError(
-                f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
-                f"suites=({suites!r},)"
-            )
-        _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
-        papers = self._papers(f"{self.kind} '{name}' ({origin})", paper)
-        self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere, papers))
-        self._settle()
-
-    def _check_name(self, name: object, origin: str) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
-        if self.kind == "method" and method_files.is_meant(name):
-            raise PluginError(
-                f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
-                "expected another name"
-            )
-
-    def _papers(self, where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
+            raise PluginError(f"{where}: suites={suites!r} is text, expected suites=({suites!r},)")
+        _check_options(where, options := tuple(options))
         try:
-            papers = as_papers("paper", given)
+            papers = as_papers("paper", paper)
         except ContractError as error:
             raise PluginError(f"{where}: {error}") from None
         if papers and self.kind not in ("method", "data set", "backbone"):
             raise PluginError(
                 f"{where}: only methods, data sets and backbones are registered with a paper"
             )
-        return papers
+        self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere, papers))
+        self._settle()
+
+    def _check_name(self, name: object, origin: str) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
+        if self.kind == "method" and method_code.is_meant(name):
+            raise PluginError(
+                f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
+                "expected another name"
+            )
+        if self.kind == "metric" and taken(name, METRICS):
+            raise PluginError(
+                f"metric '{name}' ({origin}): the name is taken by a column of tables or data "
+                "frames; choose another"
+            )
 
     @property
     def registering(self) -> Callable[..., None]:
         """The function that plug-ins call to add a name of this kind."""
-        special: dict[str, Callable[..., None]] = {
-            "metric": self.register_metric,
-            "option": self.register_option,
-        }
-        return special.get(self.kind, self.register)
+        return self.register_option if self.kind == "option" else self.register
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add entries that another process registered; PluginError for an invalid one."""
@@ -167,40 +155,26 @@ class Catalog:
         _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
         self.register(option.name, option.value, options=(option,))
 
-    def register_metric(self, name: str, target: Any) -> None:
-        """Add a metric; PluginError for the name of a column that tables have anyway."""
-        if isinstance(name, str) and taken(name, METRICS):
-            raise PluginError(
-                f"metric '{name}' ({_origin(self._plugin)}): the name is taken by a column of "
-                "tables or data frames; choose another"
-            )
-        self.register(name, target)
-
     def _settle(self) -> None:
         """Recompute entries and conflicts from all claims."""
         claims: dict[str, list[Entry]] = {}
         for entry in self.claims:
             claims.setdefault(entry.name, []).append(entry)
-        first = self._find_built_in(claims) if self.built_in_first else {}
-        alone = {name: entries[0] for name, entries in claims.items() if len(entries) == 1}
-        self.entries = {name: (first | alone)[name] for name in claims if name in first | alone}
-        self.conflicts = {
-            name: tell_built_in_wins(self.kind, name, [e for e in claims[name] if e is not entry])
-            for name, entry in first.items()
-        }
-        self.conflicts |= {
-            name: f"two plug-ins register the {self.kind} '{name}': "
-            f"{' and '.join(entry.origin for entry in entries)}; uninstall one, or disable its "
-            "entry point with FSBENCH_DISABLE_PLUGINS"
-            for name, entries in claims.items()
-            if len(entries) > 1 and name not in first
-        }
-
-    @staticmethod
-    def _find_built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
-        """The built-in entries of names that other plug-ins claim as well."""
-        own = {name: [e for e in entries if e.is_built_in] for name, entries in claims.items()}
-        return {name: own[name][0] for name, e in claims.items() if len(e) > len(own[name]) == 1}
+        self.entries, self.conflicts = {}, {}
+        for name, entries in claims.items():
+            own = [entry for entry in entries if entry.is_built_in and self.built_in_first]
+            others = [entry for entry in entries if entry not in own]
+            if len(entries) == 1:
+                (self.entries[name],) = entries
+            elif len(own) == 1:
+                (self.entries[name],) = own
+                self.conflicts[name] = tell_built_in_wins(self.kind, name, others)
+            else:
+                origins = " and ".join(entry.origin for entry in entries)
+                self.conflicts[name] = (
+                    f"two plug-ins register the {self.kind} '{name}': {origins}; uninstall one, or "
+                    "disable its entry point with FSBENCH_DISABLE_PLUGINS"
+                )
 
     def forget(self, plugin: str) -> None:
         """Remove everything that a plug-in registered before it failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, TOY
@@ -13,8 +14,6 @@ from fewshot_bench.utils.errors import UsageError
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
-# OpenAI's own name whose @ is not followed by a file.
-_LARGEST = "ViT-L/14@336px"
 # The slash of `ViT-B/16`.
 _SLASH = re.compile(r"^(ViT-[A-Za-z]+)/(?=\d)", re.IGNORECASE)
 
@@ -39,7 +38,8 @@ def full_name(name: str) -> str:
     """
     if name in registry().backbones.entries:
         return name
-    if name == _LARGEST:
+    # OpenAI's own name whose @ is not followed by a file.
+    if name == "ViT-L/14@336px":
         return "ViT-L-14-336/openai"
     model, at, file = name.partition("@")
     model = _SLASH.sub(r"\1-", model)
@@ -77,15 +77,13 @@ def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
         return name
     if devices[0].partition(":")[0] == "cpu":
         return "fp32"
-    return "bf16" if here and all(map(_can_bf16, devices)) else "fp16"
-
-
-def _can_bf16(device: str) -> bool:
-    """True if the GPU has native bf16; older GPUs emulate it, slower than fp32."""
+    if not here:
+        return "fp16"
     import torch
 
-    index = device.partition(":")[2]
-    if not index:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    with torch.cuda.device(int(index)):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    for index in (device.partition(":")[2] for device in devices):
+        with torch.cuda.device(int(index)) if index else nullcontext():
+            # Older GPUs emulate bf16, slower than fp32.
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                return "fp16"
+    return "bf16"

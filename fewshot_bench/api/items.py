@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import accumulate, groupby
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 # Terminator of each name in a run; file names cannot contain it.
 _END = "\0"
@@ -57,10 +57,8 @@ class Names:
         return zlib.decompress(self.packed).decode().split(_END)[:-1]
 
 
-@lru_cache(maxsize=1)
-def _last_listed(names: Names) -> list[str]:
-    """The names of the last accessed run, cached because neighbors are accessed together."""
-    return names.listed()
+# Caches the names of the last accessed run, because neighbors are accessed together.
+_list_names = lru_cache(maxsize=1)(Names.listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class ItemList(Sequence[Item]):
     def __init__(self, runs: Iterable[Run]) -> None:
         self.runs = tuple(run for run in runs if run.count)
         self._ends = list(accumulate(run.count for run in self.runs))
-        self._worked_out: dict[Hashable, Any] = {}
+        self._results: dict[Hashable, Any] = {}
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> ItemList:
@@ -133,7 +131,7 @@ class ItemList(Sequence[Item]):
         place = range(len(self))[index]
         number = bisect_right(self._ends, place)
         run = self.runs[number]
-        name = _last_listed(run.names)[place - self._ends[number]]  # Counted from the run's end.
+        name = _list_names(run.names)[place - self._ends[number]]  # Counted from the run's end.
         return Item(run.folder + name, run.label, run.classname)
 
     def __eq__(self, other: object) -> bool:
@@ -156,12 +154,12 @@ class ItemList(Sequence[Item]):
     def __repr__(self) -> str:
         return f"<ItemList of {len(self):,} items>"
 
-    def once(self, about: Hashable, make: Callable[[], Found]) -> Found:
+    def once(self, about: Hashable, make: Callable[[], Result]) -> Result:
         """Cache the result of `make`, which must depend on this list alone, under key `about`."""
-        if about not in self._worked_out:
-            self._worked_out[about] = make()
-        found: Found = self._worked_out[about]
-        return found
+        if about not in self._results:
+            self._results[about] = make()
+        result: Result = self._results[about]
+        return result
 
 
 def packed(items: Sequence[Item]) -> ItemList:
@@ -169,33 +167,9 @@ def packed(items: Sequence[Item]) -> ItemList:
     return items if isinstance(items, ItemList) else ItemList.of(items)
 
 
-class Part(Protocol):
-    """Consecutive items that share their class."""
-
-    @property
-    def label(self) -> int:
-        """The shared label."""
-        ...
-
-    @property
-    def classname(self) -> str:
-        """The shared class name."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """The number of items."""
-        ...
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The ids in order."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Listed:
-    """A part that holds its ids uncompressed."""
+class Listed:
+    """Consecutive items that share their class, with uncompressed ids."""
 
     label: int
     classname: str
@@ -203,7 +177,12 @@ class _Listed:
 
     @property
     def count(self) -> int:
+        """The number of items."""
         return len(self.ids)
+
+
+# Consecutive items that share their class: label, classname, ids and count.
+Part = Run | Listed
 
 
 def parts(items: Iterable[Item]) -> Iterator[Part]:
@@ -212,32 +191,32 @@ def parts(items: Iterable[Item]) -> Iterator[Part]:
         yield from items.runs
         return
     for (label, classname), same in groupby(items, key=lambda item: (item.label, item.classname)):
-        yield _Listed(label, classname, [item.id for item in same])
+        yield Listed(label, classname, [item.id for item in same])
 
 
 def group(items: Iterable[Item]) -> dict[int, Sequence[Item]]:
     """The items of each class, in order; labels in order of first appearance."""
     if isinstance(items, ItemList):
-        return items.once("by label", lambda: _runs_by_label(items))
-    found: dict[int, list[Item]] = {}
-    for item in items:
-        found.setdefault(item.label, []).append(item)
-    return dict(found)
+        return items.once(
+            "by label",
+            lambda: {label: ItemList(r) for label, r in _group_by_label(items.runs).items()},
+        )
+    return dict(_group_by_label(items))
 
 
-def _runs_by_label(items: ItemList) -> dict[int, Sequence[Item]]:
-    found: dict[int, list[Run]] = {}
-    for run in items.runs:
-        found.setdefault(run.label, []).append(run)
-    return {label: ItemList(runs) for label, runs in found.items()}
+def _group_by_label(parts: Iterable[Changed]) -> dict[int, list[Changed]]:
+    groups: dict[int, list[Changed]] = {}
+    for part in parts:
+        groups.setdefault(part.label, []).append(part)
+    return groups
 
 
 def label_counts(items: Iterable[Item]) -> Counter[int]:
     """Images by label; labels in order of first appearance."""
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for part in parts(items):
-        found[part.label] += part.count
-    return found
+        counts[part.label] += part.count
+    return counts
 
 
 def without(items: Sequence[Item], ids: Iterable[str]) -> Sequence[Item]:
@@ -265,13 +244,13 @@ def relabeled(
     """
     change = cache(change)
 
-    def changed(one: Changed) -> Changed | None:
-        new = change(one.label, one.classname)
-        return None if new is None else replace(one, label=new[0], classname=new[1])
+    def rename(part: Changed) -> Changed | None:
+        new = change(part.label, part.classname)
+        return None if new is None else replace(part, label=new[0], classname=new[1])
 
     if isinstance(items, ItemList):
-        return ItemList(filter(None, map(changed, items.runs)))
-    return tuple(filter(None, map(changed, items)))
+        return ItemList(filter(None, map(rename, items.runs)))
+    return tuple(filter(None, map(rename, items)))
 
 
 def digest_of(roles: Iterable[tuple[str, Iterable[Item]]]) -> str:

@@ -6,6 +6,7 @@ name. Only tensors and plain values are kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pkgutil
 import typing
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.method import Classifier, configuration
-from fewshot_bench.api.method_files import FILE_MODULE
+from fewshot_bench.api.method_code import FILE_MODULE
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
     "logit_scale": lambda vocabulary, backbone: backbone.logit_scale,
     "scale": lambda vocabulary, backbone: backbone.logit_scale,
 }
-_PLAIN = (bool, int, float)
 
 
 def reason_not_to_keep(method: object) -> str:
@@ -69,10 +69,10 @@ def class_named(name: str, method: object) -> type | None:
     if place.partition(".")[0] != own.partition(".")[0]:
         return None
     try:
-        found = pkgutil.resolve_name(name)
+        value = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
         return None
-    return found if isinstance(found, type) else None
+    return value if isinstance(value, type) else None
 
 
 def restore(
@@ -96,10 +96,11 @@ def restore(
     own = getattr(method, "restore", None)
     if not callable(own):
         return rebuilt(_classifier_class(method, kind), method, placed, vocabulary, backbone)
-    found = own(placed, vocabulary, backbone)
-    if not callable(getattr(found, "logits", None)):
-        raise ContractError(f"{method.name}.restore returned {type(found).__name__} without logits")
-    return typing.cast(Classifier, found)
+    classifier: Classifier = own(placed, vocabulary, backbone)
+    if not callable(getattr(classifier, "logits", None)):
+        kind = type(classifier)
+        raise ContractError(f"{method.name}.restore returned {kind.__name__} without logits")
+    return classifier
 
 
 def rebuilt(
@@ -125,15 +126,17 @@ def rebuilt(
             f"tensors() holds {', '.join(stray)}, which {kind.__name__} has no field for; "
             f"{_advice(method)}"
         )
-    values = {}
+    values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in tensors:
-            values[name] = _as_field(tensors[name], hints.get(name))
+            tensor, hint = tensors[name], hints.get(name)
+            is_number = hint in (bool, int, float) and tensor.numel() == 1
+            values[name] = hint(tensor.item()) if hint and is_number else tensor
         elif name in options:
             values[name] = options[name]
         elif name in GIVEN:
             values[name] = GIVEN[name](vocabulary, backbone)
-        elif _is_required(field):
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise ContractError(
                 f"{kind.__name__}.{name} is neither among tensors() nor a hyper-parameter, nor one "
                 f"of {', '.join(GIVEN)}; {_advice(method)}"
@@ -141,28 +144,14 @@ def rebuilt(
     return typing.cast(Classifier, kind(**values))
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-def _as_field(tensor: Tensor, hint: Any) -> Any:
-    """A one-element tensor as a number if the field is a number; any other tensor unchanged."""
-    if hint in _PLAIN and tensor.numel() == 1:
-        return hint(tensor.item())
-    return tensor
-
-
 def _classifier_class(method: Any, kind: type | None) -> type:
     """`kind`, or the dataclass in the return annotation of `fit`; ContractError without one."""
     if kind is not None:
         return kind
-    try:
-        found = typing.get_type_hints(type(method).fit).get("return")
-    except (NameError, TypeError, AttributeError):
-        found = None
-    if isinstance(found, type) and dataclasses.is_dataclass(found):
-        return found
+    with contextlib.suppress(NameError, TypeError, AttributeError):
+        stated = typing.get_type_hints(type(method).fit).get("return")
+        if isinstance(stated, type) and dataclasses.is_dataclass(stated):
+            return stated
     raise ContractError(f"fit does not name a dataclass that it returns; {_advice(method)}")
 
 

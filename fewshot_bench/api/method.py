@@ -30,12 +30,10 @@ class RunContext(Protocol):
     @property
     def device(self) -> torch.device:
         """Device for tensors."""
-        ...
 
     @property
     def precision(self) -> str:
         """`fp32`, `bf16` or `fp16`; encoders apply it by themselves."""
-        ...
 
     @property
     def memory_parts(self) -> int:
@@ -44,35 +42,27 @@ class RunContext(Protocol):
         Divide the work into about this many parts (micro-batches, say) to hold less in memory at
         once, and change nothing else. A method that never reads it is not retried.
         """
-        ...
 
     def rng(self, name: str) -> torch.Generator:
         """A new CPU generator for the named random stream of this cell (same name, same stream)."""
-        ...
 
     def autocast(self) -> typing.ContextManager[None]:
         """Context manager that runs own modules at the run's precision, as encoders run."""
-        ...
 
     def scaler(self) -> torch.amp.GradScaler:
         """Gradient scaler for the run's precision; does nothing unless it is fp16 on CUDA."""
-        ...
 
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`; may be called as often as convenient."""
-        ...
 
     def note(self, **values: object) -> None:
         """Store JSON-able facts in the record (chosen C, alpha, beta ...)."""
-        ...
 
     def count_selection(self, configurations: int, labels: int) -> None:
         """Declare that `configurations` were compared on `labels` labeled validation images."""
-        ...
 
     def declare_trained(self, parameters: int) -> None:
         """Declare trained parameters of a solver that has no torch optimizer."""
-        ...
 
 
 @runtime_checkable
@@ -87,11 +77,9 @@ class Classifier(Protocol):
 
         Scores of which the softmax is still to be taken, or logarithms of probabilities.
         """
-        ...
 
     def tensors(self) -> Mapping[str, Tensor]:
         """All tensors that prediction needs besides the backbone."""
-        ...
 
 
 @runtime_checkable
@@ -109,7 +97,6 @@ class Transferable(Protocol):
 
         NotApplicableError with a reason if this classifier cannot be transferred.
         """
-        ...
 
 
 @runtime_checkable
@@ -123,7 +110,6 @@ class Method(Protocol):
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
         """Adapt to `task` and return a classifier; the backbone is left as it was found."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,15 +126,15 @@ class Hyperparameter:
     @property
     def type_name(self) -> str:
         """The type in readable form: `float`, `mean|none`, `int | None`."""
-        return _type_name(self.type)
+        return _name_type(self.type)
 
 
-def _type_name(kind: Any) -> str:
+def _name_type(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "|".join(map(str, parts))
     if origin in _UNIONS:
-        return " | ".join("None" if part is type(None) else _type_name(part) for part in parts)
+        return " | ".join("None" if part is type(None) else _name_type(part) for part in parts)
     return getattr(kind, "__name__", str(kind))
 
 
@@ -171,19 +157,10 @@ def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
     parameters = []
     for field in dataclasses.fields(method):
         default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        meta = field.metadata
-        parameters.append(
-            Hyperparameter(
-                field.name,
-                hints[field.name],
-                default,
-                str(meta.get("help", "")),
-                str(meta.get("unit", "")),
-                str(meta.get("source", "")),
-            )
-        )
+        about = (str(field.metadata.get(name, "")) for name in ("help", "unit", "source"))
+        parameters.append(Hyperparameter(field.name, hints[field.name], default, *about))
     return tuple(parameters)
 
 
@@ -202,7 +179,7 @@ def read_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
 def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
     """Read `text` as a value of the parameter's type; UsageError names the type and the default."""
     try:
-        return _parse(parameter.type, text.strip())
+        return _read(parameter.type, text.strip(), parse=True)
     except ValueError:
         raise _refusal(owner, parameter, text) from None
 
@@ -215,76 +192,49 @@ def convert_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
     # Scalars of NumPy and torch become Python numbers.
     plain = value.item() if callable(getattr(value, "item", None)) else value
     try:
-        return _convert(parameter.type, plain)
+        return _read(parameter.type, plain, parse=False)
     except ValueError:
         raise _refusal(owner, parameter, value) from None
 
 
 def _refusal(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
-    union = typing.get_origin(parameter.type) in _UNIONS
-    kinds = typing.get_args(parameter.type) if union else (parameter.type,)
     choices = [
-        c for kind in kinds if typing.get_origin(kind) is Literal for c in typing.get_args(kind)
+        str(choice)
+        for kind in (parameter.type, *typing.get_args(parameter.type))
+        if typing.get_origin(kind) is Literal
+        for choice in typing.get_args(kind)
     ]
-    hint = suggestion(str(value), map(str, choices)) if choices else ""
+    hint = suggestion(str(value), choices) if choices else ""
     return UsageError(
         f"{owner}: {parameter.name}={value!r:.80} is not {parameter.type_name}{hint} "
         f"(default {parameter.default!r}; fsbench show {shlex.quote(owner)})"
     )
 
 
-def _convert(kind: Any, value: Any) -> Any:
-    origin = typing.get_origin(kind)
+def _read(kind: Any, value: Any, *, parse: bool) -> Any:
+    """A value of a type, from its text with `parse`; ValueError for anything else."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in _UNIONS:
-        for option in typing.get_args(kind):
+        if parse and type(None) in parts and value.casefold() in ("none", ""):
+            return None
+        for part in parts:
             with contextlib.suppress(ValueError):
-                return _convert(option, value)
+                return _read(part, value, parse=parse)
     elif origin is Literal:
-        for choice in typing.get_args(kind):
-            if type(choice) is type(value) and choice == value:
+        for choice in parts:
+            if value == str(choice) if parse else (type(value), value) == (type(choice), choice):
                 return choice
-    elif kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    elif kind is not float and type(value) is kind:
+    elif kind is float and (parse or type(value) in (int, float)):
+        if math.isfinite(number := float(value)):
+            return number
+    elif kind is bool and parse:
+        if value.casefold() in _TRUE | _FALSE:
+            return value.casefold() in _TRUE
+    elif kind is int and parse:
+        return int(value)
+    elif type(value) is kind:
         return value
     raise ValueError(value)
-
-
-def _parse(kind: Any, text: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        for choice in typing.get_args(kind):
-            if text == str(choice):
-                return choice
-        raise ValueError(text)
-    if origin in _UNIONS:
-        return _parse_union(typing.get_args(kind), text)
-    if kind is bool:
-        if text.casefold() in _TRUE | _FALSE:
-            return text.casefold() in _TRUE
-        raise ValueError(text)
-    if kind is int:
-        return int(text)
-    if kind is float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(text)
-        return number
-    if kind is str:
-        return text
-    raise ValueError(text)
-
-
-def _parse_union(options: tuple[Any, ...], text: str) -> Any:
-    if type(None) in options and text.casefold() in ("none", ""):
-        return None
-    for option in options:
-        if option is not type(None):
-            try:
-                return _parse(option, text)
-            except ValueError:
-                continue
-    raise ValueError(text)
 
 
 def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:

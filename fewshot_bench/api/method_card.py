@@ -73,10 +73,7 @@ LISTED_AS = "ViT-B/16, 100 classes, 16 shots"
 
 
 class FitSetting(NamedTuple):
-    """The part of a cell that decides its published values.
-
-    base_to_new: whether it is fitted on half of the classes.
-    """
+    """The part of a cell that decides its published values; base_to_new: on half of the classes."""
 
     dataset: str
     shots: int
@@ -105,15 +102,11 @@ class Published:
 
     def __post_init__(self) -> None:
         """ContractError for values of another type."""
-        if not isinstance(self.values, Mapping):
-            raise ContractError(
-                f"Published.values is {self.values!r:.80}, expected values by name of an option"
-            )
+        _refuse_other("Published.values", self.values, Mapping, "values by name of an option")
         texts("Published.values", tuple(self.values))
         texts("Published.datasets", self.datasets)
         texts("Published", (self.schedule, self.source))
-        if not (isinstance(self.shots, tuple) and all(type(n) is int for n in self.shots)):
-            raise ContractError(f"Published.shots is {self.shots!r:.80}, expected a tuple of ints")
+        _refuse_other("Published.shots", self.shots, tuple, "a tuple of ints", int)
 
     def holds(self, setting: FitSetting) -> bool:
         """True if the values are those of a cell in this setting."""
@@ -131,6 +124,12 @@ class Published:
             where += f" at {', '.join(map(str, self.shots))} shots"
         halves = {None: "", True: ", base-to-new", False: ", all classes"}
         return where + halves[self.base_to_new]
+
+
+def _refuse_other(where: str, value: Any, kind: Any, expected: str, parts: type = object) -> None:
+    """ContractError for a value of another kind, or with parts of another kind."""
+    if not isinstance(value, kind) or not all(isinstance(part, parts) for part in value):
+        raise ContractError(f"{where} is {value!r:.80}, expected {expected}")
 
 
 def no_own_values(datasets: Collection[str]) -> str:
@@ -177,10 +176,7 @@ class MethodCard:
 
     def __post_init__(self) -> None:
         """ContractError for values of another type, or an unknown `text` or `cost`."""
-        if not isinstance(self.official, Mapping):
-            raise ContractError(
-                f"MethodCard.official is {self.official!r:.80}, expected texts by name of a setting"
-            )
+        _refuse_other("MethodCard.official", self.official, Mapping, "texts by name of a setting")
         texts("MethodCard.deviations", self.deviations)
         texts("MethodCard.official", (*self.official, *self.official.values()))
         texts("MethodCard", (self.schedule, self.text, self.at_test, self.family))
@@ -188,11 +184,8 @@ class MethodCard:
         if self.cost:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
-        made = self.published
-        if not (isinstance(made, tuple) and all(isinstance(value, Published) for value in made)):
-            raise ContractError(
-                f"MethodCard.published is {made!r:.80}, expected a tuple of Published"
-            )
+        where, expected = "MethodCard.published", "a tuple of Published"
+        _refuse_other(where, self.published, tuple, expected, Published)
 
     @property
     def papers(self) -> tuple[Paper, ...]:
@@ -235,18 +228,9 @@ class MethodCard:
             values = self.published_in(setting).items()
             facts["published"] = {name: str(value) for name, value in values}
             facts["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
-        facts |= {
-            "schedule": schedule,
-            "text": self.text,
-            "at_test": self.at_test,
-            "official": official,
-        }
-        if not changed or not schedule:
-            return facts
-        return facts | {
-            "schedule": schedule_with(schedule, changed),
-            "default_schedule": schedule,
-        }
+        facts |= {"schedule": schedule_with(schedule, changed or {}), "text": self.text}
+        facts |= {"at_test": self.at_test, "official": official}
+        return facts | ({"default_schedule": schedule} if changed and schedule else {})
 
     def _by_option(self) -> dict[str, str]:
         """The published values of each option with their places, as text."""

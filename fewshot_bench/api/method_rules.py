@@ -5,15 +5,14 @@ The conformance kit and `fsbench run` share them. `find_broken_rules` is the ent
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
 import re
 import shlex
-import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 from fewshot_bench.api.method import (
     Hyperparameter,
@@ -49,8 +48,7 @@ STATIC = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenRule:
+class BrokenRule(NamedTuple):
     """A rule that a class breaks: the name of the kit's check, and the reason."""
 
     check: str
@@ -133,7 +131,7 @@ def field_problems(method: type) -> Iterator[str]:
             "import what they name at run time"
         )
         return
-    stray = sorted(_stray_attributes(method))
+    stray = sorted(_find_stray(method))
     if stray:
         yield (
             f"{name}.{', '.join(stray)} is set on the class without being a field: annotate "
@@ -148,34 +146,23 @@ def field_problems(method: type) -> Iterator[str]:
 
 def _field_problem(owner: str, parameter: Hyperparameter, *, given: bool) -> str:
     default, name = parameter.default, parameter.name
+    advice = f"annotate {name} as {TYPES}"
     if default is dataclasses.MISSING:
         return " has no default; `fsbench run` builds a method from its defaults"
     if not given:
         return " has init=False, so that it cannot be given; compute it in `fit`"
     if isinstance(default, list | dict | set | bytearray):
-        return f": default {default!r} can be changed in place; {_advice_on_types(name)}"
+        return f": default {default!r} can be changed in place; {advice}"
     if isinstance(default, float) and not math.isfinite(default):
         return f": default {default!r} is not finite, and a record holds finite numbers alone"
-    if not _round_trips(owner, parameter):
-        return f": default {default!r} cannot be given as -o {name}=...; {_advice_on_types(name)}"
-    return ""
+    with contextlib.suppress(FsbenchError):
+        plain = isinstance(default, str | int | float | bool | None)
+        if plain and parse_value(owner, parameter, str(default)) == default:
+            return ""
+    return f": default {default!r} cannot be given as -o {name}=...; {advice}"
 
 
-def _advice_on_types(name: str) -> str:
-    return f"annotate {name} as {TYPES}"
-
-
-def _round_trips(owner: str, parameter: Hyperparameter) -> bool:
-    default = parameter.default
-    if not isinstance(default, str | int | float | bool | None):
-        return False
-    try:
-        return bool(parse_value(owner, parameter, str(default)) == default)
-    except FsbenchError:
-        return False
-
-
-def _stray_attributes(method: type) -> set[str]:
+def _find_stray(method: type) -> set[str]:
     """Public plain values on the class that are neither fields nor ClassVars."""
     names = {*ABOUT, *(field.name for field in dataclasses.fields(method))}
     for base in method.__mro__:
@@ -219,22 +206,13 @@ def name_problems(method: type, registered: str = "") -> Iterator[str]:
         # A property is read from an instance.
         if not isinstance(reason, str) and not hasattr(type(reason), "__get__"):
             yield f"{kind}.{about} is {reason!r}, expected the reason as a text, which tables show"
-    fields = getattr(method, "__dataclass_fields__", {})
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
     for about in ABOUT[:2]:
-        if about in fields and not _is_class_variable(method, about):
+        if about in {field.name for field in fields}:
             value = getattr(method, about, "")
             yield (
                 f"{kind}.{about} is annotated as a field; write {about}: ClassVar[str] = {value!r}"
             )
-
-
-def _is_class_variable(method: type, name: str) -> bool:
-    try:
-        hint = typing.get_type_hints(method, include_extras=True).get(name)
-    except Exception:
-        # `field_problems` reports unreadable annotations.
-        return True
-    return hint in (None, ClassVar) or typing.get_origin(hint) is ClassVar
 
 
 def fit_problems(method: type) -> Iterator[str]:

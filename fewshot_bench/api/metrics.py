@@ -8,11 +8,14 @@ highest logit (the lowest index among equal logits), probabilities the softmax w
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+import inspect
 import re
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -172,9 +175,9 @@ class Metric:
             self._refuse("title", "expected the words of captions, such as 'top-1 accuracy'")
         if type(self.digits) is not int or not 0 <= self.digits <= _DIGITS:
             self._refuse("digits", f"expected a whole number from 0 to {_DIGITS}")
-        for field in ("compute", "scores"):
-            if field == "compute" or self.scores is not None:
-                self._check_function(field)
+        self._check_function("compute")
+        if self.scores is not None:
+            self._check_function("scores")
         if not self.short:
             object.__setattr__(self, "short", self.name.replace("_", " "))
 
@@ -290,13 +293,6 @@ def _read_only(value: Any) -> Any:
 
 def needs(function: Callable[..., Any]) -> frozenset[str]:
     """The names of a function's parameters without defaults."""
-    # Plain functions are hashed by identity; other callables may have no hash.
-    plain = isinstance(function, types.FunctionType)
-    return _needs(function) if plain else _needs.__wrapped__(function)
-
-
-@functools.lru_cache(maxsize=256)
-def _needs(function: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return frozenset(p.name for p in parameters if p.default is p.empty and p.kind not in variable)
@@ -324,62 +320,50 @@ def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerC
     import numpy as np
 
     images = np.bincount(labels, minlength=classes).astype(np.float64)
+    # Of a class without images, nothing is a number.
+    whole = np.where(images > 0, images, np.nan)
     counts = np.bincount(predictions, minlength=classes)
-    right = np.bincount(labels[predictions == labels], minlength=classes)
-    accuracy = _percent(right, images)
-    precision = np.where(images > 0, _percent(right, counts), np.nan)
-    f1 = np.where(images > 0, _percent(2 * right, images + counts), np.nan)
-    return PerClass(images, accuracy, precision, f1)
+    right = 100.0 * np.bincount(labels[predictions == labels], minlength=classes)
+    precision = right / np.where((images > 0) & (counts > 0), counts, np.nan)
+    return PerClass(images, right / whole, precision, 2 * right / (whole + counts))
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 part / whole; NaN where whole is 0."""
-    import numpy as np
-
-    empty = np.full(len(whole), np.nan)
-    np.divide(100.0 * part, whole, out=empty, where=whole > 0)
-    return empty
-
-
-def calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
+def calibration_error(confidences: np.ndarray, hits: np.ndarray) -> float:
     """Expected calibration error in percent (Guo et al., ICML 2017, equation 3).
 
-    Images are binned by confidence, their highest probability, into `bins` bins of equal width:
-    (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right. The error is the mean over bins
-    of |accuracy - mean confidence|, weighted by the number of images; empty bins have no weight.
+    Images are binned by confidence, their highest probability, as by `equal_width`. The error
+    is the mean over bins of |accuracy - mean confidence|, weighted by the number of images; empty
+    bins have no weight.
     confidences: (n,) in (0, 1]. hits: (n,) True for correct predictions.
     """
     import numpy as np
 
-    places = equal_width(confidences, bins)
-    gaps = np.bincount(places, weights=hits - confidences, minlength=bins)
+    gaps = np.bincount(equal_width(confidences), weights=hits - confidences, minlength=BINS)
     return 100 * float(np.abs(gaps).sum()) / len(hits)
 
 
-def equal_width(confidences: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """(n,) bin index per image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right."""
+def equal_width(confidences: np.ndarray) -> np.ndarray:
+    """(n,) bin index per image: (0, 1/15], ... (14/15, 1], each closed on the right."""
     import numpy as np
 
-    places: np.ndarray = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    places: np.ndarray = np.clip(np.ceil(confidences * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return places
 
 
-def reliability(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> np.ndarray:
+def reliability(confidences: np.ndarray, hits: np.ndarray) -> np.ndarray:
     """(3, bins) float64: images, right answers and sum of confidence in each bin of equal width."""
     import numpy as np
 
-    places = equal_width(confidences, bins)
+    places = equal_width(confidences)
     parts = np.ones(len(places)), hits, confidences
-    return np.stack([np.bincount(places, part, bins) for part in parts])
+    return np.stack([np.bincount(places, part, BINS) for part in parts])
 
 
-def adaptive_calibration_error(
-    confidences: np.ndarray, hits: np.ndarray, bins: int = BINS
-) -> float:
+def adaptive_calibration_error(confidences: np.ndarray, hits: np.ndarray) -> float:
     """Expected calibration error over bins of equal mass, in percent.
 
-    Images are sorted by confidence and cut into `bins` runs of equal length, the first `n % bins`
-    one longer (the adaptive bins of Nixon et al., "Measuring Calibration in Deep Learning", CVPR
+    Images are sorted by confidence and cut into 15 runs of equal length, the first `n % 15` one
+    longer (the adaptive bins of Nixon et al., "Measuring Calibration in Deep Learning", CVPR
     Workshops 2019, for the predicted class alone, as in Mukhoti et al., NeurIPS 2020). Images of
     equal confidence all count with their mean accuracy, so that their order does not matter.
     """
@@ -391,7 +375,7 @@ def adaptive_calibration_error(
     starts = np.flatnonzero(first)
     counts = np.diff([*starts, len(ordered)])
     right = np.repeat(np.add.reduceat(hits[order].astype(np.float64), starts) / counts, counts)
-    gaps = [abs(float(part.sum())) for part in np.array_split(right - ordered, bins)]
+    gaps = [abs(float(part.sum())) for part in np.array_split(right - ordered, BINS)]
     return 100 * sum(gaps) / len(hits)
 
 
@@ -477,3 +461,20 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+# Largest gap that is taken for rounding, by precision: encoders round an image otherwise in another
+# batch, and in 16 bits every product does.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}
+# The resolution of float32: below it, the spread of nearly equal logits says nothing.
+_RESOLUTION = 1e-6
+
+
+def gap(logits: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> float:
+    """The largest difference of two matrices of one shape, relative to the spread of `whole`.
+
+    whole: all logits, of which `expected` are some rows.
+    """
+    largest = float(abs(logits - expected).max()) if expected.size else 0.0
+    spread = max(float(whole.std()), _RESOLUTION * float(abs(whole).max())) if largest else 1.0
+    return largest / spread if spread else math.inf

@@ -1,11 +1,15 @@
-"""Options of `fsbench run` that plug-ins declare as data: `Option`, and the parsing of its values.
+"""Options of a run: those of fsbench, `RUN_OPTIONS`, and those that plug-ins declare, `Option`.
 
-Engines declare their own options (`register_engines`), any plug-in may declare options for all
-engines (`register_options`). Values are parsed and checked before anything is planned.
+The command line makes its options of `RUN_OPTIONS`, `fewshot_bench.run` its checks, a `Request`
+holds a value of each, and filters of records and saved commands follow. Conditions are declared
+where cells have them, in `RunSpec` (`api.spec`), and stand in the table too. Engines declare their
+own options (`register_engines`), any plug-in may declare options for all engines
+(`register_options`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +17,206 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.api.author_frame import error_text
-from fewshot_bench.api.run_options import RUN_OPTIONS
-from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.api.spec import AUTO, CLASSES, CONDITIONS, DEFAULT_STORE, Condition
 from fewshot_bench.utils.errors import UsageError
+
+# Upper bounds of what one machine can be asked for: more is a typo.
+MOST_JOBS, MOST_THREADS = 10_000, 1_024
+# Which logits are kept beside a record: all in 16 bits, the most probable classes, or none.
+KEPT_LOGITS = ("all", "top", "none")
+LOCAL = "local"
+# Headings of `fsbench run --help`.
+PANELS = ("what", "how", "where", "output", "advanced")
+
+
+@dataclass(frozen=True)
+class RunOption:
+    """One option of a run, such as `split_seed`: `--split-seed`, and `run(split_seed=...)`.
+
+    kind: what its values are; `cli.options` and `engines.library` read them by it. panel: its
+    heading in the help. scope: `condition` (part of a cell, equal in a table), `plan` (which cells
+    there are), `engine` (how they are computed; no number depends on it), or `call` (concerns one
+    call, and is not saved). flag: its name on the command line, if that is another one (`method`);
+    short: one letter of it. names: what a list of names is of, for errors in Python. filter: help
+    text of the option that selects records by it.
+    """
+
+    name: str
+    kind: str
+    help: str
+    default: Any = None
+    panel: str = ""
+    scope: str = ""
+    flag: str = ""
+    short: str = ""
+    metavar: str = ""
+    words: tuple[str, ...] = ()
+    least: float = 0
+    most: int = 0
+    names: str = ""
+    filter: str = ""
+    required: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """Its names on the command line: `--method`, `-m`."""
+        long = f"--{(self.flag or self.name).replace('_', '-')}"
+        return [long, f"-{self.short}"] if self.short else [long]
+
+
+def _flag(name: str, help: str) -> RunOption:
+    return RunOption(name, "flag", help, False)
+
+
+def _condition(about: Condition) -> RunOption:
+    """The row of a condition: its values and texts are those that `RunSpec` declares."""
+    kind = "flag" if about.kind is bool else "limit" if about.kind is int else "text"
+    return RunOption(
+        about.name,
+        "word" if about.words and not about.resolved else kind,
+        about.option,
+        about.option_default,
+        metavar=about.metavar if kind == "limit" else "",
+        words=about.words,
+        least=about.least,
+        filter=about.filter,
+    )
+
+
+_METHODS = RunOption(
+    "methods",
+    "methods",
+    "Methods, suites (fast, prompts, ...), FILE.py:CLASS.",
+    flag="method",
+    short="m",
+    required=True,
+    filter="Only these methods, in this order; NAME@VERSION for an older one.",
+)
+_DATASETS = RunOption(
+    "datasets",
+    "names",
+    "Data sets, suites, or FAMILY:ARG.",
+    flag="dataset",
+    short="d",
+    least=1,
+    names="at least one name of a data set",
+    required=True,
+    filter="Only these data sets or targets of transfer, in this order.",
+)
+_SHOTS = RunOption(
+    "shots",
+    "shots",
+    "Images per class, or all.",
+    (1, 2, 4, 8, 16),
+    filter="Only these numbers of shots: 1,4 or 1-16.",
+)
+_SEEDS = RunOption(
+    "seeds",
+    "numbers",
+    "Seeds of picks and training.",
+    (1, 2, 3),
+    filter="Only these seeds: 1,2 or 1-3 (split/train when they differ).",
+)
+_OPTIONS = RunOption(
+    "options",
+    "settings",
+    "Hyper-parameter, also METHOD.NAME=VALUE; A,B expands the matrix.",
+    (),
+    flag="option",
+    short="o",
+    metavar="NAME=VALUE",
+)
+_CLASSES = RunOption(
+    "classes",
+    "names",
+    "all, base (first half), new; none: see --transfer.",
+    ("all",),
+    least=1,
+    names="all, base or new",
+    filter=f"Only these parts of the classes: {', '.join(CLASSES)}.",
+)
+_TRANSFER = RunOption(
+    "transfer",
+    "names",
+    "Evaluate each fit on these, too (with --classes none: only there).",
+    (),
+    names="names of data sets",
+)
+_OWN = "Own class names: one per line, or JSON or YAML."
+_DEVICES = RunOption(
+    "devices",
+    "names",
+    "auto, cpu, cuda, or a list such as cuda:0,cuda:1.",
+    (AUTO,),
+    flag="device",
+    least=1,
+    names="names of devices",
+)
+_JOBS = "Workers on each device (default: by the backbone)."
+_LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
+_HANG = "Silent seconds that end a worker (default: 600)."
+_LEASE = "Seconds that claims outlive a machine (default: 60)."
+_BUDGET = "Disk for features, such as 20GB (default: half of what is free)."
+_SPLIT = "Where a split of own images is kept (default: store)."
+# Rows by panel and scope, in the order of `fsbench run --help`.
+_ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
+    ("what", "plan"): (
+        *(_METHODS, _DATASETS, _SHOTS, _SEEDS, _OPTIONS, _CLASSES, _TRANSFER),
+        RunOption("classnames", "own", _OWN, metavar="FILE"),
+        RunOption("templates", "texts", "Own prompt with {}, or a file of prompts.", ()),
+        RunOption("holdout", "share", "Share of own images held out for testing.", metavar="SHARE"),
+    ),
+    ("how", "condition"): tuple(_condition(about) for about in CONDITIONS.values() if about.option),
+    ("how", "plan"): (
+        RunOption("split_seed", "number", "One support set for all seeds (default: the seed)."),
+    ),
+    ("where", "engine"): (
+        RunOption("store", "store", "Folder of results.", DEFAULT_STORE, metavar="DIR"),
+        RunOption("engine", "text", "What runs cells (fsbench list engines).", LOCAL),
+        _DEVICES,
+        RunOption("jobs", "count", _JOBS, metavar="N", least=1, most=MOST_JOBS),
+    ),
+    ("output", "engine"): (
+        RunOption("keep_logits", "word", _LOGITS, words=KEPT_LOGITS),
+        _flag("keep_models", "Keep the model of every computed cell in the store (models/KEY)."),
+    ),
+    ("output", "call"): (_flag("dry_run", "Check, count and estimate hours; run nothing."),),
+    ("advanced", "call"): (
+        _flag("force", "Compute done cells again."),
+        _flag("retry_failed", "Compute failed cells again."),
+        _flag("keep_stale", "Keep results whose method's code or images have changed since."),
+        _flag("traceback", "Print whole tracebacks of cells that fail."),
+    ),
+    ("advanced", "plan"): (
+        _flag("skip_damaged", "Go on without images that cannot be used."),
+        RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
+    ),
+    ("advanced", "engine"): (
+        RunOption(
+            *("threads", "count", "CPU threads of each worker."),
+            metavar="N",
+            least=1,
+            most=MOST_THREADS,
+        ),
+        RunOption("timeout", "above", "Seconds that a cell may take.", metavar="SECONDS"),
+        RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
+        RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
+        RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
+        _flag("deterministic", "Equal bits in every run, also where that is slower."),
+    ),
+}
+# Every option of a run by name, in the order of `fsbench run --help`.
+RUN_OPTIONS: Mapping[str, RunOption] = {
+    row.name: dataclasses.replace(row, panel=panel, scope=scope)
+    for (panel, scope), rows in _ROWS.items()
+    for row in rows
+}
+
+
+def names_of(scope: str) -> tuple[str, ...]:
+    """The names of all options of a scope."""
+    return tuple(name for name, row in RUN_OPTIONS.items() if row.scope == scope)
+
 
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
@@ -75,10 +276,6 @@ class Option:
             return f"option --{self.name}: type {self.type!r} is no type or function"
         if self.flag and (self.multiple or self.default not in (None, False)):
             return f"option --{self.name}: a flag is off by default and given once"
-        return self._wrong_default()
-
-    def _wrong_default(self) -> str:
-        """Why the default is none that the option could have; empty if it may be."""
         if self.default is None:
             return ""
         if self.multiple and not isinstance(self.default, tuple):
@@ -92,18 +289,15 @@ class Option:
     def value(self, given: object) -> Any:
         """The parsed value of `given`, else of `env`, else the default; UsageError if invalid."""
         if not is_given(given):
-            given = os.environ.get(self.env) if self.env else None
-            if not given:
-                return self._default()
+            given = (self.env and os.environ.get(self.env)) or self.default
+            if given is self.default:
+                nothing = () if self.multiple else False if self.flag else None
+                return nothing if given is None else given
         if self.multiple:
             parts = (given,) if isinstance(given, str) else given
             assert isinstance(parts, Iterable)
             return tuple(map(self._read, parts))
         return self._read(given)
-
-    def _default(self) -> Any:
-        nothing: Any = () if self.multiple else False if self.flag else None
-        return nothing if self.default is None else self.default
 
     def _read(self, given: Any) -> Any:
         if self.flag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.utils.errors import ContractError, texts, whole_number
@@ -124,15 +124,17 @@ class Paper:
 
     def bibtex(self) -> str:
         """The BibTeX entry, which ends with a line break."""
-        kind, where = "misc", {"howpublished": self.venue}
-        if self.venue in _CONFERENCES:
-            kind, where = "inproceedings", {"booktitle": _full(self.venue, _CONFERENCES)}
-        elif self.venue in _JOURNALS:
-            kind, where = "article", {"journal": _full(self.venue, _JOURNALS)}
+        kind, where, venue = "misc", "howpublished", self.venue
+        if venue in _CONFERENCES:
+            kind, where = "inproceedings", "booktitle"
+        elif venue in _JOURNALS:
+            kind, where = "article", "journal"
+        if kind != "misc":
+            venue = f"{(_CONFERENCES | _JOURNALS)[venue]} ({venue.split()[0]})"
         fields = {
             "title": " ".join(_with_names_kept(_escape(self.title).split())),
             "author": " and ".join(map(_escape, self.authors)),
-            **{name: _escape(text) for name, text in where.items()},
+            where: _escape(venue),
             "year": str(self.year),
             "url": self.url.replace("{", "%7B").replace("}", "%7D"),
         }
@@ -169,10 +171,6 @@ def family(name: str) -> str:
     words = name.split()
     particles = [index for index, word in enumerate(words[1:], 1) if word.islower()]
     return " ".join(words[particles[0] if particles else -1 :])
-
-
-def _full(venue: str, names: Mapping[str, str]) -> str:
-    return f"{names[venue]} ({venue.split()[0]})"
 
 
 def _plain(text: str) -> str:

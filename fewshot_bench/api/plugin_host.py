@@ -12,15 +12,17 @@ import threading
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_bench.api import method_files, plugins
+import msgspec
+
+from fewshot_bench.api import method_code, plugins
 from fewshot_bench.api.catalog import Entry
-from fewshot_bench.api.method_card import MethodCard, Published
-from fewshot_bench.api.method_code import FILE_OF_DESCRIBED
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.method_card import MethodCard
+from fewshot_bench.api.method_code import ROOT_OF_DESCRIBED, Root
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.api.record import Record
@@ -32,33 +34,40 @@ from fewshot_bench.utils.start import environment_at_start, find_preload, start
 
 _PLAIN = (str, int, float, bool, type(None))
 _BASIC = {kind.__name__: kind for kind in (int, float, str, bool)}
-_FACTS: Mapping[str, Callable[..., Any]] = {
-    kind.__name__: kind for kind in (MethodCard, Published, Paper)
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "RunSpec": RunSpec.from_dict,
+    "Record": Record.from_dict,
+    "MethodCard": partial(msgspec.convert, type=MethodCard),
+    "Paper": partial(msgspec.convert, type=Paper),
+    "path": Path,
+    "list": lambda parts: [unpack(part) for part in parts],
+    "tuple": lambda parts: tuple(unpack(part) for part in parts),
 }
 
 
 def pack(value: Any) -> Any:
-    """A value as JSON; PluginError for one of another type."""
+    """A value as JSON, lists as [name in `_READERS`, content]; PluginError for another type."""
+    kind = type(value).__name__
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Path):
         return ["path", str(value)]
     if isinstance(value, RunSpec | Record):
-        return [type(value).__name__, value.to_dict()]
-    if isinstance(value, MethodCard | Published | Paper):
-        facts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return [kind, value.to_dict()]
+    if isinstance(value, MethodCard | Paper):
+        facts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         # A function, which only lists of methods call.
         facts.pop("trained", None)
-        return [type(value).__name__, pack(facts)]
+        return [kind, msgspec.to_builtins(facts, enc_hook=dict)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: pack(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [type(value).__name__, [pack(part) for part in value]]
+        return [kind, [pack(part) for part in value]]
     if getattr(value, "shape", None) == ():
         return pack(value.item())
     raise PluginError(
-        f"{value!r:.80} is a {type(value).__name__}: what a plug-in hands over are texts, numbers, "
-        "lists, tuples and paths"
+        f"{value!r:.80} is a {kind}: what a plug-in hands over are texts, numbers, lists, tuples "
+        "and paths"
     )
 
 
@@ -69,16 +78,7 @@ def unpack(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     kind, content = value
-    if kind == "RunSpec":
-        return RunSpec.from_dict(content)
-    if kind == "Record":
-        return Record.from_dict(content)
-    if kind in _FACTS:
-        return _FACTS[kind](**unpack(content))
-    if kind == "path":
-        return Path(content)
-    parts = [unpack(part) for part in content]
-    return tuple(parts) if kind == "tuple" else parts
+    return _READERS[kind](content)
 
 
 def pack_type(kind: Any) -> Any:
@@ -131,6 +131,11 @@ def unpack_error(values: Mapping[str, Any]) -> Exception:
 
 
 MODULE = "fewshot_bench.api.plugin_server"
+# Errors of reading what is no answer.
+_ERRORS = (
+    *(ValueError, TypeError, KeyError, AttributeError, OSError),
+    *(msgspec.MsgspecError, ContractError),
+)
 # Seconds that a process gets to end by itself, such as to write what a hook has begun.
 END_SECONDS = 5.0
 
@@ -185,7 +190,7 @@ class PluginHost:
         """PluginError for what is no answer: code of the plug-in wrote into the channel."""
         try:
             yield
-        except (ValueError, TypeError, KeyError, AttributeError, OSError, ContractError) as error:
+        except _ERRORS as error:
             raise PluginError(
                 f"{self.name} wrote into the channel to fsbench: {error!s:.80}"
             ) from None
@@ -271,8 +276,7 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     """A frozen dataclass with the hyper-parameters of a method, built by the method's process."""
 
     def build(self: Any) -> None:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        facts = host.ask("build_method", method=method, values=pack(values))
+        facts = host.ask("build_method", method=method, values=pack(configuration(self)))
         for name, value in {**unpack(facts["values"]), **unpack(facts["constants"])}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_facts", facts)
@@ -283,8 +287,7 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
         return unpack(self._facts["card"])
 
     def call(self: Any, *sizes: int, function: str) -> Any:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        given = {"method": method, "values": pack(values), "sizes": list(sizes)}
+        given = {"method": method, "values": pack(configuration(self)), "sizes": list(sizes)}
         return unpack(host.ask("call_method", function=function, **given))
 
     def fit(self: Any, task: Any, backbone: Any, ctx: Any) -> Any:
@@ -295,7 +298,8 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     }
     names |= unpack(described["constants"])
     names |= {"__post_init__": build, "fit": fit, "_fit_at": described["fit"]}
-    names |= {FILE_OF_DESCRIBED: described["file"], "_facts": None}
+    module, file, folders = described["root"]
+    names |= {ROOT_OF_DESCRIBED: Root(module, file, tuple(folders)), "_facts": None}
     if described["has_card"]:
         names["card"] = property(card)
     fields = [
@@ -315,26 +319,25 @@ class PluginHosts:
     """The processes of all foreign plug-ins and files of a run."""
 
     def __init__(self) -> None:
-        self._plugins: dict[str, PluginHost] = {}
-        self._files: dict[str, PluginHost] = {}
+        self._hosts: dict[str, PluginHost] = {}
 
     def of_plugin(self, plugin: str) -> PluginHost:
         """The process of a plug-in."""
-        if plugin not in self._plugins:
-            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin)
-        return self._plugins[plugin]
+        return self._start(f"plug-in {plugin}", plugin)
 
     def of_file(self, method: str) -> PluginHost | None:
         """The process of the file of a method; None if this process has imported it already."""
-        reference = method_files.parts(method_files.canonical(method))
-        if reference is None or method_files.is_imported(Path(reference[0])):
+        reference = method_code.parts(method_code.canonical(method))
+        if reference is None or method_code.is_imported(Path(reference[0])):
             return None
-        path = reference[0]
-        if path not in self._files:
-            self._files[path] = PluginHost(f"'{path}'")
-        return self._files[path]
+        return self._start(f"'{reference[0]}'", "")
+
+    def _start(self, name: str, plugin: str) -> PluginHost:
+        if name not in self._hosts:
+            self._hosts[name] = PluginHost(name, plugin)
+        return self._hosts[name]
 
     def close(self) -> None:
         """End all processes."""
-        for host in (*self._plugins.values(), *self._files.values()):
+        for host in self._hosts.values():
             host.close()

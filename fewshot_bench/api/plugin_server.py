@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration, hyperparameters
+from fewshot_bench.api.method_code import describe_root
 from fewshot_bench.api.method_rules import ABOUT, refuse_broken
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugin_host import pack, pack_error, pack_type, unpack
-from fewshot_bench.api.registry import claims_of_plugins, registry
+from fewshot_bench.api.registry import collect_plugins, registry
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import PluginError
 from fewshot_bench.utils.messages import Channel, Closed
@@ -32,15 +32,15 @@ DECLARING = ("fit_bytes", "views_per_image", "steps", "epochs_for")
 
 def describe_plugin() -> Mapping[str, Any]:
     """What the plug-in of this process registers, the hooks that it has, and why it failed."""
-    claims = claims_of_plugins()
-    (info,) = claims.infos or (None,)
+    plugins = collect_plugins()
+    callers = vars(plugins.hooks).values()
     return {
-        "error": claims.failed.get(info.full_name, info.error) if info else None,
+        "error": next((info.error for info in plugins.plugins), None),
         "entries": {
             catalog.kind: [_describe_entry(entry) for entry in catalog.claims]
-            for catalog in claims.catalogs
+            for catalog in plugins.catalogs
         },
-        "hooks": [caller.name for caller in vars(claims.hooks).values() if caller.get_hookimpls()],
+        "hooks": [caller.name for caller in callers if caller.get_hookimpls()],
     }
 
 
@@ -77,7 +77,7 @@ def describe_method(method: str) -> Mapping[str, Any]:
     return {
         "class": cls.__name__,
         "module": cls.__module__,
-        "file": getattr(sys.modules.get(cls.__module__), "__file__", "") or "",
+        "root": describe_root(cls),
         "fit": place_of(cls, getattr(cls, "fit", None)),
         "functions": [name for name in DECLARING if callable(getattr(cls, name, None))],
         "has_card": hasattr(cls, "card"),

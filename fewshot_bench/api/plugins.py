@@ -11,14 +11,16 @@ import functools
 import importlib.metadata
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import pluggy
+from msgspec import Meta
 
 from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.spec import kind_problem
 from fewshot_bench.utils.errors import PluginError, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
@@ -131,50 +133,35 @@ class Hooks:
         """
 
 
-_PLAIN = (str, int, float)
 # Arguments that a plug-in gets a copy of: what it changes reaches no table and no other plug-in.
 _COPIED = ("spec", "record", "records")
-
-
-def _own(argument: str, value: Any) -> Any:
-    return copy.deepcopy(value) if argument in _COPIED else value
-
-
-def _variables(variables: Any) -> bool:
-    """True for a valid return value of `worker_environment`."""
-    return isinstance(variables, Mapping) and all(
-        isinstance(name, str)
-        and isinstance(value, str)
-        and name
-        and "=" not in name
-        and "\0" not in name + value
-        for name, value in variables.items()
-    )
-
-
-def _sentences(value: Any) -> bool:
-    """True for a valid return value of `run_warnings`."""
-    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
-
-
-def _values(values: Any) -> bool:
-    """True for a valid return value of `table_columns`; zero-dimensional arrays are numbers."""
-    return isinstance(values, Mapping) and all(
-        isinstance(title, str)
-        and (value is None or isinstance(value, _PLAIN) or getattr(value, "shape", None) == ())
-        for title, value in values.items()
-    )
-
-
-# Hooks with a return value: a test of the value, and the expectation for error messages.
-_ANSWERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+# A name and a value that an environment can hold.
+_Variable = Annotated[str, Meta(pattern=r"\A[^=\x00]+\Z")]
+_Value = Annotated[str, Meta(pattern=r"\A[^\x00]*\Z")]
+# Hooks with a return value: its type, and the expectation for error messages.
+_ANSWERS: Mapping[str, tuple[Any, str]] = {
     "worker_environment": (
-        _variables,
+        dict[_Variable, _Value],
         "a mapping of texts to texts that an environment can hold: no \\0, no = in a name",
     ),
-    "run_warnings": (_sentences, "a list of texts"),
-    "table_columns": (_values, "a mapping of titles to texts or numbers"),
+    "run_warnings": (list[str], "a list of texts"),
+    "table_columns": (
+        dict[str, str | float | bool | None],
+        "a mapping of titles to texts or numbers",
+    ),
 }
+
+
+def _is_valid(hook: str, answer: Any) -> bool:
+    """True for a value that a hook may return; zero-dimensional arrays are numbers."""
+    if answer is None or hook not in _ANSWERS:
+        return True
+    if isinstance(answer, Mapping):
+        answer = {
+            title: value.item() if getattr(value, "shape", None) == () else value
+            for title, value in answer.items()
+        }
+    return not kind_problem(answer, _ANSWERS[hook][0])
 
 
 def call(
@@ -188,14 +175,14 @@ def call(
     A plug-in that fails or returns an invalid value is skipped: `failed` is called with its full
     name and the error, whose `__cause__` is the exception that the plug-in raised.
     """
-    accepts, expected = _ANSWERS.get(hook, (lambda value: True, ""))
     for implementation in implementations(hooks, hook):
         name = implementation.plugin_name
         try:
             with plugin_code():
-                given = [_own(word, arguments[word]) for word in implementation.argnames]
-                answer = implementation.function(*given)
-                accepted = answer is None or accepts(answer)
+                given = {word: arguments[word] for word in implementation.argnames}
+                given |= {word: copy.deepcopy(given[word]) for word in _COPIED if word in given}
+                answer = implementation.function(*given.values())
+                valid = _is_valid(hook, answer)
         except (Exception, SystemExit) as error:
             failure = PluginError(
                 f"{hook} of plug-in {name} failed: {error_text(error, implementation.function)}"
@@ -203,8 +190,8 @@ def call(
             failure.__cause__ = error
             failed(name, failure)
             continue
-        if not accepted:
-            shown = " ".join(repr(answer).split())
+        if not valid:
+            shown, expected = " ".join(repr(answer).split()), _ANSWERS[hook][1]
             failed(
                 name, PluginError(f"{hook} of plug-in {name} gave {shown:.80}, expected {expected}")
             )
@@ -214,12 +201,8 @@ def call(
 
 def implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
     """All implementations of a hook, built-in ones first."""
-    return sorted(getattr(hooks, hook).get_hookimpls(), key=_builtin_first)
-
-
-def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
-    name = implementation.plugin_name
-    return (not is_own(name), name)
+    every = getattr(hooks, hook).get_hookimpls()
+    return sorted(every, key=lambda one: (not is_own(one.plugin_name), one.plugin_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,20 +226,19 @@ class PluginInfo:
         return f"plug-in {self.full_name} ({self.target}) was not loaded: {self.error}"
 
 
-def load_plugins(foreign: bool = True) -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
+def load_plugins(foreign: bool = True) -> tuple[pluggy.PluginManager, list[PluginInfo]]:
     """Import every entry point of the group; failures are reported in `PluginInfo.error`.
 
     foreign: False to import only those of this distribution.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    infos = []
-    for point, info in _list_plugins():
-        if point is not None and (foreign or info.distribution == OWN):
-            infos.append(_load(manager, point, info))
-        elif point is None and foreign:
-            infos.append(info)
-    return manager, tuple(infos)
+    infos = [
+        info if point is None else _load(manager, point, info)
+        for point, info in _list_plugins()
+        if foreign or info.distribution == OWN
+    ]
+    return manager, infos
 
 
 def is_own(plugin: str) -> bool:
@@ -269,21 +251,79 @@ def foreign_plugins() -> list[PluginInfo]:
     return [info for _, info in _list_plugins() if info.distribution != OWN]
 
 
+def has_third_party() -> bool:
+    """True if a plug-in of another distribution is installed: only these add columns to tables.
+
+    Imports no plug-in.
+    """
+    return any(not info.error for info in foreign_plugins())
+
+
+def list_useless_disabling() -> list[str]:
+    """Names in FSBENCH_DISABLE_PLUGINS that match no entry point and so disable nothing."""
+    return sorted(_read_disabled() - {info.name for _, info in _read_entry_points()})
+
+
 def _list_plugins() -> list[tuple[Any, PluginInfo]]:
-    """(entry point, its facts) of every plug-in; without an entry point if it cannot be read."""
-    points, broken = _entry_points()
-    only = os.environ.get(ONLY)
-    about = {
-        key: (_distribution(distribution), _version(distribution))
-        for key, distribution in _distributions(points).items()
-    }
-    listed: list[tuple[Any, PluginInfo]] = [(None, info) for info in broken]
-    for point in points:
-        distribution, version = about[id(point.dist)]
-        info = PluginInfo(point.name, point.value, distribution, None, version)
-        if only is None or info.full_name in only.split(","):
-            listed.append((point, info))
-    return listed
+    """The enabled ones of `_read_entry_points`, sorted by name."""
+    disabled, only = _read_disabled(), os.environ.get(ONLY)
+    enabled: dict[tuple[str, str], tuple[Any, PluginInfo]] = {}
+    for point, info in _read_entry_points():
+        if info.name not in disabled and (only is None or info.full_name in only.split(",")):
+            enabled.setdefault((info.name, info.target), (point, info))
+    return [enabled[key] for key in sorted(enabled)]
+
+
+def _read_disabled() -> set[str]:
+    return set(filter(None, os.environ.get(DISABLED, "").split(",")))
+
+
+def _read_entry_points() -> Iterator[tuple[Any, PluginInfo]]:
+    """(entry point, its facts) of every plug-in; None and the reason for unreadable ones.
+
+    As `importlib.metadata.entry_points`, which fails as a whole if one distribution is damaged.
+    """
+    projects = set()
+    for distribution in importlib.metadata.distributions():
+        folder = _place(distribution)
+        project = Path(folder).stem.partition("-")[0]
+        if project in projects:
+            # Another version, in a later folder of the path.
+            continue
+        projects.add(project)
+        try:
+            points = distribution.entry_points.select(group=GROUP)
+        except Exception as error:
+            reason = f"entry points cannot be read: {type(error).__name__}: {error}"
+            yield None, PluginInfo("?", folder, _read_name(distribution)[0], reason)
+            continue
+        name, version = _read_name(distribution) if points else ("", "")
+        for point in points:
+            yield point, PluginInfo(point.name, point.value, name, None, version)
+
+
+def _read_name(distribution: Any) -> tuple[str, str]:
+    """Name and version of a distribution.
+
+    If its metadata are damaged or state our name, the name is their folder.
+    """
+    folder = _place(distribution)
+    try:
+        name, version = (str(distribution.metadata[key]) for key in ("Name", "Version"))
+    except Exception:
+        return folder, ""
+    is_name = _NAME.fullmatch(name) and (name != OWN or folder == _own_place())
+    return name if is_name else folder, version
+
+
+def _place(distribution: Any) -> str:
+    return os.path.abspath(str(getattr(distribution, "_path", "unknown")))
+
+
+@functools.cache
+def _own_place() -> str:
+    """The folder of this distribution's metadata, which is found by the folder's name."""
+    return _place(importlib.metadata.distribution(OWN))
 
 
 def _load(manager: pluggy.PluginManager, point: Any, info: PluginInfo) -> PluginInfo:
@@ -307,88 +347,3 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     for caller in manager.get_hookcallers(plugin) or ():
         if not caller.has_spec():
             raise unknown("hook", caller.name, names, "docs/plugins.md")
-
-
-def has_third_party() -> bool:
-    """True if a plug-in of another distribution is installed: only these add columns to tables.
-
-    Imports no plug-in.
-    """
-    points, _ = _entry_points()
-    return any(
-        _distribution(distribution) != OWN for distribution in _distributions(points).values()
-    )
-
-
-def _distributions(points: Iterable[Any]) -> dict[int, Any]:
-    """The distributions of entry points by identity, each once.
-
-    Each access to a name or a version reads the metadata file of a distribution anew.
-    """
-    return {id(point.dist): point.dist for point in points}
-
-
-def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
-    """The enabled entry points, and one `PluginInfo` per distribution with unreadable ones."""
-    broken: list[PluginInfo] = []
-    points, blocked = _every_point(broken), _names_disabled()
-    unique = {(point.name, point.value): point for point in points if point.name not in blocked}
-    return [unique[key] for key in sorted(unique)], broken
-
-
-def list_useless_disabling() -> list[str]:
-    """Names in FSBENCH_DISABLE_PLUGINS that match no entry point and so disable nothing."""
-    return sorted(_names_disabled() - {point.name for point in _every_point([])})
-
-
-def _names_disabled() -> set[str]:
-    return set(filter(None, os.environ.get(DISABLED, "").split(",")))
-
-
-def _every_point(broken: list[PluginInfo]) -> list[Any]:
-    """All entry points of the group; appends distributions with unreadable ones to `broken`."""
-    try:
-        return list(importlib.metadata.entry_points(group=GROUP))
-    except Exception:
-        return _each_alone(broken)
-
-
-def _each_alone(broken: list[PluginInfo]) -> list[Any]:
-    """As `importlib.metadata.entry_points`, without the distributions that make it fail."""
-    points: list[Any] = []
-    for distribution in importlib.metadata.distributions():
-        try:
-            points += distribution.entry_points.select(group=GROUP)
-        except Exception as error:
-            reason = f"entry points cannot be read: {type(error).__name__}: {error}"
-            broken.append(PluginInfo("?", "?", _distribution(distribution), reason))
-    return points
-
-
-def _distribution(distribution: Any) -> str:
-    """The name of a distribution; if its metadata are damaged or state our name, their folder."""
-    folder = _place(distribution)
-    try:
-        name = str(distribution.name)
-    except Exception:
-        return folder
-    is_name = _NAME.fullmatch(name) and (name != OWN or folder == _own_place())
-    return name if is_name else folder
-
-
-def _place(distribution: Any) -> str:
-    return os.path.abspath(str(getattr(distribution, "_path", "unknown")))
-
-
-@functools.cache
-def _own_place() -> str:
-    """The folder of this distribution's metadata, which is found by the folder's name."""
-    return _place(importlib.metadata.distribution(OWN))
-
-
-def _version(distribution: Any) -> str:
-    """The version of a distribution; empty if its metadata are damaged."""
-    try:
-        return str(distribution.version)
-    except Exception:
-        return ""

@@ -1,6 +1,8 @@
 """`Record`: the result of one cell with its split, costs, incidents and environment.
 
 A record is written once; its digest covers every field, so that later changes are detected.
+`image_facts` are the digests of images in `Record.split`, and the number of test images (`overlap`)
+whose bytes equal those of a train or validation image; records of failed cells lack them.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ import hashlib
 import json
 import operator
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import msgspec
 from msgspec import Meta, Struct
 
-from fewshot_bench.api.json_text import compact_json
-from fewshot_bench.api.kinds import check_kinds
 from fewshot_bench.api.method_card import default_schedule, schedule_with
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, check_kinds
 from fewshot_bench.utils.errors import StoreError
 
 
@@ -27,23 +29,23 @@ class Incidents:
     """Incidents in order of occurrence, without duplicates."""
 
     def __init__(self) -> None:
-        self._found: list[dict[str, str]] = []
+        self._incidents: list[dict[str, str]] = []
 
     def add(self, kind: str, text: str) -> None:
         """Add an incident. kind: one machine-readable word; text: one line for people."""
         incident = {"kind": kind, "text": text}
-        if incident not in self._found:
-            self._found.append(incident)
+        if incident not in self._incidents:
+            self._incidents.append(incident)
 
     def __iter__(self) -> Iterator[dict[str, str]]:
-        return iter(dict(incident) for incident in self._found)
+        return iter(dict(incident) for incident in self._incidents)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._incidents)
 
     def restart(self, others: Iterable[Mapping[str, str]]) -> None:
-        """Replace the incidents found so far by `others`."""
-        self._found = [dict(incident) for incident in others]
+        """Replace the incidents so far by `others`."""
+        self._incidents = [dict(incident) for incident in others]
 
 
 # Slightly below zero: times are rounded differences of sums.
@@ -59,9 +61,8 @@ Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 # Lazily read fields that are cached.
 KEPT = frozenset({"metrics"})
-OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
 # Lazily read fields.
-LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
+LATE = frozenset({"split", "metrics", "footprint", "timings", "environment", "digests", "notes"})
 
 
 class SplitKinds(Struct):
@@ -118,21 +119,21 @@ class ErrorKinds(Struct):
     traceback: str = ""
 
 
-class RecordKinds(Struct):
-    """Kinds of the values of a record's file, except its specification."""
+class RecordKinds(Struct, kw_only=True):
+    """Kinds of the values of a record's file, in their order."""
 
     schema: Literal[1]
-    status: Status
     spec: dict[str, Any]
     split: SplitKinds
+    status: Status
     metrics: dict[str, Number]
     footprint: FootprintKinds
     timings: TimingsKinds
     environment: dict[str, Any]
-    incidents: list[dict[str, str]]
-    digests: dict[str, str]
     notes: dict[str, Any] | None = None
     error: ErrorKinds | None = None
+    incidents: list[dict[str, str]]
+    digests: dict[str, str]
 
 
 # Value of `environment.labels` if metrics were computed in a process without plug-in code.
@@ -142,25 +143,6 @@ NOT_OBSERVED = "not observed"
 # Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
 # worker was lost, less time than another process took.
 OUT_OF_MEMORY, RETRIED, TIME = "out-of-memory", "retried", "time"
-
-
-class Parts(Protocol):
-    """Reader of a record's lazily read fields."""
-
-    def __call__(self, part: str) -> Any:
-        """A field by name."""
-        ...
-
-    def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-        """Values of a field that is an object, by name; None for absent ones."""
-        ...
-
-    @staticmethod
-    def columns(
-        readers: Iterable[Any], part: str, names: tuple[str, ...], absent: Any
-    ) -> list[tuple[Any, ...]]:
-        """These values for several records, whose readers all have this type."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +186,12 @@ class Record:
     schema: int = SCHEMA
 
     @classmethod
-    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Parts) -> Record:
-        """A record that reads its other fields through `part` on use.
+    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Any) -> Record:
+        """A record that reads its other fields on use: `part(name)` returns one.
 
-        state: `status`, `error` and `incidents`; these and all values from `part` must already
-        have passed the checks of `from_dict`. Copies of such a record hold all fields.
+        part: a row of the store's index, with its `entries` and `columns` for values of many
+        records. state: `status`, `error` and `incidents`; these and all values from `part` must
+        already have passed the checks of `from_dict`. Copies of such a record hold all fields.
         """
         record, keep = object.__new__(cls), object.__setattr__
         keep(record, "spec", spec)
@@ -269,13 +252,11 @@ class Record:
     @property
     def card(self) -> Mapping[str, Any]:
         """Facts of the method in the form of `MethodCard.to_dict`; empty if not recorded."""
-        found = self.entry("footprint", "card")
-        return found if isinstance(found, Mapping) else {}
+        return self.entry("footprint", "card") or {}
 
     @property
     def schedule(self) -> str:
         """The name of the schedule that ran; empty without a card."""
-        # Cards of older records hold only the schedule of the default options.
         return schedule_with(self.default_schedule, self.spec.overrides)
 
     @property
@@ -290,20 +271,10 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; the top-level keys are fixed."""
-        return {
-            "schema": self.schema,
-            "spec": self.spec.to_dict(),
-            "split": dict(self.split),
-            "status": self.status,
-            "metrics": dict(self.metrics),
-            "footprint": dict(self.footprint),
-            "timings": dict(self.timings),
-            "environment": dict(self.environment),
-            "notes": dict(self.notes),
-            "error": dict(self.error) if self.error is not None else None,
-            "incidents": [dict(incident) for incident in self.incidents],
-            "digests": dict(self.digests),
-        }
+        values = {name: getattr(self, name) for name in RecordKinds.__struct_fields__}
+        values |= {"spec": self.spec.to_dict(), "incidents": [*map(dict, self.incidents)]}
+        objects = {n: dict(value) for n, value in values.items() if isinstance(value, Mapping)}
+        return values | objects
 
     def to_json(self) -> str:
         """Indented JSON; ValueError for values that are not finite."""
@@ -316,10 +287,9 @@ class Record:
         record = object.__new__(cls)
         # As the constructor, which is slow for a frozen class.
         record.__dict__.update(
-            {name: values[name] for name in (*OBJECTS, "status")},
+            {name: values.get(name) for name in RecordKinds.__struct_fields__},
             spec=RunSpec.from_dict(values["spec"]),
             notes=values.get("notes") or {},
-            error=values.get("error"),
             incidents=tuple(values["incidents"]),
         )
         return record
@@ -382,7 +352,105 @@ def digests_of_text(text: bytes) -> tuple[str, str]:
     Its own is the SHA-256 of what is before, without blanks between tokens. ValueError for another
     text.
     """
-    compact = compact_json(text)
+    try:
+        compact = msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        compact = json.dumps(parse_json(text), separators=(",", ":")).encode()
     end = _OWN_DIGEST.search(compact, max(len(compact) - 90, 0))
     stated, covered = (end[1].decode(), end.start()) if end else ("None", len(compact) - 2)
     return stated, hashlib.sha256(compact[:covered]).hexdigest()
+
+
+def parse_json(text: bytes) -> Any:
+    """The values of a JSON text; ValueError for anything else, NaN and infinity included."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return _decoder.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as compact JSON."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _refuse_number(name: str) -> None:
+    raise ValueError(f"record holds {name}")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_number)
+
+
+def image_facts(
+    train: Sequence[bytes], val: Sequence[bytes], test: Sequence[bytes]
+) -> dict[str, Any]:
+    """`images`, `test_images` and `overlap`, from the SHA-256 of every image in list order."""
+    parts = [hashlib.sha256(b"".join(part)).hexdigest() for part in (train, val, test)]
+    fitted = {*train, *val}
+    return {
+        "images": hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "test_images": parts[2],
+        "overlap": sum(image in fitted for image in test),
+    }
+
+
+def split_digest(split: Mapping[str, Any]) -> str:
+    """The digest of a record's split; empty if absent (the cell failed early)."""
+    return split.get("digest") or ""
+
+
+def images(split: Mapping[str, Any]) -> str:
+    """The digest of all images of a record's split; empty if not recorded."""
+    return split.get("images") or ""
+
+
+class Overlap(NamedTuple):
+    """`shared`: test images of a cell that equal one of its train or validation images by bytes.
+
+    evaluated: the evaluated data set, as in tables. test: the number of test images.
+    """
+
+    evaluated: str
+    shared: int
+    test: int
+
+
+def overlaps(records: Iterable[Record]) -> list[Overlap]:
+    """The overlaps of the records that hold them."""
+    splits = ((record.spec.evaluated, record.split) for record in records)
+    return [
+        Overlap(evaluated, split["overlap"], split["test"])
+        for evaluated, split in splits
+        if "overlap" in split and "test" in split
+    ]
+
+
+def overlap_texts(shares: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str, str]:
+    """A sentence per evaluated data set whose test images overlap train or validation images.
+
+    shares: the overlap of each cell, or the number of cells with each overlap.
+    """
+    by_set: defaultdict[str, list[tuple[Overlap, int]]] = defaultdict(list)
+    for share, cells in Counter(shares).items():
+        by_set[share.evaluated].append((share, cells))
+    texts = {}
+    for evaluated, counts in by_set.items():
+        most = max((share for share, _ in counts), key=lambda share: share.shared)
+        having = sum(cells for share, cells in counts if share.shared)
+        total = sum(cells for _, cells in counts)
+        where = f"or fewer, in {having:,} of {total:,} cells"
+        if len({share.shared for share, _ in counts}) == 1:
+            where = "in all cells" if total > 1 else "1 cell"
+        if having:
+            texts[evaluated] = (
+                f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
+                f"train or validation images, byte for byte ({where})"
+            )
+    return texts

@@ -13,20 +13,19 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
-from fewshot_bench.api.checked_items import CheckedItems
 from fewshot_bench.api.column_names import taken
-from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customize
+from fewshot_bench.api.dataset import SKIPPED, CheckedItems, Without, customize
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
@@ -34,7 +33,6 @@ from fewshot_bench.api.plugins import (
     PluginInfo,
     call,
     foreign_plugins,
-    has_third_party,
     implementations,
     load_plugins,
 )
@@ -42,20 +40,6 @@ from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError,
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
 from fewshot_bench.utils.start import remember_environment
 
-__all__ = [
-    "EVERY",
-    "KEPT_SPLITS",
-    "Catalog",
-    "Claims",
-    "Entry",
-    "Registry",
-    "claims_of_plugins",
-    "hosting",
-    "is_place",
-    "options_of",
-    "place_without_family",
-    "registry",
-]
 # Folder in a store for the splits that data sets draw from a user's own images.
 KEPT_SPLITS = Path("splits", "made")
 
@@ -100,19 +84,16 @@ class Registry:
     metrics: Catalog
     engines: Catalog
     options: Catalog
-    plugins: tuple[PluginInfo, ...]
+    plugins: Sequence[PluginInfo]
     hooks: pluggy.HookRelay
-    hosts: Mapping[str, PluginHost]
+    hosts: Mapping[str, PluginHost] = field(default_factory=dict)
 
     def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """(plug-in name, function) of every implementation of a hook, built-in ones first.
 
         Of this process alone: not of plug-ins that run in another one.
         """
-        return [
-            (hook_impl.plugin_name, hook_impl.function)
-            for hook_impl in implementations(self.hooks, hook)
-        ]
+        return [(one.plugin_name, one.function) for one in implementations(self.hooks, hook)]
 
     def has_hook(self, hook: str) -> bool:
         """True if a plug-in of this or another process implements a hook."""
@@ -120,10 +101,7 @@ class Registry:
         return others or bool(self.implementations(hook))
 
     def call(
-        self,
-        hook: str,
-        failed: Callable[[str, PluginError], None],
-        **arguments: Any,
+        self, hook: str, failed: Callable[[str, PluginError], None], **arguments: Any
     ) -> list[tuple[str, Any]]:
         """(plug-in name, return value) per plug-in; failed: as in `plugins.call`."""
         answers = list(call(self.hooks, hook, failed, **arguments))
@@ -139,26 +117,25 @@ class Registry:
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         """All catalogs."""
-        return (
-            self.methods,
-            self.datasets,
-            self.backbones,
-            self.metrics,
-            self.engines,
-            self.options,
-        )
+        first = (self.methods, self.datasets, self.backbones)
+        return (*first, self.metrics, self.engines, self.options)
+
+    def forget(self, plugin: str) -> None:
+        """Remove everything that a plug-in registered, in all catalogs."""
+        for catalog in self.catalogs:
+            catalog.forget(plugin)
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
-        if name in self.methods.entries or not method_files.is_meant(name):
+        if name in self.methods.entries or not method_code.is_meant(name):
             return self.methods.find(name)
-        own = method_files.canonical(name)
+        own = method_code.canonical(name)
         host = None if _hosts is None else _hosts.of_file(name)
-        return Entry(own, method_files.load(name) if host is None else host.method_class(own), own)
+        return Entry(own, method_code.load(name) if host is None else host.method_class(own), own)
 
     def owner(self, method: str) -> str:
         """The foreign plug-in, or the file, that the code of a method belongs to; else empty."""
-        parts = method_files.parts(method)
+        parts = method_code.parts(method)
         if parts is not None:
             return parts[0]
         entry = self.methods.entries.get(method)
@@ -251,8 +228,7 @@ class Registry:
         """
         suites = self.methods.suites()
         if suite == EVERY:
-            left_out = dict(zip(self.methods.failed, self.methods.failed, strict=True))
-            left_out |= self.methods.conflicts
+            left_out = {reason: reason for reason in self.methods.failed} | self.methods.conflicts
             names = self.methods.names()
         elif suite in suites and suite not in self.methods.entries:
             left_out, names = {}, suites[suite]
@@ -336,37 +312,29 @@ class Registry:
         return list(dict.fromkeys(datasets))
 
 
-@dataclass(frozen=True)
-class Claims:
-    """Everything that plug-ins registered, and the reasons why some failed, by full name."""
-
-    catalogs: tuple[Catalog, ...]
-    failed: dict[str, str]
-    infos: tuple[PluginInfo, ...]
-    hooks: pluggy.HookRelay
-
-
-def claims_of_plugins(foreign: bool = True) -> Claims:
+def collect_plugins(foreign: bool = True) -> Registry:
     """Import the plug-ins and have them register; `foreign`: those of other distributions, too."""
     manager, infos = load_plugins(foreign)
-    catalogs = (
+    plugins = Registry(
         Catalog("method", "methods"),
         Catalog("data set", "datasets"),
         Catalog("backbone", "backbones"),
         Catalog("metric", "metrics"),
         Catalog("engine", "engines", built_in_first=True),
         Catalog("option", "options", built_in_first=True),
+        infos,
+        manager.hook,
     )
     failed: dict[str, str] = {}
-    for catalog in catalogs:
+    for catalog in plugins.catalogs:
         failed |= _fill(manager, catalog)
     for plugin in failed:
-        # In all catalogs, so that a failed plug-in causes no name conflicts.
-        for catalog in catalogs:
-            catalog.forget(plugin)
+        # A failed plug-in causes no name conflicts in other catalogs.
+        plugins.forget(plugin)
         # Its other hooks are not called either: they may count on what it did not register.
         manager.unregister(name=plugin)
-    return Claims(catalogs, failed, infos, manager.hook)
+    infos[:] = [replace(info, error=info.error or failed.get(info.full_name)) for info in infos]
+    return plugins
 
 
 # The processes of foreign plug-ins while cells are planned and run; None elsewhere.
@@ -385,7 +353,7 @@ def hosting() -> Iterator[None]:
         yield
         return
     with remember_environment():
-        _hosts, foreign = PluginHosts(), has_third_party()
+        _hosts, foreign = PluginHosts(), foreign_plugins()
         if foreign:
             registry.cache_clear()
         try:
@@ -397,37 +365,32 @@ def hosting() -> Iterator[None]:
                 registry.cache_clear()
 
 
-def _add_foreign(claims: Claims, hosts: PluginHosts) -> tuple[dict[str, PluginHost], Claims]:
-    """The processes of foreign plug-ins, and all claims with theirs."""
-    foreign = foreign_plugins()
-    started = {
-        info.full_name: hosts.of_plugin(info.full_name) for info in foreign if not info.error
-    }
-    infos = [*claims.infos, *(info for info in foreign if info.error)]
-    for info in foreign:
-        if info.error:
-            continue
-        entries, error = started[info.full_name].describe()
-        try:
-            for catalog in claims.catalogs:
-                catalog.add(() if error else entries.get(catalog.kind, ()))
-        except PluginError as failure:
-            error = str(failure)
-            for catalog in claims.catalogs:
-                catalog.forget(info.full_name)
+def _add_foreign(plugins: Registry, hosts: PluginHosts) -> Registry:
+    """The registry with the foreign plug-ins, which their processes describe."""
+    infos, started = list(plugins.plugins), {}
+    for info in foreign_plugins():
+        error = info.error
+        if not error:
+            host = started[info.full_name] = hosts.of_plugin(info.full_name)
+            entries, error = host.describe()
+            try:
+                for catalog in plugins.catalogs:
+                    catalog.add(() if error else entries.get(catalog.kind, ()))
+            except PluginError as failure:
+                error = str(failure)
+                plugins.forget(info.full_name)
         infos.append(replace(info, error=error))
     infos.sort(key=lambda info: (info.name, info.target))
-    return started, replace(claims, infos=tuple(infos))
+    return replace(plugins, plugins=infos, hosts=started)
 
 
 @functools.cache
 def registry() -> Registry:
     """The registry of this process, built from the installed entry points on first use."""
-    claims = claims_of_plugins(foreign=_hosts is None)
-    hosts: dict[str, PluginHost] = {}
+    plugins = collect_plugins(foreign=_hosts is None)
     if _hosts is not None:
-        hosts, claims = _add_foreign(claims, _hosts)
-    methods, datasets, backbones, metrics, engines, options = claims.catalogs
+        plugins = _add_foreign(plugins, _hosts)
+    metrics = plugins.metrics
     for name in METRICS.keys() & metrics.entries.keys():
         metrics.conflicts[name] = tell_built_in_wins("metric", name, [metrics.entries.pop(name)])
     for name in [name for name in metrics.entries if taken(name, {*metrics.entries} - {name})]:
@@ -436,15 +399,12 @@ def registry() -> Registry:
             f"metric '{name}' ({origin}): the name is a column of another plug-in's metric; "
             "choose another"
         )
-    targets = [entry.target for entry in methods.entries.values()]
+    targets = [entry.target for entry in plugins.methods.entries.values()]
     # Plug-ins may have imported a part of their package; the rest is noted on use.
     method_code.note_imports(t.partition(":")[0] for t in targets if isinstance(t, str))
-    infos = tuple(replace(i, error=i.error or claims.failed.get(i.full_name)) for i in claims.infos)
-    for catalog in claims.catalogs:
-        catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(
-        methods, datasets, backbones, metrics, engines, options, infos, claims.hooks, hosts
-    )
+    for catalog in plugins.catalogs:
+        catalog.failed = tuple(info.problem for info in plugins.plugins if info.error)
+    return plugins
 
 
 def _fill(manager: pluggy.PluginManager, catalog: Catalog) -> dict[str, str]:

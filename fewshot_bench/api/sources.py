@@ -14,8 +14,8 @@ from fewshot_bench.api.dataset import (
     Stamped,
     data_roots,
     file_stamp,
+    placeholder_names,
 )
-from fewshot_bench.api.dataset_overrides import placeholder_names
 from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
 from fewshot_bench.api.paper import THIS_TOOL
 from fewshot_bench.api.split_file import MAX_BYTES, Pools, load_split, save_split

@@ -12,15 +12,185 @@ import functools
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
-from fewshot_bench.api import method_files
-from fewshot_bench.api.condition import condition, declared
+from fewshot_bench.api import method_code
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.kinds import check_kinds
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.text import option_name
+
+# Steps of a path such as `$.split.templates[3]`; msgspec writes `[...]` for any key.
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+
+
+def kind_problem(value: Any, kind: Any, words: Sequence[object] = ()) -> str:
+    """Why a value is not of a kind; empty if it is. words: the possible values, if few."""
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        return _explain(str(error), words)
+    return ""
+
+
+def _explain(told: str, words: Sequence[object]) -> str:
+    """The words of msgspec, which neither lists the possible values nor explains a pattern."""
+    if told.startswith("Invalid enum value") and words:
+        return f"expected one of {tuple(words)}"
+    if "matching regex" in told:
+        return "expected a name of letters, digits and _ . + -"
+    return told[:1].lower() + told[1:]
+
+
+def check_kinds(
+    what: str, values: Any, kind: Any, words: Mapping[str, Sequence[object]] | None = None
+) -> None:
+    """StoreError naming the first value that is not of its kind.
+
+    what: what the values are of. words: possible values of fields that are one of a few.
+    """
+    try:
+        msgspec.convert(values, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        told, _, path = str(error).partition(" - at `")
+        steps = _steps_to(values, kind, path.rpartition("`$")[2] if "`$" in path else path)
+        named = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+        value = functools.reduce(operator.getitem, steps, values)
+        expected = _explain(told, (words or {}).get(str(steps[-1]), ()) if steps else ())
+        shown = f" has {named[1:]} {value!r:.60}" if steps else ""
+        raise StoreError(f"{what}{shown}: {expected}") from None
+
+
+def _steps_to(values: Any, kind: Any, path: str) -> list[str | int]:
+    """The names and indices of a path; `[...]` becomes the first key with a wrong value."""
+    steps: list[str | int] = []
+    for name, index in _STEP.findall(path):
+        if index != "...":
+            steps.append(name or int(index))
+            continue
+        inner = functools.reduce(operator.getitem, steps, values)
+        keys = (key for key in inner if kind_problem(_with_only(values, steps, key), kind))
+        steps.append(next(keys, "?"))
+    return steps
+
+
+def _with_only(values: Any, steps: Sequence[str | int], key: str) -> Any:
+    """A copy of the values in which the object at `steps` has a single entry."""
+    if not steps:
+        return {key: values[key]}
+    copy = values.copy()
+    copy[steps[0]] = _with_only(values[steps[0]], steps[1:], key)
+    return copy
+
+
+# Sentinel: use the default of the field.
+SAME: Any = object()
+# Texts of a condition that holds, and of one that does not.
+YES_NO = ("yes", "no")
+# Names of protocols and validation policies.
+REGISTERED_NAME = re.compile(r"[\w.+-]+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition; `name` and `default` are those of the field.
+
+    title: name in messages. words: the possible values, if few and fixed. registered: values are
+    names registered elsewhere (REGISTERED_NAME). kind, least: type and minimum of values. option:
+    help text of `--NAME` of `fsbench run` (empty: no option); `{words}` stands for the values.
+    asked: default of the option, if it is resolved before a cell gets a value. filter, metavar:
+    help text and placeholder of the option that selects records. prefix: the start of a value
+    selects records. short: name in a signature. signed: the signature includes the default.
+    assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
+    of CSV and JSON omit it too.
+    """
+
+    name: str = ""
+    default: Any = None
+    title: str = ""
+    words: tuple[str, ...] = ()
+    registered: bool = False
+    kind: Any = str
+    least: int = 0
+    option: str = ""
+    asked: Any = SAME
+    filter: str = ""
+    metavar: str = "NAME"
+    prefix: bool = False
+    short: str = ""
+    signed: bool = False
+    assumed: Any = SAME
+    quiet: bool = False
+    late: bool = False
+
+    @property
+    def option_default(self) -> Any:
+        """The default of the option."""
+        return self.default if self.asked is SAME else self.asked
+
+    @property
+    def unsigned(self) -> Any:
+        """The value of a signature without this condition."""
+        return self.default if self.assumed is SAME else self.assumed
+
+    @property
+    def resolved(self) -> bool:
+        """True if a run resolves the value, so that a reproducing command must state it."""
+        return self.asked is not SAME or self.assumed is not SAME
+
+    def words_of_command(self, text: str) -> list[str]:
+        """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
+        if not text or (text == self.text(self.default) and not self.resolved):
+            return []
+        return [option_name(self.name), *([] if self.kind is bool else [text])]
+
+    def text(self, value: Any) -> str:
+        """A value as text for tables and filters."""
+        if self.kind is bool:
+            return YES_NO[not value]
+        return "none" if value is None else str(value)
+
+    def problem(self, value: Any) -> str:
+        """Why a value is invalid; empty if it is valid."""
+        return kind_problem(value, self.json_kind, self.words)
+
+    @property
+    def json_kind(self) -> Any:
+        """The type of values in JSON for msgspec."""
+        kind = self.kind
+        if self.words:
+            kind = Literal[self.words]
+        elif kind is int:
+            kind = Annotated[int, Meta(ge=self.least, lt=10**LONGEST_NUMBER)]
+        elif self.registered:
+            kind = Annotated[str, Meta(pattern=rf"^{REGISTERED_NAME.pattern}\Z")]
+        elif kind is str and self.default != "":
+            kind = Annotated[str, Meta(min_length=1)]
+        return kind | None if self.default is None else kind
+
+
+def condition(default: Any, filter: str, **about: Any) -> Any:
+    """A field of `RunSpec` that is a condition; about: fields of `Condition`."""
+    made = Condition(default=default, filter=filter, **about)
+    return dataclasses.field(default=default, metadata={"condition": made})
+
+
+def declared(spec: type) -> Mapping[str, Condition]:
+    """The conditions among the fields of a dataclass, by name, in field order."""
+    return {
+        field.name: dataclasses.replace(
+            field.metadata["condition"],
+            name=field.name,
+            title=field.metadata["condition"].title or field.name.replace("_", " "),
+        )
+        for field in dataclasses.fields(spec)
+        if "condition" in field.metadata
+    }
+
 
 LONGEST_NUMBER = 18
 
@@ -168,15 +338,15 @@ class RunSpec(_Derived):
     train_seed: Count
     protocol: str = condition(
         "coop",
-        "Only records of this sampling protocol.",
+        "sampling protocol",
         registered=True,
         asked="fair",
-        option=f"{', '.join(PRESETS)}, or a sampler: {{words}}.",
+        option=f"{' (default), '.join(PRESETS)}, {{words}}.",
         short="proto",
     )
     val: str = condition(
         "min4",
-        "Only records of this validation policy.",
+        "validation policy",
         title="validation policy",
         registered=True,
         asked=None,
@@ -186,7 +356,7 @@ class RunSpec(_Derived):
     )
     prompts: str = condition(
         "custom",
-        "Only records of this template set.",
+        "template set",
         title="prompt set",
         words=tuple(TEMPLATE_SETS),
         asked=None,
@@ -196,24 +366,23 @@ class RunSpec(_Derived):
     )
     backbone: str = condition(
         TOY,
-        "Only records of this backbone.",
+        "backbone",
         asked=AUTO,
-        option="MODEL/TAG[@FILE] or a name; auto: tiny for the demo's data sets, else "
-        "ViT-B-16/openai.",
+        option="Name or MODEL/TAG[@FILE] (default: ViT-B-16/openai; tiny for demo).",
     )
     precision: str = condition(
         "fp32",
-        "Only records of this precision.",
+        "precision",
         words=PRECISIONS,
         asked=AUTO,
         option="fp32, bf16 or fp16; auto: fp32 on a CPU.",
         short="p",
         signed=True,
     )
-    device: str = condition("cpu", "Only records of this device.", short="dev", assumed="")
+    device: str = condition("cpu", "device", short="dev", assumed="")
     limit: int | None = condition(
         None,
-        "Only runs with this limit on queries.",
+        "limit on queries",
         metavar="N|none",
         kind=int,
         least=1,
@@ -221,12 +390,10 @@ class RunSpec(_Derived):
         short="lim",
         quiet=True,
     )
-    weights: str = condition(
-        "", "Only records of these backbone weights.", metavar="PREFIX", prefix=True
-    )
+    weights: str = condition("", "weights of the backbone", metavar="PREFIX", prefix=True)
     exif: str = condition(
         "ignore",
-        "Only runs that ignore EXIF, or rotate by it.",
+        "ignore EXIF, or rotate by it",
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
@@ -237,7 +404,7 @@ class RunSpec(_Derived):
     )
     published: bool = condition(
         False,
-        "Only runs with published values, or with one setting for all data sets.",
+        "published values, or one setting for all data sets",
         metavar="yes|no",
         title="published values",
         kind=bool,
@@ -298,7 +465,7 @@ class RunSpec(_Derived):
 
     def _digest(self) -> str:
         values = self.to_dict()
-        for name in _later():
+        for name in values.keys() - KEYED:
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()
@@ -333,7 +500,7 @@ class RunSpec(_Derived):
 
     def describe(self) -> str:
         """One line that names the cell."""
-        label = method_label(method_files.short(self.method), self.overrides)
+        label = method_label(method_code.short(self.method), self.overrides)
         return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
@@ -364,12 +531,6 @@ def _defaults() -> Mapping[str, Any]:
     return {**empty, **own}
 
 
-@functools.cache
-def _later() -> tuple[str, ...]:
-    """Fields added later; the key omits their defaults, so that older records keep their keys."""
-    return tuple(name for name in _fields() if name not in KEYED)
-
-
 # The conditions of a run by name, in the order in which tables show them.
 CONDITIONS = declared(RunSpec)
 
@@ -381,7 +542,7 @@ def _kinds() -> tuple[type[Struct], Mapping[str, Sequence[str]]]:
     fields: list[Any] = []
     for field in dataclasses.fields(RunSpec):
         about = CONDITIONS.get(field.name)
-        kind = about.json_kind(LONGEST_NUMBER) if about else field.metadata.get("kind")
+        kind = about.json_kind if about else field.metadata.get("kind")
         required = field.default is field.default_factory is dataclasses.MISSING
         fields.append((field.name, kind or hints[field.name], *([] if required else [UNSET])))
     words = {name: about.words for name, about in CONDITIONS.items()} | {"classes": CLASSES}

@@ -37,11 +37,10 @@ def load_split(path: Path) -> Pools:
 def pools_from(path: Path, content: Any) -> Pools:
     """The pools of a parsed split file; DataMissingError if they are invalid."""
     if not isinstance(content, dict) or not set(ROLES) <= set(content):
-        found = (
-            f"keys {few(sorted(content))}" if isinstance(content, dict) else type(content).__name__
-        )
-        raise damaged(path, f"has {found}, expected an object with the keys train, val, test")
-    pools = {role: tuple(_entries(path, role, content[role])) for role in ROLES}
+        kind = type(content).__name__
+        held = f"keys {few(sorted(content))}" if isinstance(content, dict) else kind
+        raise damaged(path, f"has {held}, expected an object with the keys train, val, test")
+    pools = {role: tuple(_read_entries(path, role, content[role])) for role in ROLES}
     _check(path, pools)
     return pools
 
@@ -79,11 +78,13 @@ def damaged(path: Path, problem: str) -> DataMissingError:
     )
 
 
-def _entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
+def _read_entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
     if not isinstance(entries, list):
         raise damaged(path, f"has {type(entries).__name__} under '{role}', expected a list")
     for number, entry in enumerate(entries):
-        if not _well_formed(entry):
+        kinds = [type(value) for value in entry] if isinstance(entry, list) else []
+        texts = entry[::2] if kinds == [str, int, str] else [""]
+        if not all(text and plain_text(text) for text in texts):
             raise damaged(path, f"has {shown(entry)} as entry {number} of '{role}'")
         relative, label, classname = entry
         if label < 0:
@@ -93,34 +94,22 @@ def _entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
         yield Item(relative, label, classname)
 
 
-def _well_formed(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and [type(value) for value in entry] == [str, int, str]
-        and all(part and plain_text(part) for part in (entry[0], entry[2]))
-    )
-
-
 def _check(path: Path, pools: Pools) -> None:
     names: dict[int, str] = {}
-    places: dict[str, str] = {}
+    roles: dict[str, str] = {}
     for role in ROLES:
         for item in pools[role]:
-            known = names.setdefault(item.label, item.classname)
-            if known != item.classname:
-                both = f"'{known}' and '{item.classname}'"
+            name = names.setdefault(item.label, item.classname)
+            if name != item.classname:
+                both = f"'{name}' and '{item.classname}'"
                 raise damaged(path, f"gives label {item.label} two names, {both}")
             # `./a.jpg` and `a.jpg` are one file; a path with `..` is refused before.
-            place = posixpath.normpath(item.id)
-            if place in places:
-                where = f"'{places[place]}' and '{role}'"
-                also = "" if place == item.id else f" (as '{item.id}')"
-                raise damaged(path, f"lists '{place}' twice, in {where}{also}")
-            places[place] = role
-    _check_labels(path, pools, names)
-
-
-def _check_labels(path: Path, pools: Pools, names: Mapping[int, str]) -> None:
+            file = posixpath.normpath(item.id)
+            if file in roles:
+                where = f"'{roles[file]}' and '{role}'"
+                also = "" if file == item.id else f" (as '{item.id}')"
+                raise damaged(path, f"lists '{file}' twice, in {where}{also}")
+            roles[file] = role
     trained = {item.label for item in pools["train"]}
     if not trained:
         raise damaged(path, "has no train images")

@@ -71,7 +71,6 @@ class Images(Protocol):
 
     def __len__(self) -> int:
         """The number of images."""
-        ...
 
     def batches(
         self,
@@ -90,22 +89,18 @@ class Images(Protocol):
         Methods that use `ctx.rng("augment")` see the same crops in the same pass, independent of
         batches and order.
         """
-        ...
 
     @property
     def features(self) -> Tensor:
         """(n, width) unit-length features of the frozen backbone; encoded once and billed."""
-        ...
 
     @property
     def raw_features(self) -> Tensor:
         """(n, width) the same features before normalization."""
-        ...
 
     @property
     def unprojected(self) -> Tensor:
         """(n, tower width) rows of the frozen image tower before its projection; encoded once."""
-        ...
 
     def views(
         self,
@@ -127,7 +122,6 @@ class Images(Protocol):
         training seed and the number, so all methods and shots share it and it is encoded once.
         Views are billed at their cost in both cases.
         """
-        ...
 
 
 @runtime_checkable
@@ -164,12 +158,10 @@ class Shots(Images, Protocol):
 
         Labels (b,) match the images of the batch in any order and are on the device of the pixels.
         """
-        ...
 
     @property
     def labels(self) -> Tensor:
         """(n,) int64 class indices into `Task.classnames`."""
-        ...
 
 
 @dataclass(frozen=True)

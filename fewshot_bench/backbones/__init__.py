@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fewshot_bench.api.backbone import (
     Adapter,
+    Branch,
+    Edits,
     FusedAdapter,
     ImageTower,
     LoadedBackbone,
@@ -16,8 +18,8 @@ from fewshot_bench.api.backbone import (
     PromptPart,
     Site,
     TextTower,
+    Tokens,
 )
-from fewshot_bench.api.edits import Branch, Edits, Tokens
 from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.utils.memory import free_memory
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,74 +182,46 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
     """
     if name in registry().backbones.entries:
         return load_registered(name, device, precision)
-    import_library()
+    open_clip = import_library()
     check(name)
     check_weights(name)
     if name.startswith((HUB, LOCAL)):
         folder = local_folder(name)
         label = f"{LOCAL}{folder}" if folder else name
-        arguments = {"model_name": label, "require_pretrained": True}
-        return _build(name, lambda model: model, device, precision, **arguments)
+        return _build(name, device, precision, model_name=label, require_pretrained=True)
     parsed = parse(name)
+    tag = open_clip.get_pretrained_cfg(parsed.model, parsed.tag) if parsed.tag else {}
+    quick = bool(tag.get("quick_gelu"))
+    chosen: dict[str, Any] = {"model_name": parsed.model, "force_quick_gelu": quick}
     if parsed.file is None:
-        return _load_tag(name, parsed, device, precision)
-    return _load_file(name, parsed, parsed.file, device, precision)
-
-
-def _load_tag(name: str, parsed: Name, device: str, precision: str) -> OpenClipBackbone:
-    """A model with one of open_clip's pretrained tags, its activation forced to the tag's."""
-    open_clip = import_library()
-    config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
-    return _build(
-        name,
-        lambda model: model,
-        device,
-        precision,
-        model_name=parsed.model,
-        pretrained=parsed.tag,
-        force_quick_gelu=bool(config.get("quick_gelu")),
-    )
-
-
-def _load_file(
-    name: str, parsed: Name, file: Path, device: str, precision: str
-) -> OpenClipBackbone:
-    """A local checkpoint; preprocessing and activation come from the tag or the file's config."""
-    open_clip = import_library()
-    preprocess: dict[str, Any] = {}
-    if parsed.tag is not None:
-        config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
-        quick = bool(config.get("quick_gelu"))
-        keys = ("mean", "std", "interpolation", "resize_mode")
-        preprocess = {key: config[key] for key in keys if key in config}
-    else:
-        config_file = _config_beside(file)
-        if config_file is None:
-            raise UsageError(
-                f"backbone '{name}': a checkpoint file does not say its activation and "
-                f"preprocessing; name the tag that it was trained like "
-                f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
-            )
-        beside = read_config(config_file)
-        own = model_config(parsed.model) or {}
-        check_same_model(beside["model_cfg"], own, config_file, parsed.model)
-        quick = bool(beside["model_cfg"].get("quick_gelu"))
+        return _build(name, device, precision, **chosen, pretrained=parsed.tag)
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    preprocess = {key: tag[key] for key in keys if key in tag}
+    if parsed.tag is None:
+        beside = _read_config_beside(name, parsed, parsed.file)
+        chosen["force_quick_gelu"] = bool(beside["model_cfg"].get("quick_gelu"))
         preprocess = beside["preprocess_cfg"]
-    return _build(
-        name,
-        lambda model: _fill(model, file, name),
-        device,
-        precision,
-        model_name=parsed.model,
-        force_quick_gelu=quick,
-        force_preprocess_cfg=preprocess,
-        # The file has these weights: open_clip would fetch those of the language model first.
-        pretrained_text=False,
-    )
+    # The file has these weights: open_clip would fetch those of the language model first.
+    chosen |= {"force_preprocess_cfg": preprocess, "pretrained_text": False}
+    return _build(name, device, precision, parsed.file, **chosen)
 
 
-def _fill(model: Any, file: Path, name: str) -> Any:
-    """The model with the weights of a file."""
+def _read_config_beside(name: str, parsed: Name, file: Path) -> dict[str, Any]:
+    """The config beside a checkpoint, of the model that the name says."""
+    path = _config_beside(file)
+    if path is None:
+        raise UsageError(
+            f"backbone '{name}': a checkpoint file does not say its activation and "
+            f"preprocessing; name the tag that it was trained like "
+            f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
+        )
+    beside = read_config(path)
+    check_same_model(beside["model_cfg"], model_config(parsed.model) or {}, path, parsed.model)
+    return beside
+
+
+def _fill(model: Any, file: Path, name: str) -> None:
+    """Give a model the weights of a file."""
     open_clip = import_library()
     from open_clip.factory import load_state_dict
 
@@ -258,14 +230,14 @@ def _fill(model: Any, file: Path, name: str) -> Any:
         check_positions(state, model, file, name)
         if any(key in state for key in FACTS):
             model.load_state_dict({key: state[key] for key in state if key not in FACTS})
-            return model
+            return
     open_clip.load_checkpoint(model, str(file), weights_only=True)
-    return model
 
 
 def _build(
-    name: str, fill: Callable[[Any], Any], device: str, precision: str, **arguments: Any
+    name: str, device: str, precision: str, file: Path | None = None, **arguments: Any
 ) -> OpenClipBackbone:
+    """The backbone that open_clip creates with these arguments, with the weights of `file`."""
     open_clip = import_library()
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -274,22 +246,21 @@ def _build(
             config = open_clip.get_model_config(arguments["model_name"])
             check_config(config, name)
             check_text_packages(config, name)
-        model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
+        model = open_clip.create_model(**arguments, device="cpu", weights_only=True)
+        if file is not None:
+            _fill(model, file, name)
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(arguments["model_name"])
-        _check_activation(name, model, arguments.get("force_quick_gelu"))
+        quick = arguments.get("force_quick_gelu")
+        has_quick = any(type(child).__name__ == "QuickGELU" for child in model.modules())
+        if quick is not None and quick != has_quick:
+            raise UsageError(
+                f"backbone '{name}': its weights need {'QuickGELU' if quick else 'GELU'}, the "
+                f"model has {'QuickGELU' if has_quick else 'GELU'}; choose a model name that "
+                "matches the tag"
+            )
         return OpenClipBackbone(
             name, model, tokenizer, transform, device=device, precision=precision
-        )
-
-
-def _check_activation(name: str, model: Any, quick: bool | None) -> None:
-    """Reject a model whose activation is not the one that its weights were trained with."""
-    has_quick = any(type(child).__name__ == "QuickGELU" for child in model.modules())
-    if quick is not None and quick != has_quick:
-        raise UsageError(
-            f"backbone '{name}': its weights need {'QuickGELU' if quick else 'GELU'}, the model "
-            f"has {'QuickGELU' if has_quick else 'GELU'}; choose a model name that matches the tag"
         )
 
 
@@ -326,10 +297,8 @@ def _weights_errors(name: str) -> Iterator[None]:
 
 
 def _config_beside(file: Path) -> Path | None:
-    for candidate in (file.with_suffix(".json"), file.parent / CONFIG):
-        if candidate.is_file():
-            return candidate
-    return None
+    candidates = (file.with_suffix(".json"), file.parent / CONFIG)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _require(path: Path) -> None:

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import ImageTower, TextTower
-from fewshot_bench.api.edits import Edits
+from fewshot_bench.api.backbone import Edits, ImageTower, TextTower
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.pooled_tower import PooledTower, read_pooled_tower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower

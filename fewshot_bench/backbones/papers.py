@@ -5,17 +5,8 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from fewshot_bench.api.paper import Paper
-
-
-class _Known(NamedTuple):
-    """A paper, and parts of names: one of `names` must be in a name, none of `but`."""
-
-    paper: Paper
-    names: tuple[str, ...]
-    but: tuple[str, ...]
 
 
 def papers_of_weights(name: str) -> tuple[Paper, ...]:
@@ -27,19 +18,18 @@ def papers_of_weights(name: str) -> tuple[Paper, ...]:
     if "/" not in folded or folded.startswith("local-dir:"):
         return ()
     return tuple(
-        entry.paper
-        for entry in _read_entries()
-        if any(part in folded for part in entry.names)
-        and not any(part in folded for part in entry.but)
+        paper
+        for paper, names, but in _read_entries()
+        if any(part in folded for part in names) and not any(part in folded for part in but)
     )
 
 
 @cache
-def _read_entries() -> tuple[_Known, ...]:
+def _read_entries() -> tuple[tuple[Paper, list[str], list[str]], ...]:
+    """Papers, and parts of names: one of the first list must be in a name, none of the second."""
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     entries = []
     for facts in table.values():
-        names, but = tuple(facts.pop("names")), tuple(facts.pop("but", ()))
-        paper = Paper(**{**facts, "authors": tuple(facts["authors"])})
-        entries.append(_Known(paper, names, but))
+        names, but = facts.pop("names"), facts.pop("but", [])
+        entries.append((Paper(**{**facts, "authors": tuple(facts["authors"])}), names, but))
     return tuple(entries)

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Adapter
-from fewshot_bench.api.edits import Edits, Encoder
+from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.profiling.cost import count
 from fewshot_bench.utils.errors import UnsupportedBackboneError

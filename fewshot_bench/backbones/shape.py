@@ -1,13 +1,14 @@
-"""The sizes of a backbone before it is loaded: `shape_of`, from its configuration alone."""
+"""The sizes of a backbone before it is loaded: `shape_of`, and prompts that are `too_long`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.loading import model_config, parse
+from fewshot_bench.backbones.open_clip import import_library
 from fewshot_bench.backbones.weights import CONFIG, HUB, local_folder, read_config
 
 # The widest published image tower (EVA02-E).
@@ -45,6 +46,21 @@ def shape_of(name: str) -> Shape:
         return shape() if callable(shape) else UNKNOWN
     config = _config(name)
     return shape_in(config) if config else UNKNOWN
+
+
+def too_long(backbone: str, prompts: Sequence[str]) -> dict[str, int]:
+    """The tokens of each prompt that the text encoder cannot read; empty if that is not known.
+
+    Cells whose methods encode such a prompt fail, since open_clip would silently cut it.
+    """
+    context = shape_of(backbone).context
+    # CLIP's tokens are one byte at least, and a start and an end are added.
+    long = [text for text in prompts if len(text.encode()) + 2 > context > 0]
+    if not long:
+        return {}
+    tokenizer = import_library().SimpleTokenizer()
+    counts = {text: len(tokenizer.encode(text)) + 2 for text in long}
+    return {text: count for text, count in counts.items() if count > context}
 
 
 def shape_in(config: Mapping[str, Any]) -> Shape:

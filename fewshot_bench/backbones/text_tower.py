@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter
-from fewshot_bench.api.edits import Edits, Encoder
+from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import check_prompts

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter
-from fewshot_bench.api.edits import Edits, Encoder
+from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.edits import Tokens
+from fewshot_bench.api.backbone import Tokens
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.utils.errors import ContractError
 

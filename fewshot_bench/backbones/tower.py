@@ -14,8 +14,7 @@ from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Site
-from fewshot_bench.api.edits import Encoder
+from fewshot_bench.api.backbone import Encoder, Site
 from fewshot_bench.backbones.parameters import replaced, tower_parameters
 from fewshot_bench.backbones.transformer import Block, same_tensors
 

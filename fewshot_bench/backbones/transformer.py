@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fewshot_bench.api.backbone import Adapter, FusedAdapter, Site
-from fewshot_bench.api.edits import Branch, Edits, Encoder, Point
+from fewshot_bench.api.backbone import Adapter, Branch, Edits, Encoder, FusedAdapter, Point, Site
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
 from fewshot_bench.backbones.packing import Layout

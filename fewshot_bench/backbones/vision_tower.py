@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter
-from fewshot_bench.api.edits import Edits, Encoder
+from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision

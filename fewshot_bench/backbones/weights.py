@@ -7,6 +7,7 @@ client retry for a minute; here, one request decides at once.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import urllib.error
@@ -173,31 +174,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _per_channel(value: Any) -> bool:
-    several = isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
-    return several or _is_number(value)
+def _per_channel(value: Any, least: float = -math.inf) -> bool:
+    """True for a number above `least`, or a list of three."""
+    numbers = value if isinstance(value, list) and len(value) == 3 else [value]
+    return all(type(number) in (int, float) and number > least for number in numbers)
 
 
 # Settings that open_clip takes as they are, so that wrong ones give wrong features or fail late.
 _SETTINGS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("quick_gelu", "true or false", lambda value: type(value) is bool),
     ("mean", "three numbers", _per_channel),
-    (
-        *("std", "three numbers above 0"),
-        lambda value: _per_channel(value) and min([value] if _is_number(value) else value) > 0,
-    ),
-    (
-        *("interpolation", "bicubic or bilinear"),
-        lambda value: value in ("bicubic", "bilinear", "random"),
-    ),
-    (
-        *("resize_mode", "shortest, longest or squash"),
-        lambda value: value in ("shortest", "longest", "squash"),
-    ),
+    ("std", "three numbers above 0", lambda value: _per_channel(value, 0)),
+    ("interpolation", "bicubic or bilinear", ("bicubic", "bilinear", "random").__contains__),
+    ("resize_mode", "shortest, longest or squash", ("shortest", "longest", "squash").__contains__),
 )
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, store_option, yes_option
+from fewshot_bench.cli.options import NAMES, store_option, yes_option
 from fewshot_bench.cli.output import aligned, confirm, say
 from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.working import working
@@ -24,18 +23,20 @@ from fewshot_bench.utils.cache_dir import (
     KINDS,
     LISTS,
     CacheFile,
-    bound_of,
     files,
     folder_of,
+    limit_of,
     remove,
 )
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.files import is_stale
 from fewshot_bench.utils.text import counted, size_text
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_STORE = store_option("Store whose features are meant.")
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+
+class Entry(NamedTuple):
     """A cache file, or the part of it for one data set; what the file does not state is empty."""
 
     file: CacheFile
@@ -45,40 +46,32 @@ class Entry:
     damaged: bool = False
 
 
-def entries(files: Iterable[CacheFile]) -> list[Entry]:
+def entries(files: Iterable[CacheFile]) -> Iterator[Entry]:
     """Entries of cache files, from the descriptions in the files."""
-    return [entry for file in files for entry in _describe(file)]
+    for file in files:
+        if file.temporary or file.kind not in (IMAGES, FEATURES, DIGESTS, LISTS):
+            yield Entry(file, file.size)
+            continue
+        parts = list(_describe(file))
+        yield from (Entry(file, size, name, images) for name, images, size in parts)
+        if not parts:
+            yield Entry(file, file.size, damaged=True)
 
 
-def _describe(file: CacheFile) -> list[Entry]:
-    if file.temporary or file.kind not in (IMAGES, FEATURES, DIGESTS, LISTS):
-        return [Entry(file, file.size)]
+def _describe(file: CacheFile) -> Iterator[tuple[str, int | None, int]]:
+    """Data set, images and bytes of the parts of a file; none of a damaged one."""
     if file.kind in (DIGESTS, LISTS):
-        titles = small_cache.describe(file.path)
-        parts = [Entry(file, size, title, images) for title, images, size in titles]
-        return parts or [Entry(file, file.size, damaged=True)]
-    described = _of_images(file.path) if file.kind == IMAGES else _of_features(file.path)
-    if described is None:
-        return [Entry(file, file.size, damaged=True)]
-    return [Entry(file, file.size, *described)]
+        yield from small_cache.describe(file.path)
+    elif file.kind == IMAGES:
+        from fewshot_bench.images.cache import read_description
 
+        if read := read_description(file.path):
+            yield str(read[0].get("dataset", "")), read[0]["shape"][0], file.size
+    else:
+        from fewshot_bench.images.feature_files import describe
 
-def _of_images(path: Path) -> tuple[str, int] | None:
-    from fewshot_bench.images.cache_file import read_description
-
-    read = read_description(path)
-    return (str(read[0].get("dataset", "")), read[0]["shape"][0]) if read else None
-
-
-def _of_features(path: Path) -> tuple[str, int] | None:
-    from fewshot_bench.images.feature_files import describe
-
-    return describe(path)
-
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PATH: Any = PathName(path_type=Path)
-_STORE = store_option("Store whose features are meant.")
+        if described := describe(file.path):
+            yield *described, file.size
 
 
 @click.group("cache", cls=LazyGroup, short_help="Show or remove what is cached.")
@@ -91,10 +84,10 @@ def command() -> None:
 @working("cache ls", live=False)
 def list_files(store: Path) -> None:
     """List decoded images, digests of image files and features, the latest used first."""
-
-    listed = sorted(entries(_files(_kinds(None), store)), key=lambda entry: -entry.file.used)
     rows = [("kind", "data set", "images", "size", "last used", "file")]
-    for entry in listed:
+    for entry in sorted(entries(_files(KINDS, store)), key=lambda entry: -entry.file.used):
+        name = entry.file.path.name
+        name = name if len(name) < 24 else name[:12]
         rows.append(
             (
                 entry.file.kind,
@@ -102,31 +95,22 @@ def list_files(store: Path) -> None:
                 "-" if entry.images is None else f"{entry.images:,}",
                 size_text(entry.size),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.file.used)),
-                _name(entry),
+                "half-written" if entry.file.temporary else name + " (damaged)" * entry.damaged,
             )
         )
-    for line in aligned(rows, right=(2, 3)) if listed else ["nothing is cached"]:
+    for line in aligned(rows, right=(2, 3)) if rows[1:] else ["nothing is cached"]:
         say(line)
-
-
-def _name(entry: Entry) -> str:
-    """The beginning of a file's name, with its problem if it has one."""
-    if entry.file.temporary:
-        return "half-written"
-    name = entry.file.path.name
-    name = name if len(name) < 24 else name[:12]
-    return f"{name} (damaged)" if entry.damaged else name
 
 
 @command.command("size", short_help="Show how large the cache is, and its bound.")
 @_STORE
 def size(store: Path) -> None:
     """Show how much of each kind there is, where, and the bounds of images and features."""
-    for kind in _kinds(None):
+    for kind in KINDS:
         folder = folder_of(kind, store)
         there = files(kind, folder)
         total = sum(file.size for file in there)
-        bound = bound_of(kind, folder, total)
+        bound = limit_of(kind, folder, total)
         most = f" of at most {size_text(bound[0])} ({bound[1]})" if bound else ""
         say(f"{kind:<10} {size_text(total):>9}{most} in {len(there)} files, {folder}")
 
@@ -139,31 +123,28 @@ def size(store: Path) -> None:
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path, yes: bool) -> None:
     """Remove what is cached: it is computed again when it is needed."""
     before = float("inf") if older is None else time.time() - _seconds(older)
+    for name in kind or ():
+        if name not in KINDS:
+            raise unknown("kind of cache", name, KINDS, "fsbench cache rm --help")
     chosen = [
         file
-        for file in _files(_kinds(kind), store)
+        for file in _files(kind or KINDS, store)
         if file.used <= before and (not file.temporary or is_stale(file.path))
     ]
     total = size_text(sum(file.size for file in chosen))
     confirm(f"remove {counted(len(chosen), 'file')}, {total}?", yes=yes)
     with working("cache rm", live=False):
-        removed = [file for file in chosen if remove(file)]
-    say(f"removed {len(removed)} files, {size_text(sum(file.size for file in removed))}")
-    if len(removed) < len(chosen):
+        left = [file for file in chosen if not remove(file)]
+    sizes = [file.size for file in chosen if file not in left]
+    say(f"removed {len(sizes)} files, {size_text(sum(sizes))}")
+    if left:
         raise FsbenchError(
-            f"{len(chosen) - len(removed)} files could not be removed, the first is "
-            f"{next(f.path for f in chosen if f not in removed)}: check who may write there"
+            f"{len(left)} files could not be removed, the first is {left[0].path}: check who may "
+            "write there"
         )
 
 
-def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    for kind in chosen or ():
-        if kind not in KINDS:
-            raise unknown("kind of cache", kind, KINDS, "fsbench cache rm --help")
-    return chosen or KINDS
-
-
-def _files(kinds: tuple[str, ...], store: Path) -> list[Any]:
+def _files(kinds: Iterable[str], store: Path) -> list[Any]:
     return [file for kind in kinds for file in files(kind, folder_of(kind, store))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,15 +63,20 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
     kind = registry().method_class(method)
     broken = find_broken_rules(kind, method)
     if cannot_be_built(kind):
-        _report_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
+        rules = broken or [BrokenRule(STATIC[0], reason) for reason in cannot_be_built(kind)]
+        _report_broken([_fail(rule, kind) for rule in rules])
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
         raise SystemExit(1)
-    reasons = _reasons(expected)
+    reasons = dict(_split(text, "--expect-failure", _REASON) for text in expected)
     instance, digest = _configure(method, kind, options, full), running_digest(kind)
     results = []
     for result in iter_checks(instance, reasons):
-        results.append(_with_class(result, broken, kind))
-        if results[-1].outcome != "failed":
+        # A rule that the class breaks under its registered name.
+        rules = [rule for rule in broken if rule.check == result.name]
+        if rules and result.outcome == "passed":
+            result = _fail(rules[0], kind)
+        results.append(result)
+        if result.outcome != "failed":
             reason = f": {' '.join(result.reason.split())}" if result.reason else ""
             say(f"{MARKS[result.outcome]:5} {result.name}{reason}")
     failed = [result for result in results if result.outcome == "failed"]
@@ -98,22 +103,10 @@ def _refuse_other_kinds(name: str) -> None:
             )
 
 
-def _with_class(result: CheckResult, broken: Sequence[BrokenRule], kind: type) -> CheckResult:
-    """The result, failed if the class breaks this rule under its registered name."""
-    for rule in broken:
-        if rule.check == result.name and result.outcome == "passed":
-            return _of_class(rule, kind)
-    return result
-
-
-def _of_class(rule: BrokenRule, kind: type) -> CheckResult:
+def _fail(rule: BrokenRule, kind: type) -> CheckResult:
     from fewshot_bench.testing import CheckResult
 
     return CheckResult(rule.check, "", "failed", rule.reason, class_place(kind))
-
-
-def _unbuilt(kind: type) -> list[BrokenRule]:
-    return [BrokenRule(STATIC[0], reason) for reason in cannot_be_built(kind)]
 
 
 def _report_broken(failed: Iterable[CheckResult]) -> None:
@@ -128,18 +121,15 @@ def _report_broken(failed: Iterable[CheckResult]) -> None:
         say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {add_place(reason, where)}")
 
 
-def _reasons(expected: Iterable[str]) -> dict[str, str]:
-    """The reasons of expected failures by rule; UsageError for a text without one."""
-    reasons = {}
-    for text in expected:
-        rule, equals, reason = text.partition("=")
-        if not equals:
-            raise UsageError(
-                f"--expect-failure {text!r}: expected RULE=REASON, such as "
-                "check_prints_nothing='the solver prints from C'"
-            )
-        reasons[rule.strip()] = reason.strip()
-    return reasons
+_REASON = "RULE=REASON, such as check_prints_nothing='the solver prints from C'"
+
+
+def _split(text: str, option: str, expected: str) -> tuple[str, str]:
+    """Both sides of an equals sign; UsageError for a text without one."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{option} {text!r}: expected {expected}")
+    return name.strip(), value.strip()
 
 
 def _keep(method: str, digest: str, results: Iterable[CheckResult]) -> None:
@@ -163,9 +153,7 @@ def _configure(name: str, kind: type, options: tuple[str, ...], full: bool) -> A
 
     values: dict[str, Any] = {}
     for text in options:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"-o {text!r}: expected name=value (fsbench show {shlex.quote(name)})")
+        key, value = _split(text, "-o", f"name=value (fsbench show {shlex.quote(name)})")
         parameter = find_parameter(name, kind, key)
         values[parameter.name] = parse_value(name, parameter, value)
     instance: Any = kind() if full else quick(kind())

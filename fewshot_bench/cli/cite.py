@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
-from fewshot_bench.cli.filters import choose_records
+from fewshot_bench.cli.filters import choose_records, say_notes
 from fewshot_bench.cli.options import filter_options, output_option, store_option
 from fewshot_bench.cli.output import refuse_kept, write_text
 from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import option_name, printable, printable_lines
+from fewshot_bench.utils.text import option_name, printable_lines
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.citations import Citations
@@ -44,28 +44,20 @@ def command(
 
     if output is not None:
         refuse_kept(output, "--output")
-    folder = _folder_among(names)
-    if names and folder is None:
-        given = [option_name(name) for name, value in filters.items() if value]
-        if given:
-            raise UsageError(f"{given[0]} chooses records of a store; leave it out beside names")
-        citations = _of_names(names)
-    else:
-        records, notes, _ = choose_records(Store(folder or store), filters)
-        for text in notes:
-            click.echo(f"note: {printable(text)}", err=True)
-        citations = of_records(records)
-    for text in citations.notes:
-        click.echo(f"note: {printable(text)}", err=True)
-    write_text(output, printable_lines(citations.text))
-
-
-def _folder_among(names: Sequence[str]) -> Path | None:
-    """The store that is named; UsageError if it is not the only name."""
     folders = [name for name in names if not _look_up(name) and Path(name).is_dir()]
     if folders and len(names) > 1:
         raise UsageError(f"'{folders[0]}' is a folder: cite one store, or names")
-    return Path(folders[0]) if folders else None
+    if names and not folders:
+        given = [option_name(name) for name, value in filters.items() if value]
+        if given:
+            raise UsageError(f"{given[0]} chooses records of a store; leave it out beside names")
+        citations = _cite(names)
+    else:
+        records, notes, _ = choose_records(Store(Path(folders[0]) if folders else store), filters)
+        say_notes(notes)
+        citations = of_records(records)
+    say_notes(citations.notes)
+    write_text(output, printable_lines(citations.text))
 
 
 def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
@@ -73,7 +65,7 @@ def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
     from fewshot_bench.api.registry import registry
 
     plugins = registry()
-    if name in plugins.methods.entries or method_files.is_meant(name):
+    if name in plugins.methods.entries or method_code.is_meant(name):
         return "method", [name]
     if plugins.dataset_entry(name) is not None:
         return "data set", [name]
@@ -85,7 +77,7 @@ def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
     return None
 
 
-def _of_names(names: Sequence[str]) -> Citations:
+def _cite(names: Sequence[str]) -> Citations:
     """What to cite for names; UsageError for an unknown one."""
     from fewshot_bench.analysis.citations import of_names, papers_of_backbone
     from fewshot_bench.api.defaults import full_name

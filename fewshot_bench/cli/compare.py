@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,13 +19,13 @@ from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import draw, panels
+from fewshot_bench.analysis.table.figure import figure, panels, save
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
+    PATH,
     MetricName,
-    PathName,
     allow_mixed_option,
     filter_options,
     format_option,
@@ -54,7 +53,7 @@ from fewshot_bench.utils.text import counted, encodable, option_name
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Block, Shown
-    from fewshot_bench.analysis.formats import Document
+    from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.table import Table
@@ -62,26 +61,53 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".parquet")
 Columns = Mapping[str, list[Any]]
+# The layout that an option belongs to.
+_LAYOUT_OF = {"label": "paper", "caption": "paper", "option": "sweep", "each": "sweep"}
+_EXCLUDED = {
+    "--layout paper": ("columns", "per_class"),
+    "--layout sweep": ("baseline", "columns", "sort", "per_class"),
+    "--per-class": ("metric", "columns", "sort", "baseline", "figure"),
+}
 
 
-def check_predictions(path: Path | None) -> None:
-    """UsageError for an unusable --predictions file, before anything is read."""
-    if path is None:
-        return
-    check_file("--predictions", path, ENDINGS)
-    if path.suffix.lower() == ".parquet":
-        _parquet()
+def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> None:
+    """UsageError for options that exclude each other or name no usable file, before reading.
+
+    asked: the values of the command line.
+    """
+    layout = asked["layout"]
+    for name, owner in _LAYOUT_OF.items():
+        if asked[name] and layout != owner:
+            texts = asked["option"] if name == "option" else ()
+            file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
+            text = f"--{name} belongs to --layout {owner}: add it, or leave this out{file}"
+            raise UsageError(text)
+    if asked["label"] and form != "latex":
+        raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
+    latex.check_label(asked["label"] or "", "--label")
+    if asked["caption"] and form in ("csv", "json"):
+        raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
+    if layout == "paper" and form == "json":
+        raise UsageError("--layout paper has no json, which holds all numbers; leave it out")
+    given = {**asked, "metric": asked["metric"] != "top1"}
+    for whole in (f"--layout {layout}", *(["--per-class"] if asked["per_class"] else [])):
+        for name in filter(given.get, _EXCLUDED.get(whole, ())):
+            raise UsageError(f"{whole} has no room for {option_name(name)}; leave one of them out")
+    files = {"--output": output, "--figure": asked["figure"], "--predictions": asked["predictions"]}
+    _check_files({name: path for name, path in files.items() if path is not None})
 
 
-def check_outputs(files: Mapping[str, Path | None]) -> None:
-    """UsageError for two options with one file, or a file that belongs to a store or model."""
+def _check_files(files: Mapping[str, Path]) -> None:
+    """UsageError for a file with a wrong ending, of a store or model, or of two options."""
     owners: dict[Path, str] = {}
-    output = files["--output"]
-    if output is not None:
-        refuse_image(output)
+    endings = {"--figure": FIGURES, "--predictions": ENDINGS}
     for name, path in files.items():
-        if path is None:
-            continue
+        if name == "--output":
+            refuse_image(path)
+        else:
+            check_file(name, path, endings[name])
+        if path.suffix.lower() == ".parquet" and name == "--predictions":
+            _parquet()
         refuse_kept(path, name)
         other = owners.setdefault(path.resolve(), name)
         if other != name:
@@ -141,11 +167,8 @@ def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Col
                 [encodable(value) if isinstance(value, str) else value for value in block[name]]
                 for name in columns
             ]
-            made = arrow.table(
-                [arrow.array(v, part.type) for v, part in zip(values, schema, strict=True)],
-                schema=schema,
-            )
-            writer.write_table(made)
+            arrays = [arrow.array(v, part.type) for v, part in zip(values, schema, strict=True)]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
             rows += len(values[0])
     return rows
 
@@ -157,49 +180,6 @@ def _parquet() -> tuple[Any, Any]:
     return first, second
 
 
-_FILE: Any = PathName(path_type=Path)
-
-
-@dataclass(frozen=True)
-class Paper:
-    """The options of `--layout paper`; `asked`: True if that layout was requested."""
-
-    asked: bool
-    label: str
-    caption: str
-
-    def check(self, form: str, others: Mapping[str, object]) -> None:
-        """UsageError for options that exclude each other, before anything is read."""
-        for name, text in (("label", self.label), ("caption", self.caption)):
-            if text and not self.asked:
-                raise UsageError(f"--{name} belongs to --layout paper: add it, or leave this out")
-        if self.label and form != "latex":
-            raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
-        latex.check_label(self.label, "--label")
-        if self.caption and form in ("csv", "json"):
-            raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
-        if self.asked and form == "json":
-            raise UsageError("--layout paper has no json, which holds all numbers; leave it out")
-        for name, given in others.items():
-            if self.asked and given:
-                raise UsageError(f"--layout paper has no room for --{name}; leave one of them out")
-
-    def render(self, shown: Document, form: str, output: Path | None) -> str:
-        """The text of a document; LaTeX in this layout has labels."""
-        if self.asked and form == "latex":
-            return latex.write_paper(shown, label=self.label, caption=self.caption)
-        return formats.render(shown, form, **terminal_style(output))
-
-
-def check_figure(path: Path | None, per_class: bool) -> None:
-    """UsageError for an unusable --figure file, before anything is read."""
-    if path is None:
-        return
-    check_file("--figure", path, FIGURES)
-    if per_class:
-        raise UsageError("--figure draws accuracy over shots; leave --per-class out")
-
-
 def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
     """Draw the figure, and report the number of panels on stderr. sweep: of `--layout sweep`."""
     suffix = path.suffix.lower()
@@ -208,46 +188,35 @@ def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
         from fewshot_bench.analysis.sweep.panels import sweep_of
 
         swept = sweep_of(table, sweep)
-        count, draw_it = len(swept.panels), partial(heat_map.draw, swept, suffix[1:])
+        count, draw = len(swept.panels), partial(heat_map.figure, swept)
     else:
-        count, draw_it = len(panels(table)), partial(draw, table, suffix[1:])
+        count, draw = len(panels(table)), partial(figure, table)
     if not count:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    write_bytes(path, drawn(draw_it, suffix))
+    signature = table.signatures.get("", "")
+    write_bytes(path, drawn(lambda: save(draw(), suffix[1:], signature), suffix))
     click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
-def read_sweep(layout: str, values: Mapping[str, Any]) -> SweepOptions | None:
-    """The options of `--layout sweep`; None for another layout, to which none may be given.
-
-    values: those of the command line. The method reads the values of its options.
-    """
-    texts, method = values["option"], values["method"]
-    if layout != "sweep":
-        if texts or values["each"]:
-            name = "--option" if texts else "--each"
-            file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
-            raise UsageError(f"{name} belongs to --layout sweep: add it, or leave this out{file}")
+def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
+    """The options of `--layout sweep`, whose values the method reads; None for another layout."""
+    if asked["layout"] != "sweep":
         return None
-    for name in ("baseline", "columns", "sort", "per_class"):
-        if values[name]:
-            raise UsageError(
-                f"--layout sweep has no room for {option_name(name)}; leave one of them out"
-            )
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
 
+    texts, method = asked["option"], asked["method"]
     if not texts:
-        return SweepOptions(each=values["each"])
+        return SweepOptions(each=asked["each"])
     if not method:
         raise UsageError(f"-o {texts[0]} is an option of a method: add --method NAME")
     variants = expand_methods((split_version(method)[0],), texts, registry())
     names = variants[0].chosen
     return SweepOptions(
         {name: list(dict.fromkeys(v.options[name] for v in variants)) for name in names},
-        values["each"],
+        asked["each"],
     )
 
 
@@ -303,13 +272,13 @@ _in_table = partial(option, panel=_TABLE)
 )
 @option(
     "--figure",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also draw curves over shots: .pdf, .svg, .png.",
 )
 @option(
     "--predictions",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also write all predictions per test image: .csv, .parquet.",
 )
@@ -318,38 +287,18 @@ _in_table = partial(option, panel=_TABLE)
     "--option",
     "-o",
     multiple=True,
-    metavar="NAME=VALUE[,VALUE]",
-    help="Of --layout sweep: columns, then rows, then panels; other options have their defaults.",
+    metavar="NAME=A,B",
+    help="Of --layout sweep: columns, then rows, then panels (others: default).",
 )
 @_in_table("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
 @allow_mixed_option
 @filter_options
-def command(
-    store: Path,
-    form: str,
-    output: Path | None,
-    metric: str,
-    columns: str | None,
-    sort: str | None,
-    per_class: bool,
-    baseline: str | None,
-    allow_mixed: bool,
-    rename: tuple[str, ...],
-    layout: str,
-    label: str | None,
-    caption: str | None,
-    figure: Path | None,
-    predictions: Path | None,
-    option: tuple[str, ...],
-    each: bool,
-    **filters: str | None,
-) -> None:
+def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
 
-    Records of different conditions stand in blocks of their own. Base and new classes of a data
-    set, and transfers to another one, are tables of their own. Lists are separated by commas:
-    --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
-    command that would run them.
+    Records of different conditions stand in blocks of their own, so do base and new classes of a
+    data set, and transfers. Lists are separated by commas: --method coop,clip-lora --shots 1,16.
+    Cells that do not exist are shown as missing, with the command that would run them.
     """
     from fewshot_bench.analysis.comparison import (
         compare,
@@ -361,78 +310,71 @@ def command(
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
-    swept = read_sweep(layout, locals() | filters)
-    paper = Paper(layout == "paper", label or "", caption or "")
-    paper.check(form, {"columns": columns, "per-class": per_class})
-    check_figure(figure, per_class)
-    check_predictions(predictions)
-    check_outputs({"--output": output, "--figure": figure, "--predictions": predictions})
+    check_options(asked, form, output)
+    swept = read_sweep(asked)
+    metric, sort, columns = asked["metric"], asked["sort"] or "", asked["columns"]
+    is_paper = asked["layout"] == "paper"
     opened = Store(store)
     with working("compare"):
-        chosen, older, unrunnable = choose_records(opened, filters, every_version=allow_mixed)
+        every_version = asked["allow_mixed"]
+        chosen, older, unrunnable = choose_records(opened, asked, every_version=every_version)
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
             older += undrawn
-        asked = {metric, sort or "", *((columns or "").replace(" ", "").split(","))}
-        metrics = find_metrics(asked)
+        names = {metric, sort, *map(str.strip, (columns or "").split(","))}
+        metrics = find_metrics(names)
         if form not in ("csv", "json"):
-            metrics = {name: about for name, about in metrics.items() if name in asked}
+            metrics = {name: about for name, about in metrics.items() if name in names}
         options = Options(
             metric=metric,
             metrics=metrics,
-            baseline=baseline,
-            allow_mixed=allow_mixed,
-            method=filters["method"],
-            dataset=filters["dataset"],
             store=str(store),
             columns=columns,
-            sort=sort or "",
-            sign_each=form in ("latex", "markdown") and not paper.asked,
-            rename=rename,
+            sort=sort,
+            sign_each=form in ("latex", "markdown") and not is_paper,
             notes=older,
             older=unrunnable,
+            **{name: asked[name] for name in _OF_TABLE},
         )
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
-        if per_class:
-            other = {
-                "metric": metric != "top1",
-                "columns": columns,
-                "sort": sort,
-                "baseline": baseline,
-            }
-            _refuse_beside_classes(other)
+        if asked["per_class"]:
             made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
             made = compare(chosen, outcomes, options, warn)
-            lay = partial(_document, form=form, layout=layout, paper=paper, swept=swept)
+            caption = asked["caption"] or ""
+            lay = partial(
+                _document, form=form, layout=asked["layout"], caption=caption, swept=swept
+            )
             shown = document_of(made, lay)
-        text = paper.render(shown, form, output)
-    if figure is not None:
-        write_figure(figure, the_only(made, "--figure")[0], swept)
-    if predictions is not None:
+        if is_paper and form == "latex":
+            label = asked["label"] or ""
+            text = latex.write_paper(shown, label=label, caption=asked["caption"] or "")
+        else:
+            text = formats.render(shown, form, **terminal_style(output))
+    if asked["figure"] is not None:
+        write_figure(asked["figure"], the_only(made, "--figure")[0], swept)
+    if asked["predictions"] is not None:
         with working("compare", live=False):
-            write_predictions(predictions, *the_only(made, "--predictions"), outcomes)
+            write_predictions(asked["predictions"], *the_only(made, "--predictions"), outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
 
 
-def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
-    for name, value in asked.items():
-        if value:
-            raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
+# Options of a table that the command has under the same names.
+_OF_TABLE = ("baseline", "allow_mixed", "method", "dataset", "rename")
 
 
 def _document(
-    shown: Shown, form: str, layout: str, paper: Paper, swept: SweepOptions | None
+    shown: Shown, form: str, layout: str, caption: str, swept: SweepOptions | None
 ) -> Document:
     table, _ = shown
     if form == "latex" and "curve" in (table.columns or ()):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    return lay_out(table, form, layout, paper.caption, swept)
+    return lay_out(table, form, layout, caption, swept)
 
 
 def _tables_only(block: Block, options: Options) -> Shown:

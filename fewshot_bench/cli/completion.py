@@ -5,9 +5,9 @@ Nothing heavy is imported, and nothing may be printed: it would appear in the li
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.registry import EVERY, registry
+from fewshot_bench.api.registry import registry
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+# `_RN50 = dict(`, then `"RN50": _RN50,` or `"RN50": dict(`; its tag is `openai=_pcfg(`.
+_ENTRY = re.compile(r'^(_\w+) = |^    "([^"]+)": (_\w+)?|(?:^ +|dict\()(\w+)=_\w+\(', re.MULTILINE)
 Source = Callable[[], Iterable[str]]
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem | str]"]
 
@@ -120,28 +123,19 @@ def _names(sources: Iterable[Source]) -> list[str]:
 
 
 def _weights_of_open_clip() -> list[str]:
-    """MODEL/TAG names, parsed from open_clip's source, since importing it would import torch."""
+    """MODEL/TAG names, read in open_clip's source, since importing it would import torch."""
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
         return []
-    tree = ast.parse(Path(spec.origin).with_name("pretrained.py").read_text(encoding="utf-8"))
+    text = Path(spec.origin).with_name("pretrained.py").read_text(encoding="utf-8")
     tags: dict[str, list[str]] = {}
-    for node in tree.body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        name, value = node.targets[0].id, node.value
-        if isinstance(value, ast.Call):
-            tags[name] = _keywords(value)
-        elif name == "_PRETRAINED" and isinstance(value, ast.Dict):
-            return [
-                f"{key.value!s}/{tag}"
-                for key, of in zip(value.keys, value.values, strict=True)
-                if isinstance(key, ast.Constant)
-                for tag in (tags.get(of.id, ()) if isinstance(of, ast.Name) else _keywords(of))
-            ]
-    return []
-
-
-def _keywords(call: ast.expr) -> list[str]:
-    """Keyword argument names of a call such as `dict(...)`; empty for other expressions."""
-    return [word.arg for word in call.keywords if word.arg] if isinstance(call, ast.Call) else []
+    models: dict[str, list[str]] = {}
+    last: list[str] = []
+    for name, model, same, tag in _ENTRY.findall(text):
+        if name:
+            last = tags[name] = []
+        elif model:
+            last = models[model] = tags.get(same, []) if same else []
+        else:
+            last.append(tag)
+    return [f"{model}/{tag}" for model, own in models.items() for tag in own]

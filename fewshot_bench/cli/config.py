@@ -54,15 +54,10 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
         values = load_plain(text, unique)
     except yaml.YAMLError as error:
         raise UsageError(f"config file {path} is not valid YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(f"config file {path}: expected names and values, got a {_kind(values)}")
-    return values
-
-
-def _kind(value: object) -> str:
-    return "list" if isinstance(value, list) else "text"
+    if not isinstance(values, dict | None):
+        kind = "list" if isinstance(values, list) else "text"
+        raise UsageError(f"config file {path}: expected names and values, got a {kind}")
+    return values or {}
 
 
 def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
@@ -98,10 +93,8 @@ def _option_value(option: click.Option, value: Any, where: str) -> Any:
         if isinstance(value, Mapping) and "=" not in (option.metavar or ""):
             raise UsageError(f"{where}: expected a text or a list of texts, got names with values")
         return _settings(value, where)
-    if isinstance(value, list):
-        value = ",".join(_scalar(part, where) for part in value)
-    else:
-        value = _scalar(value, where)
+    parts = value if isinstance(value, list) else [value]
+    value = ",".join(_scalar(part, where) for part in parts)
     if option.is_flag:
         if value.casefold() in ("true", "false", "yes", "no", "on", "off"):
             return value.casefold() in ("true", "yes", "on")
@@ -111,19 +104,14 @@ def _option_value(option: click.Option, value: Any, where: str) -> Any:
 
 def _settings(value: Any, where: str) -> list[str]:
     """Hyper-parameters: a list of name=value, or a mapping of names to values or lists."""
-    if isinstance(value, str):
-        return [_scalar(value, where)]
-    if isinstance(value, list):
-        return [_scalar(part, where) for part in value]
     if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: expected names with values, got {value!r}")
+        return [_scalar(part, where) for part in (value if isinstance(value, list) else [value])]
     settings = []
     for name, given in value.items():
         if isinstance(given, Mapping):
             settings += [f"{name}.{setting}" for setting in _settings(given, where)]
         else:
-            parts = given if isinstance(given, list) else [given]
-            settings.append(f"{name}={','.join(_scalar(part, where) for part in parts)}")
+            settings.append(f"{name}={','.join(_settings(given, where))}")
     return settings
 
 

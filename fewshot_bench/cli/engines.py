@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.options import PANELS, RUN_OPTIONS
 from fewshot_bench.api.options import Option as Declared
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.api.run_options import PANELS, RUN_OPTIONS
 from fewshot_bench.cli.completion import silence
 from fewshot_bench.cli.panels import Option, PanelCommand
 

@@ -58,11 +58,25 @@ def collect() -> dict[str, Any]:
     import psutil
     import torch
 
+    from fewshot_bench.api.dataset import data_roots
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.utils.cache_dir import cache_root
     from fewshot_bench.utils.prefetch import cores
 
     determinism.apply()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory = psutil.virtual_memory()
+    cache = cache_root()
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    plugins = [
+        {
+            "name": info.full_name,
+            "version": environment.version(info.distribution),
+            "target": info.target,
+            "error": info.error,
+        }
+        for info in registry().plugins
+    ]
     return {
         **environment.describe(device),
         "executable": sys.executable,
@@ -75,8 +89,10 @@ def collect() -> dict[str, Any]:
         "cuda": _cuda(),
         "precision": torch.get_float32_matmul_precision(),
         "variables": variables(os.environ),
-        "plugins": _plugins(),
-        **_folders(),
+        "plugins": plugins,
+        "data_roots": {str(root): root.is_dir() for root in data_roots()},
+        "cache": str(cache),
+        "cache_gb": round(sum(path.stat().st_size for path in files) / 1e9, 3),
     }
 
 
@@ -92,11 +108,9 @@ def variables(values: Mapping[str, str]) -> dict[str, str]:
 def _blas() -> str:
     import torch
 
-    for line in torch.__config__.show().splitlines():
-        if "Math Kernel" in line or "BLAS_INFO" in line:
-            match = re.search(r"BLAS_INFO=(\w+)", line)
-            return match.group(1) if match else line.strip(" -")
-    return "unknown"
+    text = torch.__config__.show()
+    match = re.search(r"BLAS_INFO=(\w+)", text) or re.search(r"(?m)^.*Math Kernel.*$", text)
+    return match[match.lastindex or 0].strip(" -") if match else "unknown"
 
 
 def _cuda() -> dict[str, Any] | None:
@@ -104,46 +118,13 @@ def _cuda() -> dict[str, Any] | None:
 
     if not torch.cuda.is_available():
         return None
+    driver = Path("/proc/driver/nvidia/version")
+    text = driver.read_text(encoding="utf-8") if driver.is_file() else ""
+    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
     count = torch.cuda.device_count()
     return {
         "version": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "driver": _driver(),
+        "driver": match[1] if match else None,
         "devices": [torch.cuda.get_device_name(number) for number in range(count)],
-    }
-
-
-def _driver() -> str | None:
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
-    return match.group(1) if match else None
-
-
-def _plugins() -> list[dict[str, str | None]]:
-    from fewshot_bench.api.registry import registry
-
-    return [
-        {
-            "name": info.full_name,
-            "version": environment.version(info.distribution),
-            "target": info.target,
-            "error": info.error,
-        }
-        for info in registry().plugins
-    ]
-
-
-def _folders() -> dict[str, Any]:
-    from fewshot_bench.api.dataset import data_roots
-    from fewshot_bench.utils.cache_dir import cache_root
-
-    folder = cache_root()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        "data_roots": {str(root): root.is_dir() for root in data_roots()},
-        "cache": str(folder),
-        "cache_gb": round(sum(path.stat().st_size for path in files) / 1e9, 3),
     }

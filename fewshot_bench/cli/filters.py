@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.options import FILTER_NAMES
 from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.filters import Shown
@@ -18,27 +20,35 @@ if TYPE_CHECKING:
 
 
 def choose_records(
-    store: Store, values: Mapping[str, str | None], *, every_version: bool = False
+    store: Store, values: Mapping[str, Any], *, every_version: bool = False
 ) -> Shown:
     """The records of a store that match; UsageError for a value that no record has.
 
-    Selects the newest version of every method, unless `--method NAME@VERSION` names another one;
-    every_version: includes older versions.
+    values: of a command's options, among them those of `filter_options`. Selects the newest version
+    of every method, unless `--method NAME@VERSION` names another one; every_version: includes older
+    versions.
     """
-    from fewshot_bench.analysis.filters import Shown, current, newest, older_versions, select
+    from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
 
     every = read_records(store)
-    records = select(every, values)
+    records = match_records(every, values)
     if every_version:
         return Shown(records, (), older_versions(records, newest(every)))
     return current(every, records, values["method"])
 
 
-def read_records(store: Store) -> Sequence[Record]:
-    """`listed`, but UsageError if the store is no folder, DataMissingError if it has no records."""
+def match_records(records: Sequence[Record], values: Mapping[str, Any]) -> list[Record]:
+    """The records that match the filters, in any version."""
+    from fewshot_bench.analysis.filters import select
+
+    return select(records, {name: values[name] for name in FILTER_NAMES})
+
+
+def read_records(store: Store) -> list[Record]:
+    """All readable records; UsageError if the store is no folder, DataMissingError without any."""
     folder = store.path
     refuse_file(folder)
-    records = listed(store)
+    records = list_records(store)
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
@@ -54,9 +64,15 @@ def refuse_file(folder: Path) -> None:
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
 
 
-def listed(store: Store) -> list[Record]:
-    """All records of a store; damaged ones are named on stderr."""
+def list_records(store: Store) -> list[Record]:
+    """All readable records of a store; damaged ones are named on stderr."""
     records = list(store.records())
     for damage in store.damaged:
         click.echo(f"not used: {damage}", err=True)
     return records
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """Print notes on stderr."""
+    for text in notes:
+        click.echo(f"note: {printable(text)}", err=True)

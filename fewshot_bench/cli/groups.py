@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,8 +17,7 @@ from fewshot_bench.utils.errors import suggestion
 PANELS = ("run", "results", "data", "models", "plug-ins", "maintenance")
 
 
-@dataclass(frozen=True)
-class LazyCommand:
+class LazyCommand(NamedTuple):
     """A command to import on use: its "package.module:attribute", and its short help.
 
     panel: the heading under which `fsbench --help` lists it; one of `PANELS`.
@@ -28,12 +26,6 @@ class LazyCommand:
     target: str
     short_help: str
     panel: str = "plug-ins"
-
-    def load(self) -> click.Command:
-        """Import the command."""
-        module, _, attribute = self.target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
 
 
 class LazyGroup(click.Group):
@@ -55,13 +47,15 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of lazy commands, then of the others."""
-        return [*self.lazy, *(name for name in self.commands if name not in self.lazy)]
+        return list(dict.fromkeys((*self.lazy, *self.commands)))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, imported."""
-        if cmd_name in self.lazy:
-            return self.lazy[cmd_name].load()
-        return self.commands.get(cmd_name)
+        if cmd_name not in self.lazy:
+            return self.commands.get(cmd_name)
+        module, _, attribute = self.lazy[cmd_name].target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,12 +68,17 @@ class LazyGroup(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def list_helps(self) -> Iterator[tuple[str, str, str]]:
+        """Panel, name and short help of every command."""
+        for name, lazy in self.lazy.items():
+            yield lazy.panel, name, lazy.short_help
+        for name, command in self.commands.items():
+            yield "plug-ins", name, command.get_short_help_str()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the short helps alone."""
-        helps = {name: command.get_short_help_str() for name, command in self.commands.items()}
-        helps |= {name: command.short_help for name, command in self.lazy.items()}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, helps[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, text) for _, name, text in self.list_helps()])
 
 
 def subcommands(

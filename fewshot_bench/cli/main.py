@@ -21,7 +21,7 @@ from fewshot_bench.utils.errors import (
     FsbenchError,
     PluginError,
     UsageError,
-    denied,
+    explain_denial,
 )
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
@@ -48,8 +48,7 @@ _SHORT_HELPS = {
     },
     "data": {"splits": "Show, export, import and verify splits."},
     "plug-ins": {
-        "list": "List what is registered: methods, datasets, backbones, metrics, engines, options "
-        "or plugins.",
+        "list": "List methods, datasets, backbones, metrics, engines, options or plugins.",
         "show": "Show a method's hyper-parameters or a data set's card.",
         "check": "Run the conformance kit on a method.",
     },
@@ -81,34 +80,29 @@ class Commands(LazyGroup):
         if cmd_name in self.lazy:
             return super().get_command(ctx, cmd_name)
         for group in plugin_commands():
-            if cmd_name in group.list_commands(ctx):
-                return _load(group, ctx, cmd_name)
+            if cmd_name not in group.list_commands(ctx):
+                continue
+            try:
+                with plugin_code():
+                    return group.get_command(ctx, cmd_name)
+            except (Exception, SystemExit) as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise PluginError(
+                    f"command '{cmd_name}' of plug-in {group.name} cannot be loaded: {reason}"
+                ) from error
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands under headings, those of plug-ins among them."""
         panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
         for group in (self, *plugin_commands()):
-            for name, lazy in group.lazy.items():
+            for panel, name, text in group.list_helps():
                 if name not in _HIDDEN:
-                    panels.setdefault(lazy.panel, []).append((name, lazy.short_help))
-            for name, command in group.commands.items():
-                panels["plug-ins"].append((name, command.get_short_help_str()))
+                    panels.setdefault(panel, []).append((name, text))
         width = max(len(name) for rows in panels.values() for name, _ in rows)
         for panel, rows in panels.items():
             with formatter.section(panel.capitalize()):
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
-
-
-def _load(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
-    try:
-        with plugin_code():
-            return group.get_command(ctx, name)
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise PluginError(
-            f"command '{name}' of plug-in {group.name} cannot be loaded: {reason}"
-        ) from error
 
 
 def plugin_commands() -> tuple[LazyGroup, ...]:
@@ -158,8 +152,7 @@ def cli() -> None:
 
     Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
 
-    Exit codes: 0 done; 1 something failed or was found; 2 wrong usage; 3 data is missing; 130
-    stopped.
+    Exit codes: 0 done; 1 failed or found something; 2 wrong usage; 3 data missing; 130 stopped.
     """
 
 
@@ -195,51 +188,50 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
-    except click.UsageError as error:
-        _fail(f"{_plain(error)}{_option_hint(error)}", 2)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except click.Abort:
-        _fail("stopped", 130)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
-    except FsbenchError as error:
-        _fail(str(error), error.exit_code)
-    except offline.OfflineError as error:
-        _fail(str(error.strerror), error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except ImportError as error:
-        if not any(ending in str(error) for ending in (".so", ".dylib", "DLL")):
+    except (Exception, KeyboardInterrupt) as error:
+        explanation = explain(error)
+        if explanation is None:
             raise
-        _fail(f"a library cannot be loaded: {error}; {BROKEN}", 1)
-    except RuntimeError as error:
-        if not is_at_limit(error):
-            raise
-        _fail(f"{error}; {LIMITS}", 1)
-    except ValueError as error:
-        # The message of os functions for a path with a null character.
-        if "embedded null" not in str(error):
-            raise
-        _fail("a path holds the character \\0, which no file can have; check what was given", 2)
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
-        if error.errno in FULL or (error.filename is None and error.errno == errno.EIO):
-            what = "the output" if error.filename is None else f"'{error.filename}'"
-            _fail(f"{what} cannot be written: {error.strerror}; make room or write elsewhere", 1)
-        if is_at_limit(error):
-            _fail(f"{error.strerror}; {LIMITS}", 1)
-        if not isinstance(error, PermissionError):
-            raise
-        _fail(f"{denied(error)}, then run the same command again", DataMissingError.exit_code)
+        text, code = explanation
+        # Text from files and servers must not reach the terminal as escape sequences.
+        click.echo(f"error: {message(text)}", err=True)
+        sys.exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _plain(error: click.UsageError) -> str:
-    text = " ".join(error.format_message().split())
-    return text[:1].lower() + text[1:].rstrip(".")
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code for an error; None for a fault of our own."""
+    match error:
+        case click.UsageError():
+            text = " ".join(error.format_message().split())
+            return f"{text[:1].lower()}{text[1:].rstrip('.')}{_option_hint(error)}", 2
+        case click.ClickException():
+            return error.format_message(), error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return "stopped", 130
+        case FsbenchError():
+            return str(error), error.exit_code
+        case offline.OfflineError():
+            return str(error.strerror), error.exit_code
+        case ImportError() if any(end in str(error) for end in (".so", ".dylib", "DLL")):
+            return f"a library cannot be loaded: {error}; {BROKEN}", 1
+        # The message of os functions for a path with a null character.
+        case ValueError() if "embedded null" in str(error):
+            return "a path holds the character \\0, which no file can have; check what was given", 2
+        case OSError(errno=errno.ENAMETOOLONG | errno.ELOOP):
+            return f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code
+        case OSError() if error.errno in FULL or (error.filename, error.errno) == (None, errno.EIO):
+            what = "the output" if error.filename is None else f"'{error.filename}'"
+            return f"{what} cannot be written: {error.strerror}; make room or write elsewhere", 1
+        case RuntimeError() | OSError() if is_at_limit(error):
+            return f"{getattr(error, 'strerror', None) or error}; {LIMITS}", 1
+        case PermissionError():
+            code = DataMissingError.exit_code
+            return f"{explain_denial(error)}, then run the same command again", code
+    return None
 
 
 def _option_hint(error: click.UsageError) -> str:
@@ -252,9 +244,3 @@ def _option_hint(error: click.UsageError) -> str:
         swapped = error.option_name.swapcase()
         other = f": did you mean '{swapped}'?" if swapped in names else ""
     return f"{other} ({error.ctx.command_path} --help)"
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    # Text from files and servers must not reach the terminal as escape sequences.
-    click.echo(f"error: {message(text)}", err=True)
-    sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.run_options import PANELS, RUN_OPTIONS, RunOption
+from fewshot_bench.api.options import PANELS, RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     CONDITIONS,
@@ -31,7 +32,7 @@ from fewshot_bench.cli.completion import (
     suites,
     suites_of_methods,
 )
-from fewshot_bench.cli.panels import Command, ListOption, Option, add_options, option
+from fewshot_bench.cli.panels import COMPACT, Command, ListOption, Option, add_options, option
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import (
@@ -51,8 +52,10 @@ else:
     # Only click 8.4 and later can be given the type of the value.
     _ParamType = click.ParamType
 
+# Maximum names in one option.
 MOST_NAMES = 500
-"""Maximum names in one option."""
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 
 
 class Text(_ParamType):
@@ -90,24 +93,23 @@ def _read_numbers(text: str, words: Mapping[str, int] | None = None) -> tuple[in
         if part in words:
             numbers.append(words[part])
             continue
-        first, dash, last = part.partition("-")
-        ends = [first, last] if dash else [first]
-        whole = all(map(_is_number, ends))
-        if whole and max(map(len, ends)) > LONGEST_NUMBER:
-            raise ValueError(f"'{text:.60}': expected numbers of at most {LONGEST_NUMBER} digits")
-        if not whole or int(ends[-1]) < int(first):
+        ends = _RANGE.fullmatch(part)
+        if ends is None:
             more = "".join(f" or {word}" for word in words)
             raise ValueError(f"'{short}' is no list of whole numbers such as 1,2,4 or 1-3{more}")
-        if int(ends[-1]) - int(first) >= MOST_NUMBERS - len(numbers):
+        first, last = (_read_number(end) for end in (ends[1], ends[2] or ends[1]))
+        if last < first:
+            raise ValueError(f"'{short}': expected the smaller number first, such as 1-3")
+        if last - first >= MOST_NUMBERS - len(numbers):
             raise ValueError(f"'{short}': expected at most {MOST_NUMBERS:,} numbers")
-        numbers += range(int(first), int(ends[-1]) + 1)
+        numbers += range(first, last + 1)
     return tuple(numbers)
 
 
 def _read_number(text: str) -> int:
     """A whole number with the digit limit of lists; the request checks its minimum."""
     text = text.strip()
-    if not _is_number(text.removeprefix("-")):
+    if not _NUMBER.fullmatch(text):
         raise ValueError(f"'{text:.60}' is no whole number")
     if len(text) > LONGEST_NUMBER:
         raise ValueError(f"'{text:.60}': expected a number of at most {LONGEST_NUMBER} digits")
@@ -120,10 +122,6 @@ def _read_size(text: str) -> int:
         return read_size(text)
     except ValueError:
         raise ValueError(f"'{text:.40}': expected {SIZES}") from None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 NAMES = Text("names", _read_names)
@@ -141,16 +139,15 @@ class MetricName(_ParamType):
     name = "metric"
 
     def __init__(
-        self, use: str = "", fits: Callable[[Metric], bool] | None = None, words: Iterable[str] = ()
+        self,
+        use: str = "",
+        fits: Callable[[Metric], bool] = lambda _: True,
+        words: Iterable[str] = (),
     ) -> None:
-        """fits: predicate for accepted metrics (None: all); use: the requirement, for the error."""
+        """fits: predicate for accepted metrics; use: the requirement, for the error."""
         self.use, self.fits, self.words = use, fits, tuple(words)
-
-    @property
-    def names(self) -> list[str]:
-        """The accepted built-in metrics and words."""
-        fits = self.fits or (lambda _: True)
-        return [*(name for name, metric in METRICS.items() if fits(metric)), *self.words]
+        built_in = [name for name, metric in METRICS.items() if fits(metric)]
+        self.names = [*built_in, *self.words]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name unchanged; UsageError for an unknown metric, or one that is not accepted."""
@@ -159,15 +156,11 @@ class MetricName(_ParamType):
         from fewshot_bench.api.registry import registry
 
         plugins = registry()
-        if self.words and value not in {
-            *METRICS,
-            *plugins.metrics.entries,
-            *plugins.metrics.conflicts,
-        }:
-            every = [*self.names, *plugins.metrics.entries]
+        own = plugins.metrics
+        if self.words and value not in {*METRICS, *own.entries, *own.conflicts}:
+            every = [*self.names, *own.entries]
             raise unknown("metric or cost", value, every, "fsbench list metrics")
-        metric = plugins.metric(value)
-        if self.fits is not None and not self.fits(metric):
+        if not self.fits(plugins.metric(value)):
             raise UsageError(
                 f"metric '{value}': {self.use}; expected {', '.join(self.names)} or a plug-in's "
                 "like these"
@@ -186,22 +179,25 @@ class MetricName(_ParamType):
 class Finite(click.FloatRange):
     """A finite number within a range."""
 
-    unit = ""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert text to a number; nan and inf are refused."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"'{value!s:.40}': expected a finite number{self.unit}", param, ctx)
+            self.fail(f"'{value!s:.40}': expected a finite number", param, ctx)
         return number
 
 
-class Seconds(Finite):
-    """A finite number of seconds within a range."""
+class PathName(click.Path):
+    """A path that is not empty: an unset variable in a script would name the current folder."""
 
-    unit = " of seconds"
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert text to a path."""
+        if value == "":
+            self.fail("'' is empty: expected a path", param, ctx)
+        return super().convert(value, param, ctx)
 
 
+PATH: Any = PathName(path_type=Path)
 allow_mixed_option = option(
     "--allow-mixed",
     is_flag=True,
@@ -225,16 +221,6 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
     )
 
 
-class PathName(click.Path):
-    """A path that is not empty: an unset variable in a script would name the current folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a path."""
-        if value == "":
-            self.fail("'' is empty: expected a path", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Callback: refuse an empty name, which a script has from an unset variable."""
     if value is not None and not value.strip():
@@ -249,7 +235,7 @@ def store_option(
     return option(
         "--store",
         *names,
-        type=PathName(path_type=Path),
+        type=PATH,
         default=default,
         show_default=True,
         metavar="DIR",
@@ -271,12 +257,13 @@ def output_option(
 # Options of a run that select records, too, and the names of these filters.
 _FILTERING = [row for row in RUN_OPTIONS.values() if row.filter and row.scope != "condition"]
 LISTED = tuple(row.flag or row.name for row in _FILTERING)
-FILTERS = "only records of"
-_OF_RECORDS = (
-    ("--revision", "PREFIX", "This data set revision."),
-    ("--own-data", "PREFIX|none", "These own class names, templates and hold-out."),
-    ("--code", "PREFIX|unknown", "Of methods that have results of this code, only these."),
-)
+FILTERS, CONDITIONS_PANEL = "only records of", COMPACT[1]
+_OF_RECORDS = {
+    "revision": ("PREFIX", "data set revision"),
+    "own_data": ("PREFIX|none", "own class names, templates and hold-out"),
+    "code": ("PREFIX|unknown", "only results of this code, of methods that have such"),
+}
+FILTER_NAMES = (*LISTED, *CONDITIONS, *_OF_RECORDS)
 _IN_STORE = {"methods": several_of(methods), "datasets": several_of(datasets)}
 _COMPLETE: Mapping[str, Any] = {
     "methods": several_of(methods, suites_of_methods),
@@ -299,29 +286,27 @@ def run_options(*names: str) -> Callable[[Command], Command]:
 
 def filter_options(command: Command) -> Command:
     """Add the options that select records to a command, which receives them by name."""
+    numbers = ("shots", "numbers")
     options: list[click.Option] = [
-        (Option if row.kind in ("shots", "numbers") else ListOption)(
+        (Option if row.kind in numbers else ListOption)(
             [*row.flags, row.flag or row.name],
-            metavar="NUMBERS" if row.kind in ("shots", "numbers") else "NAMES",
+            metavar="NUMBERS" if row.kind in numbers else "NAMES",
             help=row.filter,
             panel=FILTERS,
             shell_complete=_IN_STORE.get(row.name),
         )
         for row in _FILTERING
     ]
+    texts = {name: (about.metavar, about.filter) for name, about in CONDITIONS.items()}
     options += [
         Option(
-            [option_name(about.name)],
-            metavar=about.metavar,
-            help=about.filter,
-            panel=FILTERS,
-            shell_complete=_COMPLETE.get(about.name),
+            [option_name(name)],
+            metavar=metavar,
+            help=text,
+            panel=CONDITIONS_PANEL,
+            shell_complete=_COMPLETE.get(name),
         )
-        for about in CONDITIONS.values()
-    ]
-    options += [
-        Option([name], metavar=metavar, help=text, panel=FILTERS)
-        for name, metavar, text in _OF_RECORDS
+        for name, (metavar, text) in (texts | _OF_RECORDS).items()
     ]
     return add_options(command, options)
 
@@ -333,42 +318,39 @@ def _option_of(row: RunOption) -> click.Option:
     text = row.help.replace("{words}", ", ".join(drawn.get(row.name, row.words)))
     if row.kind == "flag":
         return Option([*row.flags, row.name], is_flag=True, help=text, **more)
-    kind: Any = _TYPES[row.kind](row)
-    default = row.default
     if row.kind in ("settings", "texts"):
         more["multiple"] = True
-    elif default not in (None, ()):
-        listed = isinstance(default, tuple)
-        more |= {"default": ",".join(map(str, default)) if listed else default}
-        more["show_default"] = True
+    elif row.default not in (None, ()):
+        listed = isinstance(row.default, tuple)
+        more["default"] = ",".join(map(str, row.default)) if listed else row.default
+        more["show_default"] = "default" not in text
     if row.metavar:
         more["metavar"] = row.metavar
     cls = ListOption if row.kind in ("methods", "names") else Option
-    return cls(
-        [*row.flags, row.name],
-        type=kind,
-        required=row.required,
-        help=text,
-        **more,
-    )
+    more |= {"type": _type_of(row), "required": row.required, "help": text}
+    return cls([*row.flags, row.name], **more)
 
 
-_TYPES: Mapping[str, Callable[[RunOption], Any]] = {
-    "methods": lambda row: NAMES,
-    "names": lambda row: NAMES,
-    "shots": lambda row: SHOTS,
-    "numbers": lambda row: NUMBERS,
-    "number": lambda row: NUMBER,
-    "limit": lambda row: OPTIONAL_NUMBER,
-    "count": lambda row: click.IntRange(int(row.least), row.most),
-    "settings": lambda row: str,
-    "texts": lambda row: str,
-    "text": lambda row: str,
-    "word": lambda row: click.Choice(row.words),
-    "own": lambda row: PathName(path_type=Path),
-    "store": lambda row: PathName(path_type=Path),
-    "share": lambda row: float,
-    "above": lambda row: Seconds(row.least, min_open=True),
-    "seconds": lambda row: Seconds(row.least),
-    "size": lambda row: SIZE,
+_TYPES: Mapping[str, Any] = {
+    "methods": NAMES,
+    "names": NAMES,
+    "shots": SHOTS,
+    "numbers": NUMBERS,
+    "number": NUMBER,
+    "limit": OPTIONAL_NUMBER,
+    "own": PATH,
+    "store": PATH,
+    "share": float,
+    "size": SIZE,
 }
+
+
+def _type_of(row: RunOption) -> Any:
+    match row.kind:
+        case "count":
+            return click.IntRange(int(row.least), row.most)
+        case "word":
+            return click.Choice(row.words)
+        case "above" | "seconds":
+            return Finite(row.least, min_open=row.kind == "above")
+    return _TYPES.get(row.kind, str)

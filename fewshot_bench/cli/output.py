@@ -85,9 +85,8 @@ def refuse_image(path: Path) -> None:
 def refuse_kept(path: Path, option: str) -> None:
     """UsageError for a file of a store or of a kept model, which no output may replace."""
     from fewshot_bench.splits.imported import FOLDER as SPLITS
-    from fewshot_bench.store.kept_models import MODELS
+    from fewshot_bench.store.kept_models import CONFIG, MODELS, SUPPORT, TENSORS
     from fewshot_bench.store.leases import FOLDER as CLAIMS
-    from fewshot_bench.store.model_files import CONFIG, SUPPORT, TENSORS
     from fewshot_bench.store.record_files import RECORDS
     from fewshot_bench.store.store import JOBS, METHODS
     from fewshot_bench.utils.cache_dir import CACHE

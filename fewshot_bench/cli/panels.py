@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +15,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # Widest help: one line per option on most terminals.
 WIDTH = 100
 _COLUMN = 30
-_FIRST, _LAST = "options", "advanced"
+_FIRST = "options"
+# Panels that are printed as running text.
+COMPACT = ("advanced", "of these conditions")
 
 
 class Option(click.Option):
@@ -61,25 +64,41 @@ def add_options(command: Command, options: list[click.Option]) -> Command:
 
 
 class PanelCommand(click.Command):
-    """A command whose options are printed in panels, in the order in which these first occur."""
+    """A command whose options are printed in panels, in the order in which these first occur.
+
+    Those of `COMPACT` are running text, since they have many options that few people need.
+    """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the panels, all with columns of the same width."""
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {_FIRST: []}
         for param in self.get_params(ctx):
-            row = param.get_help_record(ctx)
+            row, panel = param.get_help_record(ctx), getattr(param, "panel", _FIRST)
             if row is not None:
-                panel = "" if "--help" in param.opts else getattr(param, "panel", _FIRST)
+                row = (row[0], getattr(param, "help", "")) if panel in COMPACT else row
                 panels.setdefault(panel, []).append(row)
-        help_rows = panels.pop("", [])
-        last = panels.setdefault(_LAST if _LAST in panels else [*panels, _FIRST][-1], [])
-        last += help_rows
-        names = [row[0] for rows in panels.values() for row in rows]
-        width = min(max(map(len, names)), _COLUMN)
+        # Without other options in the first panel, `--help` stands in the last one.
+        if len(panels[_FIRST]) == 1 and len(panels) > 1:
+            (row,) = panels.pop(_FIRST)
+            panels[list(panels)[-1]].append(row)
+        lists = {panel: rows for panel, rows in panels.items() if panel not in COMPACT}
+        width = min(max(len(name) for rows in lists.values() for name, _ in rows), _COLUMN)
         for panel, rows in panels.items():
             with formatter.section(panel.capitalize()):
-                formatter.write_dl([(name.ljust(width), text) for name, text in rows], _COLUMN)
+                if panel in lists:
+                    formatter.write_dl([(name.ljust(width), text) for name, text in rows], _COLUMN)
+                else:
+                    self._write_compact(formatter, rows)
                 self.format_note(ctx, panel, formatter)
+
+    def _write_compact(
+        self, formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]]
+    ) -> None:
+        text = "  ".join(f"{name}: {text}" for name, text in rows)
+        indent = " " * formatter.current_indent
+        style: dict[str, Any] = {"initial_indent": indent, "subsequent_indent": indent}
+        lines = textwrap.wrap(text, formatter.width, break_on_hyphens=False, **style)
+        formatter.write("\n".join([*lines, ""]))
 
     def format_note(self, ctx: click.Context, panel: str, formatter: click.HelpFormatter) -> None:
         """Write what follows the options of a panel."""

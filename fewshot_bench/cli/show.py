@@ -10,15 +10,16 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_files
-from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
+from fewshot_bench.api import method_code
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import find_broken_rules
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.paper import Paper
-from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
+from fewshot_bench.api.registry import is_place, place_without_family, registry
 from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.cli.completion import (
     backbones,
@@ -49,44 +50,40 @@ def command(name: str, store: Path) -> None:
     for catalog in plugins.catalogs:
         if name not in METRICS:
             catalog.refuse_conflict(name)
-    if name in plugins.methods.entries or method_files.is_meant(name):
-        _method(name)
-        return
     family = f"{name.partition(':')[0]}:"
-    if name in plugins.datasets.entries or (":" in name and family in plugins.datasets.entries):
-        _dataset(name, store)
-        return
-    if name in plugins.backbones.entries:
+    if name in plugins.methods.entries or method_code.is_meant(name):
+        _show_method(name)
+    elif name in plugins.datasets.entries or (":" in name and family in plugins.datasets.entries):
+        _show_dataset(name, store)
+    elif name in plugins.backbones.entries:
         entry = plugins.backbones.entries[name]
         say(f"{name}: backbone, registered by {entry.origin}")
-        _papers(entry.papers)
-        return
-    if name in plugins.engines.entries:
-        _engine(plugins.engines.entries[name])
-        return
-    if name in METRICS or name in plugins.metrics.entries:
-        _metric(name)
-        return
-    if name in plugins.options.entries:
+        _show_papers(entry.papers)
+    elif name in plugins.engines.entries:
+        entry = plugins.engines.entries[name]
+        where = "other machines" if entry.elsewhere else "this machine"
+        say(f"{name}: engine, computes cells on {where}, registered by {entry.origin}")
+        _show_options(entry)
+    elif name in METRICS or name in plugins.metrics.entries:
+        _show_metric(name)
+    elif name in plugins.options.entries:
         entry = plugins.options.entries[name]
         say(f"{name}: option of commands that run cells, registered by {entry.origin}")
-        _options(entry)
-        return
-    if name.endswith(".json"):
-        _record(name, store)
-        return
-    if is_place(name):
+        _show_options(entry)
+    elif name.endswith(".json"):
+        _show_record(name, store)
+    elif is_place(name):
         raise place_without_family(name)
-    if papers := papers_of_weights(full_name(name)):
+    elif papers := papers_of_weights(full_name(name)):
         say(f"{full_name(name)}: backbone, a model and weights of open_clip")
-        _papers(papers)
-        return
-    names = [name for catalog in plugins.catalogs for name in catalog.entries]
-    step = "fsbench list methods, fsbench list datasets"
-    raise unknown("name", name, names, "; ".join([step, *plugins.methods.failed]))
+        _show_papers(papers)
+    else:
+        names = [name for catalog in plugins.catalogs for name in catalog.entries]
+        step = "fsbench list methods, fsbench list datasets"
+        raise unknown("name", name, names, "; ".join([step, *plugins.methods.failed]))
 
 
-def _method(name: str) -> None:
+def _show_method(name: str) -> None:
     cls = registry().method_class(name)
     say(f"{name} (version {getattr(cls, 'version', '1')})")
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
@@ -94,55 +91,43 @@ def _method(name: str) -> None:
     for rule in broken:
         warn(rule.reason)
     if broken:
-        click.echo(
-            f"warning: fsbench run refuses {name}; fsbench check {shlex.quote(name)}", err=True
-        )
-    _card(cls)
-    if dataclasses.is_dataclass(cls):
-        _hyperparameters(cls)
-    origin = registry().method(name).origin
-    say(f"from {origin}" if method_files.is_meant(name) else f"registered by {origin}")
-
-
-def _card(cls: type) -> None:
+        warn(f"fsbench run refuses {name}; fsbench check {shlex.quote(name)}")
     try:
         card = card_of(cls)
     except ContractError as error:
+        card = None
         warn(str(error))
-        return
-    for line in card.lines() if card else ():
+    for line in [*card.lines(), ""] if card else ():
         say(line)
-    if card:
-        say("")
+    if dataclasses.is_dataclass(cls):
+        _show_hyperparameters(cls)
+    origin = registry().method(name).origin
+    say(f"from {origin}" if method_code.is_meant(name) else f"registered by {origin}")
 
 
-def _engine(entry: Entry) -> None:
-    where = "other machines" if entry.elsewhere else "this machine"
-    say(f"{entry.name}: engine, computes cells on {where}, registered by {entry.origin}")
-    _options(entry)
-
-
-def _metric(name: str) -> None:
+def _show_metric(name: str) -> None:
     plugins = registry()
     metric = plugins.metric(name)
-    better = "higher" if metric.higher_is_better else "lower"
     origin = plugins.metrics.entries[name].origin if name not in METRICS else "fsbench itself"
     say(f"{name}: metric, {metric.title}, registered by {origin}")
-    say(f"  unit       {metric.unit or 'none'}")
-    say(f"  better     {better}")
-    say(f"  digits     {metric.digits}")
-    tested = "tested on paired images" if metric.scores else "not tested"
-    say(f"  difference {tested}")
+    facts = {
+        "unit": metric.unit or "none",
+        "better": "higher" if metric.higher_is_better else "lower",
+        "digits": metric.digits,
+        "difference": "tested on paired images" if metric.scores else "not tested",
+    }
+    for label, text in facts.items():
+        say(f"  {label:<10} {text}")
 
 
-def _options(entry: Entry) -> None:
+def _show_options(entry: Entry) -> None:
     for option in entry.options:
         value = "" if option.flag else f" = {option.default!r}"
         say(f"  --{option.name}{value}")
         say(f"      {option.help}{f' [env: {option.env}]' if option.env else ''}")
 
 
-def _hyperparameters(cls: type) -> None:
+def _show_hyperparameters(cls: type) -> None:
     try:
         fields = hyperparameters(cls)
     except (Exception, SystemExit):
@@ -160,10 +145,9 @@ def _hyperparameters(cls: type) -> None:
             say(f"      source: {field.source}")
 
 
-def _record(name: str, store: Path) -> None:
+def _show_record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
-    from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.engines.reporting import reasons, trace_lines
+    from fewshot_bench.engines.reporting import outcome, reasons, trace_lines
     from fewshot_bench.store.store import find
 
     record = find(name, store).record
@@ -176,59 +160,44 @@ def _record(name: str, store: Path) -> None:
         say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
 
 
-def _dataset(name: str, store: Path) -> None:
+def _show_dataset(name: str, store: Path) -> None:
+    from fewshot_bench.splits.published import Lists, compare_lists
+
     try:
         dataset: Dataset = registry().dataset(name, store=store)
-        card = dataset.card()
-        pools = dataset.items()
+        card, pools = dataset.card(), dataset.items()
     except DataMissingError as error:
         raise DataMissingError(f"{name}: not available: {error}") from error
-    counts = {role: len(pools.get(role, ())) for role in ROLES}
+    names = list(card.classnames)
+    first = ", ".join(names if len(names) <= 12 else [*names[:11], "..."])
     say(f"{card.name}: {card.title}")
-    say(f"  classes    {len(card.classnames)}: {_first_names(card)}")
-    for role, count in counts.items():
-        say(f"  {role:<10} {count} images{_compare_count(card, role, count)}")
+    say(f"  classes    {len(names)}: {first}")
+    for role in ROLES:
+        count = len(pools.get(role, ()))
+        expected = card.expected_counts.get(role, count)
+        other = f" (the published set has {expected}: this copy differs)"
+        say(f"  {role:<10} {count} images{other if expected != count else ''}")
     for prompts in TEMPLATE_SETS:
         say(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
     if not card.mirrored:
         say("  mirrored   never: a mirror image would show another class")
     say(f"  license    {card.license}")
     entry = registry().dataset_entry(name)
-    _papers(entry.papers if entry else ())
+    _show_papers(entry.papers if entry else ())
     say(f"  revision   {card.revision}")
-    say(f"  split      {_compare_split(card, dataset)}")
+    verdict = compare_lists(pools, card.name)
+    equal = "verified: equals the published lists"
+    say(f"  split      {equal if verdict is Lists.EQUAL else verdict.value}")
     if card.folder:
         say(f"  folder     {card.folder}")
-    for label, lines in (
-        ("source", card.sources),
-        ("note", card.notes),
-        ("left out", card.left_out),
-    ):
+    texts = {"source": card.sources, "note": card.notes, "left out": card.left_out}
+    for label, lines in texts.items():
         for line in lines:
             say(f"  {label:<10} {line}")
 
 
-def _papers(papers: Iterable[Paper]) -> None:
+def _show_papers(papers: Iterable[Paper]) -> None:
     for paper in papers:
         for line in paper.lines():
             label, _, text = line.partition(": ")
             say(f"  {label:<10} {text}")
-
-
-def _first_names(card: DatasetCard) -> str:
-    names = list(card.classnames)
-    return ", ".join(names if len(names) <= 12 else [*names[:11], "..."])
-
-
-def _compare_count(card: DatasetCard, role: str, count: int) -> str:
-    expected = card.expected_counts.get(role)
-    if expected is None or expected == count:
-        return ""
-    return f" (the published set has {expected}: this copy differs)"
-
-
-def _compare_split(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.splits.published import Lists, compare_lists
-
-    verdict = compare_lists(dataset.items(), card.name)
-    return "verified: equals the published lists" if verdict is Lists.EQUAL else verdict.value

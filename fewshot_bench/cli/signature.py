@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.cli.filters import choose_records
+from fewshot_bench.cli.filters import choose_records, say_notes
 from fewshot_bench.cli.options import filter_options, store_option
 from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
@@ -18,7 +18,9 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.signature.parsed import Matrix, Signature
+    from collections.abc import Iterator, Sequence
+
+    from fewshot_bench.analysis.signature.line import Matrix
     from fewshot_bench.api.spec import RunSpec
 
 
@@ -48,21 +50,19 @@ def command(
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
         records, notes, _ = choose_records(Store(store), filters)
-        for text in notes:
-            click.echo(f"note: {printable(text)}", err=True)
+        say_notes(notes)
         click.echo(signature_of(records))
         return
     given = [option_name(name) for name, value in filters.items() if value]
     if given:
         raise UsageError(f"{given[0]} chooses records of a store; leave it out beside a signature")
-    signature = parse(line)
-    lines = commands(signature)
+    matrices = parse(line)
+    lines = commands(matrices)
     for text in lines:
         click.echo(printable(text))
-    for text in problems(signature):
-        click.echo(f"note: {printable(text)}", err=True)
+    say_notes(problems(matrices))
     if check:
-        differing = list(_differences(signature, lines))
+        differing = list(_differences(matrices, lines))
         for text in differing:
             click.echo(f"differs: {printable(text)}", err=True)
         count = f"{len(differing)} difference{'s' if len(differing) != 1 else ''}"
@@ -84,34 +84,29 @@ def cells_of(line: str) -> list[RunSpec]:
     return expanded.cells
 
 
-def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
+def _differences(there: Sequence[Matrix], lines: list[str]) -> Iterator[str]:
     """Differences between a signature and this installation: versions, weights, lists, cells."""
     from fewshot_bench.analysis.signature import parse, signature_of
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
     # Without the data there are no cells, and `line` is empty.
     line = signature_of([Record(cell, "done") for cell in cells.values()])
-    here = parse(line).matrices if line else ()
-    there = signature.matrices
-    for what, of in (
-        ("version of", _versions),
-        ("weights of", lambda m: [(m.backbone.name, m.backbone.digest)]),
-        ("lists of", lambda m: [(d.name, d.digest) for d in (*m.datasets, *m.targets)]),
-    ):
-        now = {name: value for matrix in here for name, value in of(matrix)}
-        for name, value in dict.fromkeys(pair for matrix in there for pair in of(matrix)):
+    here = parse(line) if line else ()
+    for what, facts_of in _FACTS.items():
+        now = {name: value for matrix in here for name, value in facts_of(matrix)}
+        for name, value in dict.fromkeys(pair for matrix in there for pair in facts_of(matrix)):
             mine = now.get(name, "")
-            if value and mine and not _same(what, value, mine):
-                yield f"{what} {name}: {value} in the line, {mine} here"
+            # A digest of the line may be shortened.
+            same = value == mine if what == "version" else mine.startswith(value)
+            if value and mine and not same:
+                yield f"{what} of {name}: {value} in the line, {mine} here"
     total = sum(matrix.count for matrix in there)
     if len(cells) != total:
         yield f"cells: {total:,} in the line, {len(cells):,} here"
 
 
-def _same(what: str, there: str, here: str) -> bool:
-    """True for equal versions, or a digest that starts with the line's, which may be shortened."""
-    return there == here if what == "version of" else here.startswith(there)
-
-
-def _versions(matrix: Matrix) -> list[tuple[str, str]]:
-    return [(choice.method, choice.version) for choice in matrix.methods]
+_FACTS: Mapping[str, Callable[[Matrix], list[tuple[str, str]]]] = {
+    "version": lambda matrix: [(choice.method, choice.version) for choice in matrix.methods],
+    "weights": lambda matrix: [(matrix.backbone.name, matrix.backbone.digest)],
+    "lists": lambda matrix: [(d.name, d.digest) for d in (*matrix.datasets, *matrix.targets)],
+}

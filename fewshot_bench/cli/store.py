@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.cli.filters import read_records, refuse_file
+from fewshot_bench.cli.filters import match_records, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
+from fewshot_bench.cli.options import NAMES, PATH, filter_options, store_option, yes_option
 from fewshot_bench.cli.output import confirm, refuse_kept, say
 from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
@@ -24,15 +24,10 @@ from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError,
 from fewshot_bench.utils.text import MANY, counted, message, one_line, size_text
 
 if TYPE_CHECKING:
-    from fewshot_bench.store.clean import Chosen
     from fewshot_bench.store.store import Store
 
 
-@click.group(
-    "store",
-    cls=LazyGroup,
-    short_help="Verify, merge and clean stores of results.",
-)
+@click.group("store", cls=LazyGroup)
 def command() -> None:
     """Verify, merge and clean stores of results.
 
@@ -40,7 +35,6 @@ def command() -> None:
     """
 
 
-_PATH: Any = PathName(path_type=Path)
 FOUND = 1
 
 this_store = store_option("The store.", "folder")
@@ -128,7 +122,7 @@ def verify_command(folder: Path) -> None:
 @command.command(
     "merge", short_help="Bring results of other stores, from other machines, together."
 )
-@click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", type=PATH, nargs=-1, required=True)
 @this_store
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @working("store merge", live=False)
@@ -139,105 +133,100 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
     different results of one cell are shown and left as they are. The exit code is 1 when there was
     such a conflict, or a file that cannot be used.
     """
-    from fewshot_bench.store.merge import CONFLICT, UNUSABLE, check_sources
+    from fewshot_bench.store.merge import CONFLICT, OUTCOMES, UNUSABLE, check_sources, merge
     from fewshot_bench.store.store import Store
 
     check_sources(sources, folder)
-    store = Store(folder)
+    store, total = Store(folder), Counter[str]()
     with ExitStack() as stack:
         if not dry_run:
             store.create()
             stack.enter_context(lock(folder))
-        counts = sum((_merge(source, store, dry_run) for source in sources), Counter[str]())
-    if counts[CONFLICT]:
+        for source in sources:
+            counts = Counter[str]()
+            for step in merge(source, store, dry_run=dry_run):
+                counts[step.outcome] += 1
+                if step.lines:
+                    show(step.outcome, step.path, "; ".join(step.lines))
+            total += counts
+            said = "would be, as nothing is written: " if dry_run else ""
+            click.echo(f"{source}: {said}{tally(counts, OUTCOMES, 'nothing there')}")
+    if total[CONFLICT]:
         click.echo(
             "conflicts were left as they are: to take the other result, rename the .json and .npz "
             "of the cell, or the file of the split, here and merge again"
         )
-    if counts[CONFLICT] or counts[UNUSABLE]:
+    if total[CONFLICT] or total[UNUSABLE]:
         raise click.exceptions.Exit(FOUND)
 
 
-def _merge(source: Path, store: Store, dry_run: bool) -> Counter[str]:
-    from fewshot_bench.store.merge import OUTCOMES, merge
-
-    counts: Counter[str] = Counter()
-    for step in merge(source, store, dry_run=dry_run):
-        counts[step.outcome] += 1
-        if step.lines:
-            show(step.outcome, step.path, "; ".join(step.lines))
-    said = "would be, as nothing is written: " if dry_run else ""
-    click.echo(f"{source}: {said}{tally(counts, OUTCOMES, 'nothing there')}")
-    return counts
-
-
 SHORTEST_KEY = 4
+status_option = list_option(
+    "--status", type=NAMES, help="Only records that are done, failed or inapplicable."
+)
 
 
 @command.command("rm", cls=PanelCommand, short_help="Remove chosen records.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @this_store
-@list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
+@status_option
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @yes_option
-def rm_command(
-    keys: tuple[str, ...],
-    folder: Path,
-    status: tuple[str, ...] | None,
-    dry_run: bool,
-    yes: bool,
-    **filters: str | None,
-) -> None:
+def rm_command(keys: tuple[str, ...], folder: Path, dry_run: bool, yes: bool, **asked: Any) -> None:
     """Remove the records that match all filters, with their logits and cached outcomes.
 
     KEY is a cell's key or the beginning of it. The filters are those of 'fsbench compare', but
     here --method NAME stands for all versions of a method, NAME@VERSION for one. What is to go is
     shown, and asked for unless --yes is given. Runs may go on meanwhile: what they compute stays.
     """
-    if not keys and not status and not any(filters.values()):
+    from fewshot_bench.store.clean import Chosen, remove
+
+    if not keys and not any(asked.values()):
         raise UsageError(
             "nothing says which records are to go: give KEYs, or filters such as --method "
             "clip-lora@1 or --status failed; to remove them all remove the folder"
         )
     store = open_store(folder)
     with working("store rm"):
-        chosen = _choose(store, keys, status, filters)
-    _show_chosen(chosen, every=dry_run)
+        chosen = [Chosen.of(store, record) for record in _choose(store, keys, asked)]
+    shown = len(chosen) if dry_run else MANY
+    for choice in chosen[:shown]:
+        say(_line(choice.record))
+    if len(chosen) > shown:
+        say(f"and {len(chosen) - shown:,} more (all of them with --dry-run)")
+    size = size_text(sum(choice.size for choice in chosen))
+    say(f"{counted(len(chosen), 'record')} with logits, {size}")
     if dry_run:
         return
     confirm(f"remove {counted(len(chosen), 'record')}?", yes=yes)
+    sizes = []
     with lock(folder), working("store rm", live=False):
-        left = _remove(store, chosen)
-    if left:
+        for choice, problem in remove(store, chosen):
+            if problem:
+                click.echo(f"not removed: {choice.record.spec.key()[:12]}: {problem}", err=True)
+            else:
+                sizes.append(choice.size)
+    say(f"removed {counted(len(sizes), 'record')}, {size_text(sum(sizes))}")
+    if len(sizes) < len(chosen):
         raise click.exceptions.Exit(FOUND)
 
 
-def _choose(
-    store: Store,
-    keys: Sequence[str],
-    status: Sequence[str] | None,
-    filters: dict[str, str | None],
-) -> list[Chosen]:
-    from fewshot_bench.store.clean import Chosen
-
-    return [Chosen.of(store, record) for record in _match(store, keys, status, filters)]
-
-
-def _match(
-    store: Store,
-    keys: Sequence[str],
-    status: Sequence[str] | None,
-    filters: dict[str, str | None],
-) -> list[Record]:
-    from fewshot_bench.analysis.filters import select
-
-    for name in status or ():
+def _choose(store: Store, keys: Sequence[str], asked: Mapping[str, Any]) -> list[Record]:
+    """The records that match keys, status and filters; UsageError if there are none."""
+    for name in asked["status"] or ():
         if name not in STATUSES:
             raise unknown("status", name, STATUSES, "fsbench store rm --help")
-    records = select(_with_keys(read_records(store), keys), filters)
-    records = [record for record in records if not status or record.status in status]
-    if filters["weights"]:
+    records = read_records(store)
+    for key in keys:
+        if len(key) < SHORTEST_KEY:
+            raise UsageError(f"'{key}': give at least {SHORTEST_KEY} digits of a cell's key")
+        if not any(record.spec.key().startswith(key.lower()) for record in records):
+            raise UsageError(f"no readable record's key begins with '{key}'")
+    starts = tuple(key.lower() for key in keys) or ("",)
+    records = match_records([r for r in records if r.spec.key().startswith(starts)], asked)
+    records = [r for r in records if r.status in (asked["status"] or STATUSES)]
+    if asked["weights"]:
         # Tables show cells without a result, which may come to have other weights.
         records = [record for record in records if record.status == "done" or record.spec.weights]
     if not records:
@@ -245,61 +234,22 @@ def _match(
     return records
 
 
-def _with_keys(records: Sequence[Record], keys: Sequence[str]) -> Sequence[Record]:
-    """The records whose keys start with one of `keys`; UsageError for a KEY without a record."""
-    for key in keys:
-        if len(key) < SHORTEST_KEY:
-            raise UsageError(f"'{key}': give at least {SHORTEST_KEY} digits of a cell's key")
-        if not any(record.spec.key().startswith(key.lower()) for record in records):
-            raise UsageError(f"no readable record's key begins with '{key}'")
-    lower = tuple(key.lower() for key in keys)
-    return [record for record in records if not keys or record.spec.key().startswith(lower)]
-
-
-def _show_chosen(chosen: Sequence[Chosen], *, every: bool) -> None:
-    shown = len(chosen) if every else MANY
-    for choice in chosen[:shown]:
-        say(_line(choice))
-    if len(chosen) > shown:
-        say(f"and {len(chosen) - shown:,} more (all of them with --dry-run)")
-    size = size_text(sum(choice.size for choice in chosen))
-    say(f"{counted(len(chosen), 'record')} with logits, {size}")
-
-
-def _line(choice: Chosen) -> str:
-    record, top1 = choice.record, choice.record.metrics.get("top1")
-    spec = record.spec
+def _line(record: Record) -> str:
+    spec, top1 = record.spec, record.metrics.get("top1")
     number = f", {top1:.2f} %" if isinstance(top1, int | float) else ""
-    seed = f"{spec.split_seed}/{spec.train_seed}"
-    seeds = str(spec.train_seed) if spec.split_seed == spec.train_seed else seed
+    seeds = "/".join(dict.fromkeys(map(str, (spec.split_seed, spec.train_seed))))
     return (
         f"{spec.key()[:12]}  {spec.label} (version {spec.method_version}) on {spec.evaluated}, "
         f"{spec.shots}-shot, seed {seeds}, {spec.backbone}: {record.status}{number}"
     )
 
 
-def _remove(store: Store, chosen: Sequence[Chosen]) -> int:
-    """Remove the chosen records; returns the number that could not be removed."""
-    from fewshot_bench.store.clean import remove
-
-    left = size = 0
-    for choice, problem in remove(store, chosen):
-        left += bool(problem)
-        size += 0 if problem else choice.size
-        if problem:
-            click.echo(f"not removed: {choice.record.spec.key()[:12]}: {problem}", err=True)
-    say(f"removed {counted(len(chosen) - left, 'record')}, {size_text(size)}")
-    return left
-
-
 @command.command("export", cls=PanelCommand, short_help="Write all records as one table.")
-@click.argument("file", metavar="FILE", type=_PATH)
+@click.argument("file", metavar="FILE", type=PATH)
 @this_store
-@list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
+@status_option
 @filter_options
-def export_command(
-    file: Path, folder: Path, status: tuple[str, ...] | None, **filters: str | None
-) -> None:
+def export_command(file: Path, folder: Path, **asked: Any) -> None:
     """Write the records that match all filters as a table, for queries of your own.
 
     FILE ends with .csv, .sqlite (table records) or .parquet (needs fewshot-bench[parquet]). A
@@ -310,7 +260,7 @@ def export_command(
 
     refuse_kept(file, "FILE")
     with working("store export"):
-        records = _match(open_store(folder), (), status, filters)
+        records = _choose(open_store(folder), (), asked)
         write_table(columns_of(records), file)
     say(f"wrote {counted(len(records), 'record')} to {file}")
 
@@ -326,7 +276,7 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool, yes: bool) -> None:
     Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
     go on meanwhile: only what is stale is taken. The index and outcomes are made again when needed.
     """
-    from fewshot_bench.engines.job import Job
+    from fewshot_bench.engines.distributed import Job
     from fewshot_bench.store.clean import KINDS, collect
 
     counts: Counter[str] = Counter()

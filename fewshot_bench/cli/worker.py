@@ -19,7 +19,7 @@ def command(ctx: click.Context, store: Path, job: str) -> None:
     Any number of workers may do so at once, on any machine that sees the store; each cell is
     computed by one of them. Ends when all cells are settled or held by others who live.
     """
-    from fewshot_bench.engines.job import Job, take_part
+    from fewshot_bench.engines.distributed import Job, take_part
     from fewshot_bench.store.store import Store
 
     ctx.exit(take_part(Job.read(Store(store.absolute()), job)))

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
         StoreSnapshot,
         lost,
     )
-    from fewshot_bench.engines.distributed import DistributedEngine, State, System
-    from fewshot_bench.engines.job import Job, take_part
+    from fewshot_bench.engines.distributed import (
+        DistributedEngine,
+        Job,
+        State,
+        System,
+        take_part,
+    )
     from fewshot_bench.engines.local import LocalEngine
 
 __all__ = [
@@ -40,8 +45,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("DistributedEngine", "State", "System"), "distributed"),
-    **dict.fromkeys(("Job", "take_part"), "job"),
+    **dict.fromkeys(("DistributedEngine", "Job", "State", "System", "take_part"), "distributed"),
     "LocalEngine": "local",
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from fewshot_bench.api.record import Record
@@ -119,12 +118,7 @@ class Engine(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -163,15 +157,6 @@ class StoreSnapshot:
             return None
         return self.store.get(key)
 
-    def to_dict(self) -> Mapping[str, str]:
-        """Plain JSON-able values."""
-        return {key: stamp.hex() for key, stamp in self.stamps.items()}
-
-    @classmethod
-    def from_dict(cls, store: Store, values: Mapping[str, str]) -> StoreSnapshot:
-        """The inverse of `to_dict`."""
-        return cls(store, {key: bytes.fromhex(stamp) for key, stamp in values.items()})
-
 
 def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     """Cells in groups that share a fit, in the order of each group's first cell."""
@@ -179,10 +164,6 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     for cell in cells:
         groups.setdefault(cell.fit_key(), []).append(cell)
     return list(groups.values())
-
-
-def silent(text: str) -> None:
-    """Print nothing."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +179,7 @@ class EngineSetup:
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    say: Callable[[str], None] = silent
+    say: Callable[[str], None] = lambda text: None
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

@@ -13,13 +13,13 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
-from fewshot_bench.engines.progress import expect_seconds
-from fewshot_bench.runner.needs import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
+from fewshot_bench.engines.reporting import expect_seconds
+from fewshot_bench.runner.preflight import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
 from fewshot_bench.utils.progress import duration
 from fewshot_bench.utils.text import FEW, counted, limited
 
@@ -140,29 +140,29 @@ def list_times(
 
     records: of the store; those of the same method, data set and conditions are measurements.
     """
-    seen: defaultdict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
+    runs: defaultdict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
     names: dict[tuple[str, ...], str] = {}
     for record in records:
         seconds = record.timings.get("elapsed_seconds")
         if record.status == "done" and seconds is not None:
-            key = _place(record.spec)
-            seen[key].append((int(record.spec.shots), float(seconds)))
-            names[key] = str(record.environment.get("device_name") or "unknown hardware")
-    measured = [cell for cell in cells if _place(cell) in seen]
+            setting = _setting(record.spec)
+            runs[setting].append((int(record.spec.shots), float(seconds)))
+            names[setting] = str(record.environment.get("device_name") or "unknown hardware")
     parts, total = [], 0.0
+    measured = [cell for cell in cells if _setting(cell) in runs]
     if measured:
-        places = {_place(cell) for cell in measured}
-        total = sum(expect_seconds(cell, seen[_place(cell)]) for cell in measured) / workers
-        took = counted(sum(len(seen[setting]) for setting in places), "record")
-        where = limited(sorted({names[setting] for setting in places}), FEW)
+        settings = set(map(_setting, measured))
+        total = sum(expect_seconds(cell, runs[_setting(cell)]) for cell in measured) / workers
+        took = counted(sum(len(runs[setting]) for setting in settings), "record")
+        where = limited(sorted({names[setting] for setting in settings}), FEW)
         parts.append(f"{counted(len(measured), 'cell')} as {took} of this store took ({where})")
-    others = [cell for cell in cells if _place(cell) not in seen]
+    others = [cell for cell in cells if _setting(cell) not in runs]
     units, counts = Units(), count(others, datasets)
     works = [work_of(cell, of, units) for cell, of in zip(others, counts, strict=True)]
     estimates = [work for work in works if work is not None]
     if estimates:
-        work = sum(estimates, encoding(counts, units))
-        total += work.seconds(machine, units) + len(estimates) * units.cell / workers
+        total += sum(estimates, encoding(counts, units)).seconds(machine, units)
+        total += len(estimates) * units.cell / workers
         where = _CARD if machine.cards else _CORE
         parts.append(f"{counted(len(estimates), 'cell')} by unit costs, roughly (of {where})")
     if parts:
@@ -176,7 +176,7 @@ def list_times(
         )
 
 
-def _place(spec: RunSpec) -> tuple[str, ...]:
+def _setting(spec: RunSpec) -> tuple[str, ...]:
     """What measurements have in common with a cell: they differ in shots and seeds alone."""
     on = spec.backbone, spec.precision, spec.device
     return spec.label, spec.dataset, spec.target, spec.classes, str(spec.limit), *on

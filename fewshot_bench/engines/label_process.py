@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class LabelProcess:
     def __init__(self, store: Path, settings: Settings) -> None:
         """Start it, with the environment that the command was started with."""
         self._control, other = Channel.pair()
-        self._workers = self._announced = 0
-        self._plugins: set[str] = set()
+        self._workers = 0
+        # Those whose code runs in it.
+        self.plugins: set[str] = set()
         environment = {**clean_environment(), **settings.environment()}
         reading, writing = os.pipe()
         try:
@@ -81,33 +83,15 @@ class LabelProcess:
         done, ending = os.pipe()
         self._workers += 1
         try:
-            self._tell({"worker": self._workers}, [*(other.fileno() for _, other in pairs), ending])
+            self.tell({"worker": self._workers}, [*(other.fileno() for _, other in pairs), ending])
         finally:
             for _, other in pairs:
                 other.close()
             os.close(ending)
         return Connection(self, self._workers, [mine for mine, _ in pairs], done)
 
-    def expect(self, worker: int, cells: Sequence[RunSpec]) -> int:
-        """Announce a worker's next cells; from now on, its requests for other cells are refused.
-
-        Returns the number of this announcement, which the worker passes to `begin`.
-        """
-        self._announced += 1
-        needed = list_needed_plugins(cells)
-        self._plugins.update(needed)
-        self._tell(
-            {
-                "worker": worker,
-                "plugins": needed,
-                "cells": _facts(cells, self._plugins),
-                "number": self._announced,
-            }
-        )
-        return self._announced
-
-    def _tell(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        # Workers notice if the label process has ended.
+    def tell(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message; workers notice if the label process has ended."""
         with suppress(OSError):
             self._control.send(message, descriptors=descriptors)
 
@@ -122,17 +106,16 @@ class LabelProcess:
                 self.process.wait(STOP_SECONDS)
 
 
+@dataclass
 class Connection:
-    """The channels of one worker to the label process."""
+    """The channels of one worker to the label process, at the worker's ends."""
 
-    def __init__(
-        self, labels: LabelProcess, worker: int, channels: Sequence[Channel], done: int
-    ) -> None:
-        """channels: the worker's ends."""
-        self.labels = labels
-        self.channels = channels
-        self._worker = worker
-        self._done = done
+    labels: LabelProcess
+    worker: int
+    channels: Sequence[Channel]
+    # The label process closes its end after the last request.
+    done: int
+    announced: int = 0
 
     @property
     def pid(self) -> int:
@@ -140,13 +123,26 @@ class Connection:
         return self.labels.process.pid
 
     def expect(self, cells: Sequence[RunSpec]) -> int:
-        """Announce the worker's next cells, as `LabelProcess.expect`."""
-        return self.labels.expect(self._worker, cells)
+        """Announce the worker's next cells; from now on, its requests for other cells are refused.
+
+        Returns the number of this announcement, which the worker passes to `begin`.
+        """
+        self.announced += 1
+        needed = list_needed_plugins(cells)
+        self.labels.plugins.update(needed)
+        self.labels.tell(
+            {
+                "worker": self.worker,
+                "plugins": needed,
+                "cells": _collect_facts(cells, self.labels.plugins),
+                "number": self.announced,
+            }
+        )
+        return self.announced
 
     def wait(self) -> None:
         """After the worker has ended: wait until its results are stored."""
-        # The label process closes its end after the last request.
-        done, self._done = self._done, -1
+        done, self.done = self.done, -1
         if done >= 0:
             select.select([done], [], [], STOP_SECONDS)
             os.close(done)
@@ -163,11 +159,8 @@ def _pass_on(descriptor: int) -> None:
 
 def clean_environment() -> dict[str, str]:
     """The environment of the command, without variables that make Python or the loader run code."""
-    return {
-        name: value
-        for name, value in environment_at_start().items()
-        if not name.startswith(_LOADING)
-    }
+    before = environment_at_start().items()
+    return {name: value for name, value in before if not name.startswith(_LOADING)}
 
 
 def list_needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
@@ -176,11 +169,11 @@ def list_needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
     Code of other plug-ins must not run in the label process.
     """
     names = {name for cell in cells for name in (cell.dataset, cell.target) if name}
-    entries = [registry().dataset_entry(name) for name in names]
+    entries = map(registry().dataset_entry, names)
     return sorted({entry.plugin for entry in entries if entry is not None})
 
 
-def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
+def list_plugins_of(cells: Iterable[RunSpec]) -> list[str]:
     """Full names of the plug-ins that a worker needs for cells: built-in ones, and few others.
 
     These are the plug-ins of their methods, which have one owner, and of their backbones.
@@ -188,31 +181,30 @@ def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
     catalog = registry()
     names = {info.full_name for info in catalog.plugins if is_own(info.full_name)}
     for cell in cells:
-        entries = (
-            catalog.methods.entries.get(cell.method),
-            catalog.backbones.entries.get(cell.backbone),
-        )
-        names |= {entry.plugin for entry in entries if entry is not None}
+        method = catalog.methods.entries.get(cell.method)
+        backbone = catalog.backbones.entries.get(cell.backbone)
+        names |= {entry.plugin for entry in (method, backbone) if entry is not None}
     return sorted(names)
 
 
-def _facts(cells: Sequence[RunSpec], imported: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _collect_facts(cells: Sequence[RunSpec], imported: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Record facts by cell key which the method's own process could falsify.
 
     imported: the plug-ins whose code runs in the label process, of data sets of other cells, too.
-    code: `digest` of the method's code, and `distribution` of its plug-in. kit: the conformance
-    kit's result for that code. separate: True if no code of the distribution runs in the label
-    process.
+    digest: of the method's code; distribution: of its plug-in; kit: the conformance kit's result
+    for that code; separate: True if no code of the distribution runs in the label process.
     """
-    facts = {}
     # Data sets and methods of our own distribution are separate plug-ins.
     own = {name.partition(":")[0] for name in imported} - {plugins.OWN}
+    facts = {}
     for cell in cells:
         code = registry().code(cell.method)
-        kit = kit_results.of_record(cell.method)
-        separate = code["distribution"] not in own
-        own_facts = {name: code[name] for name in ("digest", "distribution")}
-        facts[cell.key()] = {"kit": kit, "code": own_facts, "separate": separate}
+        facts[cell.key()] = {
+            "digest": code["digest"],
+            "distribution": code["distribution"],
+            "kit": kit_results.of_record(cell.method),
+            "separate": code["distribution"] not in own,
+        }
     return facts
 
 
@@ -232,18 +224,58 @@ class _Desk:
         self._begun: dict[str, float] = {}
         self._number = 0
 
-    def expect(self, facts: Mapping[str, Any]) -> None:
+    def expect(self, message: Mapping[str, Any]) -> None:
         """Take over the engine's announcement: facts and plug-ins of the worker's next cells."""
         with self._lock:
             before = set(filter(None, os.environ.get(plugins.ONLY, "").split(",")))
-            if not before >= set(facts["plugins"]):
-                os.environ[plugins.ONLY] = ",".join(sorted(before | set(facts["plugins"])))
+            if not before >= set(message["plugins"]):
+                os.environ[plugins.ONLY] = ",".join(sorted(before | set(message["plugins"])))
                 registry.cache_clear()
-            self._expected, self._settled, self._begun = dict(facts["cells"]), set(), {}
-            self._number = facts["number"]
+            self._expected, self._settled, self._begun = dict(message["cells"]), set(), {}
+            self._number = message["number"]
             self._lock.notify_all()
 
-    def _cell(self, spec: RunSpec) -> dict[str, Any]:
+    def serve(self, channels: Sequence[Channel], done: int) -> None:
+        """Handle the requests of all channels until the worker ends; then close `done`."""
+        threads = [threading.Thread(target=self._serve, args=(channel,)) for channel in channels]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(done)
+
+    def _serve(self, channel: Channel) -> None:
+        with closing(channel), suppress(Closed, OSError, ValueError):
+            while True:
+                values, body = channel.receive()
+                try:
+                    answer, data = self._answer(values.pop("operation"), values, body)
+                except Exception as error:
+                    facts = {"type": type(error).__name__, "message": str(error)}
+                    answer, data = {"error": facts}, b""
+                channel.send(answer, data)
+
+    def _answer(
+        self, operation: str, values: dict[str, Any], body: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        if operation == "read":
+            return {}, self._find_list(values["handle"]).read(values["index"])
+        with self._lock:
+            match operation:
+                case "begin":
+                    # The engine has announced these cells, or is about to.
+                    self._lock.wait_for(lambda: self._number >= values["number"])
+                case "digests":
+                    files = self._find_list(values["handle"])
+                    digests = b"".join(files.digests)
+                    return {"problem": files.problem}, digests
+                case "settle":
+                    self._settle(values, body)
+                case "cell":
+                    return self._open_lists(RunSpec.from_dict(values["spec"])), b""
+            return {}, b""
+
+    def _find_facts(self, spec: RunSpec) -> dict[str, Any]:
         """The engine's facts of a cell; ContractError if the cell was not announced."""
         key = spec.key()
         if key not in self._expected:
@@ -258,53 +290,17 @@ class _Desk:
             raise ContractError(f"no list of images has the handle '{handle}'; run again")
         return self._lists[handle]
 
-    def serve(self, channels: Sequence[Channel], done: int) -> None:
-        """Handle the requests of all channels until the worker ends; then close `done`."""
-        threads = [threading.Thread(target=self._serve, args=(channel,)) for channel in channels]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        os.close(done)
-
-    def _serve(self, channel: Channel) -> None:
-        with closing(channel), suppress(Closed, OSError, ValueError):
-            while True:
-                header, body = channel.receive()
-                try:
-                    answer, data = self._answer(header.pop("operation"), header, body)
-                except Exception as error:
-                    facts = {"type": type(error).__name__, "message": str(error)}
-                    answer, data = {"error": facts}, b""
-                channel.send(answer, data)
-
-    def _answer(
-        self, operation: str, values: dict[str, Any], body: bytes
-    ) -> tuple[dict[str, Any], bytes]:
-        if operation == "read":
-            return {}, self._find_list(values["handle"]).read(values["index"])
-        with self._lock:
-            if operation == "begin":
-                # The engine has announced these cells, or is about to.
-                self._lock.wait_for(lambda: self._number >= values["number"])
-                return {}, b""
-            if operation == "digests":
-                files = self._find_list(values["handle"])
-                digests = b"".join(files.digests)
-                return {"problem": files.problem}, digests
-            if operation == "settle":
-                self._settle(values, body)
-                return {}, b""
-            spec = RunSpec.from_dict(values["spec"])
-            self._cell(spec)
-            self._begun.setdefault(spec.key(), time.monotonic())
-            lists = self._examiner.cell(spec)
-            for images in (lists.train, lists.val, lists.queries):
-                self._lists[images.handle] = self._examiner.files(images)
-                self._lists.move_to_end(images.handle)
-            while len(self._lists) > LISTS_KEPT:
-                self._lists.popitem(last=False)
-            return dataclasses.asdict(lists), b""
+    def _open_lists(self, spec: RunSpec) -> dict[str, Any]:
+        """The lists of a cell, whose images can be read from now on."""
+        self._find_facts(spec)
+        self._begun.setdefault(spec.key(), time.monotonic())
+        lists = self._examiner.cell(spec)
+        for images in (lists.train, lists.val, lists.queries):
+            self._lists[images.handle] = self._examiner.files(images)
+            self._lists.move_to_end(images.handle)
+        while len(self._lists) > LISTS_KEPT:
+            self._lists.popitem(last=False)
+        return dataclasses.asdict(lists)
 
     def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
         """Compute metrics and store a cell, only once: repeated submissions could reveal labels.
@@ -314,15 +310,14 @@ class _Desk:
         import numpy as np
 
         record, answers = Record.from_dict(values["record"]), None
-        key, facts = record.spec.key(), self._cell(record.spec)
+        key, facts = record.spec.key(), self._find_facts(record.spec)
         if values["shape"] is not None:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
         if key in self._settled or (answers is None) == (record.status == "done"):
             record, answers = _refuse_own_result(record), None
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         record = with_wall_time(_with_facts(record, facts), seconds)
-        record = dataclasses.replace(record, metrics={})
-        done = self._examiner.settle(record, answers)
+        done = self._examiner.settle(dataclasses.replace(record, metrics={}), answers)
         self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
 
@@ -331,11 +326,10 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     """The record with the engine's facts on its code, in place of those of its own process."""
     environment = dict(record.environment)
     if "kit" in environment:
-        same = record.code_digest == facts["code"]["digest"]
+        same = record.code_digest == facts["digest"]
         environment["kit"] = facts["kit"] if same else None
     if isinstance(environment.get("code"), Mapping):
-        distribution = facts["code"]["distribution"]
-        environment["code"] = {**environment["code"], "distribution": distribution}
+        environment["code"] = {**environment["code"], "distribution": facts["distribution"]}
     if facts["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)
@@ -368,32 +362,23 @@ def _refuse_own_result(record: Record) -> Record:
         "traceback": "",
         "expected": True,
     }
-    return Record(
-        record.spec,
-        "failed",
-        environment=record.environment,
-        error=error,
-        incidents=record.incidents,
-    )
+    environment, incidents = record.environment, record.incidents
+    return Record(record.spec, "failed", environment=environment, error=error, incidents=incidents)
 
 
 def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
-    """Serve the workers of a run.
+    """Open a desk for every worker that the engine names, until the engine closes its channel.
 
     arguments: store folder, logits to keep. channels: the one to the engine.
     """
     folder, keep = arguments
+    (control,) = channels
     offline.enforce_if_asked()
     ignore_pillow_warnings()
-    _listen(channels[0], Store(Path(folder)), keep)
-    os._exit(0)
-
-
-def _listen(control: Channel, store: Store, keep: str) -> None:
-    """Open a desk for every worker that the engine names, until the engine closes the channel."""
+    store, lock = Store(Path(folder)), threading.Condition()
+    examiner = Examiner(store.path, anonymous=True)
     desks: dict[int, _Desk] = {}
     threads = []
-    examiner, lock = Examiner(store.path, anonymous=True), threading.Condition()
     with suppress(Closed, OSError):
         while True:
             message, _ = control.receive()
@@ -402,9 +387,10 @@ def _listen(control: Channel, store: Store, keep: str) -> None:
                 continue
             *numbers, done = control.receive_descriptors(CHANNELS + 1)
             os.set_inheritable(done, False)
-            channels = [Channel(number) for number in numbers]
             desk = desks[message["worker"]] = _Desk(store, keep, examiner, lock)
-            threads.append(threading.Thread(target=desk.serve, args=(channels, done)))
+            opened = list(map(Channel, numbers))
+            threads.append(threading.Thread(target=desk.serve, args=(opened, done)))
             threads[-1].start()
     for thread in threads:
         thread.join()
+    os._exit(0)

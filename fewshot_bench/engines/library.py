@@ -9,25 +9,38 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS
-from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
-from fewshot_bench.engines.arguments import ARGUMENTS
+from fewshot_bench.api.spec import ALL_SHOTS, AUTO, DEFAULT_STORE, WORD
 from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.engines.session_methods import digest_of, reference
 from fewshot_bench.runner.request import Request
-from fewshot_bench.runner.variants import Configured
+from fewshot_bench.runner.variants import Configured, Option
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.arguments import checked, optional, text
+from fewshot_bench.utils.arguments import (
+    FLAG,
+    FOLDER,
+    Kind,
+    checked,
+    names,
+    number,
+    optional,
+    several,
+    text,
+    whole,
+    wholes,
+    word,
+)
 from fewshot_bench.utils.errors import DataMissingError, unknown
+from fewshot_bench.utils.text import SIZES, read_size, split_names
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.results import Results
@@ -108,14 +121,14 @@ def run(
     """
     values = {name: value for name, value in locals().items() if name != "declared"} | declared
     given = checked(ARGUMENTS, values)
-    method_files.refuse_run_during_import()
+    method_code.refuse_run_during_import()
     offline.enforce_if_asked()
-    method_files.refresh()
+    method_code.refresh()
     folder: Path = given["store"]
     with hosting():
         own = {name: given[name] for name in declared if name not in RUN_OPTIONS}
         _refuse_unknown(own)
-        asked = given | {"methods": _methods(given["methods"], folder)}
+        asked = given | {"methods": _refer_to(given["methods"], folder)}
         request = ask({name: asked.get(name) for name in RUN_OPTIONS}, own)
         reporter = CallReporter(progress)
         _warn_of_edits(request, given["methods"], reporter)
@@ -144,14 +157,13 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
         name = method if isinstance(method, str) else method.method
         if plugins.suite_of_methods(name) is not None:
             continue
-        imported = plugins.method_class(name) if isinstance(given, str) else _class_here(name)
-        cls = (
-            imported
-            if isinstance(given, str)
-            else given
-            if isinstance(given, type)
-            else type(given)
-        )
+        cls = given if isinstance(given, type) else type(given)
+        if isinstance(given, str):
+            cls = imported = plugins.method_class(name)
+        elif entry := plugins.methods.entries.get(name):
+            imported = entry.load()
+        else:
+            imported = method_code.load(name)
         if method_code.is_edited(imported.__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
@@ -165,23 +177,16 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
             )
 
 
-def _class_here(name: str) -> type:
-    """The class of a method that this process has imported."""
-    entry = registry().methods.entries.get(name)
-    cls: type = method_files.load(name) if entry is None else entry.load()
-    return cls
-
-
 def list_methods(suite: str | None = None) -> list[str]:
     """The method names that `run` accepts, or only those of one suite (`fast`, ...).
 
     >>> list_methods("fast")[0]
     """
-    catalog, suite = registry().methods, _suite(suite)
-    if suite is None:
+    catalog = registry().methods
+    if _read_suite(suite) is None:
         return catalog.names()
     if suite not in catalog.suites():
-        raise unknown("suite of methods", suite, catalog.suites(), "fsbench list methods")
+        raise unknown("suite of methods", str(suite), catalog.suites(), "fsbench list methods")
     return catalog.suites()[suite]
 
 
@@ -191,13 +196,13 @@ def list_datasets(suite: str | None = None) -> list[str]:
     >>> list_datasets("demo")
     ['digits', 'letters', 'shapes']
     """
-    plugins, suite = registry(), _suite(suite)
-    return plugins.datasets.names() if suite is None else plugins.expand_datasets([suite])
+    name, plugins = _read_suite(suite), registry()
+    return plugins.datasets.names() if name is None else plugins.expand_datasets([name])
 
 
-def _suite(name: Any) -> str | None:
-    suite: str | None = checked({"suite": optional(text("a name"))}, {"suite": name})["suite"]
-    return suite
+def _read_suite(suite: Any) -> str | None:
+    name: str | None = checked({"suite": optional(text("a name"))}, {"suite": suite})["suite"]
+    return name
 
 
 def list_backbones() -> list[str]:
@@ -209,7 +214,7 @@ def list_backbones() -> list[str]:
     return registry().backbones.names()
 
 
-def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
+def _refer_to(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
     """Names unchanged; classes as file references; objects as a reference with their values."""
     references: list[str | Configured] = []
     for method in asked:
@@ -234,3 +239,62 @@ def _refuse_unknown(names: Iterable[str]) -> None:
             registry().options.refuse_conflict(name.replace("_", "-"))
             own = [name for name in inspect.signature(run).parameters if name != "declared"]
             raise unknown("argument of run()", name, [*own, *declared], "docs/python.md")
+
+
+def _read_shots(value: Any) -> int:
+    return ALL_SHOTS if value in (WORD, ALL_SHOTS) else whole(1).read(value)
+
+
+def _read_methods(value: Any) -> tuple[Any, ...]:
+    single = isinstance(value, str | type) or callable(getattr(value, "fit", None))
+    given = (value,) if single else value
+    methods = tuple(
+        part for each in given for part in (split_names(each) if isinstance(each, str) else (each,))
+    )
+    if not methods:
+        raise ValueError
+    return methods
+
+
+def _read_options(value: Any) -> tuple[Option, ...]:
+    name, values = text("").read, several("", lambda each: each)
+    if isinstance(value, Mapping):
+        return tuple((name(key), values.read(given)) for key, given in value.items())
+    return tuple(several("", name, 0).read(value))
+
+
+_KINDS: Mapping[str, Callable[[RunOption], Kind]] = {
+    "methods": lambda row: Kind("at least one name, class or object of a method", _read_methods),
+    "names": lambda row: names(row.names, int(row.least)),
+    "shots": lambda row: several(f"whole numbers from 1, or '{WORD}'", _read_shots),
+    "numbers": lambda row: wholes(int(row.least)),
+    "number": lambda row: whole(int(row.least)),
+    "limit": lambda row: whole(int(row.least)),
+    "count": lambda row: whole(int(row.least), row.most),
+    "settings": lambda row: Kind(
+        "a mapping such as {'rank': 4}, or texts such as 'rank=4'", _read_options
+    ),
+    "texts": lambda row: several("prompts or files of them", text("").read, 0),
+    "text": lambda row: text("a name"),
+    "word": lambda row: text("a name") if row.scope == "condition" else word(*row.words),
+    "flag": lambda row: FLAG,
+    "store": lambda row: FOLDER,
+    "share": lambda row: number("a number between 0 and 1", lambda share: 0 < share < 1),
+    "above": lambda row: number(
+        f"a number of seconds above {row.least:g}", lambda value: value > row.least
+    ),
+    "seconds": lambda row: number(
+        f"a number of seconds from {row.least:g}", lambda value: value >= row.least
+    ),
+    "size": lambda row: Kind(SIZES, read_size),
+}
+
+
+# Every argument of `run` except `classnames` and options declared by engines and plug-ins, with the
+# kind of its values. The plan checks names and combinations.
+ARGUMENTS = {name: _KINDS[row.kind](row) for name, row in RUN_OPTIONS.items() if row.kind != "own"}
+ARGUMENTS |= {"progress": optional(FLAG)} | {
+    name: optional(kind)
+    for name, kind in ARGUMENTS.items()
+    if RUN_OPTIONS[name].default is None and not RUN_OPTIONS[name].required
+}

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import queue
 import secrets
+import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import compress, count, islice
+from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.plugin_host import PluginHost
+from fewshot_bench.api.plugins import is_own
+from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import (
     HOOK_SECONDS,
+    STORE,
     TRIES,
     Engine,
     EngineError,
@@ -31,15 +39,23 @@ from fewshot_bench.engines.base import (
     StoreSnapshot,
     by_fit,
     lost,
-    silent,
 )
-from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import Event, Message, RetryPolicy, Slot, Worker, slots_of
+from fewshot_bench.engines.process import (
+    Data,
+    Event,
+    Message,
+    Slot,
+    Worker,
+    count_memory_kills,
+    kill_session,
+    slots_of,
+)
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.prefetch import cores
+from fewshot_bench.utils.text import counted, printable
 
 TICK_SECONDS = 0.5
 # An engine that looks at its workers no more often than this was itself stopped or held up.
@@ -48,6 +64,9 @@ HELD_UP_SECONDS = 5.0
 LOOKED_AT = 400
 # With at most this many support sets per worker left, groups with the most shots come first.
 LAST_DRAWS = 2
+# Workers in a row that end before they are ready, after which the run fails; one that hangs counts
+# for several, since that takes long.
+FAILED_STARTS, STUCK = 20, 7
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -66,7 +85,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     return jobs or 1, max(1, cores() // (jobs or 1))
 
 
-def describe_data(cell: RunSpec) -> tuple[Any, Any]:
+def describe_data(cell: RunSpec) -> Data:
     """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
 
     For cells with an equal second key, the worker has support images decoded and encoded.
@@ -77,45 +96,125 @@ def describe_data(cell: RunSpec) -> tuple[Any, Any]:
     return loaded, (loaded, drawn)
 
 
-class Choice:
-    """Cache-aware scheduling: prefers groups whose data this worker, else no other worker holds.
+def choose(
+    groups: Sequence[Group], held: Data | None, others: Collection[Data], avoid: Sequence[bool]
+) -> int:
+    """The index of the best group for a worker; ties go to the earlier one.
 
-    Near the end, groups with the most shots go before others of the same data set: their fits take
-    longest, and one that starts last keeps one worker busy while the others are idle.
+    It prefers groups whose data this worker, else no other worker holds. Near the end, groups with
+    the most shots go before others of the same data set: their fits take longest, and one that
+    starts last keeps one worker busy while the others are idle.
+    avoid: per group, True if it lost a worker in this worker's slot.
+    """
+    mine, my_draw = held or (None, None)
+    drawn_by_others = {drawn for _, drawn in others}
+    ahead = [describe_data(group[0]) for group in groups]
+    last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * (len(others) + 1)
+
+    def rank(index: int) -> tuple[bool, int, int, bool, int]:
+        loaded, drawn = ahead[index]
+        tier = 0 if drawn == my_draw else 1 + (drawn in drawn_by_others)
+        shots = groups[index][0].shots if last else 0
+        return avoid[index], tier, -shots, loaded != mine, index
+
+    return min(range(len(ahead)), key=rank)
+
+
+class HookCalls:
+    """Calls `run_started` and `run_finished` in the order of events, beside the run.
+
+    A slow hook holds up no cell, and a failing one costs no result: it is warned of once. The hooks
+    run in the processes of their plug-ins: of foreign ones, and of built-in ones that
+    gave variables (`worker_environment`), such as the trackers that are on.
     """
 
-    def __init__(self) -> None:
-        self._held: dict[object, tuple[Any, Any]] = {}
+    def __init__(self, store: Path, variables: Mapping[str, Mapping[str, str]]) -> None:
+        """store: the folder of results. variables: `Settings.variables`."""
+        self._hosts = dict(registry().hosts)
+        self._variables = {
+            plugin: {**given, STORE: str(store)}
+            for plugin, given in variables.items()
+            if is_own(plugin) and given
+        }
+        self._own: list[PluginHost] = []
+        self._calls: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        # The hook that runs now, and its plug-in.
+        self._inside = ("", "")
+        self._thread: threading.Thread | None = None
+        self._stopped = False
 
-    def took(self, worker: object, group: Group) -> None:
-        """Record that a worker computes a group, and holds its data from now on."""
-        self._held[worker] = describe_data(group[0])
+    def start(self, spec: RunSpec) -> None:
+        """A cell begins."""
+        self._add("run_started", spec=spec)
 
-    def forget(self, worker: object) -> None:
-        """Forget a worker that has ended."""
-        self._held.pop(worker, None)
+    def finish(self, record: Record) -> None:
+        """A cell has a record in the store."""
+        self._add("run_finished", record=record)
 
-    def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
-        """The index in `waiting` of the best group for a worker; ties go to the earlier one.
+    def _add(self, hook: str, **arguments: Any) -> None:
+        if not (self._variables or any(hook in host.hooks for host in self._hosts.values())):
+            return
+        self._calls.put((hook, arguments))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fsbench-hooks", daemon=True)
+            self._thread.start()
 
-        avoid: per group, True if it lost a worker in this worker's slot.
-        """
-        mine, my_draw = self._held.get(worker, (None, None))
-        others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
-        ahead = [describe_data(group[0]) for group in waiting[:LOOKED_AT]]
-        workers = len(self._held.keys() | {worker})
-        last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
+    def _run(self) -> None:
+        for plugin, given in self._variables.items():
+            host = self._hosts[plugin] = PluginHost(f"plug-in {plugin}", plugin)
+            self._own.append(host)
+            host.describe()
+            host.set_variables(given)
+        shown: set[tuple[str, str]] = set()
+        while not self._stopped:
+            hook, arguments = self._calls.get()
+            for plugin, host in self._hosts.items():
+                if hook in host.hooks:
+                    self._inside = hook, plugin
+                    try:
+                        host.call(hook, arguments)
+                    except Exception as error:
+                        if self._inside not in shown and not self._stopped:
+                            shown.add(self._inside)
+                            _warn(str(error))
+            self._inside = ("", "")
+            self._calls.task_done()
 
-        def rank(index: int) -> tuple[bool, int, int, bool, int]:
-            loaded, drawn = ahead[index]
-            if drawn == my_draw:
-                tier = 0
-            else:
-                tier = 2 if drawn in others else 1
-            shots = waiting[index][0].shots if last else 0
-            return avoid[index], tier, -shots, loaded != mine, index
+    def wait(self, seconds: float) -> None:
+        """Wait until all hooks were called, at most this long."""
+        with self._calls.all_tasks_done:
+            self._calls.all_tasks_done.wait_for(lambda: not self._calls.unfinished_tasks, seconds)
+        if self._calls.unfinished_tasks:
+            self._end("did not come back")
 
-        return min(range(len(ahead)), key=rank)
+    def stop(self) -> None:
+        """End the hook that runs, if any: the calls that are left are lost."""
+        if self._calls.unfinished_tasks and not self._stopped:
+            self._end("was stopped")
+        for host in self._own:
+            host.close()
+
+    def _end(self, how: str) -> None:
+        self._stopped = True
+        hook, plugin = self._inside
+        if plugin:
+            self._hosts[plugin].kill()
+            _warn(f"{hook} of plug-in {plugin} {how}: its last reports are lost")
+
+
+def _warn(text: str) -> None:
+    print(printable(f"warning: {text}"), file=sys.stderr)
+
+
+@dataclass
+class History:
+    """What workers that were lost with a cell leave to its next try."""
+
+    tries: int = 0
+    # Number of parts that its fit is divided into from the start, to save memory.
+    parts: int = 1
+    slot: str = ""
+    incidents: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -132,14 +231,18 @@ class LocalEngine(Engine):
     before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
-    say: Callable[[str], None] = silent
+    say: Callable[[str], None] = lambda text: None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _workers: list[Worker] = field(default_factory=list)
     _waiting: list[Group] = field(default_factory=list)
     _elsewhere: list[Group] = field(default_factory=list)
     _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
-    _choice: Choice = field(default_factory=Choice)
+    # By key of the cell.
+    _histories: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))
+    _memory_kills: int = field(default_factory=count_memory_kills)
+    _failed_starts: int = 0
+    _label_process: LabelProcess | None = None
     _idle_since: float = 0.0
     _looked: float = 0.0
     _awaited: bool = False
@@ -148,10 +251,9 @@ class LocalEngine(Engine):
         self._slots = slots_of(self.settings.devices, self.settings.slots)
         run = self.run_id or secrets.token_hex(8)
         self.leases = Leases(self.store, run, self.settings.lease)
-        self._retries = RetryPolicy(self.settings)
         self._hooks = HookCalls(self.store.path, self.settings.variables)
-        self._owners: dict[str, str] = {}
-        self._label_process: LabelProcess | None = None
+        # The foreign plug-in or file of a method; empty for a built-in one.
+        self._owner_of = cache(registry().owner)
 
     @property
     def workers(self) -> int:
@@ -179,7 +281,10 @@ class LocalEngine(Engine):
     def _start(self, slot: Slot) -> None:
         """Start a worker; EngineError at a limit on open files, processes or threads."""
         try:
-            labels = self._labels()
+            # One label process, started before any worker, and anew if it has ended.
+            if self._label_process is None or not self._label_process.is_alive:
+                self._label_process = LabelProcess(self.store.path, self.settings)
+            labels = self._label_process
             worker = Worker.start(slot, self.store, self.settings, self._events, labels)
         except (OSError, RuntimeError) as error:
             raise EngineError(
@@ -188,12 +293,6 @@ class LocalEngine(Engine):
                 "limits on open files and processes (ulimit -n, ulimit -u)"
             ) from error
         self._workers.append(worker)
-
-    def _labels(self) -> LabelProcess:
-        """The label process of this run, started before any worker, and anew if it has ended."""
-        if self._label_process is None or not self._label_process.is_alive:
-            self._label_process = LabelProcess(self.store.path, self.settings)
-        return self._label_process
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other runs.
@@ -214,14 +313,14 @@ class LocalEngine(Engine):
             while self._ready:
                 open_cells -= 1
                 yield self._ready.popleft()
-            if not open_cells or self._has_waited_too_long():
-                self._hooks.wait(HOOK_SECONDS)
-                return
-            try:
+            if self._is_busy:
+                self._idle_since = time.monotonic()
+            idle = time.monotonic() - self._idle_since
+            if not open_cells or (self.linger is not None and idle > self.linger):
+                break
+            with suppress(queue.Empty):
                 worker, event = self._events.get(timeout=TICK_SECONDS)
                 self._handle(worker, event, progress)
-            except queue.Empty:
-                pass
             passed = time.monotonic() - self._looked
             if passed >= TICK_SECONDS:
                 self._looked += passed
@@ -232,6 +331,7 @@ class LocalEngine(Engine):
                     if worker.started and worker.cells:
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
+        self._hooks.wait(HOOK_SECONDS)
 
     def _handle(self, worker: Worker, message: Message | None, progress: Progress) -> None:
         if message is None:
@@ -248,7 +348,7 @@ class LocalEngine(Engine):
                 worker.process.kill()
             case "idle":
                 worker.ready = worker.idle = True
-                self._retries.reset_starts()
+                self._failed_starts = 0
             case "started" if worker.cells:
                 self._hooks.start(worker.cells[0])
             case "progress" if worker.cells:
@@ -257,24 +357,30 @@ class LocalEngine(Engine):
                 if worker.finish(message.record.spec.key()) is not None:
                     self._fail(message.record)
             case "finished":
-                self._finish(worker, message.key)
+                self._finish(worker, worker.finish(message.key))
         if not worker.cells:
             self._release(worker)
 
-    def _finish(self, worker: Worker, key: str) -> None:
-        cell = worker.finish(key)
-        if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
-            self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-        elif cell is not None:
-            self._fitted.add(cell.fit_key())
-            self._ready.append(self._read_stored(cell))
-            self._hooks.finish(self._ready[-1])
-
     def _release(self, worker: Worker) -> None:
-        """Release the lease of a worker without cells."""
         if worker.claimed:
             self.leases.release(worker.claimed)
         worker.claimed = ""
+
+    def _finish(self, worker: Worker, cell: RunSpec | None) -> None:
+        if cell is None:
+            return
+        record = self.store.get(cell.key())
+        if record is None and worker.foreign:
+            self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+        elif record is None:
+            raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
+        else:
+            self._fitted.add(cell.fit_key())
+            self._report(record)
+
+    def _report(self, record: Record) -> None:
+        self._ready.append(record)
+        self._hooks.finish(record)
 
     def _dispatch(self) -> None:
         """Send every idle worker the best group for it that no other run computes.
@@ -284,25 +390,27 @@ class LocalEngine(Engine):
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
-                slot = worker.slot.name
-                served = (worker.serves(self._owner(group)) for group in self._waiting)
-                indices = list(islice(compress(count(), served), LOOKED_AT))
+                # One that has run foreign code never computes the cells of another method.
+                allowed = (
+                    index
+                    for index, group in enumerate(self._waiting)
+                    if worker.owner in (None, self._owner(group))
+                )
+                indices = list(islice(allowed, LOOKED_AT))
                 if not indices:
                     worker.retire()
                     break
                 ahead = [self._waiting[index] for index in indices]
-                avoid = [self._retries.has_failed_at(group, slot) for group in ahead]
-                group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
+                slots = [self._histories[group[0].key()].slot for group in ahead]
+                avoid = [slot == worker.slot.name for slot in slots]
+                others = [w.held for w in self._workers if w is not worker and w.held]
+                group = self._waiting.pop(indices[choose(ahead, worker.held, others, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
 
     def _owner(self, group: Group) -> str:
-        """The foreign plug-in or file of a group's method; empty for a built-in method."""
-        method = group[0].method
-        if method not in self._owners:
-            self._owners[method] = registry().owner(method)
-        return self._owners[method]
+        return self._owner_of(group[0].method)
 
     def _claim(self, group: Group, worker: Worker) -> Group:
         """Claim a group; returns the cells to compute now, the others are settled or awaited."""
@@ -311,68 +419,56 @@ class LocalEngine(Engine):
         if lease is None:
             self._elsewhere.append(group)
             return []
-        mine = self._settle(group)
-        if lease.holder.tries > TRIES:
+        mine, worker.claimed = self._settle(group), key
+        if lease.tries > TRIES:
             for cell in mine:
                 self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
             mine = []
-        if mine:
-            worker.claimed = key
-        else:
-            self.leases.release(key)
+        if not mine:
+            self._release(worker)
         return mine
 
     def _settle(self, group: Group) -> Group:
         """Collect records stored since the snapshot; returns the cells without one."""
         assert self.before is not None
-        left = []
-        for cell in group:
-            record = self.before.new_record(cell)
-            if record is None:
-                left.append(cell)
-            else:
-                self._ready.append(record)
-        return left
+        records = [self.before.new_record(cell) for cell in group]
+        self._ready += filter(None, records)
+        return [cell for cell, record in zip(group, records, strict=True) if record is None]
 
     def _send(self, worker: Worker, cells: Group) -> None:
-        self._choice.took(worker, cells)
-        parts, earlier = self._retries.parts(cells), self._retries.incidents(cells)
-        owner = self._owner(cells)
-        variables = self.settings.variables.get(owner)
-        worker.send(cells, self.settings.force, parts, earlier, owner, variables)
+        worker.held = describe_data(cells[0])
+        owner, histories = self._owner(cells), self._histories
+        worker.send(
+            cells,
+            owner,
+            self.settings.variables.get(owner, {}),
+            force=self.settings.force,
+            parts=histories[cells[0].key()].parts,
+            incidents={cell.key(): histories[cell.key()].incidents for cell in cells},
+        )
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
         """Collect cells computed by other runs; queue those whose claim was dropped."""
-        for group in self._elsewhere[:]:
-            self._elsewhere.remove(group)
-            left = self._settle(group)
-            if left and self.leases.is_free(left[0].fit_key()):
-                self._waiting.append(left)
-            elif left:
-                self._elsewhere.append(left)
+        groups, self._elsewhere = self._elsewhere, []
+        for left in filter(None, map(self._settle, groups)):
+            is_free = self.leases.is_free(left[0].fit_key())
+            (self._waiting if is_free else self._elsewhere).append(left)
 
     @property
     def _is_busy(self) -> bool:
         """True while cells wait for a worker of this run, or one computes them."""
         return bool(self._waiting) or any(worker.cells for worker in self._workers)
 
-    def _has_waited_too_long(self) -> bool:
-        """True after waiting only for other runs for longer than `linger`."""
-        if self._is_busy:
-            self._idle_since = time.monotonic()
-        return self.linger is not None and time.monotonic() - self._idle_since > self.linger
-
     def _say_what_is_awaited(self) -> None:
         """Name the runs whose cells alone are left, once."""
         if self._awaited or self._is_busy:
             return
-        holders = [self.leases.holder(group[0].fit_key()) for group in self._elsewhere]
+        holders = [self.leases.find_holder(group[0].fit_key()) for group in self._elsewhere]
         others = {str(holder) for holder in holders if holder is not None}
         if others:
             self._awaited = True
-            count = sum(map(len, self._elsewhere))
-            cells = f"{count} cell{'s' * (count != 1)}"
+            cells = counted(sum(map(len, self._elsewhere)), "cell")
             self.say(f"waiting for {cells} that other runs compute: {', '.join(sorted(others))}")
 
     def _end_overdue(self, passed: float) -> None:
@@ -382,18 +478,14 @@ class LocalEngine(Engine):
         too, or nobody read their signs of life.
         """
         for worker in self._workers:
-            worker.kill_descendants()
+            if worker.process.poll() is not None:
+                # A descendant may hold its channel and its output open.
+                kill_session(worker.process.pid)
             if passed > HELD_UP_SECONDS:
                 worker.excuse(passed)
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
             if reason:
                 worker.end(reason)
-
-    def _read_stored(self, cell: RunSpec) -> Record:
-        record = self.store.get(cell.key())
-        if record is None:
-            raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
-        return record
 
     def _fail(self, record: Record) -> None:
         """Store and report a failed cell; a failure of the machine keeps an earlier result."""
@@ -403,8 +495,7 @@ class LocalEngine(Engine):
             record = replace(record, error={**error, "message": message})
         else:
             record = self.store.write(record)
-        self._ready.append(record)
-        self._hooks.finish(record)
+        self._report(record)
 
     def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
@@ -413,37 +504,63 @@ class LocalEngine(Engine):
         hands in a result by itself could otherwise end the process before anybody notices.
         """
         if worker not in self._workers:
-            # Given up earlier, since it could not be killed.
+            # Given up earlier.
             return
         self._workers.remove(worker)
-        self._choice.forget(worker)
         if worker.fatal is not None:
-            raise _as_error(worker.fatal)
+            error = EngineError(worker.fatal.message)
+            error.exit_code = worker.fatal.exit_code
+            raise error
+        how = worker.how_it_ended(self.settings.timeout)
         if not worker.ready:
-            self._retries.count_failed_start(worker)
-        self._take_back(worker.cells)
-        if worker.cells:
-            failed, left = self._retries.judge(worker, self._fitted)
-            for record in failed:
-                self._fail(record)
-            if left:
-                self._waiting.insert(0, left)
-        self._release(worker)
-
-    def _take_back(self, cells: Group) -> None:
-        """Remove the records of these cells that were stored since the snapshot."""
+            self._count_failed_start(worker, how)
         assert self.before is not None
-        for cell in cells:
+        for cell in worker.cells:
             if self.before.new_record(cell) is not None:
                 self.store.file(cell.key()).unlink(missing_ok=True)
+        if worker.cells:
+            self._try_again(worker, how)
+        self._release(worker)
+
+    def _count_failed_start(self, worker: Worker, how: str) -> None:
+        """Count a worker that ended before it was ready; EngineError if that is systematic."""
+        self._failed_starts += STUCK if worker.ended else 1
+        if self._failed_starts >= FAILED_STARTS or (worker.process.returncode or 0) > 0:
+            said = " ".join(worker.tail.split())[-500:] or "no message"
+            raise EngineError(f"worker processes cannot start ({how}): {said}")
+
+    def _try_again(self, worker: Worker, how: str) -> None:
+        """Queue the cells of a lost worker, those that have failed too often left out.
+
+        Without a finished cell of the same fit, the fit itself is assumed to be the reason, and all
+        its cells fail. After a lack of memory, the fit is divided into more parts.
+        """
+        cell, cells = worker.cells[0], worker.cells
+        history = self._histories[cell.key()]
+        history.tries += 1
+        memory_kills, self._memory_kills = self._memory_kills, count_memory_kills()
+        parts = history.parts
+        if worker.ended == "timeout" or history.tries >= TRIES:
+            timed = worker.ended == "timeout"
+            times = "" if timed else f" {history.tries} times in this cell"
+            kind = "TimeLimit" if timed else "WorkerLost"
+            count = 1 if cell.fit_key() in self._fitted else len(cells)
+            for failed in cells[:count]:
+                said = f"the worker process was {how}{times}"
+                self._fail(lost(failed, said, worker.tail, kind=kind))
+            cells = cells[count:]
+        elif self._memory_kills > memory_kills:
+            parts *= 2
+            how += "; tried again with less memory"
+        for left in cells:
+            history = self._histories[left.key()]
+            history.parts, history.slot = parts, worker.slot.name
+            incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
+            history.incidents.append(incident)
+        if cells:
+            self._waiting.insert(0, cells)
 
 
 def build(setup: EngineSetup) -> LocalEngine:
     """Build the engine `local`."""
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
-
-
-def _as_error(event: Message) -> FsbenchError:
-    error = EngineError(event.message)
-    error.exit_code = event.exit_code
-    return error

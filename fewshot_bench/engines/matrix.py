@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Overlap, Record, overlap_texts, overlaps
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import ChosenEngine, hook_environment
+from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resuming import Code, Resume
+    from fewshot_bench.store.store import Store
 
 
 INTERRUPTED = 130
@@ -69,58 +69,51 @@ def run_matrix(request: Request, reporter: Reporter) -> RunOutcome:
 
 
 def run_plan(plan: Plan, request: Request, reporter: Reporter) -> RunOutcome:
-    """Run the cells of a plan that the store of the request lacks, and report."""
-    return _Run(plan, request, reporter).run()
+    """Run the cells of a plan that the store of the request lacks, and report.
+
+    A run that is refused or has no data leaves no empty folders behind.
+    """
+    from fewshot_bench.store.store import Store
+
+    # Absolute, since a plug-in may change directory.
+    store, chosen = Store(request.store.absolute()), ChosenEngine(request)
+    variables = chosen.worker_environment(request.store)
+    reporter.info(request.summary())
+    for info in registry().plugins:
+        # Those of `-m all` are named among what is left out.
+        if info.error and info.problem not in plan.left_out:
+            reporter.warning(info.problem)
+    for problem in plan.problems.values():
+        reporter.unusable(problem)
+    if request.dry_run and any(part.is_file() for part in (store.path, *store.path.parents)):
+        raise UsageError(f"store '{request.store}' is not a folder; choose another store")
+    folders = [] if request.dry_run else store.create()
+    try:
+        return _Run(plan, request, reporter, store, chosen).run(variables)
+    finally:
+        for empty in folders:
+            with suppress(OSError):
+                empty.rmdir()
 
 
+@dataclass(frozen=True)
 class _Run:
     """One call: its plan, its store and whoever hears of it."""
 
-    def __init__(self, plan: Plan, request: Request, reporter: Reporter) -> None:
-        from fewshot_bench.store.store import Store
+    plan: Plan
+    request: Request
+    reporter: Reporter
+    store: Store
+    chosen: ChosenEngine
 
-        self.plan, self.request, self.reporter = plan, request, reporter
-        self.engines = ChosenEngine(request)
-        # Absolute, since a plug-in may change directory.
-        self.store = Store(request.store.absolute())
-
-    def run(self) -> RunOutcome:
+    def run(self, variables: Mapping[str, Mapping[str, str]]) -> RunOutcome:
         """Check, run what the store lacks, report."""
-        variables = self.engines.worker_environment(self.request.store)
-        self.reporter.info(self.request.summary())
-        for info in registry().plugins:
-            # Those of `-m all` are named among what is left out.
-            if info.error and info.problem not in self.plan.left_out:
-                self.reporter.warning(info.problem)
-        for problem in self.plan.problems.values():
-            self.reporter.unusable(problem)
-        with self._open_store():
-            return self._run(variables)
-
-    @contextmanager
-    def _open_store(self) -> Iterator[None]:
-        """Create the store's folders, unless this is a dry run.
-
-        A run that is refused or has no data leaves no empty folders behind.
-        """
-        path, dry = self.store.path, self.request.dry_run
-        if dry and any(part.is_file() for part in (path, *path.parents)):
-            raise UsageError(f"store '{self.request.store}' is not a folder; choose another store")
-        made = [] if dry else self.store.create()
-        try:
-            yield
-        finally:
-            for empty in made:
-                with suppress(OSError):
-                    empty.rmdir()
-
-    def _run(self, variables: Mapping[str, Mapping[str, str]]) -> RunOutcome:
         from fewshot_bench.backbones import loading
         from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
         from fewshot_bench.runner.preflight import keep_splits
         from fewshot_bench.runner.resuming import Code, ImageState, resume
 
-        plan, store, engines, asked = self.plan, self.store, self.engines, self.request
+        plan, store, chosen, asked = self.plan, self.store, self.chosen, self.request
         # Snapshot the store first, so that records written by other runs from here on are noticed.
         current().step("looking for results")
         before = StoreSnapshot.of(store, plan.cells)
@@ -142,19 +135,19 @@ class _Run:
             )
         # Workers skip cells that are done, unless `force` is set.
         force = asked.force or state.again
-        settings = engines.settings(force, code.identity(), variables, cells=len(state.todo))
+        settings = chosen.settings(force, code.identity(), variables, cells=len(state.todo))
         setup = EngineSetup(
             store, settings, before.only(state.todo), asked.engine_options, self.reporter.notice
         )
         if asked.dry_run:
             self._preview(state, setup)
             return RunOutcome(plan)
-        if state.todo and engines.here:
+        if state.todo and chosen.here:
             loading.check_weights(asked.backbone)
         if state.todo:
             self._check_room(state, settings)
-        with hook_environment(store.path, variables), engines.running(setup) as engine:
-            with engines.blaming():
+        with hook_environment(store.path, variables), chosen.running(setup) as engine:
+            with chosen.blaming():
                 engine.warm(len(state.todo))
             current().step("checking images")
             self._drop_unreadable(state)
@@ -181,7 +174,7 @@ class _Run:
         self._announce(state)
         if state.todo:
             from fewshot_bench.engines.expected_time import Machine, list_times
-            from fewshot_bench.runner.needs import compute_needs
+            from fewshot_bench.runner.preflight import compute_needs
 
             settings, datasets = setup.settings, self.plan.datasets
             workers = min(settings.workers, len(state.todo))
@@ -196,8 +189,8 @@ class _Run:
         backbone = self.request.backbone
         if loading.needs_fetching(backbone):
             say(f"the weights of {backbone} are not on this machine: to be fetched")
-        engine = self.engines.build(setup)
-        with self.engines.blaming():
+        engine = self.chosen.build(setup)
+        with self.chosen.blaming():
             preview = engine.preview(len(state.todo))
         if preview:
             say(preview)
@@ -208,8 +201,8 @@ class _Run:
         StoreError for a folder that results go into and that cannot be written.
         """
         from fewshot_bench.runner import preflight
-        from fewshot_bench.runner.needs import compute_needs
-        from fewshot_bench.store.kept_models import MODELS, model_folder
+        from fewshot_bench.runner.preflight import compute_needs
+        from fewshot_bench.store.kept_models import MODELS, expected_bytes, model_folder
         from fewshot_bench.store.leases import FOLDER
 
         path, say = self.store.path, self.reporter.info
@@ -218,12 +211,22 @@ class _Run:
             folders += [path / MODELS, *(model_folder(path, cell.key()) for cell in state.todo)]
         self.store.check_writable(state.todo, folders)
         needs = compute_needs(state.todo, self.plan.datasets, settings.keep_logits)
-        models = self._expect_models(state) if settings.keep_models else 0
+        models = 0
+        if settings.keep_models:
+            methods = (cell.method for cell in state.todo)
+            models, unknown = expected_bytes(methods, self.store.records())
+            if models:
+                say(f"models: up to {size_text(models)} of disk, as those in the store")
+            if unknown:
+                say(
+                    f"models: no model of {', '.join(unknown)} is in the store yet, so that their "
+                    "size is not known"
+                )
         preflight.check_disk(path, needs.results + models)
         for line in needs.list_shrunk(path, settings.feature_budget):
             say(f"note: {line}")
         self._shrink_features(settings)
-        if self.engines.here:
+        if self.chosen.here:
             workers = min(settings.workers, len(state.todo))
             preflight.check_memory(workers, needs.least, len(settings.devices))
             if tight := preflight.tight_memory(workers, needs.worker):
@@ -250,21 +253,6 @@ class _Run:
                 "are removed"
             )
 
-    def _expect_models(self, state: Resume) -> int:
-        """Bytes for the cells' models, estimated from stored ones; reports methods without any."""
-        from fewshot_bench.store.kept_models import expected_bytes
-
-        methods = (cell.method for cell in state.todo)
-        size, unknown = expected_bytes(methods, self.store.records())
-        if size:
-            self.reporter.info(f"models: up to {size_text(size)} of disk, as those in the store")
-        if unknown:
-            self.reporter.info(
-                f"models: no model of {', '.join(unknown)} is in the store yet, so that their size "
-                "is not known"
-            )
-        return size
-
     def _drop_unreadable(self, state: Resume) -> None:
         """Report data sets with missing or corrupt images, and drop their cells."""
         from fewshot_bench.runner.preflight import check_images
@@ -280,7 +268,7 @@ class _Run:
         """What is left out, what is worth a note, and how many cells there are."""
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
-        from fewshot_bench.splits.short_classes import short_lines
+        from fewshot_bench.splits.draw import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for reason in plan.left_out.values():
@@ -309,7 +297,7 @@ class _Run:
         current().step(f"starting {counted(workers, 'worker')}")
         try:
             with self.reporter.progress(state.todo, engine.workers) as shown:
-                for record in self.engines.records(engine, state.todo, shown.inside, self.store):
+                for record in self.chosen.records(engine, state.todo, shown.inside, self.store):
                     shown.finish(record)
                     records.append(record)
         except KeyboardInterrupt:
@@ -394,7 +382,6 @@ class _Run:
             say(saved)
         if interrupted:
             return RunOutcome(self.plan, failed, interrupted)
-        self.engines.refuse_less(state.todo, records)
         if state.todo or state.done:
             self.reporter.results(self.request.store)
         inapplicable = self._report_inapplicable(state, records)
@@ -402,8 +389,8 @@ class _Run:
 
     def _report_inapplicable(self, state: Resume, records: Sequence[Record]) -> bool:
         """Report that all cells are n/a, if so; True in that case: the request gives no number."""
-        reasons: dict[str, None] = {}
         before = (self.store.get(cell.key()) for cell in [*state.done, *state.failed])
+        reasons: dict[str, None] = {}
         for record in chain(records, before):
             if record is None or record.status != "inapplicable":
                 return False

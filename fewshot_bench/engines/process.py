@@ -1,33 +1,32 @@
-"""Engine-side handle of one worker process, and the retry policy for cells of lost workers.
-
-`Worker` starts a process and reads its events; `RetryPolicy` decides whether cells of a lost worker
-are tried in another slot, with less memory, or recorded as failed.
-"""
+"""`Worker`: the engine's handle of one worker process, which reads its messages and ends it."""
 
 from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import msgspec
 
-from fewshot_bench.api.record import RETRIED, Record
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, EngineError, Group, Settings, lost
-from fewshot_bench.engines.label_process import Connection, LabelProcess, plugins_of
+from fewshot_bench.engines.base import Group, Settings
+from fewshot_bench.engines.label_process import Connection, LabelProcess, list_plugins_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
 from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
+from fewshot_bench.utils.text import split_names
 
 WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"
@@ -46,13 +45,8 @@ PASSED_ON_CHARACTERS = 20_000
 DUMP_SECONDS = 10.0
 DUMPED_SECONDS = 0.5
 STOP_SECONDS = 10.0
-GIVEN_UP_SECONDS = 30.0
 # Seconds between looks whether a process that says nothing has ended.
 LOOK_SECONDS = 0.5
-# Workers in a row that end before they are ready, after which the run fails.
-FAILED_STARTS = 20
-# The same for workers that hang before they are ready: fewer, since each takes long.
-STUCK = 3
 
 
 @dataclass(frozen=True)
@@ -69,22 +63,19 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
 
     A worker on a numbered CUDA device (`cuda:N`) sees only that device.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    visible = split_names(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     slots = []
-    for number in range(per_device):
-        for device in devices:
-            kind, _, index = device.partition(":")
-            own = {}
-            if index:
-                chosen = entries[int(index)] if int(index) < len(entries) else index
-                own = {"CUDA_VISIBLE_DEVICES": chosen}
-            slots.append(Slot(f"{device}/{number}", kind, own))
+    for number, device in product(range(per_device), devices):
+        kind, _, index = device.partition(":")
+        own = {}
+        if index:
+            own = {"CUDA_VISIBLE_DEVICES": dict(enumerate(visible)).get(int(index), index)}
+        slots.append(Slot(f"{device}/{number}", kind, own))
     return slots
 
 
 class Message(msgspec.Struct):
-    """A message of a worker; whatever else arrives in its channel is passed over.
+    """A message of a worker.
 
     event: `idle` (waits for cells), `started` (begins the first of its unfinished cells),
     `progress` (done, total: steps of it), `finished` (key: of a stored cell), `failed` (record: of
@@ -104,7 +95,7 @@ class Message(msgspec.Struct):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Message:
-        """The message with these values; ValueError for anything else."""
+        """The message with these values; ValueError for whatever else a process may write."""
         try:
             message = msgspec.convert(values, cls)
             if message.event == "failed":
@@ -113,10 +104,11 @@ class Message(msgspec.Struct):
                 message.record = replace(record, status="failed", metrics={})
             return message
         except Exception as error:
-            # A foreign process may write whatever it likes.
             raise ValueError(f"{values!r:.80} is no event") from error
 
 
+# Keys of a backbone with a data set, and of a support set of it.
+Data = tuple[Any, Any]
 # None once the worker has ended.
 Event = tuple["Worker", Message | None]
 
@@ -132,7 +124,8 @@ class Worker:
     # The foreign plug-in whose code it has run, empty for built-in methods; None before any cell.
     owner: str | None = None
     cells: Group = field(default_factory=list)
-    parts: int = 1
+    # The data in its memory.
+    held: Data | None = None
     # Key of the fit whose lease the engine holds for this worker.
     claimed: str = ""
     fatal: Message | None = None
@@ -147,7 +140,6 @@ class Worker:
     tail: str = ""
     _reader: threading.Thread | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
-    _ended_at: float = 0.0
     _passed_on: int = 0
     _since: float = 0.0
     _beat: float = 0.0
@@ -192,7 +184,6 @@ class Worker:
 
     def _read(self, said: threading.Thread) -> None:
         with suppress(Closed, OSError):
-            # A descendant may hold the channel open.
             while self.channel.is_readable(LOOK_SECONDS) or self.process.poll() is None:
                 if self.channel.is_readable(0):
                     # Other code may write into the channel, whatever it likes.
@@ -216,13 +207,6 @@ class Worker:
                         sys.stderr.write(line)
                         sys.stderr.flush()
 
-    def serves(self, owner: str) -> bool:
-        """True if it may compute the cells of a plug-in, or built-in ones (an empty name).
-
-        A process that has run foreign code never computes the cells of another method.
-        """
-        return self.owner in (None, owner)
-
     def retire(self) -> None:
         """Let the process, which is idle, end."""
         self.idle = False
@@ -230,27 +214,19 @@ class Worker:
             self.channel.end()
 
     def send(
-        self,
-        cells: Group,
-        force: bool,
-        parts: int,
-        incidents: Mapping[str, Any],
-        owner: str = "",
-        variables: Mapping[str, str] | None = None,
+        self, cells: Group, owner: str, variables: Mapping[str, str], **request: object
     ) -> None:
         """Send cells to the worker; its reader notices a process that has ended.
 
-        owner: of their methods, which has `variables`.
+        owner: of their methods, which has `variables`. request: `force`, `parts` and `incidents`.
         """
-        self.owner = owner
-        self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
-        self._new_cell()
-        number = self.labels.expect(cells)
-        specs = [cell.to_dict() for cell in cells]
-        request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
+        self.owner, self.cells = owner, list(cells)
+        self.idle = self.started = False
+        self._begin_cell()
         # The slot's come last: no plug-in gives a worker the device of another one.
-        given = {**(variables or {}), **self.slot.environment}
-        request |= {"number": number, "plugins": plugins_of(cells), "variables": given}
+        given = {**variables, **self.slot.environment}
+        request |= {"number": self.labels.expect(cells), "plugins": list_plugins_of(cells)}
+        request |= {"specs": [cell.to_dict() for cell in cells], "variables": given}
         # The reader closes the channel of a process that has ended.
         with suppress(OSError):
             self.channel.send(request)
@@ -260,11 +236,11 @@ class Worker:
         for cell in self.cells:
             if cell.key() == key:
                 self.cells.remove(cell)
-                self._new_cell()
+                self._begin_cell()
                 return cell
         return None
 
-    def _new_cell(self) -> None:
+    def _begin_cell(self) -> None:
         self.tail, self._passed_on = "", 0
         self._since = time.monotonic()
         self._alive()
@@ -318,44 +294,23 @@ class Worker:
 
     def end(self, reason: str) -> None:
         """End the process, which prints its stacks first."""
-        self.ended, self._ended_at = reason, time.monotonic()
-        if hasattr(signal, "SIGUSR1"):
-            with suppress(OSError):
-                os.kill(self.process.pid, signal.SIGUSR1)
-            self._wait_for_dump()
-        self.stop()
-
-    def _wait_for_dump(self) -> None:
-        """Wait until stacks have arrived on stderr and the output has stopped."""
+        self.ended = reason
+        with suppress(OSError):
+            os.kill(self.process.pid, signal.SIGUSR1)
+        # Wait until stacks have arrived on stderr and the output has stopped.
         for _ in range(int(DUMP_SECONDS / DUMPED_SECONDS)):
             before = self.tail
             time.sleep(DUMPED_SECONDS)
             if (STACK in before and before == self.tail) or self.process.poll() is not None:
-                return
-
-    def kill_descendants(self) -> None:
-        """Kill descendants of an ended process that keep its channel open.
-
-        Given up is a process that survives being killed (it hangs in a driver), and one that left a
-        descendant in a session of its own.
-        """
-        reading = self._reader is not None and self._reader.is_alive()
-        over = self.process.poll() is not None
-        if over and reading:
-            self._kill_group()
-            self._ended_at = self._ended_at or time.monotonic()
-        waited = time.monotonic() - self._ended_at > GIVEN_UP_SECONDS
-        if waited and (reading if over else self.ended):
+                break
+        self.stop()
+        if self.process.poll() is None:
+            # It survives being killed, as in a driver that hangs: give it up.
             self._events.put((self, None))
-
-    def _kill_group(self) -> None:
-        with suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Kill the process and its descendants."""
-        self._kill_group()
+        kill_session(self.process.pid)
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
@@ -364,12 +319,22 @@ class Worker:
             # The reader closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)
 
-    def how_it_ended(self) -> str:
-        """Description of the exit code."""
+    def how_it_ended(self, timeout: float | None = None) -> str:
+        """The reason for its end, such as `killed by signal 15`; timeout: the limit of a cell."""
         code = self.process.returncode
+        if self.ended == "timeout":
+            return f"ended after the time limit of {timeout:g} s for a cell"
+        if self.ended == "hang":
+            return "ended because it gave no sign of life"
         if code is not None and code < 0:
             return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
         return f"ended with exit code {code}"
+
+
+def kill_session(pid: int) -> None:
+    """Kill a process that has a session of its own, with its descendants."""
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _cpu_seconds(pid: int, *, children: bool) -> float:
@@ -388,89 +353,7 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
 
 def count_memory_kills() -> int:
     """The number of processes that the kernel killed for lack of memory; 0 if not counted."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
-    return counts[0] if counts else 0
-
-
-@dataclass
-class RetryPolicy:
-    """Decides for cells of lost workers in one run: retry elsewhere or smaller, or fail."""
-
-    settings: Settings
-    _tries: dict[str, int] = field(default_factory=dict)
-    _parts: dict[str, int] = field(default_factory=dict)
-    _places: dict[str, str] = field(default_factory=dict)
-    _incidents: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    _memory_kills: int = field(default_factory=count_memory_kills)
-    _failed_starts: int = 0
-
-    def parts(self, cells: Group) -> int:
-        """Number of parts that a fit is divided into from the start, to save memory."""
-        return self._parts.get(cells[0].fit_key(), 1)
-
-    def incidents(self, cells: Group) -> Mapping[str, list[dict[str, str]]]:
-        """Earlier incidents of these cells, by key."""
-        keys = [cell.key() for cell in cells]
-        return {key: self._incidents[key] for key in keys if key in self._incidents}
-
-    def has_failed_at(self, group: Group, slot: str) -> bool:
-        """True when a worker was lost in this slot with this group."""
-        return self._places.get(group[0].key()) == slot
-
-    def reset_starts(self) -> None:
-        """Reset the count of workers that ended before they were ready."""
-        self._failed_starts = 0
-
-    def count_failed_start(self, worker: Worker) -> None:
-        """Count a worker that ended before it was ready; EngineError if that is systematic."""
-        self._failed_starts += -(-FAILED_STARTS // STUCK) if worker.ended else 1
-        code = worker.process.returncode
-        if self._failed_starts >= FAILED_STARTS or (code is not None and code > 0):
-            said = " ".join(worker.tail.split())[-500:]
-            raise EngineError(
-                f"worker processes cannot start ({self._how(worker)}): {said or 'no message'}"
-            )
-
-    def judge(self, worker: Worker, fitted: Collection[str]) -> tuple[list[Record], Group]:
-        """Records of cells that have failed, and the cells to try once more.
-
-        fitted: fits with a finished cell. Without one, the fit itself is assumed to be the reason,
-        and all its cells fail.
-        """
-        cell, cells = worker.cells[0], worker.cells
-        key, how = cell.key(), self._how(worker)
-        tries = self._tries[key] = self._tries.get(key, 0) + 1
-        failed: list[Record] = []
-        if worker.ended == "timeout" or tries >= TRIES:
-            count = 1 if cell.fit_key() in fitted else len(cells)
-            kind = "TimeLimit" if worker.ended == "timeout" else "WorkerLost"
-            times = "" if kind == "TimeLimit" else f" {tries} times in this cell"
-            text = f"the worker process was {how}{times}"
-            failed = [lost(lost_cell, text, worker.tail, kind=kind) for lost_cell in cells[:count]]
-            cells = cells[count:]
-        elif self._has_memory_kill():
-            self._parts[cell.fit_key()] = 2 * worker.parts
-            how += "; tried again with less memory"
-        for left in cells:
-            self._add_incident(left, how)
-        self._places[key] = worker.slot.name
-        return failed, cells
-
-    def _add_incident(self, cell: RunSpec, how: str) -> None:
-        incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
-        self._incidents.setdefault(cell.key(), []).append(incident)
-
-    def _has_memory_kill(self) -> bool:
-        before, self._memory_kills = self._memory_kills, count_memory_kills()
-        return self._memory_kills > before
-
-    def _how(self, worker: Worker) -> str:
-        if worker.ended == "timeout":
-            return f"ended after the time limit of {self.settings.timeout:g} s for a cell"
-        if worker.ended == "hang":
-            return "ended because it gave no sign of life"
-        return worker.how_it_ended()
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    return sum(map(int, re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE)))

@@ -11,7 +11,6 @@ import ast
 import base64
 import dataclasses
 import dis
-import enum
 import functools
 import hashlib
 import io
@@ -22,7 +21,7 @@ import sys
 import sysconfig
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import METHODS
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.files import make_folder, write_synced
+from fewshot_bench.utils.files import write_whole
 
 _FILE = '''"""{name}, as `fewshot_bench.run` was given it in a session, packed by cloudpickle."""
 
@@ -60,7 +59,8 @@ getattr({name}.fit, "__globals__", {{}}).update(names)
 #
 {source}
 '''
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), types.EllipsisType)
+# Values that are pickled as they are.
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), list, tuple, dict)
 # Attributes of a class that follow from others, or say where it stands.
 _MADE = frozenset(
     {
@@ -89,8 +89,7 @@ def reference(cls: type, store: Path) -> str:
     path = folder / f"{cls.__name__}.py"
     if not path.is_file():
         content = _write(cls, closure.names).encode("utf-8", "surrogateescape")
-        make_folder(folder)
-        os.replace(write_synced(folder, content), path)
+        write_whole(path, content)
     return f"{os.path.realpath(path)}:{cls.__name__}"
 
 
@@ -146,130 +145,94 @@ def digest_of(cls: type) -> str:
     return Closure(cls).digest
 
 
-class Closure:
-    """What a class uses of its own module. names: by global name. digest: of all of it."""
+class Closure(cloudpickle.Pickler):  # type: ignore[misc]
+    """What a class uses of its own module. names: by global name. digest: of all of it.
+
+    The class is pickled without what differs between sessions: places of code, the order of sets.
+    """
 
     def __init__(self, cls: type) -> None:
+        stream = io.BytesIO()
+        super().__init__(stream, 5)
+        # Whether two equal values are one object says nothing.
+        self.fast = True
         self.names: dict[str, Any] = {}
         self._module = cls.__module__
-        self._hash = hashlib.sha256()
         # By identity; values stay alive, as ids of others are reused.
         self._seen: dict[int, Any] = {}
-        self._add(cls)
-        self.digest = self._hash.hexdigest()
+        self.dump(cls)
+        self.digest = hashlib.sha256(stream.getvalue()).hexdigest()
 
-    def _say(self, *values: object) -> None:
-        self._hash.update(f"{values!r}\n".encode("utf-8", "surrogateescape"))
-
-    def _add(self, value: Any) -> None:
-        if isinstance(value, _PLAIN):
-            # As text: NaN differs from itself, and 0.0 equals -0.0.
-            self._say(type(value).__name__, value)
-            return
-        kind = "type" if isinstance(value, type) else type(value).__qualname__
-        self._say(kind, str(getattr(value, "__qualname__", "")))
-        if id(value) in self._seen:
-            return
-        self._seen[id(value)] = value
+    def persistent_id(self, value: Any) -> Any:
+        """What is pickled in place of a value; None for the value as it is."""
         if isinstance(value, types.ModuleType):
-            self._add_module(value.__name__)
-        elif isinstance(value, type):
-            self._add_class(value)
-        elif isinstance(value, types.CodeType):
-            self._add_code(value)
-        elif isinstance(value, types.FunctionType):
-            self._add_function(value)
-        elif isinstance(value, (set, frozenset)):
-            self._say(sorted(map(repr, value)))
-        elif isinstance(value, dict):
-            for pair in value.items():
-                self._add(pair)
-        elif isinstance(value, (list, tuple)):
-            for part in value:
-                self._add(part)
-        else:
-            self._add_object(value)
+            return _describe_module(value.__name__)
+        if isinstance(value, types.CodeType):
+            names = value.co_names, value.co_varnames, value.co_freevars
+            return value.co_code, *names, value.co_flags, value.co_consts
+        if isinstance(value, set | frozenset):
+            return sorted(map(repr, value))
+        if not isinstance(value, type | types.FunctionType):
+            return None if isinstance(value, _PLAIN) else self._describe_object(value)
+        if id(value) in self._seen:
+            return value.__qualname__
+        self._seen[id(value)] = value
+        if value.__module__ != self._module:
+            return value.__qualname__, _describe_module(str(value.__module__))
+        parts = self._describe_class if isinstance(value, type) else self._describe_function
+        return value.__qualname__, *parts(value)
 
-    def _add_module(self, name: str) -> None:
-        """A module: installed ones by name, those of other projects by their files."""
-        file = getattr(sys.modules.get(name), "__file__", None)
-        self._say(name)
-        if file and not _is_installed(file):
-            self._say(method_code.digest_of_module(name))
+    def _describe_object(self, value: Any) -> Any:
+        """The function that an object wraps; the type of one that cannot be pickled."""
+        if callable(wrapped := getattr(value, "__wrapped__", None)):
+            return wrapped
+        try:
+            cloudpickle.dumps(value, 5)
+        except Exception:
+            return type(value)
+        return None
 
-    def _add_class(self, cls: type) -> None:
-        if cls.__module__ != self._module:
-            self._add_module(cls.__module__)
-            return
-        for base in cls.__bases__:
-            self._add(base)
-        if isinstance(cls, enum.EnumMeta):
-            members: Any = cls.__members__
-            self._add({name: member.value for name, member in members.items()})
-        if dataclasses.is_dataclass(cls):
-            for field in dataclasses.fields(cls):
-                self._add((field.name, field.default_factory, dict(field.metadata)))
+    def _describe_class(self, cls: Any) -> Iterator[Any]:
+        yield cls.__bases__
+        members: Mapping[str, Any] = getattr(cls, "__members__", {})
+        yield {name: member.value for name, member in members.items()}
+        for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+            yield field.name, field.default_factory, dict(field.metadata)
         for name, value in vars(cls).items():
-            if name in _MADE or (isinstance(cls, enum.EnumMeta) and name.startswith("_")):
-                continue
-            self._say(name)
             if name == "__annotations__":
-                self._add_annotations(value)
-            elif not _is_generated(value) and not isinstance(value, enum.Enum):
-                self._add(value)
+                yield from self._describe_annotations(value)
+            elif name in _MADE or name in members or (members and name.startswith("_")):
+                continue
+            elif not _is_generated(value):
+                yield name, value
 
-    def _add_annotations(self, annotations: dict[str, Any]) -> None:
+    def _describe_annotations(self, annotations: Mapping[str, Any]) -> Iterator[Any]:
         namespace = vars(sys.modules.get(self._module, types))
         for name, kind in annotations.items():
             text = kind if isinstance(kind, str) else getattr(kind, "__qualname__", repr(kind))
-            self._say(name, text)
+            yield name, text
             for used in re.findall(r"[^\W\d]\w*", text):
                 if used in namespace:
                     self.names.setdefault(used, namespace[used])
 
-    def _add_function(self, function: types.FunctionType) -> None:
-        if function.__module__ != self._module:
-            self._add_module(str(function.__module__))
-            return
-        code = function.__code__
-        self._add(code)
-        self._add((function.__defaults__, function.__kwdefaults__, vars(function)))
+    def _describe_function(self, function: Any) -> Iterator[Any]:
+        yield function.__code__
+        yield function.__defaults__, function.__kwdefaults__, vars(function)
         for cell in function.__closure__ or ():
             with suppress(ValueError):
                 # A variable without a value.
-                self._add(cell.cell_contents)
-        for name in _list_globals(code):
+                yield cell.cell_contents
+        for name in _list_globals(function.__code__):
             if name in function.__globals__:
                 self.names[name] = function.__globals__[name]
-                self._say(name)
-                self._add(function.__globals__[name])
+                yield name, function.__globals__[name]
 
-    def _add_code(self, code: types.CodeType) -> None:
-        self._say(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
-        for constant in code.co_consts:
-            self._add(constant)
 
-    def _add_object(self, value: Any) -> None:
-        """An object: what functions it wraps, else its pickled state."""
-        parts = [
-            getattr(value, name, None)
-            for name in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel")
-        ]
-        if any(map(callable, parts)):
-            for part in (*parts, getattr(value, "args", ()), getattr(value, "keywords", {})):
-                self._add(part)
-            return
-        self._add(type(value))
-        if isinstance(value, enum.Enum):
-            self._add(value.name)
-        elif type(value).__module__ == self._module and hasattr(value, "__dict__"):
-            self._add(vars(value))
-        else:
-            self._add_state(value)
-
-    def _add_state(self, value: Any) -> None:
-        with suppress(Exception):
-            self._say(hashlib.sha256(cloudpickle.dumps(value, 5)).hexdigest())
+def _describe_module(name: str) -> tuple[str, ...]:
+    """A module: installed ones by name, those of other projects by their files, too."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    installed = not file or _is_installed(file)
+    return (name,) if installed else (name, str(method_code.digest_of_module(name)))
 
 
 def _is_generated(value: Any) -> bool:

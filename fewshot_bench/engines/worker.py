@@ -21,20 +21,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fewshot_bench.api import plugins
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.images.decode import EncodedFiles, numbered
-from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
+from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import errors, offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
+from fewshot_bench.utils.locks import is_waiting
 from fewshot_bench.utils.messages import Channel, Closed
-from fewshot_bench.utils.prefetch import start_own
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.session import Session
 
 SHA = 32
+PROGRESS_SECONDS = 0.2
+BEAT_SECONDS = 2.0
 
 
 class RemoteExaminer:
@@ -88,15 +92,18 @@ class RemoteExaminer:
         finally:
             self._free.put(channel)
         if "error" in header:
-            raise _as_error(header["error"])
+            name, message = header["error"]["type"], header["error"]["message"]
+            kind = getattr(errors, name, None)
+            if isinstance(kind, type) and issubclass(kind, FsbenchError):
+                raise kind(message)
+            raise RuntimeError(f"{name}: {message}")
         return header, answer
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
-        header, _ = self.ask("cell", spec=spec.to_dict())
-        train, val, queries = (_images(header[name]) for name in ("train", "val", "queries"))
-        fitted, evaluated = (_label_space(header[name]) for name in ("fitted", "evaluated"))
-        return CellLists(fitted, evaluated, train, val, queries, header["picks"])
+        lists = msgspec.convert(self.ask("cell", spec=spec.to_dict())[0], CellLists)
+        # Seeds of fits have never depended on this digest (`fit.seed_of`).
+        return dataclasses.replace(lists, support="")
 
     def files(self, images: ImageList) -> EncodedFiles:
         """The encoded files of an image list."""
@@ -142,27 +149,8 @@ class _RemoteFiles(EncodedFiles):
         return numbered(self._handle, index)
 
 
-def _label_space(values: Mapping[str, Any]) -> LabelSpace:
-    return LabelSpace(**{name: tuple(value) for name, value in values.items()})
-
-
-def _images(values: Mapping[str, Any]) -> ImageList:
-    return ImageList(**{**values, "labels": tuple(values["labels"])})
-
-
-def _as_error(values: Mapping[str, str]) -> Exception:
-    kind = getattr(errors, values["type"], None)
-    if isinstance(kind, type) and issubclass(kind, FsbenchError):
-        return kind(values["message"])
-    return RuntimeError(f"{values['type']}: {values['message']}")
-
-
-PROGRESS_SECONDS = 0.2
-BEAT_SECONDS = 2.0
-
-
-class _Answers:
-    """Events for the engine; progress at most every `PROGRESS_SECONDS`."""
+class _Engine:
+    """The engine, which receives events; progress at most every `PROGRESS_SECONDS`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -182,17 +170,11 @@ class _Answers:
             self._reported = now
             self.send("progress", done=done, total=total)
 
-    def keep_beating(self, examiner: RemoteExaminer) -> None:
-        """Send heartbeats from a separate thread."""
-
-        def beat() -> None:
-            from fewshot_bench.utils.locks import is_waiting
-
-            while True:
-                time.sleep(BEAT_SECONDS)
-                self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
-
-        start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
+    def beat(self, examiner: RemoteExaminer) -> None:
+        """Send heartbeats for ever."""
+        while True:
+            time.sleep(BEAT_SECONDS)
+            self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
 
 
 def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
@@ -202,17 +184,16 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
     engine, then those to the label process.
     """
     folder, device, threads, keep_models = arguments
-    engine, *labels = channels
+    channel, *labels = channels
     offline.enforce_if_asked()
     ignore_pillow_warnings()
-    answers, examiner = _Answers(engine), RemoteExaminer(labels)
+    engine, examiner = _Engine(channel), RemoteExaminer(labels)
     # Print all stacks on a crash, and on SIGUSR1, which the engine sends before it kills us.
     faulthandler.enable()
-    if hasattr(faulthandler, "register"):
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ[STORE] = folder
     store = Store(Path(folder))
-    answers.keep_beating(examiner)
+    threading.Thread(target=engine.beat, args=(examiner,), daemon=True).start()
     try:
         import torch
 
@@ -224,18 +205,23 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
             torch.set_num_threads(int(threads))
         models = store.path if keep_models == "1" else None
         session = Session(folder_of(FEATURES, store.path), device, examiner, models)
-        answers.send("idle")
+        engine.send("idle")
         with suppress(Closed):
             while True:
-                request, _ = engine.receive()
-                _import_plugins(request["plugins"], request["variables"])
+                request, _ = channel.receive()
+                os.environ.update(request["variables"])
+                # The plug-ins that the cells need, of which at most one has foreign methods.
+                wanted = ",".join(request["plugins"])
+                if os.environ.get(plugins.ONLY) != wanted:
+                    os.environ[plugins.ONLY] = wanted
+                    registry.cache_clear()
                 examiner.begin(request["number"], request["incidents"])
-                _compute(request, store, session, answers)
-                answers.send("idle")
+                _compute(request, store, session, engine)
+                engine.send("idle")
         # What a plug-in has left, such as a thread, must not keep this process alive.
         os._exit(0)
     except FsbenchError as error:
-        answers.send("fatal", message=str(error), exit_code=error.exit_code)
+        engine.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         # Ctrl-C does not reach this process, which has a session of its own.
@@ -245,16 +231,7 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _import_plugins(names: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Allow the plug-ins that the next cells need, of which at most one has foreign methods."""
-    os.environ.update(variables)
-    wanted = ",".join(names)
-    if os.environ.get(plugins.ONLY) != wanted:
-        os.environ[plugins.ONLY] = wanted
-        registry.cache_clear()
-
-
-def _compute(request: Any, store: Store, session: Session, answers: _Answers) -> None:
+def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> None:
     """Compute the cells of a request."""
     from fewshot_bench.runner.run import run_group
 
@@ -263,20 +240,20 @@ def _compute(request: Any, store: Store, session: Session, answers: _Answers) ->
     todo = [c for c in cells if request["force"] or not store.complete(c.key())]
     for cell in cells:
         if cell not in todo:
-            answers.send("finished", key=cell.key())
+            engine.send("finished", key=cell.key())
     if not todo:
         return
     session.backbone(todo[0])
     # Loading the backbone is not billed.
-    answers.send("started")
+    engine.send("started")
     # Closed here, as the next request must not find the views of this one open.
-    with closing(run_group(todo, session, answers.progress, request["parts"])) as outcomes:
+    with closing(run_group(todo, session, engine.progress, request["parts"])) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
             if record.transient:
                 # The engine decides whether to store it.
-                answers.send("failed", record=record.to_dict())
+                engine.send("failed", record=record.to_dict())
             else:
-                answers.send("finished", key=record.spec.key())
+                engine.send("finished", key=record.spec.key())
             if number < len(todo):
-                answers.send("started")
+                engine.send("started")

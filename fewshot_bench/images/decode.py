@@ -1,4 +1,8 @@
-"""Read the encoded image files of a data set, identify them by digests, and decode them."""
+"""Read the encoded image files of a data set, identify them by digests, check and decode them.
+
+Digests and findings are cached by file stamp, so that unchanged files are not read again. `opened`
+and `decode` open one file, `find_unreadable` checks many, `ImageFiles` reads those of a cell.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,31 @@ import functools
 import hashlib
 import io
 import re
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
+from fewshot_bench.api.dataset import SKIPPED, Dataset, Stamp, Stamped, Without, all_items
 from fewshot_bench.api.items import Item
-from fewshot_bench.images.digests import (
-    RACY_SECONDS,
-    DatasetDigests,
-    Known,
-    dataset_digests,
-    is_racy,
-    now,
-)
+from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.image_formats import add_readers, readable_formats, remedy_of
+from fewshot_bench.utils.image_formats import (
+    add_readers,
+    decoder_versions,
+    readable_formats,
+    remedy_of,
+)
 from fewshot_bench.utils.prefetch import spread
 from fewshot_bench.utils.progress import current
+from fewshot_bench.utils.small_cache import change, recall
+from fewshot_bench.utils.text import FEW, shortened
 
 # The EXIF tag for the orientation of a picture.
 ORIENTATION = 274
@@ -41,6 +48,13 @@ MOST_RATIO = 1000
 BLACK = 16
 # Pillow's name for values of 16 bits (colors of 5 and 6 bits are `BGR;16`), and its decoder of PPM.
 WIDE = re.compile(r";16[BLN]|(?P<rounded>'ppm.*, 65535\))")
+# Of the cached digests.
+FORMAT = 2
+# As in git: where the file system's clock is coarse, a file that changed this shortly before it was
+# read may change again without another stamp.
+RACY_SECONDS = 2.0
+KEY, SHA = 16, 32
+RECORD = KEY + SHA + 1
 
 
 class UnsuitableError(ValueError):
@@ -76,22 +90,19 @@ def decode(data: bytes) -> Image.Image:
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
     wide = WIDE.search(str(getattr(image, "tile", ())))
     image.load()
+    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3], 0)
+    if not wide or not colors:
+        return image
+    extrema: Any = image.getextrema()
+    highest = max(high for _, high in extrema[:colors])
     # Pillow rounds the colors of PPM, and cuts the lower 8 bits off others.
-    highest = _brightest(image) if wide else None
-    if wide and highest is not None and highest < BLACK + bool(wide["rounded"]):
+    if highest < BLACK + bool(wide["rounded"]):
         raise UnsuitableError(
             f"colors of 16 bits, none of them above {256 * highest + 255:,} of 65,535: they would "
             f"look {'white' if image.mode == 'CMYK' else 'black'}; scale it to 0 to 255 and "
             "convert it to 8 bits"
         )
     return image
-
-
-def _brightest(image: Image.Image) -> int | None:
-    """The largest value of the colors of an image in RGB, RGBA or CMYK; None in another mode."""
-    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3])
-    extrema: Any = image.getextrema()
-    return int(max(high for _, high in extrema[:colors])) if colors else None
 
 
 def decode_or_explain(data: bytes) -> Image.Image | str:
@@ -148,68 +159,6 @@ def deep_problem(image: Image.Image) -> str | None:
     return None
 
 
-class Checked(NamedTuple):
-    """Findings of a check of images.
-
-    bad: id to reason, for images that are missing or unusable; turned: number of other images with
-    an EXIF orientation; trouble: why the findings could not be cached.
-    """
-
-    bad: dict[str, str]
-    turned: int
-    trouble: str
-
-
-def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
-    """Find items that cannot be decoded; files with a cached result are not read."""
-    digests = dataset_digests(dataset)
-    digests.load()
-    work = current()
-    work.step(f"checking images of {dataset.card().name}", len(items))
-
-    def check(item: Item) -> str | Stamp | Known:
-        result = _problem(dataset, digests, item)
-        work.advance()
-        return result
-
-    results = dict(zip(items, spread(check, items), strict=True))
-    young = [item for item, problem in results.items() if isinstance(problem, Stamp)]
-    if young:
-        # Wait until their stamps are reliable, so that the next run need not read these files.
-        latest = max(p.changed for p in results.values() if isinstance(p, Stamp))
-        time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
-        again = functools.partial(_problem, dataset, digests, patient=False)
-        results |= dict(zip(young, spread(again, young), strict=True))
-    digests.save()
-    bad = {item.id: problem for item, problem in results.items() if isinstance(problem, str)}
-    turned = sum(isinstance(facts, Known) and facts.turned for facts in results.values())
-    return Checked(bad, turned, digests.problem)
-
-
-def _problem(
-    dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
-) -> str | Stamp | Known:
-    """Why an image is unusable, or its facts; with `patient`, its stamp if it just changed."""
-    stamp = digests.stamp(item)
-    facts = digests.get(item, stamp)
-    if facts is not None and facts.decodes:
-        return facts
-    taken = now()
-    if patient and stamp is not None and is_racy(stamp, taken):
-        return stamp
-    try:
-        data = dataset.read(item)
-    except Exception as error:
-        return unread(error)
-    image = decode_or_explain(data)
-    problem = image if isinstance(image, str) else deep_problem(image)
-    if problem is not None or isinstance(image, str):
-        return str(problem)
-    facts = Known(hashlib.sha256(data).digest(), True, is_turned(image))
-    digests.put(item, stamp, facts, taken)
-    return facts
-
-
 def orientation(image: Image.Image) -> Any:
     """The orientation that EXIF states; 1, which is upright, without one or in damaged EXIF."""
     try:
@@ -226,6 +175,208 @@ def is_turned(image: Image.Image) -> bool:
 def upright(image: Image.Image) -> Image.Image:
     """Apply the image's EXIF orientation."""
     return ImageOps.exif_transpose(image) if is_turned(image) else image
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The SHA-256 of an image file's bytes; decodes: True if they were decoded successfully.
+
+    turned: True if the image has an EXIF orientation other than upright.
+    """
+
+    sha: bytes
+    decodes: bool
+    turned: bool = False
+
+    def packed(self) -> bytes:
+        """The bytes of a record that follow its key."""
+        return self.sha + bytes([self.decodes + 2 * self.turned])
+
+
+class DatasetDigests:
+    """Digests of one data set's image files; safe to use from several threads and processes."""
+
+    def __init__(self, key: str, name: str, dataset: Dataset) -> None:
+        """key: in the cache; name: of the data set."""
+        self.problem = ""
+        self._key = key
+        self._name = name
+        self._dataset = dataset if isinstance(dataset, Stamped) else None
+        self._known = {} if self._dataset is None else _split(recall(DIGESTS, key))
+        self._new: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of an item's file; None if the data set has no stamps or no such file."""
+        return self._dataset.stamp(item) if self._dataset is not None else None
+
+    def get(self, item: Item, stamp: Stamp | None) -> Known | None:
+        """The cached facts of the file with this stamp."""
+        if stamp is None:
+            return None
+        key = _key(item, stamp)
+        packed = self._new.get(key) or self._known.get(key)
+        return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
+
+    def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
+        """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
+        if stamp is not None and not is_racy(stamp, taken):
+            with self._lock:
+                self._new[_key(item, stamp)] = facts.packed()
+
+    def save(self) -> None:
+        """Add new digests to the cache; on failure, `problem` holds the reason."""
+        with self._lock:
+            new, self._new = self._new, {}
+            self._known.update(new)
+        if not new:
+            return
+
+        def merge(before: bytes | None) -> bytes:
+            """The content of the cache with new records; those of decoded images win."""
+            records = _split(before)
+            new_ones = {k: v for k, v in new.items() if k not in records or v[SHA]}
+            return b"".join(key + packed for key, packed in (records | new_ones).items())
+
+        try:
+            change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
+        except (OSError, RuntimeError) as error:
+            self.problem = f"digests of images are not kept: {error}"
+
+
+def dataset_digests(dataset: Dataset) -> DatasetDigests:
+    """The digests of a data set in the user's cache folder, for the decoders installed here.
+
+    Whether a file decodes depends on them: on a plug-in for HEIC, for example.
+    """
+    card = dataset.card()
+    key = "\0".join((f"{FORMAT}", card.name, card.folder, *decoder_versions()))
+    return DatasetDigests(key, card.name, dataset)
+
+
+def is_racy(stamp: Stamp, taken: float) -> bool:
+    """True if a file may have changed after `taken` without a new stamp."""
+    return stamp.changed > taken - RACY_SECONDS
+
+
+def _key(item: Item, stamp: Stamp) -> bytes:
+    text = f"{stamp.token}\0{stamp.size}\0{item.id}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
+
+
+def _split(content: bytes | None) -> dict[bytes, bytes]:
+    """Packed records by key."""
+    content = content or b""
+    return {
+        content[start : start + KEY]: content[start + KEY : start + RECORD]
+        for start in range(0, len(content), RECORD)
+    }
+
+
+class Checked(NamedTuple):
+    """Findings of a check of images.
+
+    bad: id to reason, for images that are missing or unusable; turned: number of other images with
+    an EXIF orientation; trouble: why the findings could not be cached.
+    """
+
+    bad: dict[str, str]
+    turned: int
+    trouble: str
+
+
+def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
+    """Find items that cannot be decoded; files with a cached result are not read."""
+    digests = dataset_digests(dataset)
+    work = current()
+    work.step(f"checking images of {dataset.card().name}", len(items))
+
+    def check(item: Item) -> str | Stamp | Known:
+        result = _problem(dataset, digests, item)
+        work.advance()
+        return result
+
+    results = dict(zip(items, spread(check, items), strict=True))
+    young = [item for item, problem in results.items() if isinstance(problem, Stamp)]
+    if young:
+        # Wait until their stamps are reliable, so that the next run need not read these files.
+        latest = max(p.changed for p in results.values() if isinstance(p, Stamp))
+        time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - time.time() + 0.01)))
+        again = functools.partial(_problem, dataset, digests, patient=False)
+        results |= dict(zip(young, spread(again, young), strict=True))
+    digests.save()
+    bad = {item.id: problem for item, problem in results.items() if isinstance(problem, str)}
+    turned = sum(isinstance(facts, Known) and facts.turned for facts in results.values())
+    return Checked(bad, turned, digests.problem)
+
+
+def _problem(
+    dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
+) -> str | Stamp | Known:
+    """Why an image is unusable, or its facts; with `patient`, its stamp if it just changed."""
+    stamp = digests.stamp(item)
+    facts = digests.get(item, stamp)
+    if facts is not None and facts.decodes:
+        return facts
+    taken = time.time()
+    if patient and stamp is not None and is_racy(stamp, taken):
+        return stamp
+    try:
+        data = dataset.read(item)
+    except Exception as error:
+        return unread(error)
+    image = decode_or_explain(data)
+    problem = image if isinstance(image, str) else deep_problem(image)
+    if problem is not None or isinstance(image, str):
+        return str(problem)
+    facts = Known(hashlib.sha256(data).digest(), True, is_turned(image))
+    digests.put(item, stamp, facts, taken)
+    return facts
+
+
+def open_usable(
+    open_it: Callable[[Mapping[str, Any]], Any], name: str, data: Mapping[str, Any]
+) -> Dataset:
+    """Open a data set without its unusable images; `open_it` opens it from `RunSpec.data`."""
+    whole: Dataset = open_it({**data, SKIPPED: {name: []}})
+    problems = find_unreadable(whole, [item for _, item in all_items(whole)]).bad
+    lost = list_lost_training(whole, problems)
+    if lost:
+        raise DataMissingError(
+            f"{name}: {lost} are damaged or missing: mend them, or remove the "
+            "class (its folder, or its lines in the manifest)"
+        )
+    bad = list(problems)
+    dataset: Dataset = open_it({**data, SKIPPED: {name: bad}} if bad else data)
+    return dataset
+
+
+def with_skipped(
+    data: Mapping[str, Any], datasets: Mapping[str, Dataset], *names: str
+) -> Mapping[str, Any]:
+    """The `RunSpec.data` of these data sets, including the ids of skipped images."""
+    opened = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
+    skipped = {n: list(d.skipped) for n, d in opened.items() if isinstance(d, Without)}
+    return {**data, SKIPPED: skipped} if skipped else data
+
+
+def list_lost_training(dataset: Dataset, bad: Mapping[str, str]) -> str:
+    """`all 10 images of class 'cow'`: the classes that would have no train images left."""
+    whole = dict(list_lost_classes([item for _, item in all_items(dataset)], bad))
+    lost = [
+        f"all {whole[title]:,} images of class '{title}'"
+        if title in whole
+        else f"all {count:,} train images of class '{title}'"
+        for title, count in list_lost_classes(dataset.items().get("train", ()), bad)
+    ]
+    return ", ".join(shortened(lost, FEW))
+
+
+def list_lost_classes(items: Sequence[Item], bad: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Classes of which no image can be used, with the number of their images."""
+    total = Counter(item.classname for item in items)
+    lost = Counter(item.classname for item in items if item.id in bad)
+    return [(name, count) for name, count in total.items() if lost[name] == count]
 
 
 class EncodedFiles(ABC):
@@ -289,7 +440,6 @@ class ImageFiles(EncodedFiles):
     def digests(self) -> tuple[bytes, ...]:
         """The SHA-256 of every file; files with a cached digest for their stamp are not read."""
         cached = dataset_digests(self._dataset)
-        cached.load()
         shas = spread(lambda index: self._digest(index, cached), range(len(self._items)))
         cached.save()
         self.problem = cached.problem
@@ -301,7 +451,7 @@ class ImageFiles(EncodedFiles):
         before = cached.get(item, stamp)
         if before is not None:
             return before.sha
-        taken = now()
+        taken = time.time()
         sha = hashlib.sha256(self.read(index)).digest()
         cached.put(item, stamp, Known(sha, False), taken)
         return sha

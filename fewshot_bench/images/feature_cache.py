@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from fewshot_bench.images.feature_files import (
     Array,
     FeatureFiles,
     Form,
+    Origin,
     Rows,
-    Shard,
+    digest_of,
     pack_cost,
     unpack_cost,
 )
@@ -49,52 +49,22 @@ def numbered(count: int) -> tuple[bytes, ...]:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Origin of rows, which determines their shard on disk.
+class _Request:
+    """What `rows` was asked for: the digest of its context, and where missing rows come from."""
 
-    dataset, role: shown in listings. shared: the part of the context that all rows of the shard
-    have in common; all of it by default. passing: one fit draws the rows for itself, so that they
-    are kept only if there is room. images: one row per encoded image, else per prompt. whole: rows
-    of one context are computed together or not at all.
-    """
-
-    dataset: str = ""
-    role: str = ""
-    shared: Mapping[str, Any] | None = None
-    passing: bool = False
-    images: bool = True
-    whole: bool = False
-
-    def shard(self, context: Mapping[str, Any]) -> Shard:
-        """The shard of rows with this context."""
-        shared = context if self.shared is None else self.shared
-        digest = _digest({"shared": shared, "dataset": self.dataset, "role": self.role})
-        return Shard(digest.hex()[:16], self.dataset, self.role, self.passing)
-
-
-def _digest(values: Mapping[str, Any]) -> bytes:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of `rows`: the digest of its context, and how to compute and store missing rows."""
-
-    name: bytes
+    context: bytes
+    file_name: str
     origin: Origin
-    shard: Shard
     compute: Callable[[list[int]], Tensor]
     meter: Meter
-    files: FeatureFiles | None
+    lasting: bool
 
 
 class FeatureCache:
     """Rows in memory, and in the files of a folder that several processes may share."""
 
-    def __init__(self, folder: Path | None, is_sound: Callable[[], bool] = lambda: True) -> None:
-        """is_sound: returns False while new features must not be shared with other cells."""
+    def __init__(self, folder: Path | None) -> None:
         self._files = None if folder is None else FeatureFiles(folder)
-        self._is_sound = is_sound
         self._memory = _Memory()
 
     def rows(
@@ -116,59 +86,59 @@ class FeatureCache:
         stay in memory.
         """
         origin = origin or Origin()
-        files = self._files if lasting else None
-        call = _Call(_digest(context), origin, origin.shard(context), compute, meter, files)
+        name = origin.file_name(context)
+        request = _Request(digest_of(context), name, origin, compute, meter, lasting)
         first: dict[bytes, int] = {}
         for index, key in enumerate(keys):
             first.setdefault(key, index)
-        features = self._gather(call, list(first), list(first.values()))
+        distinct, indices = list(first), list(first.values())
+        size = len(first) if origin.whole else AT_ONCE
+        features = torch.empty(0)
+        for start in range(0, len(first), max(1, size)):
+            rows = slice(start, start + size)
+            part = self._fetch(request, distinct[rows], indices[rows])
+            if len(part) == len(keys):
+                return part
+            if not start:
+                features = part.new_empty(len(first), part.shape[1])
+            features[rows] = part
         if len(first) == len(keys):
             return features
         order = {key: row for row, key in enumerate(first)}
         return features[torch.tensor([order[key] for key in keys])]
 
-    def _gather(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
-        """(n, width) of distinct keys; places: their indices among the requested keys."""
-        if call.origin.whole or len(keys) <= AT_ONCE:
-            return self._part(call, keys, places)
-        result = torch.empty(0)
-        for start in range(0, len(keys), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
-            part = self._part(call, keys[rows], places[rows])
-            if not start:
-                result = part.new_empty(len(keys), part.shape[1])
-            result[rows] = part
-        return result
-
-    def _part(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
-        rows = Rows([hashlib.sha256(call.name + key).digest() for key in keys])
-        self._fill(call, rows)
+    def _fetch(self, request: _Request, keys: Sequence[bytes], indices: Sequence[int]) -> Tensor:
+        """(n, width) of distinct keys; indices: theirs among the requested keys."""
+        rows = Rows([hashlib.sha256(request.context + key).digest() for key in keys])
+        self._fill(request, rows)
         computed = None
         if rows.lacking.any():
-            folder = call.files.folder if call.files else None
-            with once(folder, f"{call.name.hex()} {call.shard.name}"):
-                self._fill(call, rows)
+            folder = self._files.folder if self._files and request.lasting else None
+            name = request.file_name.partition(".")[0]
+            with once(folder, f"{request.context.hex()} {name}"):
+                self._fill(request, rows)
                 if rows.lacking.any():
-                    computed = self._compute(call, rows, places)
-        _charge(rows, call.meter)
+                    computed = self._compute(request, rows, indices)
+        _charge(rows, request.meter)
         if computed is not None:
             return computed
         assert rows.form is not None
         dtype: torch.dtype = getattr(torch, rows.form.dtype)
         return torch.from_numpy(rows.data).view(dtype)
 
-    def _fill(self, call: _Call, rows: Rows) -> None:
+    def _fill(self, request: _Request, rows: Rows) -> None:
         self._memory.fill(rows)
-        if call.files is not None and rows.lacking.any():
-            call.files.fill(call.shard, rows)
+        if self._files and request.lasting and rows.lacking.any():
+            self._files.fill(request.file_name, request.origin, rows)
 
-    def _compute(self, call: _Call, rows: Rows, places: Sequence[int]) -> Tensor | None:
+    def _compute(self, request: _Request, rows: Rows, indices: Sequence[int]) -> Tensor | None:
         """Compute and keep missing rows; returns the features if all rows were computed."""
-        if call.origin.whole:
+        origin, meter = request.origin, request.meter
+        if origin.whole:
             rows.lacking[:] = True
         lacking = np.flatnonzero(rows.lacking)
-        wanted, sound = [places[row] for row in lacking.tolist()], self._is_sound()
-        features, cost = call.meter.measure(lambda: call.compute(wanted), images=call.origin.images)
+        wanted = [indices[row] for row in lacking.tolist()]
+        features, cost = meter.measure(lambda: request.compute(wanted), images=origin.images)
         features = features.detach().contiguous()
         dtype = str(features.dtype).removeprefix("torch.")
         block = _Block(
@@ -177,8 +147,12 @@ class FeatureCache:
             cost=pack_cost(cost, len(features)),
             form=Form(features.shape[1], dtype, dtype),
         )
-        if sound and self._is_sound():
-            self._keep(call, block)
+        kept = False
+        if self._files and request.lasting and dtype in KINDS:
+            values = block.keys, block.data, block.cost, block.form
+            kept = self._files.add(request.file_name, origin, *values)
+        if not kept:
+            self._memory.add(block, only_if_free=origin.passing)
         if len(lacking) == len(rows.names):
             rows.mark(lacking, block.cost)
             return features
@@ -186,15 +160,6 @@ class FeatureCache:
             raise ValueError(f"features have the form {block.form}, and had {rows.form}")
         rows.put(lacking, block.data, block.cost)
         return None
-
-    def _keep(self, call: _Call, block: _Block) -> None:
-        """Keep a block on disk, or in memory if the disk does not take it."""
-        kept = False
-        if call.files is not None and block.form.dtype in KINDS:
-            rows = block.keys, block.data, block.cost, block.form
-            kept = call.files.add(call.shard, *rows)
-        if not kept:
-            self._memory.add(block, only_if_free=call.shard.passing)
 
 
 def _charge(rows: Rows, meter: Meter) -> None:
@@ -224,14 +189,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[_Block, None] = OrderedDict()
-        self._places: dict[bytes, tuple[_Block, int]] = {}
+        self._rows: dict[bytes, tuple[_Block, int]] = {}
         self._size = 0
 
     def fill(self, rows: Rows) -> None:
         """Fill in the missing ones of `rows` that are in memory."""
         pairs_of: dict[_Block, list[tuple[int, int]]] = {}
-        for index in np.flatnonzero(rows.lacking).tolist() if self._places else ():
-            block, row = self._places.get(rows.names[index], (None, 0))
+        for index in np.flatnonzero(rows.lacking).tolist():
+            block, row = self._rows.get(rows.names[index], (None, 0))
             if block is not None:
                 pairs_of.setdefault(block, []).append((index, row))
         for block, pairs in pairs_of.items():
@@ -248,8 +213,8 @@ class _Memory:
             oldest, _ = self._blocks.popitem(last=False)
             self._size -= oldest.size
             for key in oldest.keys:
-                if self._places[key][0] is oldest:
-                    del self._places[key]
+                if self._rows[key][0] is oldest:
+                    del self._rows[key]
         self._blocks[block] = None
         self._size += block.size
-        self._places.update((key, (block, row)) for row, key in enumerate(block.keys))
+        self._rows.update((key, (block, row)) for row, key in enumerate(block.keys))

@@ -7,12 +7,13 @@ were written, whatever happened to its file: its checksum covers them all.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +109,6 @@ def _pack_facts(cost: bytes, form: Form) -> bytes:
     return cost + f"{form.width} {form.dtype} {form.kept}".encode()
 
 
-def _unpack_facts(facts: bytes) -> tuple[bytes, Form]:
-    """The inverse of `_pack_facts`."""
-    width, dtype, kept = facts[COST.size :].decode().split()
-    return facts[: COST.size], Form(int(width), dtype, kept)
-
-
 def _checksum(key: bytes, facts: bytes, data: bytes | memoryview) -> int:
     digest = hashlib.sha256(b"".join((key, facts, data))).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
@@ -129,17 +124,32 @@ def kept_row_bytes(width: int, precision: str) -> int:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """The group of rows in one file.
+class Origin:
+    """Origin of rows, which determines their file.
 
-    name: 16 hexadecimal digits. dataset, role: as `fsbench cache ls` lists them. passing: rows that
-    one fit draws for itself, which are kept only if there is room.
+    dataset, role: shown in listings. shared: the part of the context that all rows of the file
+    have in common; all of it by default. passing: one fit draws the rows for itself, so that they
+    are kept only if there is room. images: one row per encoded image, else per prompt. whole: rows
+    of one context are computed together or not at all.
     """
 
-    name: str
-    dataset: str
-    role: str
+    dataset: str = ""
+    role: str = ""
+    shared: Mapping[str, Any] | None = None
     passing: bool = False
+    images: bool = True
+    whole: bool = False
+
+    def file_name(self, context: Mapping[str, Any]) -> str:
+        """The name of the file of rows with this context."""
+        shared = context if self.shared is None else self.shared
+        digest = digest_of({"shared": shared, "dataset": self.dataset, "role": self.role})
+        return f"{digest.hex()[:16]}{PASSING if self.passing else LASTING}"
+
+
+def digest_of(values: Mapping[str, Any]) -> bytes:
+    """SHA-256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
 
 class Rows:
@@ -173,10 +183,6 @@ class Rows:
             self.costs[index] = cost
 
 
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
-
-
 class FeatureFiles:
     """The files of a folder, at most `budget` bytes of them."""
 
@@ -184,17 +190,12 @@ class FeatureFiles:
         self,
         folder: Path,
         budget: Callable[[], int | None] = cache_dir.feature_budget,
-        warn: Callable[[str], None] = _warn,
     ) -> None:
-        """budget: bytes, or None for a share of the disk; warn: called for damaged files."""
+        """budget: bytes, or None for a share of the disk."""
         self.folder = folder
         self._budget = budget
-        self._warn = warn
         self._files: OrderedDict[Path, Database] = OrderedDict()
         self._touched: dict[Path, float] = {}
-
-    def _path(self, shard: Shard) -> Path:
-        return self.folder / f"{shard.name}{PASSING if shard.passing else LASTING}"
 
     def _open(self, path: Path) -> Database:
         """The database of a file; those that were used longest ago are closed."""
@@ -206,9 +207,9 @@ class FeatureFiles:
             self._files.popitem(last=False)[1].close()
         return self._files[path]
 
-    def fill(self, shard: Shard, rows: Rows) -> None:
-        """Fill in the missing ones of `rows` that the file of a shard holds."""
-        path = self._path(shard)
+    def fill(self, name: str, origin: Origin, rows: Rows) -> None:
+        """Fill in the missing ones of `rows` that the file of this name holds."""
+        path = self.folder / name
         if self.folder.is_symlink() or not path.exists():
             return
         base = self._open(path)
@@ -218,33 +219,37 @@ class FeatureFiles:
             marks = ",".join("?" * len(indices))
             damaged += _take(rows, indices, base.read(f"{SELECT} in ({marks})", list(indices)))
         if damaged and not base.damage:
-            self._report(path, shard, f"{len(damaged):,} rows are not as they were written")
+            self._report(path, origin, f"{len(damaged):,} rows are not as they were written")
             with suppress(OSError), base.write() as connection:
                 names = ((name,) for name in damaged)
                 connection.executemany("delete from row where name=?", names)
-        self._report_removal(path, shard, base)
-        self._touch(path)
-
-    def _report_removal(self, path: Path, shard: Shard, base: Database) -> None:
-        if base.damage:
-            self._report(path, shard, base.damage)
-            base.damage = ""
-
-    def _report(self, path: Path, shard: Shard, reason: str) -> None:
-        self._warn(
-            f"features of {printable(shard.dataset) or 'a data set'} were damaged on the disk and "
-            f"are computed again: {path}: {reason}"
-        )
-
-    def _touch(self, path: Path) -> None:
-        """Record the use of a file for eviction, at most once a minute."""
+        self._report_removal(path, origin, base)
+        # For eviction, at most once a minute.
         now = time.monotonic()
         if now - self._touched.get(path, -TOUCH_SECONDS) >= TOUCH_SECONDS:
             self._touched[path] = now
             cache_dir.touch(path)
 
+    def _report_removal(self, path: Path, origin: Origin, base: Database) -> None:
+        if base.damage:
+            self._report(path, origin, base.damage)
+            base.damage = ""
+
+    def _report(self, path: Path, origin: Origin, reason: str) -> None:
+        print(
+            f"warning: features of {printable(origin.dataset) or 'a data set'} were damaged on the "
+            f"disk and are computed again: {path}: {reason}",
+            file=sys.stderr,
+        )
+
     def add(
-        self, shard: Shard, keys: Sequence[bytes], data: Array, cost: bytes, form: Form
+        self,
+        name: str,
+        origin: Origin,
+        keys: Sequence[bytes],
+        data: Array,
+        cost: bytes,
+        form: Form,
     ) -> bool:
         """Store rows (n, bytes) of one computation; False if there is no room or writing fails.
 
@@ -253,38 +258,36 @@ class FeatureFiles:
         if not cache_dir.is_shared():
             return False
         data, form = narrow(data, form)
-        base, facts = self._open(self._path(shard)), _pack_facts(cost, form)
-        count = max(1, self._bytes_at_once() // form.row_bytes)
+        path, facts = self.folder / name, _pack_facts(cost, form)
+        base, budget = self._open(path), self._budget()
+        most = WRITTEN if budget is None else min(WRITTEN, budget // 16)
+        count = max(1, most // form.row_bytes)
         try:
             cache_dir.make_folder(self.folder)
             for start in range(0, len(keys), count):
                 part = slice(start, start + count)
                 with self._lock():
-                    self._make_room(shard, len(keys[part]) * (form.row_bytes + ROW_BYTES))
+                    size = len(keys[part]) * (form.row_bytes + ROW_BYTES)
+                    self._make_room(path, size, passing=origin.passing)
                     if base.in_memory:
                         return False
-                    _insert(base, shard, keys[part], data[part], facts)
+                    _insert(base, origin, keys[part], data[part], facts)
         except OSError:
             return False
         finally:
-            self._report_removal(self._path(shard), shard, base)
+            self._report_removal(path, origin, base)
         return True
 
-    def _bytes_at_once(self) -> int:
-        """Bytes of rows in one transaction."""
-        budget = self._budget()
-        return WRITTEN if budget is None else min(WRITTEN, budget // 16)
-
-    def _make_room(self, shard: Shard, size: int) -> None:
-        """Evict files until `size` bytes of rows fit into the file of a shard, with its journal.
+    def _make_room(self, path: Path, size: int, *, passing: bool) -> None:
+        """Evict files until `size` bytes of rows fit into a file, with its journal.
 
         OSError if they do not.
         """
-        path, settled = self._path(shard), time.time() - SETTLED_SECONDS
+        settled = time.time() - SETTLED_SECONDS
 
         def can_go(file: CacheFile) -> bool:
             passes = file.path.suffix == PASSING and file.used < settled
-            return file.path != path and (passes or not shard.passing)
+            return file.path != path and (passes or not passing)
 
         # A new file has a page per table and index; a journal may hold them, and the whole index.
         before = path.stat().st_size if path.exists() else 0
@@ -320,14 +323,16 @@ class FeatureFiles:
             yield
 
 
-def _insert(base: Database, shard: Shard, keys: Sequence[bytes], data: Array, facts: bytes) -> None:
+def _insert(
+    base: Database, origin: Origin, keys: Sequence[bytes], data: Array, facts: bytes
+) -> None:
     """Store rows in one transaction; OSError if it fails."""
     rows = [memoryview(row) for row in np.ascontiguousarray(data)]
     sums = [_checksum(key, facts, row) for key, row in zip(keys, rows, strict=True)]
     with base.write() as connection:
         number = connection.execute(
             "insert into computation(dataset, role, facts) values(?, ?, ?)",
-            (printable(shard.dataset), printable(shard.role), facts),
+            (printable(origin.dataset), printable(origin.role), facts),
         ).lastrowid
         connection.executemany(
             "insert or replace into row values(?, ?, ?, ?)",
@@ -340,15 +345,16 @@ def _take(rows: Rows, index_of: dict[int, int], records: Sequence[tuple[Any, ...
     sound: dict[bytes, list[tuple[int, bytes]]] = {}
     damaged = []
     for name, checksum, facts, data in records:
-        index = index_of.get(name)
-        if index is None or type(facts) is not bytes or type(data) is not bytes:
-            damaged.append(name)
-        elif _checksum(rows.names[index], facts, data) == checksum:
+        index = index_of.get(name, -1)
+        is_row = index >= 0 and type(facts) is bytes and type(data) is bytes
+        if is_row and _checksum(rows.names[index], facts, data) == checksum:
             sound.setdefault(facts, []).append((index, data))
         else:
             damaged.append(name)
     for facts, pairs in sound.items():
-        cost, form = _unpack_facts(facts)
+        # The inverse of `_pack_facts`.
+        width, dtype, kept = facts[COST.size :].decode().split()
+        cost, form = facts[: COST.size], Form(int(width), dtype, kept)
         if rows.takes(form):
             values = np.frombuffer(b"".join(data for _, data in pairs), np.uint8)
             values = widen(values.reshape(len(pairs), form.row_bytes), form)

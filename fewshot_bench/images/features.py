@@ -1,14 +1,14 @@
 """Images and shots as methods see them: batches of pixels, cached frozen features, views.
 
-`Images` and `Shots` are made by `image_view` and `shots_view`; a view exposes no path and no label
-of a query.
+`ImageView` and `ShotsView` are made by `image_view`. No label, id or path of a query is behind a
+view in a worker: these stay in the label process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -22,7 +22,8 @@ from torch import Tensor
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import draw_passes, passes_of, view_key
 from fewshot_bench.images.cache import transform_of
-from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
+from fewshot_bench.images.feature_cache import FeatureCache, numbered
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
@@ -109,23 +110,6 @@ def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor,
         start += len(pixels)
 
 
-def check_batches(size: Any, augment: Any, rng: Any) -> None:
-    """ContractError for invalid arguments of `batches`."""
-    whole_number("batches: size", size, 1)
-    if augment is not None:
-        _check_augment("batches", augment)
-        _check_generator("augmented batches need", rng)
-
-
-def check_views(count: Any, augment: Any, rng: Any, start: Any) -> None:
-    """ContractError for invalid arguments of `views`."""
-    whole_number("views: count", count, 1)
-    whole_number("views: start", start, 0)
-    _check_augment("views", augment)
-    if rng is not None:
-        _check_generator("views draw from", rng)
-
-
 def _check_augment(what: str, augment: Any) -> None:
     if not isinstance(augment, Augment):
         raise ContractError(f"{what}: augment is {augment!r}, expected Augment(...) or Augment()")
@@ -136,8 +120,18 @@ def _check_generator(what: str, rng: Any) -> None:
         raise ContractError(f"{what} rng=ctx.rng('augment'), not {rng!r:.80}")
 
 
-class _Backing:
-    """The source behind a view; kept apart from the view, since methods hold views."""
+# The meter that `accounted` opened, which views use instead of the one that they were made with.
+_OPEN: ContextVar[Meter | None] = ContextVar("_OPEN", default=None)
+
+
+class ImageView:
+    """Unlabeled images for a method (see `fewshot_bench.Images`).
+
+    order: numbers of its images in `source`. Encodings are billed to `phase`. batch: actual batch
+    size for a requested one. seed: for the images' own augmented views.
+    """
+
+    __slots__ = ("_batch", "_made_with", "_order", "_phase", "_seed", "_source", "_store")
 
     def __init__(
         self,
@@ -149,103 +143,23 @@ class _Backing:
         batch: Callable[[int], int],
         seed: int,
     ) -> None:
-        self.source = source
-        self.store = store
-        self._meter = meter
-        self.phase = phase
-        self.order = order
-        self.batch = batch
-        self.seed = seed
-        self.index = torch.tensor(order)
-
-    @property
-    def meter(self) -> Meter:
-        """The meter that `accounted` opened; outside of it, the meter the view was made with."""
-        return _OPEN.get() or self._meter
-
-
-_OPEN: ContextVar[Meter | None] = ContextVar("_OPEN", default=None)
-# A view holds a token only: methods cannot reach a path, label or source through it. The backing of
-# each token is kept here until the cell ends, unreachable from a method's own objects.
-_TOKENS = itertools.count(1)
-_BACKINGS: dict[int, _Backing] = {}
-_BATCHES: dict[int, Iterator[Any]] = {}
-# The tokens of every open scope, the newest last.
-_SCOPES: list[set[int]] = []
-
-
-def _behind(view: ImageView) -> _Backing:
-    return _BACKINGS[view._token]
-
-
-@contextmanager
-def open_views() -> Iterator[None]:
-    """Views made inside work only inside; on exit, their backings are dropped."""
-    mine: set[int] = set()
-    _SCOPES.append(mine)
-    try:
-        yield
-    finally:
-        # The scope of a generator that nobody closes ends when it is collected: within a later one.
-        _SCOPES[:] = [scope for scope in _SCOPES if scope is not mine]
-        _drop(mine)
-
-
-def drop_view(view: ImageView) -> None:
-    """Free what is behind a view that was made outside of `open_views` and is used no more."""
-    _drop([view._token])
-
-
-def _drop(tokens: Iterable[int]) -> None:
-    for token in tokens:
-        _BACKINGS.pop(token, None)
-        _BATCHES.pop(token, None)
-
-
-def _new_token() -> int:
-    """A token of the innermost scope."""
-    token = next(_TOKENS)
-    if _SCOPES:
-        _SCOPES[-1].add(token)
-    return token
-
-
-class _Batches:
-    """An iterator over batches that exposes no source either."""
-
-    __slots__ = ("_token",)
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self._token = _new_token()
-        _BATCHES[self._token] = batches
-
-    def __iter__(self) -> _Batches:
-        return self
-
-    def __next__(self) -> Any:
-        batches = _BATCHES.get(self._token)
-        if batches is None:
-            raise StopIteration
-        try:
-            return next(batches)
-        except BaseException:
-            _BATCHES.pop(self._token, None)
-            raise
-
-    def __del__(self) -> None:
-        _BATCHES.pop(self._token, None)
-
-
-class ImageView:
-    """Unlabeled images for a method (see `fewshot_bench.Images`)."""
-
-    __slots__ = ("_token",)
-
-    def __init__(self, token: int) -> None:
-        self._token = token
+        self._source = source
+        self._store = store
+        self._made_with = meter
+        self._phase = phase
+        self._order = order
+        self._batch = batch
+        self._seed = seed
 
     def __len__(self) -> int:
-        return len(_behind(self).order)
+        return len(self._order)
+
+    def __deepcopy__(self, memo: object) -> ImageView:
+        return self
+
+    @property
+    def _meter(self) -> Meter:
+        return _OPEN.get() or self._made_with
 
     def batches(
         self,
@@ -257,16 +171,18 @@ class ImageView:
         device: torch.device | str | None = None,
     ) -> Iterator[Tensor]:
         """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
-        backing = _behind(self)
-        check_batches(size, augment, rng)
-        indices = [backing.order[number] for number in list_visits(order, len(backing.order))]
-        backing.meter.images_seen += len(indices)
+        whole_number("batches: size", size, 1)
+        if augment is not None:
+            _check_augment("batches", augment)
+            _check_generator("augmented batches need", rng)
+        indices = [self._order[number] for number in list_visits(order, len(self))]
+        self._meter.images_seen += len(indices)
         passes: tuple[int, ...] = ()
         if augment is not None and rng is not None:
             passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
-        tally = backing.meter.images
-        pixels = backing.source.batches(backing.batch(size), indices, augment, passes, tally)
-        return _Batches(_move(pixels, device))
+        tally = self._meter.images
+        batches = self._source.batches(self._batch(size), indices, augment, passes, tally)
+        return (pixels if device is None else pixels.to(device) for pixels in batches)
 
     @property
     def raw_features(self) -> Tensor:
@@ -279,18 +195,17 @@ class ImageView:
         return self._encode_frozen(projected=False)
 
     def _encode_frozen(self, *, projected: bool) -> Tensor:
-        backing = _behind(self)
-        source = backing.source
+        source = self._source
 
-        def compute(places: list[int]) -> Tensor:
-            batches = source.batches(ENCODE_BATCH, places, tally=backing.meter.images)
+        def compute(indices: list[int]) -> Tensor:
+            batches = source.batches(ENCODE_BATCH, indices, tally=self._meter.images)
             return encode(source, batches, projected=projected)
 
-        content = {"kind": "evaluation"} | _read(projected=projected)
-        with backing.meter.phase(backing.phase):
-            origin = Origin(source.name, backing.phase)
-            features = _rows(backing, content, _digests(backing), compute, origin)
-        return features[backing.index].to(source.backbone.device)
+        content = {"kind": "evaluation"} | _describe_rows(projected=projected)
+        with self._meter.phase(self._phase):
+            origin = Origin(source.name, self._phase)
+            features = self._rows(content, self._digests(), compute, origin)
+        return features[torch.tensor(self._order, dtype=torch.int64)].to(source.backbone.device)
 
     @property
     def features(self) -> Tensor:
@@ -308,67 +223,78 @@ class ImageView:
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
-        backing = _behind(self)
-        check_views(count, augment, rng, start)
-        augment = backing.source.allowed(augment)
-        drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        drawn |= _read(projected=projected)
-        with backing.meter.phase(backing.phase):
+        whole_number("views: count", count, 1)
+        whole_number("views: start", start, 0)
+        _check_augment("views", augment)
+        augment = self._source.allowed(augment)
+        content = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        content |= _describe_rows(projected=projected)
+        with self._meter.phase(self._phase):
             if rng is None:
                 numbers = range(start, start + count)
-                flat = _own_views(backing, numbers, augment, drawn | {"kind": "own views"})
+                rows = self._encode_own_views(numbers, augment, content | {"kind": "own views"})
             else:
-                flat = _draw_views(backing, draw_passes(count, rng), augment, drawn)
-        features = flat.to(backing.source.backbone.device)
-        features = features.view(count, len(backing.order), features.shape[-1])
+                _check_generator("views draw from", rng)
+                rows = self._encode_drawn_views(draw_passes(count, rng), augment, content)
+        features = rows.to(self._source.backbone.device)
+        features = features.view(count, len(self), features.shape[-1])
         return F.normalize(features, dim=-1) if normalize and projected else features.clone()
 
+    def _encode_drawn_views(
+        self, passes: tuple[int, ...], augment: Augment, content: dict[str, Any]
+    ) -> Tensor:
+        """(passes * n, width): a view per image and pass, cached for exactly this request."""
+        source, repeated = self._source, self._order * len(passes)
 
-def _read(*, projected: bool) -> dict[str, Any]:
+        def compute(_: list[int]) -> Tensor:
+            tally = self._meter.images
+            batches = source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
+            return encode(source, batches, projected="read" not in content)
+
+        digests = hashlib.sha256(b"".join(self._digests())).hexdigest()
+        order = hashlib.sha256(str(self._order).encode()).hexdigest()
+        content = content | {"kind": "views", "images": digests, "order": order, "passes": passes}
+        shared = source.turning | encoder_content(source.backbone)
+        origin = Origin(source.name, "drawn views", shared, passing=True, whole=True)
+        return self._rows(content, numbered(len(repeated)), compute, origin)
+
+    def _encode_own_views(
+        self, numbers: range, augment: Augment, content: dict[str, Any]
+    ) -> Tensor:
+        """(numbers * n, width): views determined by an image's bytes, the seed and their number."""
+        source, digests = self._source, self._digests()
+        images = [digests[index] for index in self._order]
+        keys = [view_key(digest, self._seed, number) for number in numbers for digest in images]
+
+        def compute(rows: list[int]) -> Tensor:
+            order = [self._order[row % len(images)] for row in rows]
+            crops, tally = [keys[row] for row in rows], self._meter.images
+            batches = source.batches(ENCODE_BATCH, order, augment, tally=tally, keys=crops)
+            return encode(source, batches, projected="read" not in content)
+
+        origin = Origin(source.name, f"views of seed {self._seed}", passing=True)
+        return self._rows(content, keys, compute, origin)
+
+    def _rows(
+        self,
+        kind: dict[str, Any],
+        keys: Sequence[bytes],
+        compute: Callable[[list[int]], Tensor],
+        origin: Origin,
+    ) -> Tensor:
+        """Features by key; cached on disk too if all that they depend on is known."""
+        context = kind | self._source.turning | encoder_content(self._source.backbone)
+        lasting = "instance" not in context
+        return self._store.rows(context, keys, compute, self._meter, origin, lasting=lasting)
+
+    def _digests(self) -> tuple[bytes, ...]:
+        with self._meter.images.unbilled():
+            return self._source.digests
+
+
+def _describe_rows(*, projected: bool) -> dict[str, Any]:
     """The part of a row's identity that states if rows were read before the projection."""
     return {} if projected else {"read": "before the projection"}
-
-
-def _draw_views(
-    backing: _Backing, passes: tuple[int, ...], augment: Augment, drawn: dict[str, Any]
-) -> Tensor:
-    """(passes * n, width): one view per image and pass, cached for exactly this request."""
-
-    repeated, tally = backing.order * len(passes), backing.meter.images
-
-    def compute(_: list[int]) -> Tensor:
-        batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
-        return encode(backing.source, batches, projected="read" not in drawn)
-
-    content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
-    content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
-    content |= drawn | {"passes": passes}
-    shared = backing.source.turning | encoder_content(backing.source.backbone)
-    origin = Origin(backing.source.name, "drawn views", shared, passing=True, whole=True)
-    return _rows(backing, content, numbered(len(repeated)), compute, origin)
-
-
-def _own_views(
-    backing: _Backing, numbers: range, augment: Augment, drawn: dict[str, Any]
-) -> Tensor:
-    """(numbers * n, width): views determined by an image's bytes, the seed and their number."""
-    digests = _digests(backing)
-    images = [digests[index] for index in backing.order]
-    keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
-
-    def compute(rows: list[int]) -> Tensor:
-        order = [backing.order[row % len(images)] for row in rows]
-        batches = backing.source.batches(
-            ENCODE_BATCH,
-            order,
-            augment,
-            tally=backing.meter.images,
-            keys=[keys[row] for row in rows],
-        )
-        return encode(backing.source, batches, projected="read" not in drawn)
-
-    origin = Origin(backing.source.name, f"views of seed {backing.seed}", passing=True)
-    return _rows(backing, drawn, keys, compute, origin)
 
 
 class ShotsView(ImageView):
@@ -382,17 +308,15 @@ class ShotsView(ImageView):
         pixels = super().batches(size, **passed)
         if not labels:
             return pixels
-        backing = _behind(self)
-        visit = list_visits(passed.get("order"), len(backing.order))
-        places = backing.index[torch.tensor(visit, dtype=torch.int64)]
-        listed = send(backing.source.labels[places], backing.source.backbone.device)
-        return _Batches(labeled(pixels, listed))
+        visits = [self._order[number] for number in list_visits(passed.get("order"), len(self))]
+        chosen = self._source.labels[torch.tensor(visits, dtype=torch.int64)]
+        return labeled(pixels, send(chosen, self._source.backbone.device))
 
     @property
     def labels(self) -> Tensor:
         """(n,) int64 class indices, on the backbone's device."""
-        backing = _behind(self)
-        return backing.source.labels[backing.index].to(backing.source.backbone.device)
+        labels = self._source.labels[torch.tensor(self._order, dtype=torch.int64)]
+        return labels.to(self._source.backbone.device)
 
 
 def image_view(
@@ -406,24 +330,10 @@ def image_view(
     batch: Callable[[int], int] = int,
     seed: int = 0,
 ) -> ImageView:
-    """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`.
-
-    batch: actual batch size for a requested one; the same by default. seed: for the images' own
-    augmented views.
-    """
-    token = _new_token()
+    """A view on `source` in `order` (default: as listed), a `ShotsView` if it is `labeled`."""
     listed = order if order is not None else list(range(len(source)))
-    _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch, seed)
-    return ShotsView(token) if labeled else ImageView(token)
-
-
-def shots_view(
-    source: ImageSource, store: FeatureCache, meter: Meter, *, phase: str, seed: int
-) -> ShotsView:
-    """A labeled view on the whole source."""
-    view = image_view(source, store, meter, phase=phase, labeled=True, seed=seed)
-    assert isinstance(view, ShotsView)
-    return view
+    kind = ShotsView if labeled else ImageView
+    return kind(source, store, meter, phase, listed, batch, seed)
 
 
 @contextmanager
@@ -445,26 +355,3 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
             yield
     finally:
         _OPEN.reset(token)
-
-
-def _rows(
-    backing: _Backing,
-    kind: dict[str, Any],
-    keys: Sequence[bytes],
-    compute: Callable[[list[int]], Tensor],
-    origin: Origin,
-) -> Tensor:
-    """Features image by image; cached on disk too if all that they depend on is known."""
-    context = kind | backing.source.turning | encoder_content(backing.source.backbone)
-    lasting = "instance" not in context
-    return backing.store.rows(context, keys, compute, backing.meter, origin, lasting=lasting)
-
-
-def _digests(backing: _Backing) -> tuple[bytes, ...]:
-    with backing.meter.images.unbilled():
-        return backing.source.digests
-
-
-def _move(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:
-    for pixels in batches:
-        yield pixels if device is None else pixels.to(device)

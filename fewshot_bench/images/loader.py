@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -23,13 +25,64 @@ from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import Cutter, Uniforms, chunk_by_keys, pixels_of
-from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
-from fewshot_bench.images.cache_file import Pixels, Segment
+from fewshot_bench.images.cache import ImageCache, Keeper, Pixels, Segment, transform_of
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
-from fewshot_bench.images.decode_cache import DecodeCache
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
+
+MEMORY = 1 << 30
+"""Maximum bytes of decoded images held by a process."""
+IDLE_SECONDS = 60.0
+_LOCK = threading.Lock()
+_ALL: WeakSet[DecodeCache] = WeakSet()
+
+
+class DecodeCache:
+    """Decoded images in memory by number, within one bound for all sources of a process.
+
+    The first images of a source that fit stay, since passes over a source visit all of its images.
+    Sources that were not asked for `IDLE_SECONDS` make room. Safe for threads.
+    """
+
+    # At least the bytes of all instances: those of instances that are gone count until the bound is
+    # reached, so that an image does not cost a look at every instance.
+    most = 0
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._values: dict[int, Any] = {}
+        self._asked = time.monotonic()
+        with _LOCK:
+            _ALL.add(self)
+
+    def get(self, key: int) -> Any:
+        """The value of a key; None if it is not held."""
+        self._asked = time.monotonic()
+        return self._values.get(key)
+
+    def put(self, key: int, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes, if there is room."""
+        with _LOCK:
+            if key in self._values:
+                return
+            if DecodeCache.most + size > MEMORY and size <= MEMORY:
+                DecodeCache.most = self._evict(size)
+            if DecodeCache.most + size <= MEMORY:
+                DecodeCache.most += size
+                self._values[key] = value
+                self._used += size
+
+    def _evict(self, size: int) -> int:
+        """Empty idle instances until `size` bytes fit; the bytes that all instances hold then."""
+        total = sum(cache._used for cache in _ALL)
+        for cache in sorted(_ALL, key=lambda cache: cache._asked):
+            if total + size <= MEMORY or cache._asked > self._asked - IDLE_SECONDS:
+                break
+            if cache is not self:
+                total -= cache._used
+                cache._used, cache._values = 0, {}
+        return total
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,23 +99,6 @@ class Loaded:
     serving: Cost
     cpu: float
     mapped: Segment | None = None
-
-
-def measure_waits(
-    loading: Ahead[Loaded],
-    tally: ImageCost,
-    count: Callable[[Loaded, float, ImageCost], None],
-) -> Iterator[Loaded]:
-    """Yield loaded batches with the seconds spent waiting for each."""
-    while True:
-        start = time.perf_counter()
-        loaded = next(loading, None)
-        waited = time.perf_counter() - start
-        tally.elapsed += waited
-        if loaded is None:
-            return
-        count(loaded, waited, tally)
-        yield loaded
 
 
 class ImageSource:
@@ -128,9 +164,12 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
-    def _ahead(self, jobs: Iterator[Callable[[], Loaded]]) -> Ahead[Loaded]:
+    def _load_ahead(
+        self, load: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]
+    ) -> Ahead[Loaded]:
         on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
-        return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
+        depth = (0 if on_cpu else DEPTH) if self._depth is None else self._depth
+        return Ahead((functools.partial(load, chunk) for chunk in chunks), depth)
 
     def allowed(self, augment: Augment) -> Augment:
         """The augmentation, without flips if a mirror image would show another class."""
@@ -192,11 +231,9 @@ class ImageSource:
         """uint8 (b, 3, h, w) of the published evaluation transform."""
         with tally.unbilled():
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
-        loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._evaluation_batch, chunks)
         try:
-            for loaded in measure_waits(
-                loading, tally, functools.partial(self._tally, "evaluation")
-            ):
+            for loaded in self._wait_for(loading, "evaluation", tally):
                 decoded = [i for i, price in enumerate(loaded.prices) if price is None]
                 if decoded:
                     with tally.unbilled():
@@ -238,13 +275,13 @@ class ImageSource:
         cpu = sum(spread(decode, absent, self._threads, 1))
         return Loaded(indices, pixels, prices, serving, cpu)
 
-    def _picture(self, index: int) -> Image:
+    def _decode(self, index: int) -> Image:
         image = self._files.decode(index)
         return upright(image) if self.turning else image
 
     def _prepare(self, index: int) -> Any:
         """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
-        picture = self._picture(index)
+        picture = self._decode(index)
         try:
             return pixels_of(self.backbone.preprocess(picture))
         except Exception as error:
@@ -271,15 +308,23 @@ class ImageSource:
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
-    def _tally(self, kind: str, loaded: Loaded, waited: float, tally: ImageCost) -> None:
-        """Add a batch's costs to the tally, and remember the cost of each decoded image."""
-        decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
-        serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
-        for index in decoded:
-            wall = (waited - serving.wall) / len(decoded)
-            self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
-        keys = [(id(self), kind, index) for index in loaded.indices]
-        tally.add_served(dict(zip(keys, loaded.prices, strict=True)), serving)
+    def _wait_for(self, loading: Ahead[Loaded], kind: str, tally: ImageCost) -> Iterator[Loaded]:
+        """Yield loaded batches; add their costs to the tally, remember that of each new image."""
+        while True:
+            start = time.perf_counter()
+            loaded = next(loading, None)
+            waited = time.perf_counter() - start
+            tally.elapsed += waited
+            if loaded is None:
+                return
+            served = list(zip(loaded.indices, loaded.prices, strict=True))
+            decoded = {index for index, price in served if price is None}
+            serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
+            for index in decoded:
+                wall = (waited - serving.wall) / len(decoded)
+                self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
+            tally.add_served({(id(self), kind, index): price for index, price in served}, serving)
+            yield loaded
 
     def _augment_batches(
         self,
@@ -289,11 +334,11 @@ class ImageSource:
         tally: ImageCost,
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
-        loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._rgb_batch, chunks)
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:
-            for loaded in measure_waits(loading, tally, functools.partial(self._tally, "rgb")):
+            for loaded in self._wait_for(loading, "rgb", tally):
                 start = time.perf_counter()
                 if begun is None:
                     begun = cutter.begin(loaded.images, next(numbers))
@@ -313,7 +358,7 @@ class ImageSource:
 
         def load(row: int) -> float:
             begun = time.thread_time()
-            image = self._picture(indices[row]).convert("RGB")
+            image = self._decode(indices[row]).convert("RGB")
             self._rgb.put(indices[row], image, 4 * image.width * image.height)
             images[row], prices[row] = image, None
             return time.thread_time() - begun

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.augment import pixels_of
-from fewshot_bench.images.cache_file import Pixels
+from fewshot_bench.images.cache import Pixels
 from fewshot_bench.images.decode import (
     EncodedFiles,
     decode_or_explain,
@@ -106,15 +106,11 @@ def _open(image: Any) -> tuple[bytes, Image.Image | str]:
         return content, decode_or_explain(content)
     try:
         picture = _picture(image)
-        return _content(picture), picture
+        # Equal values may have another size or palette.
+        about = picture.mode, picture.size, picture.getpalette(), orientation(picture)
+        return repr(about).encode() + picture.tobytes(), picture
     except Exception as error:
         return b"", in_a_line(error) if isinstance(image, Image.Image) else str(error)
-
-
-def _content(picture: Image.Image) -> bytes:
-    """All that an image in memory consists of: equal values may have another size or palette."""
-    about = picture.mode, picture.size, picture.getpalette(), orientation(picture)
-    return repr(about).encode() + picture.tobytes()
 
 
 def _file(path: Path) -> bytes | str:
@@ -135,31 +131,23 @@ def _picture(image: Any) -> Image.Image:
             image.load()
         return image
     shape = tuple(getattr(image, "shape", ()))
-    if isinstance(image, Tensor) and len(shape) == 3 and shape[0] == 3 and 0 not in shape:
-        return Image.fromarray(np.ascontiguousarray(_bytes(image).permute(1, 2, 0).numpy()))
-    plain = isinstance(image, np.ndarray) and image.dtype == np.uint8 and len(shape) == 3
-    if plain and shape[2] == 3 and 0 not in shape:
-        return Image.fromarray(np.ascontiguousarray(image))
+    values = image
+    if isinstance(image, Tensor) and len(shape) == 3 and 0 not in shape:
+        pixels = image.detach().cpu().permute(1, 2, 0)
+        if pixels.is_floating_point():
+            low, high = float(pixels.min()), float(pixels.max())
+            if not (low >= 0 and high <= 1):
+                raise ValueError(
+                    f"has values from {low:g} to {high:g}, expected 0 to 1; hand over an image "
+                    "that is not normalized, or one of uint8"
+                )
+            pixels = (pixels.double() * 255).round().byte()
+        values = pixels.numpy()
+    is_array = isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.ndim == 3
+    if is_array and values.shape[2] == 3 and 0 not in shape:
+        return Image.fromarray(np.ascontiguousarray(values))
     kind = f"{type(image).__name__} {shape} of {image.dtype}" if shape else type(image).__name__
     raise ValueError(f"is a {kind}; {KINDS}")
-
-
-def _bytes(image: Tensor) -> Tensor:
-    """uint8 values of a tensor on the CPU; ValueError for other types or floats beyond 0 to 1."""
-    import torch
-
-    plain = image.detach().cpu()
-    if plain.dtype == torch.uint8:
-        return plain
-    if not plain.is_floating_point():
-        raise ValueError(f"is a Tensor {tuple(plain.shape)} of {plain.dtype}; {KINDS}")
-    low, high = float(plain.min()), float(plain.max())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"has values from {low:g} to {high:g}, expected 0 to 1; hand over an image that is not "
-            "normalized, or one of uint8"
-        )
-    return (plain.double() * 255).round().to(torch.uint8)
 
 
 class _Given(EncodedFiles):

@@ -98,7 +98,7 @@ _TEXT_CACHES: list[TextCache] = []
 
 
 @contextmanager
-def opened(stack: list[T], entry: T) -> Iterator[None]:
+def hold_on(stack: list[T], entry: T) -> Iterator[None]:
     """Keep `entry` on `stack`, which all threads of the process share, inside the context."""
     stack.append(entry)
     try:
@@ -110,7 +110,7 @@ def opened(stack: list[T], entry: T) -> Iterator[None]:
 
 def counting(total: Cost) -> AbstractContextManager[None]:
     """Add the encoder work inside the context to `total`."""
-    return opened(_TOTALS, total)
+    return hold_on(_TOTALS, total)
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def count_backward(output: Tensor, flops: int) -> None:
 
 def text_cache(cache: TextCache) -> AbstractContextManager[None]:
     """Route text features that backbones compute inside through `cache`."""
-    return opened(_TEXT_CACHES, cache)
+    return hold_on(_TEXT_CACHES, cache)
 
 
 def share_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:

@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fewshot_bench.profiling.cost import Cost, opened
+from fewshot_bench.profiling.cost import Cost, hold_on
 
 Derived = Mapping[str, Sequence[Tensor]]
 """Tensors derived from a backbone, by name."""
@@ -38,7 +39,7 @@ class _Kept:
     cost: Cost
 
     def bytes_on(self, device: torch.device) -> int:
-        every = [tensor for tensors in self.derived.values() for tensor in tensors]
+        every = itertools.chain.from_iterable(self.derived.values())
         return sum(tensor.nbytes for tensor in every if tensor.device.type == device.type)
 
 
@@ -59,7 +60,9 @@ def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Der
         kept = _KEPT.get(key)
         if kept is None:
             kept, paid = _compute(compute), None
-            _keep(backbone, key, kept)
+            with suppress(TypeError):
+                weakref.finalize(backbone, _KEPT.pop, key, None).atexit = False
+                _KEPT[key] = kept
         else:
             paid = kept.cost
         for idle in _IDLE:
@@ -72,20 +75,11 @@ def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Der
 def _compute(compute: Callable[[], Derived]) -> _Kept:
     start = time.perf_counter(), time.process_time()
     derived = compute()
-    for device in {
-        tensor.device for tensors in derived.values() for tensor in tensors if tensor.is_cuda
-    }:
+    every = itertools.chain.from_iterable(derived.values())
+    for device in {tensor.device for tensor in every if tensor.is_cuda}:
         torch.cuda.synchronize(device)
     spent = Cost(time.perf_counter() - start[0], time.process_time() - start[1])
     return _Kept(derived, spent)
-
-
-def _keep(backbone: object, key: Key, kept: _Kept) -> None:
-    try:
-        weakref.finalize(backbone, _KEPT.pop, key, None).atexit = False
-    except TypeError:
-        return
-    _KEPT[key] = kept
 
 
 def forget_derived() -> None:
@@ -96,7 +90,7 @@ def forget_derived() -> None:
 
 def bill_to(bill: Bill) -> AbstractContextManager[None]:
     """Charge results requested inside to `bill`."""
-    return opened(_BILLS, bill)
+    return hold_on(_BILLS, bill)
 
 
 @contextmanager

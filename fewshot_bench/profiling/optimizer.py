@@ -58,7 +58,7 @@ class FiniteNumbers:
         self._overflows: Tensor | None = None
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """NumericalError if a loss or gradient inside is not finite, at the latest at the end."""
         with ExitStack() as stack:
             _wrap(stack, torch.autograd, "backward", self._check)
@@ -213,11 +213,11 @@ class ParameterObserver:
         self.declared: int | None = None
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Watch every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
         handle = register_optimizer_step_post_hook(self._after_step)
         try:
-            with self._numbers.watching() if self._numbers else nullcontext(), ExitStack() as stack:
+            with self._numbers.watch() if self._numbers else nullcontext(), ExitStack() as stack:
                 # `torch.autograd.grad` and `backward` both call it, however a method imports them.
                 _wrap(stack, torch.autograd, "_engine_run_backward", self._ran_backward)
                 yield

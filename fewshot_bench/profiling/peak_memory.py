@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from fewshot_bench.profiling.once import idle_bytes
-from fewshot_bench.utils.memory import give_back_memory, resident_set
-from fewshot_bench.utils.prefetch import start_own
+from fewshot_bench.utils.memory import give_back_memory
 
 
 class PeakMemory:
@@ -24,7 +23,7 @@ class PeakMemory:
         self.megabytes = 0.0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Measure the peak inside the context."""
         with idle_bytes(self._device) as idle:
             if self._device.type == "cuda":
@@ -43,25 +42,26 @@ class PeakMemory:
 @contextmanager
 def _sample_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
     """The largest resident set in bytes, sampled every `interval` seconds and at both ends."""
+    import psutil
+
     give_back_memory()
-    done = threading.Event()
-    with resident_set() as size:
-        peak = [float(size())]
+    done, process = threading.Event(), psutil.Process()
+    peak = [float(process.memory_info().rss)]
 
-        def look() -> None:
-            # A plug-in may close descriptors that it did not open.
-            with suppress(OSError, ValueError, IndexError):
-                peak[0] = max(peak[0], size())
+    def look() -> None:
+        # A plug-in may close descriptors that it did not open.
+        with suppress(OSError, ValueError, IndexError, psutil.Error):
+            peak[0] = max(peak[0], float(process.memory_info().rss))
 
-        def watch() -> None:
-            while not done.wait(interval):
-                look()
-
-        watcher = threading.Thread(target=watch, name="fsbench-memory", daemon=True)
-        start_own(watcher)
-        try:
-            yield peak
-        finally:
-            done.set()
-            watcher.join()
+    def watch() -> None:
+        while not done.wait(interval):
             look()
+
+    watcher = threading.Thread(target=watch, name="fsbench-memory", daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        look()

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_bench.images.features import ImageView
+
 # Values that are compared as they are.
 _PLAIN = (bool, bytes, complex, float, int, str, type(None))
 _SEQUENCES = (deque, frozenset, list, set, tuple)
-_OPAQUE = (ModuleType, type, torch.device, torch.dtype)
+_OPAQUE = (ImageView, ModuleType, type, torch.device, torch.dtype)
 
 
 def read_state(thing: object, but: tuple[object, ...] = ()) -> list[Any]:

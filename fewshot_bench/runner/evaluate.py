@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,26 +18,33 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
-from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examination import adapt_classifier
-from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
+from fewshot_bench.runner.examiner import adapt_classifier
+from fewshot_bench.runner.fit import (
+    MOST_PARTS,
+    Fitted,
+    check_backbone,
+    give_up,
+    out_of_memory,
+    release,
+    seed_of,
+)
 from fewshot_bench.runner.isolation import collect_output, guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 # Queries that are asked for again, in another order and alone.
 ASKED = 16
@@ -86,13 +93,17 @@ def evaluate(
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
-        stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
-        stack.enter_context(open_views())
+        stack.enter_context(memory.watch())
+        stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
         printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
-        with observer.watching():
-            answers = _predict(fitted, cell, session, meter, batches, incidents)
+        with observer.watch():
+            limit = functools.partial(batches.limit, incidents=incidents)
+            answers, columns = _answer(fitted, cell, session, meter, limit)
+        if are_probabilities(answers):
+            text = "logits() returned probabilities: nll, brier and ece take the softmax of them"
+            incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
+        answers = np.ascontiguousarray(answers[:, columns])
         verdict = _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         stored = _count_stored(fitted.classifier, spec.method)
@@ -124,21 +135,33 @@ def evaluate(
     return record, answers
 
 
-def _predict(
+def evaluate_within_memory(
     fitted: Fitted,
     cell: Cell,
     session: Session,
-    meter: Meter,
-    batches: QueryBatches,
     incidents: Incidents,
-) -> np.ndarray:
-    """Logits in the order of the queries."""
-    limit = functools.partial(batches.limit, incidents=incidents)
-    answers, columns = _answer(fitted, cell, session, meter, limit)
-    if are_probabilities(answers):
-        text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
-        incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
-    return np.ascontiguousarray(answers[:, columns])
+    interrupted: Callable[[], bool],
+) -> Answered:
+    """`evaluate`; when out of memory, retry with half as many queries per batch.
+
+    A method that requests no batches gets no second try. incidents: receives those of the last try.
+    """
+    batches = QueryBatches(cell.spec.method, fitted.context.parts_used)
+    while True:
+        incidents.restart(fitted.incidents)
+        try:
+            return evaluate(fitted, cell, session, batches, incidents)
+        except BaseException as caught:
+            if interrupted() or not out_of_memory(caught):
+                raise
+            error = caught
+        release(error)
+        if not batches.asked or batches.parts >= MOST_PARTS:
+            tried = f"even with {batches.parts} times smaller batches of queries"
+            if not batches.asked:
+                tried = "and cannot use less of it (it asks for no batches of queries)"
+            raise give_up(cell.spec, "logits", tried, error)
+        batches.parts *= 2
 
 
 def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray) -> Verdict:
@@ -146,7 +169,7 @@ def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray
     meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
 
     def ask(order: list[int]) -> np.ndarray:
-        with isolated(derive(seed_of(fitted.cell), "predict")):
+        with isolate(derive(seed_of(fitted.cell), "predict")):
             again, columns = _answer(fitted, cell, session, meter, int, order)
         return again[:, columns]
 
@@ -179,29 +202,22 @@ def _answer(
         classifier, columns = adapt_classifier(copy.copy(fitted.classifier), fitted_space, asked)
         raw = classifier.logits(queries)
     classes = asked if columns is None else fitted_space
-    with _blame_logits(fitted.cell.method, classifier):
-        answers = plain_logits(raw, count, len(classes.classnames), fitted.cell.spec.precision)
-    return answers, slice(None) if columns is None else columns.numpy()
-
-
-@contextmanager
-def _blame_logits(method: object, classifier: object) -> Iterator[None]:
-    """Add the place of the author's `logits` to errors about what it returned."""
     try:
-        yield
+        answers = plain_logits(raw, count, len(classes.classnames), fitted.cell.spec.precision)
     except ContractError as error:
-        where = place_of(type(method), getattr(type(classifier), "logits", None))
+        where = place_of(type(fitted.cell.method), getattr(type(classifier), "logits", None))
         raise ContractError(f"{error} (at {where})" if where else str(error)) from error
+    return answers, slice(None) if columns is None else columns.numpy()
 
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
     """The method card; an error in it becomes an incident, since the result is already computed."""
+    spec = cell.spec
+    setting = (
+        FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
+    )
     try:
         card = card_of(cell.method)
-        spec = cell.spec
-        setting = (
-            FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
-        )
         if card is None:
             return {}
         facts = card.to_dict(spec.overrides, setting)
@@ -211,7 +227,7 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
             facts["papers"] = entries_of(card.papers)
         return {"card": facts}
     except (Exception, SystemExit) as error:
-        incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
+        incidents.add("card", f"{spec.method}: {error}; the record holds no card")
         return {}
 
 
@@ -253,86 +269,46 @@ def plain_logits(logits: object, queries: int, classes: int, precision: str = "f
         raise ContractError(f"logits() returned {type(logits).__name__}, expected a tensor")
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            return _read(logits, queries, classes, precision)
+            plain = _copy_to_host(logits)
+            shape = tuple(plain.shape)
+            array: np.ndarray = plain.numpy()
     except ContractError:
         raise
     except Exception as error:
         # For fake tensors and tensors wrapped by a transform, torch raises in different places.
+        reason = " ".join(str(error).split())[:120]
         raise ContractError(
-            f"logits() returned a tensor that cannot be read ({type(error).__name__}: "
-            f"{_reason(error)}); return a plain dense one"
+            f"logits() returned a tensor that cannot be read ({type(error).__name__}: {reason}); "
+            "return a plain dense one on the backbone's device"
         ) from error
-
-
-def _read(logits: Tensor, queries: int, classes: int, precision: str) -> np.ndarray:
-    plain = _on_the_host(logits)
-    if tuple(plain.shape) != (queries, classes):
+    if shape != (queries, classes):
         raise ContractError(
-            f"logits() returned shape {tuple(plain.shape)}, expected ({queries}, {classes}): "
+            f"logits() returned shape {shape}, expected ({queries}, {classes}): "
             "one row per query and one column per class"
         )
-    bad = _rows_not_finite(plain)
-    if bad and bool(Tensor.isfinite(Tensor.detach(logits)).all()):
-        raise ContractError(
-            f"logits() has {bad} of {queries} rows with values of {logits.dtype} that float32 "
-            f"cannot hold (above {torch.finfo(torch.float32).max:.1e}); scale them down"
-        )
+    # A NaN in a row is both its lowest and its highest value.
+    lowest, highest = plain.aminmax(dim=1) if plain.numel() else (plain, plain)
+    bad = int((~(lowest.isfinite() & highest.isfinite())).sum())
     if bad:
         other = "" if precision == "fp32" else ", or use --precision fp32"
         raise ContractError(
-            f"logits() has {bad} of {queries} rows with values that are not finite; find the "
-            f"division, logarithm or overflow that makes them, lower the learning rate{other}"
+            f"logits() has {bad} of {queries} rows with values that are not finite in float32; "
+            "find the division, logarithm or overflow that makes them, scale them down, lower the "
+            f"learning rate{other}"
         )
-    array: np.ndarray = plain.numpy()
     return array
 
 
-def _rows_not_finite(logits: Tensor) -> int:
-    """The number of rows with a NaN or an infinity, found without another array of their size."""
-    if not logits.numel():
-        return 0
-    lowest, highest = logits.aminmax(dim=1)  # a NaN in a row is both
-    return int((~(lowest.isfinite() & highest.isfinite())).sum())
-
-
-def _on_the_host(logits: Tensor) -> Tensor:
+def _copy_to_host(logits: Tensor) -> Tensor:
     """A plain float32 copy in host memory."""
-    if logits.is_nested:
+    layout = "nested" if logits.is_nested else logits.layout
+    if layout != torch.strided or logits.is_quantized or logits.is_complex():
         raise ContractError(
-            "logits() returned a tensor that cannot be read (it is nested); return a dense one"
+            f"logits() returned a tensor that cannot be read ({layout}, {logits.dtype}); return "
+            "dense real numbers"
         )
-    kind = f"{logits.layout}, {logits.dtype}"
-    if logits.layout != torch.strided or logits.is_quantized or logits.is_complex():
-        raise ContractError(f"logits() returned a tensor of {kind}; return dense real numbers")
-    _refuse_freed(logits)
-    try:
-        copied = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
-    except (RuntimeError, NotImplementedError) as error:
-        raise ContractError(
-            f"logits() returned a tensor that cannot be read (on device '{logits.device}': "
-            f"{_reason(error)}); return a plain dense one on the backbone's device"
-        ) from error
+    copied = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
     return Tensor.as_subclass(copied, Tensor).contiguous()
-
-
-def _refuse_freed(logits: Tensor) -> None:
-    """ContractError if the storage is smaller than the tensor: a copy would crash the process."""
-    if not logits.numel():
-        return
-    reach = sum(
-        (size - 1) * stride for size, stride in zip(logits.shape, logits.stride(), strict=True)
-    )
-    needed = (logits.storage_offset() + reach + 1) * logits.element_size()
-    held = logits.untyped_storage().nbytes()
-    if held < needed:
-        raise ContractError(
-            f"logits() returned a tensor that cannot be read (its storage holds {held} of {needed} "
-            "bytes: it was freed or resized); return one that keeps its values"
-        )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 class Verdict(NamedTuple):
@@ -352,20 +328,15 @@ def ask_again(
     """
     if len(answers) < 2:
         return Verdict()
+    # Spread over all of them, backwards; and some of these alone.
+    count = min(ASKED, len(answers))
+    spread = [index * len(answers) // count for index in range(count)][::-1]
+    orders = [spread, *([index] for index in spread[:ALONE])]
     try:
-        gaps = [gap(ask(order), answers[order], answers) for order in _orders(len(answers))]
+        gaps = [gap(ask(order), answers[order], answers) for order in orders]
     except (MemoryError, torch.OutOfMemoryError):
         return Verdict()
     except (Exception, SystemExit):
         return Verdict(depends=True)
     largest = max(gaps)
     return Verdict(largest > TOLERANCE[precision], largest)
-
-
-def _orders(count: int) -> Iterator[list[int]]:
-    """Places of queries: spread over all of them, backwards, and some of these alone."""
-    asked = min(ASKED, count)
-    order = [index * count // asked for index in range(asked)][::-1]
-    yield order
-    for index in order[:ALONE]:
-        yield [index]

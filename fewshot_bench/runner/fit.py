@@ -1,35 +1,166 @@
 """Fitting a method to the task of a cell, measured and guarded.
 
-`fit` is the entry point. Its result is immutable: `evaluate.evaluate` applies it to any number of
-cells, none of which sees side effects of another.
+`fit_within_memory` is the entry point: a fit that runs out of memory is tried again in smaller
+parts. Its result is immutable: `evaluate.evaluate` applies it to any number of cells, none of which
+sees side effects of another.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import gc
+import math
+import traceback
 import weakref
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
-from fewshot_bench.api.record import NOT_OBSERVED, Incidents
+from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
-from fewshot_bench.images.features import accounted, shots_view
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
-from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
+from fewshot_bench.utils.memory import give_back_memory
+from fewshot_bench.utils.rng import derive, isolate
+
+MOST_PARTS = 64
+Progress = Callable[[int, int], None]
+_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+# The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
+_ONEDNN = "could not create a primitive"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Declarations(NamedTuple):
+    """Notes and selection that a method declared during `fit`."""
+
+    notes: dict[str, Any]
+    selection: dict[str, int]
+
+
+class Context:
+    """Named randomness, precision, notes and progress of one cell (see `RunContext`)."""
+
+    def __init__(
+        self,
+        seed: int,
+        device: torch.device,
+        precision: str = "fp32",
+        on_progress: Callable[[int, int], None] | None = None,
+        parts: int = 1,
+    ) -> None:
+        self.device = device
+        self.precision = precision
+        self.notes: dict[str, Any] = {}
+        self.selection = {"configurations": 0, "labels": 0}
+        self.declared: int | None = None
+        self._seed = seed
+        self._on_progress = on_progress
+        self._parts = parts
+        self.divisible = False
+
+    def declarations(self) -> Declarations:
+        """A copy of the notes and the selection so far."""
+        return Declarations(copy.deepcopy(self.notes), dict(self.selection))
+
+    def restore(self, declarations: Declarations) -> None:
+        """Reset notes and selection to earlier declarations."""
+        self.notes = copy.deepcopy(declarations.notes)
+        self.selection = dict(declarations.selection)
+
+    @property
+    def memory_parts(self) -> int:
+        """Number of parts to divide the work into; reading it sets `divisible`."""
+        self.divisible = True
+        return self._parts
+
+    @property
+    def parts_used(self) -> int:
+        """Number of parts that the work was divided into; 1 if `memory_parts` was never read."""
+        return self._parts if self.divisible else 1
+
+    def rng(self, name: str) -> torch.Generator:
+        """A fresh CPU generator for the named stream of this cell."""
+        if not isinstance(name, str) or not name:
+            raise ContractError(f"ctx.rng({name!r}): expected the name of a stream, such as 'init'")
+        return streams.generator(self._seed, name)
+
+    def autocast(self) -> Any:
+        """Context for encoder work at the run's precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Gradient scaler; does nothing unless the precision is fp16 on CUDA."""
+        enabled = self.precision == "fp16" and self.device.type == "cuda"
+        return torch.amp.GradScaler(self.device.type, enabled=enabled)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of `fit`."""
+        if self._on_progress is not None:
+            self._on_progress(
+                whole_number("ctx.progress: done", done, 0),
+                whole_number("ctx.progress: total", total, 0),
+            )
+
+    def note(self, **values: object) -> None:
+        """Add JSON-able facts to the record."""
+        for name, value in values.items():
+            self.notes[name] = _plain(name, value)
+
+    def count_selection(self, configurations: int, labels: int) -> None:
+        """Declare that `configurations` were compared on `labels` validation labels."""
+        where = "ctx.count_selection:"
+        compared = whole_number(f"{where} configurations", configurations, 0)
+        used = whole_number(f"{where} labels", labels, 0)
+        self.selection["configurations"] += compared
+        self.selection["labels"] = max(self.selection["labels"], used)
+
+    def declare_trained(self, parameters: int) -> None:
+        """Declare trained parameters of a solver that has no torch optimizer."""
+        trained = whole_number("ctx.declare_trained: parameters", parameters, 0)
+        self.declared = (self.declared or 0) + trained
+
+
+def _plain(name: str, value: object) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(name, part) for key, part in value.items()}
+    if hasattr(value, "item"):
+        return _plain(name, value.item())
+    raise ContractError(
+        f"note({name}=...) is a {type(value).__name__}, expected numbers, strings, lists or dicts"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,10 +218,10 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
-        stack.enter_context(isolated(seed_of(cell)))
+        stack.enter_context(memory.watch())
+        stack.enter_context(isolate(seed_of(cell)))
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
-        with observer.watching(), meter.phase("fit"):
+        with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
         _check_options(cell)
@@ -130,10 +261,11 @@ def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
 
 def _task(cell: Cell, session: Session, meter: Meter) -> Task:
     spec = cell.spec
-    view = functools.partial(
-        shots_view,
+    view: Callable[..., Any] = functools.partial(
+        image_view,
         store=session.features,
         meter=meter,
+        labeled=True,
         phase="encode_support",
         seed=spec.train_seed,
     )
@@ -174,3 +306,111 @@ def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None
             f"{who} left the backbone changed (weights, flags or hooks "
             "differ from before); work on copies, or undo the change before returning"
         )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A fit that ended with an error, and the incidents until then."""
+
+    error: BaseException
+    incidents: Incidents
+    divisible: bool = False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True if the error means that a device or the machine ran out of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).casefold()
+    is_memory = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and is_memory
+
+
+def release(error: BaseException) -> None:
+    """Free memory held by an error's frames, and return it to the device and the system."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        raised = waiting.pop()
+        if raised is not None and id(raised) not in seen:
+            seen.add(id(raised))
+            traceback.clear_frames(raised.__traceback__)
+            waiting += [raised.__cause__, raised.__context__]
+    forget_derived()
+    gc.collect()
+    give_back_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fit_within_memory(
+    cell: Cell,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int = 1,
+) -> Fitted | Failure:
+    """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
+
+    parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
+    second try. An interruption by the user is raised, every other error is returned.
+    """
+    incidents, parts = Incidents(), min(parts, MOST_PARTS)
+    while True:
+        result = _try(cell, session, progress, interrupted, parts, incidents)
+        if isinstance(result, Fitted) or not out_of_memory(result.error):
+            return result
+        release(result.error)
+        session.drop_changed_backbone()
+        spec = cell.spec
+        if not result.divisible or parts >= MOST_PARTS:
+            tried = "and cannot use less of it (it does not read ctx.memory_parts)"
+            if result.divisible:
+                tried = f"even in {parts} parts"
+            return Failure(give_up(spec, "fit", tried, result.error), result.incidents)
+        parts, incidents = 2 * parts, result.incidents
+        text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
+        incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
+
+
+def _try(
+    cell: Cell,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int,
+    incidents: Incidents,
+) -> Fitted | Failure:
+    context: Context | None = None
+    try:
+        backbone, _ = session.backbone(cell.spec)
+        seed, precision = seed_of(cell), cell.spec.precision
+        context = Context(seed, backbone.device, precision, progress, parts)
+        return fit(cell, session, context, incidents)
+    except BaseException as error:
+        if interrupted():
+            raise
+        return Failure(error, incidents, context is not None and context.divisible)
+
+
+def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:
+    """The error for a cell that does not fit into memory, with advice for the user."""
+    size = spec.options.get("batch_size")
+    advice = []
+    if when == "fit" and isinstance(size, int) and size > 1:
+        advice.append(f"a smaller batch (-o {spec.method}.batch_size={size // 2})")
+    if spec.precision == "fp32":
+        advice.append("--precision bf16")
+    advice += ["another --device", "fewer --jobs"]
+    shown = f"{', '.join(advice[:-1])} or {advice[-1]}"
+    error = InsufficientMemoryError(
+        f"{spec.method}.{when} ran out of memory {tried} ({_reason(reason)}); try {shown}"
+    )
+    error.__cause__ = reason
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The start of the error message: torch appends advice for programmers."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."

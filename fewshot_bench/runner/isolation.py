@@ -46,14 +46,7 @@ def guard(who: str, incidents: Incidents) -> Iterator[Printed]:
             incidents.add("processes", f"{who} left child processes {few(names)}; ended")
 
 
-class Printed:
-    """Text written to stdout, shortened."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-
-class _Start(io.RawIOBase):
+class Printed(io.RawIOBase):
     """A file that keeps the first bytes written to it and counts the others."""
 
     def __init__(self) -> None:
@@ -64,13 +57,12 @@ class _Start(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        count = memoryview(data).nbytes
-        room = 4 * LIMIT - len(self._kept)
-        if room > 0:
-            self._kept += memoryview(data).cast("B")[:room]
-        self._count += count
-        return count
+        data = memoryview(data).cast("B")
+        self._kept += data[: max(0, 4 * LIMIT - len(self._kept))]
+        self._count += len(data)
+        return len(data)
 
+    @property
     def text(self) -> str:
         """The first `LIMIT` characters, then the number of bytes left out."""
         text = self._kept.decode("utf-8", "replace")[:LIMIT]
@@ -81,9 +73,9 @@ class _Start(io.RawIOBase):
 @contextmanager
 def collect_output() -> Iterator[Printed]:
     """Capture what Python code prints to stdout inside; only the start of the text is kept."""
-    printed, start = Printed(), _Start()
+    printed = Printed()
     stream = io.TextIOWrapper(
-        io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
+        io.BufferedWriter(printed, 1), "utf-8", "replace", newline="\n", write_through=True
     )
     try:
         with redirect_stdout(stream):
@@ -92,33 +84,21 @@ def collect_output() -> Iterator[Printed]:
         with suppress(Exception):
             # The plug-in may have closed the stream.
             stream.flush()
-        printed.text = start.text()
-
-
-@contextmanager
-def contain() -> Iterator[Printed]:
-    """Capture Python's stdout inside; afterwards restore working directory and environment."""
-    environment = dict(os.environ)
-    with same_folder(), collect_output() as printed:
-        try:
-            yield printed
-        finally:
-            if dict(os.environ) != environment:
-                os.environ.clear()
-                os.environ.update(environment)
 
 
 def end_children(before: set[int]) -> list[str]:
     """End all child processes but those of `before`, and their descendants; returns names."""
+    if list_children() <= before:
+        return []
     import psutil
 
     names: list[str] = []
-    new = _processes(list_children() - before)
-    if new:
-        psutil.wait_procs(new, timeout=GRACE_SECONDS)
+    psutil.wait_procs(_processes(list_children() - before), timeout=GRACE_SECONDS)
     # On Linux, grandchildren become ours when their parent has ended.
     while left := _processes(list_children() - before):
-        names += map(_describe, left)
+        for process in left:
+            with suppress(psutil.Error):
+                names.append(f"{process.name()} (pid {process.pid})")
         for process in left:
             with suppress(psutil.Error):
                 left += process.children(recursive=True)
@@ -148,15 +128,6 @@ def _processes(pids: set[int]) -> list[Any]:
             if process.status() != psutil.STATUS_ZOMBIE:
                 running.append(process)
     return running
-
-
-def _describe(process: Any) -> str:
-    import psutil
-
-    try:
-        return f"{process.name()} (pid {process.pid})"
-    except psutil.Error:
-        return f"pid {process.pid}"
 
 
 def list_children() -> set[int]:

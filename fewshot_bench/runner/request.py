@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import product
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
+from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import LOCAL
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     AUTO,
@@ -37,26 +36,17 @@ from fewshot_bench.runner.variants import Configured, Option, PublishedVariants,
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, denied, unknown
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    PluginError,
+    UsageError,
+    explain_denial,
+    unknown,
+)
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
-
-
-def digests_of_imported_picks(
-    request: Request, datasets: Mapping[str, Dataset], names: Iterable[str], val: str
-) -> dict[tuple[str, int, int], str]:
-    """The digests of imported picks by data set, shots and split seed."""
-
-    store = request.store
-    seeds = request.seeds if request.split_seed is None else (request.split_seed,)
-    digests = {}
-    for name, shots, seed in itertools.product(names, request.shots, seeds):
-        picks = load_imported(store, name, shots, seed, datasets[name].items())
-        check_val(picks, val)
-        digests[name, shots, seed] = picks.digest
-    return digests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +138,7 @@ class Plan:
 
 def expand(request: Request) -> Plan:
     """Plan every cell of the request. UsageError for unknown names or values."""
-    from fewshot_bench.images.readable import with_skipped
+    from fewshot_bench.images.decode import with_skipped
 
     plugins = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
@@ -162,23 +152,29 @@ def expand(request: Request) -> Plan:
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
     sources = _open_all(
-        names, request.datasets, plan, lambda name: _source(name, request, val), request.partial
+        names,
+        request.datasets,
+        plan,
+        lambda name: _open_source(name, request, val),
+        request.partial,
     )
-    evaluated = _open_all(targets, request.transfer, plan, lambda name: _target(name, request))
+    evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
     if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
-    picks = (
-        digests_of_imported_picks(request, plan.datasets, sources, val)
-        if sampling == IMPORTED
-        else {}
-    )
-    settled = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
+    picks: dict[tuple[str, int, int], str] = {}
+    split_seeds = request.seeds if request.split_seed is None else (request.split_seed,)
+    for name, shots, seed in product(sources, request.shots, split_seeds):
+        if sampling == IMPORTED:
+            imported = load_imported(request.store, name, shots, seed, plan.datasets[name].items())
+            check_val(imported, val)
+            picks[name, shots, seed] = imported.digest
+    choose = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
     for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
-        whole = settled(variant, FitSetting(name, shots, base_to_new=False))
+        whole = choose(variant, FitSetting(name, shots, base_to_new=False))
         cell = RunSpec(
             method=variant.method,
             dataset=name,
@@ -203,7 +199,7 @@ def expand(request: Request) -> Plan:
             picks=picks.get((name, shots, split_seed), ""),
             **request.others,
         )
-        half = settled(variant, FitSetting(name, shots, base_to_new=True))
+        half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
             cell
             if part == cell.classes
@@ -230,7 +226,7 @@ def _open_all(
     names: Iterable[str],
     asked: Sequence[str],
     plan: Plan,
-    opened: Callable[[str], tuple[Dataset, str]],
+    open_it: Callable[[str], tuple[Dataset, str]],
     partial: bool = False,
 ) -> dict[str, str]:
     """Open data sets; returns canonical name to revision. Missing data becomes a problem.
@@ -242,7 +238,7 @@ def _open_all(
     for name in names:
         try:
             with registry().blaming(name):
-                dataset, revision = opened(name)
+                dataset, revision = open_it(name)
         except (PluginError, UsageError) as error:
             if not partial and (name in asked or isinstance(error, UsageError)):
                 raise
@@ -252,7 +248,7 @@ def _open_all(
             plan.problems[name] = str(error)
             continue
         except PermissionError as error:
-            (plan.left_out if partial else plan.problems)[name] = denied(error)
+            (plan.left_out if partial else plan.problems)[name] = explain_denial(error)
             continue
         own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)
@@ -266,43 +262,47 @@ def canonical(name: str, dataset: Dataset) -> str:
     return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
 
 
-def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
-    """A data set, with --skip-damaged without its damaged images."""
+def _open(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
+    """A data set with test images; with --skip-damaged, without its damaged images."""
 
     def open_it(said: Mapping[str, Any]) -> Dataset:
         dataset: Dataset = registry().dataset(name, said, request.store)
         return dataset
 
-    if not request.skip_damaged:
-        return open_it(data)
-    from fewshot_bench.images.readable import open_usable
+    if request.skip_damaged:
+        from fewshot_bench.images.decode import open_usable
 
-    return open_usable(open_it, name, data)
+        dataset = open_usable(open_it, name, data)
+    else:
+        dataset = open_it(data)
+    if not dataset.items().get("test"):
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
+    return dataset
 
 
-def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
+def _open_source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     """A data set to fit on, checked, and its revision."""
-    dataset = _dataset(name, request.data, request)
+    from fewshot_bench.runner.preflight import revision_of
+
+    dataset = _open(name, request.data, request)
     pools = dataset.items()
-    if not pools.get("train") and pools.get("test"):
+    if not pools.get("train"):
         raise UsageError(
             f"{name} has no train images, it can only be evaluated on: fit on another data set and "
             f"add --transfer {shlex.quote(name)}"
         )
-    if not pools.get("test"):
-        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
-    if val != "none" and "val" in pools and not pools["val"]:
-        raise UsageError(f"{name} has no validation images; use --val none")
     check_train(name, pools, val)
     tested = set(label_counts(pools["test"]))
     _check_halves(name, len(dataset.card().classnames), tested, request.classes)
-    return dataset, _revision(name, dataset)
+    return dataset, revision_of(name, dataset)
 
 
-def _revision(name: str, dataset: Dataset) -> str:
+def _open_target(name: str, request: Request) -> tuple[Dataset, str]:
+    """A data set to evaluate on, checked, and its revision."""
     from fewshot_bench.runner.preflight import revision_of
 
-    return revision_of(name, dataset)
+    dataset = _open(name, {}, request)
+    return dataset, revision_of(name, dataset)
 
 
 def _check_halves(name: str, classes: int, tested: Set[int], asked: Sequence[str]) -> None:
@@ -323,14 +323,6 @@ def _check_halves(name: str, classes: int, tested: Set[int], asked: Sequence[str
                 f"{name} has no test images of the {count} classes in the half '{half}': expected "
                 f"some to evaluate on; leave {half} out of --classes"
             )
-
-
-def _target(name: str, request: Request) -> tuple[Dataset, str]:
-    """A data set to evaluate on, checked, and its revision."""
-    dataset = _dataset(name, {}, request)
-    if not dataset.items().get("test"):
-        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
-    return dataset, _revision(name, dataset)
 
 
 def weights_of(backbone: str) -> str:
@@ -360,7 +352,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value, LONGEST_NUMBER)):
+        if name in request.others and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
@@ -386,10 +378,7 @@ def _check_request(request: Request) -> None:
         raise UsageError(
             "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"
         )
-    for name, values in (
-        ("shots", request.shots),
-        ("seeds", request.seeds),
-        ("classes", request.classes),
-    ):
+    for name in ("shots", "seeds", "classes"):
+        values = getattr(request, name)
         if len(set(values)) != len(values):
             raise UsageError(f"{name} {list(values)}: a value stands there twice")

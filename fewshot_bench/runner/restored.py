@@ -19,14 +19,14 @@ from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import plain_logits
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils.errors import ContractError, FsbenchError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 # Most images that are classified by both; they are spread over the train images.
 COMPARED = 16
@@ -43,9 +43,8 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
     """
     spec = fitted.cell.spec
     with ExitStack() as stack:
-        stack.enter_context(open_views())
         stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
-        stack.enter_context(isolated(derive(seed_of(fitted.cell), "keep")))
+        stack.enter_context(isolate(derive(seed_of(fitted.cell), "keep")))
         stack.enter_context(guard(f"{spec.method}.restore", incidents))
         stack.enter_context(torch.no_grad())
         try:

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.image_facts import Overlap, image_facts, images
-from fewshot_bench.api.method_code import source_digest
-from fewshot_bench.api.method_files import short
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.method_code import short, source_digest
+from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.runner.request import Plan
@@ -55,7 +53,12 @@ class ImageState:
         """The keys of records whose images differ from the current ones."""
         stating = [record for record in records if images(record.split)]
         self._learn([record.spec for record in stating])
-        return {record.spec.key() for record in stating if self._differs(record)}
+        changed = set()
+        for record in stating:
+            facts = self._facts.get(split_key(record.spec))
+            if facts is not None and facts["images"] != images(record.split):
+                changed.add(record.spec.key())
+        return changed
 
     def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
         """The number of test images among the training images of each cell, where known."""
@@ -67,14 +70,15 @@ class ImageState:
                 shares.append(Overlap(cell.evaluated, facts["overlap"], facts["test"]))
         return shares
 
-    def _differs(self, record: Record) -> bool:
-        facts = self._facts.get(split_key(record.spec))
-        return facts is not None and facts["images"] != images(record.split)
-
     def _learn(self, cells: Sequence[RunSpec]) -> None:
         """Compute the facts of all splits of the cells, reading every data set once."""
-        new = {split_key(cell): cell for cell in cells if split_key(cell) not in self._facts}
-        new = {key: cell for key, cell in new.items() if self._has_stamps(cell)}
+        new = {
+            split_key(cell): cell
+            for cell in cells
+            if split_key(cell) not in self._facts
+            and isinstance(self._datasets[cell.dataset], Stamped)
+            and isinstance(self._datasets[cell.target or cell.dataset], Stamped)
+        }
         wanted: defaultdict[str, dict[str, Item]] = defaultdict(dict)
         for key, cell in new.items():
             split = self._splits[key] = self._split(cell)
@@ -83,22 +87,21 @@ class ImageState:
         for name, items in wanted.items():
             self._read(name, items)
         for key, cell in new.items():
-            if not {cell.dataset, cell.target} & set(self.problems):
-                self._facts[key] = self._of(cell, self._splits[key])
-
-    def _has_stamps(self, cell: RunSpec) -> bool:
-        used = [self._datasets[name] for name in (cell.dataset, cell.target) if name]
-        return all(isinstance(dataset, Stamped) for dataset in used)
+            if {cell.dataset, cell.target} & set(self.problems):
+                continue
+            split, fitted = self._splits[key], self._digests[cell.dataset]
+            asked = self._digests[cell.target or cell.dataset]
+            train, val = ([fitted[item.id] for item in part] for part in (split.train, split.val))
+            facts = image_facts(train, val, [asked[item.id] for item in split.test])
+            self._facts[key] = facts | {"test": len(split.test)}
 
     def _split(self, cell: RunSpec) -> Split:
         if cell.protocol != IMPORTED:
             return split_of(cell, self._datasets)
-        from fewshot_bench.splits.imported import load_imported
+        from fewshot_bench.splits.imported import load_picks
 
-        pools = self._datasets[cell.dataset].items()
-        picks = load_imported(self._store, cell.dataset, cell.shots, cell.split_seed, pools)
-        lists = picks.train, () if cell.val == "none" else picks.val
-        return split_of(cell, self._datasets, lists)
+        picks = load_picks(self._store, cell, self._datasets[cell.dataset].items())
+        return split_of(cell, self._datasets, picks)
 
     def _read(self, name: str, items: Mapping[str, Item]) -> None:
         from fewshot_bench.images.decode import ImageFiles, in_a_line
@@ -112,13 +115,6 @@ class ImageState:
             self.problems[name] = in_a_line(error)
             return
         digests.update(zip((item.id for item in absent), read, strict=True))
-
-    def _of(self, cell: RunSpec, split: Split) -> Mapping[str, Any]:
-        fitted, asked = self._digests[cell.dataset], self._digests[cell.target or cell.dataset]
-        parts = ([fitted[item.id] for item in part] for part in (split.train, split.val))
-        train, val = parts
-        facts = image_facts(train, val, [asked[item.id] for item in split.test])
-        return facts | {"test": len(split.test)}
 
 
 # Records in memory at once: a plan can have many more cells.
@@ -196,7 +192,8 @@ class Resume:
         )
         lines = [text.format(_cells(some), _methods(some), what) for some, text in kinds if some]
         if self.changed:
-            sets = f"images of {_datasets(self.changed)} that are other ones now"
+            names = shortened(sorted({record.spec.evaluated for record in self.changed}))
+            sets = f"images of {', '.join(names)} that are other ones now"
             lines.append(f"{_cells(self.changed)} computed with {sets}: {what}")
         return lines
 
@@ -220,13 +217,14 @@ def resume(
     if force:
         state.todo.extend(plan.cells)
         return state
-    held = store.held(plan.cells)
+    held = store.read_cells(plan.cells)
     while some := list(itertools.islice(held, _AT_ONCE)):
         records = [record for _, record in some if record is not None]
         changed = set() if images is None else images.list_changed(records)
         stale = {record.spec.key() for record in code.others(records)}
         for cell, record in some:
-            if record is None or (record.status == "failed" and _again(record, retry_failed)):
+            failed = record is not None and record.status == "failed"
+            if record is None or (failed and (retry_failed or record.transient)):
                 state.todo.append(cell)
                 continue
             is_stale = cell.key() in stale
@@ -235,21 +233,12 @@ def resume(
                 if not keep_stale:
                     state.todo.append(cell)
                     continue
-            (state.failed if record.status == "failed" else state.done).append(cell)
+            (state.failed if failed else state.done).append(cell)
     return state
-
-
-def _again(record: Record, retry_failed: bool) -> bool:
-    return retry_failed or record.transient
 
 
 def _cells(records: Sequence[Record]) -> str:
     return "1 cell was" if len(records) == 1 else f"{len(records):,} cells were"
-
-
-def _datasets(records: Sequence[Record]) -> str:
-    names = {record.spec.evaluated for record in records}
-    return ", ".join(shortened(sorted(names)))
 
 
 def _methods(records: Sequence[Record]) -> str:

@@ -20,27 +20,23 @@ from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
-from fewshot_bench.images.features import open_views
 from fewshot_bench.runner.classifier_state import read_state
-from fewshot_bench.runner.evaluate import Answered
-from fewshot_bench.runner.examination import Outcome
-from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.evaluate import evaluate_within_memory
+from fewshot_bench.runner.examiner import Outcome
+from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
-from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import (
     STATED,
-    facts_of,
+    ModelConfig,
+    config_of,
+    image_digests,
     model_folder,
     next_model_folder,
     place_model,
     remove_model,
+    size_of,
     stated_model,
-)
-from fewshot_bench.store.model_files import (
-    ModelConfig,
-    config_of,
-    image_digests,
     without_path,
     write_model,
 )
@@ -74,22 +70,21 @@ def run_group(
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
     `RunContext.memory_parts`.
     """
-    with open_views():
-        fits: dict[str, Fitted | Failure] = {}
-        left = Counter(spec.fit_key() for spec in specs)
-        for spec in specs:
-            left[spec.fit_key()] -= 1
-            shared = left[spec.fit_key()] > 0
-            with own_interruptions() as interrupted:
-                record, answers = _compute(
-                    spec, session, progress, fits, interrupted, parts, shared=shared
-                )
-            if not shared:
-                # What a finalizer does to this process, it does before the result is handed in.
-                fits.pop(spec.fit_key(), None)
-            outcome = _settle(record, answers, session)
-            _place_model(outcome.record, session)
-            yield outcome
+    fits: dict[str, Fitted | Failure] = {}
+    left = Counter(spec.fit_key() for spec in specs)
+    for spec in specs:
+        left[spec.fit_key()] -= 1
+        shared = left[spec.fit_key()] > 0
+        with own_interruptions() as interrupted:
+            record, answers = _compute(
+                spec, session, progress, fits, interrupted, parts, shared=shared
+            )
+        if not shared:
+            # What a finalizer does to this process, it does before the result is handed in.
+            fits.pop(spec.fit_key(), None)
+        outcome = _settle(record, answers, session)
+        _place_model(outcome.record, session)
+        yield outcome
 
 
 def _settle(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
@@ -132,14 +127,17 @@ def _compute(
             # Raised again, it would hold the frames of all earlier cells of this fit.
             return _record_error(spec, fitted.error, session, incidents)
         try:
-            before = _state(fitted) if shared else []
-            answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
-            answered = _with_model(answered, fitted, cell, session, incidents)
-            if shared and _state(fitted) != before:
+            opaque = fitted.backbone, fitted.context, fitted.cell
+            before = read_state(fitted.classifier, opaque) if shared else []
+            record, answers = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
+            if session.models is not None:
+                stated = keep(fitted, cell, session, session.models, incidents)
+                record = replace(record, footprint={**record.footprint, **stated})
+            if shared and read_state(fitted.classifier, opaque) != before:
                 # Answers to the next cell must not depend on this one.
                 del fits[key]
-                incidents.add("classifier", f"{spec.method}.logits changed {_CHANGED}")
-            record, answers = answered
+                text = "what fit returned; fitted again for the next cell of this fit"
+                incidents.add("classifier", f"{spec.method}.logits changed {text}")
             return replace(record, incidents=tuple(incidents)), answers
         except NotApplicableError:
             raise
@@ -160,25 +158,6 @@ def _record_error(
     session.drop_changed_backbone()
     never = isinstance(error, NotApplicableError | UnsupportedBackboneError)
     return _without_result(spec, "inapplicable" if never else "failed", error, incidents), None
-
-
-_CHANGED = "what fit returned; fitted again for the next cell of this fit"
-
-
-def _state(fitted: Fitted) -> list[Any]:
-    return read_state(fitted.classifier, (fitted.backbone, fitted.context, fitted.cell))
-
-
-def _with_model(
-    answered: Answered, fitted: Fitted, cell: Cell, session: Session, incidents: Incidents
-) -> Answered:
-    """Keep the model in the store if requested; the record gains its facts and incidents."""
-    if session.models is None:
-        return answered
-    record, answers = answered
-    stated = keep(fitted, cell, session, session.models, incidents)
-    footprint = {**record.footprint, **stated}
-    return replace(record, footprint=footprint, incidents=tuple(incidents)), answers
 
 
 def _place_model(record: Record, session: Session) -> None:
@@ -203,6 +182,8 @@ def _without_result(
     spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
 ) -> Record:
     shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
+    # At a limit of the machine: the next run tries the cell again.
+    transient = is_at_limit(error) or (isinstance(error, OSError) and error.errno in FULL)
     return Record(
         spec=spec,
         status=status,
@@ -215,15 +196,10 @@ def _without_result(
             "message": str(error) or repr(error),
             "traceback": shown,
             "expected": isinstance(error, FsbenchError),
-            **({"transient": True} if _is_of_the_machine(error) else {}),
+            **({"transient": True} if transient else {}),
         },
         incidents=tuple(incidents),
     )
-
-
-def _is_of_the_machine(error: BaseException) -> bool:
-    """True for an error at a limit of the machine: the next run tries the cell again."""
-    return is_at_limit(error) or (isinstance(error, OSError) and error.errno in FULL)
 
 
 class NoRoomForModel(StoreError):
@@ -250,16 +226,15 @@ def keep(
         config = _config(fitted, cell, session)
         tensors = check_restored(fitted, session, incidents)
         digest = write_model(folder, config, tensors, _card(cell, config))
-        return {STATED: facts_of(folder, digest)}
+        return {STATED: {"digest": digest, "bytes": size_of(folder)}}
     except (FsbenchError, OSError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoomForModel(str(Store(store).cannot_write(folder, error))) from error
-        why = error if isinstance(error, FsbenchError) else error.strerror
-        incidents.add(STATED, f"{method}: its model was not kept: {why}")
-        return {}
+        why = str(error) if isinstance(error, FsbenchError) else error.strerror
     except Exception as error:
-        incidents.add(STATED, f"{method}: its model was not kept: {type(error).__name__}: {error}")
-        return {}
+        why = f"{type(error).__name__}: {error}"
+    incidents.add(STATED, f"{method}: its model was not kept: {why}")
+    return {}
 
 
 def _config(fitted: Fitted, cell: Cell, session: Session) -> ModelConfig:
@@ -282,7 +257,6 @@ def _config(fitted: Fitted, cell: Cell, session: Session) -> ModelConfig:
         "images": [counts[label] for label in range(len(lists.fitted.classnames))],
         **image_digests(files),
     }
-    notes = fitted.declared.notes
     return config_of(
         spec.method,
         fitted.cell.method,
@@ -291,7 +265,7 @@ def _config(fitted: Fitted, cell: Cell, session: Session) -> ModelConfig:
         classifier=name_of_class(fitted.classifier),
         exif=spec.exif,
         data=data,
-        notes=notes,
+        notes=fitted.declared.notes,
     )
 
 

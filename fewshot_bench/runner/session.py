@@ -17,8 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import CellLists, Examination, ImageList
-from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
 
@@ -88,7 +87,12 @@ class Session:
 
     def drop_changed_backbone(self) -> None:
         """Drop the backbone if a method left it changed; the next cell loads it anew."""
-        if any(_differs(loaded, fingerprint) for loaded, fingerprint in self._backbones.values()):
+        try:
+            same = all(loaded.fingerprint() == then for loaded, then in self._backbones.values())
+        except Exception:
+            # No fingerprint can be computed any more.
+            same = False
+        if not same:
             self._backbones.clear()
             self._sources.clear()
 
@@ -127,11 +131,3 @@ def import_stated(method: str, modules: Any) -> None:
                 f"method '{method}' states in `imports` that it needs '{name}', which cannot be "
                 f"imported: {error}; install it"
             ) from error
-
-
-def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:
-    """True if the backbone has changed, or if no fingerprint can be computed any more."""
-    try:
-        return backbone.fingerprint() != fingerprint
-    except Exception:
-        return True

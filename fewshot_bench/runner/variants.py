@@ -23,7 +23,7 @@ from fewshot_bench.api.method import (
     read_value,
 )
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
-from fewshot_bench.api.method_files import canonical, short
+from fewshot_bench.api.method_code import canonical, short
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec
@@ -72,14 +72,12 @@ def expand_methods(
     UsageError for unknown names and values, PluginError for a broken method given by name.
     """
     asked = _expand_names(methods, catalog, {} if left_out is None else left_out)
-    names = list(
-        dict.fromkeys(method if isinstance(method, str) else method.method for method in asked)
-    )
+    names = list(dict.fromkeys(m if isinstance(m, str) else m.method for m in asked))
     settings = [_setting(option) for option in options]
     used: set[int] = set()
     variants = []
     for method in asked:
-        name = _name_of(method)
+        name = method if isinstance(method, str) else method.method
         cls = catalog.method_class(name)
         refuse_broken(name, cls, catalog.method(name).origin)
         if isinstance(method, Configured):
@@ -114,10 +112,6 @@ def expand_methods(
                 )
             _refuse_setting(owner, parameter, names, catalog)
     return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
-
-
-def _name_of(method: str | Configured) -> str:
-    return method if isinstance(method, str) else method.method
 
 
 def _expand_names(
@@ -229,24 +223,13 @@ class PublishedVariants:
         values = {**(card.published_in(setting) if card else {}), **variant.chosen}
         key = variant.method, repr((sorted(values.items()), sorted(variant.chosen)))
         if key not in self._made:
+            # Overrides are what the user named. A default counts if its option has published
+            # values, which it replaces.
+            counted = {*(card.varied if card else ()), *variant.overrides}
+            overrides = {name: v for name, v in variant.chosen.items() if name in counted}
             made = variant_of(variant.method, cls, values)
-            overrides = select_overrides(variant, cls)
             self._made[key] = dataclasses.replace(made, overrides=overrides, chosen=variant.chosen)
         return self._made[key]
-
-
-def select_overrides(variant: Variant, cls: type) -> dict[str, Any]:
-    """The overrides of a variant with published values: those that the user named.
-
-    A named value that is the default counts if its option has published values, which it replaces.
-    """
-    card = card_of(cls)
-    varied = card.varied if card else frozenset()
-    return {
-        name: value
-        for name, value in variant.chosen.items()
-        if name in varied or name in variant.overrides
-    }
 
 
 def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:

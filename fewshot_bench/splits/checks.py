@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from fewshot_bench.api.dataset import ROLES
@@ -124,39 +124,27 @@ def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: 
     return f"all positions are those of the lists of {dataset}"
 
 
-def find_items(paths: Iterable[str], items_by_id: Mapping[str, Item]) -> list[list[Item]]:
+def find_items(paths: Collection[str], items_by_id: Mapping[str, Item]) -> list[list[Item]]:
     """The items that match each path: one, none, or several if it is ambiguous.
 
     items_by_id: of a data set. A path matches the longest id that it ends in; only without one, it
     matches ids that end in the path.
     """
-    listed = list(paths)
-    matches = {path: _by_whole_id(path, items_by_id) for path in listed}
-    wanted = {"/".join(_parts(path)) for path, item in matches.items() if item is None}
-    ends = _by_end(items_by_id, wanted) if wanted else {}
-    return [_match(path, matches[path], ends) for path in listed]
-
-
-def _match(path: str, item: Item | None, ends: Mapping[str, list[Item]]) -> list[Item]:
-    return ends.get("/".join(_parts(path)), []) if item is None else [item]
-
-
-def _by_whole_id(path: str, items_by_id: Mapping[str, Item]) -> Item | None:
-    parts = _parts(path)
-    ends = (path, *("/".join(parts[start:]) for start in range(len(parts))))
-    return next((items_by_id[end] for end in ends if end in items_by_id), None)
-
-
-def _by_end(items_by_id: Mapping[str, Item], wanted: Collection[str]) -> dict[str, list[Item]]:
-    """Items by the wanted suffixes of their ids; an index of all suffixes might be too large."""
-    by_end: dict[str, list[Item]] = {}
-    for item in items_by_id.values():
+    matches: dict[str, list[Item]] = {}
+    shorter: dict[str, list[Item]] = {}
+    for path in paths:
+        parts = _parts(path)
+        ends = (path, *("/".join(parts[start:]) for start in range(len(parts))))
+        whole = next((items_by_id[end] for end in ends if end in items_by_id), None)
+        # The items that end in a path, which are looked for below, are one list.
+        matches[path] = [whole] if whole else shorter.setdefault("/".join(parts), [])
+    for item in items_by_id.values() if shorter else ():
         parts = item.id.split("/")
         for start in range(1, len(parts)):
             end = "/".join(parts[start:])
-            if end in wanted:
-                by_end.setdefault(end, []).append(item)
-    return by_end
+            if end in shorter:
+                shorter[end].append(item)
+    return [matches[path] for path in paths]
 
 
 def map_to_items(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:

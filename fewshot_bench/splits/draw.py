@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import heapq
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.items import Item, ItemList, label_counts, parts, relabeled
-from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.api.spec import ALL_SHOTS, IMPORTED, RunSpec
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
@@ -22,11 +23,10 @@ from fewshot_bench.utils.errors import UsageError, unknown
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
-# Cells that are equal in these have one split.
-SPLIT_FIELDS = (
-    *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
+# Cells of a plan that are equal in these have one split.
+_split_fields = attrgetter(
+    *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks")
 )
-_split_fields = attrgetter(*SPLIT_FIELDS)
 
 
 def draw(
@@ -46,9 +46,11 @@ def draw(
     images are drawn from the train images that were not picked. The protocol decides how a class
     with fewer images than `shots` is sampled. `limit` keeps at most that many test items,
     independently of the order of the pool.
-    Raises UsageError for unknown names and for numbers out of range.
+    Raises UsageError for unknown names.
     """
-    _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
+    if protocol not in SAMPLERS:
+        raise unknown("protocol", protocol, SAMPLERS, "fsbench run --help")
+    check_policy(dataset_name, pools, val)
     wanted = Draw(pools.get("train", ()), pools.get("val"), shots, seed, val)
     train, held = SAMPLERS[protocol].draw(wanted)
     test = _limit(pools.get("test", ()), limit)
@@ -94,7 +96,6 @@ def narrow(spec: RunSpec, split: Split, classes: int, target: Pools | None = Non
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
     """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
     if imported is not None:
-        _check_policy(spec.val)
         lists = (*imported, pools.get("test", ()))
         return Split(spec.dataset, spec.revision, IMPORTED, spec.shots, spec.split_seed, *lists)
     return draw(
@@ -127,7 +128,7 @@ def _only(items: Sequence[Item], labels: range) -> Sequence[Item]:
 
 
 def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
-    """UsageError without train images, or if policy `full` would take the whole rest of train.
+    """UsageError without train images, or if the validation policy does not fit the pools.
 
     A class with fewer images than shots is no error.
     """
@@ -136,47 +137,23 @@ def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
             f"data set '{dataset_name}' has an empty train pool: expected at least one image "
             f"per class (fsbench show {shlex.quote(dataset_name)})"
         )
-    if "val" not in pools and val == "full":
-        raise UsageError(_rest_of_train(dataset_name))
+    check_policy(dataset_name, pools, val)
 
 
-def _check_request(
-    dataset_name: str,
-    pools: Pools,
-    protocol: str,
-    shots: int,
-    seed: int,
-    val: str,
-    limit: int | None,
-) -> None:
-    if protocol not in SAMPLERS:
-        raise unknown("protocol", protocol, SAMPLERS, "fsbench run --help")
-    _check_policy(val)
-    if shots < 1:
-        raise UsageError(f"shots is {shots}: expected 1 or more (--shots 1,2,4,8,16)")
-    if seed < 0:
-        raise UsageError(f"split seed is {seed}: expected 0 or more (--seeds 1,2,3)")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}: expected 1 or more, or leave --limit out")
+def check_policy(dataset_name: str, pools: Pools, val: str) -> None:
+    """UsageError for an unknown validation policy, or one that does not fit the pools."""
+    if val not in VALIDATION:
+        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
     if val == "full" and "val" not in pools:
-        raise UsageError(_rest_of_train(dataset_name))
+        raise UsageError(
+            f"data set '{dataset_name}' has no validation pool, its validation images are held out "
+            "of train: policy 'full' would be the rest of train (use --val min4, shots or none)"
+        )
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(
             f"data set '{dataset_name}' has no validation images, and validation policy '{val}' "
             "needs some (use --val none)"
         )
-
-
-def _check_policy(val: str) -> None:
-    if val not in VALIDATION:
-        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
-
-
-def _rest_of_train(dataset_name: str) -> str:
-    return (
-        f"data set '{dataset_name}' has no validation pool, its validation images are held out of "
-        "train: policy 'full' would be the rest of train (use --val min4, shots or none)"
-    )
 
 
 def _limit(test: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -193,3 +170,65 @@ def _first(test: Sequence[Item], limit: int) -> Sequence[Item]:
     kept = set(heapq.nsmallest(limit, every, key=lambda id: rank("limit", id)))
     ids = ((id, part) for part in parts(test) for id in part.ids if id in kept)
     return tuple(Item(id, part.label, part.classname) for id, part in ids)
+
+
+def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
+    """Facts for a record: classes with fewer images than requested, and the smallest class.
+
+    `short_val`: classes with fewer validation images than the
+    policy asks for.
+    """
+    # An image that was drawn twice counts once.
+    train, val = label_counts(set(split.train)), label_counts(set(split.val))
+    least = VALIDATION[spec.val](spec.shots) or 0
+    return {
+        "short_classes": _short(train.values(), spec.shots),
+        "smallest_class": min(train.values(), default=0),
+        "short_val": _short([val[label] for label in train], least),
+    }
+
+
+def _short(counts: Iterable[int], asked: int) -> int:
+    """Number of counts below `asked`; 0 for ALL_SHOTS."""
+    return 0 if asked == ALL_SHOTS else sum(count < asked for count in counts)
+
+
+def short_lines(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Iterator[str]:
+    """Lines printed before a run, one per data set with too few images in some class.
+
+    Cells with imported picks are ignored.
+    """
+    drawn = [cell for cell in cells if cell.protocol != IMPORTED]
+    for name in dict.fromkeys(cell.dataset for cell in drawn):
+        asked = sorted({cell.shots for cell in drawn if cell.dataset == name})
+        policy = next(cell.val for cell in drawn if cell.dataset == name)
+        parts = [*_too_few(datasets[name].items(), asked), *_no_val(datasets[name].items(), asked)]
+        parts = parts[:1] if policy == "none" else parts
+        said = "; ".join(part for part in parts if part)
+        if said:
+            yield f"{name}: {said} (docs/protocols.md)"
+
+
+def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:
+    most = max((shots for shots in asked if shots != ALL_SHOTS), default=0)
+    counts: Counter[str] = Counter()
+    for part in parts(pools["train"]):
+        counts[part.classname] += part.count
+    short = {name: count for name, count in counts.items() if count < most}
+    if not short:
+        return [""]
+    name = min(short, key=lambda name: short[name])
+    have, they = ("has", "it gives") if len(short) == 1 else ("have", "they give")
+    return [
+        f"{len(short)} of {len(counts)} classes {have} fewer than {most} train images (class "
+        f"'{name}' {short[name]}): {they} all of them"
+    ]
+
+
+def _no_val(pools: Pools, asked: Sequence[int]) -> list[str]:
+    """Text on shots that leave no validation images, if these are held out of train."""
+    most = max(label_counts(pools["train"]).values(), default=0)
+    without = [f"{shots}" for shots in asked if shots >= most]
+    if "val" in pools or not without:
+        return []
+    return [f"no image is left for validation at --shots {','.join(without)}"]

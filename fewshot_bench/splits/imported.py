@@ -9,32 +9,21 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from fewshot_bench.api.items import Item, group
+from fewshot_bench.api.items import Item
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
-from fewshot_bench.splits.sampling import VALIDATION
+from fewshot_bench.splits.sampling import VALIDATION, Picks, count_per_class
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
 
 FOLDER = "splits"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
-
-
-@dataclass(frozen=True)
-class Picks:
-    """Imported picks of one data set, as its items; `digest` covers train and val."""
-
-    dataset: str
-    shots: int
-    seed: int
-    train: Sequence[Item]
-    val: Sequence[Item]
-    digest: str
 
 
 def path_of_import(store: Path, dataset: str, shots: int, seed: int) -> Path:
@@ -44,8 +33,8 @@ def path_of_import(store: Path, dataset: str, shots: int, seed: int) -> Path:
 
 def load_imported(
     store: Path, dataset: str, shots: int, seed: int, pools: Pools | None = None
-) -> Picks:
-    """The imported picks of a setting.
+) -> SplitFile:
+    """The imported picks of a setting: train and val, as items of the data set.
 
     pools: the current lists of the data set, against which the picks are checked. DataMissingError
     when none were imported (it names the command), when the file was changed, or when the picks no
@@ -59,46 +48,42 @@ def load_imported(
             f"no picks were imported for '{dataset}', {shots}-shot, seed {seed}: expected {path}"
             f"{_others(path.parent)} (fsbench splits import FILE {shlex.join(words)})"
         )
-    file = read_split_file(path)
-    check_digest(file)
-    header = (file.format, file.dataset, file.shots, file.seed)
-    if header != ("fsbench", dataset, shots, seed):
-        raise unusable(
-            path,
-            f"holds '{file.dataset}', {file.shots}-shot, seed {file.seed}",
-            f"'{dataset}', {shots}-shot, seed {seed}: import it again",
-        )
+    file = read_imported(path)
     if pools is not None:
         _check_lists(file, dataset, pools)
-    train, val = file.lists["train"], file.lists.get("val", ())
-    return Picks(dataset, shots, seed, train, val, file.digest)
+    return replace(file, lists={"val": (), **file.lists})
 
 
-def check_val(picks: Picks, val: str) -> None:
+def load_picks(store: Path, spec: RunSpec, pools: Pools) -> Picks:
+    """Train and val items of a cell; DataMissingError if they are not those that it states."""
+    picks = load_imported(store, spec.dataset, spec.shots, spec.split_seed, pools)
+    if picks.digest != spec.picks:
+        raise DataMissingError(
+            f"the picks imported for {spec.dataset}, {spec.shots}-shot, seed {spec.split_seed} "
+            f"have the digest {picks.digest[:12]}, this cell was planned with {spec.picks[:12]}: "
+            "run the command again"
+        )
+    return picks.lists["train"], () if spec.val == "none" else picks.lists["val"]
+
+
+def check_val(picks: SplitFile, val: str) -> None:
     """UsageError when imported picks have no or too many validation images for the policy."""
-    if val == "none":
-        return
-    allowed = VALIDATION[val](picks.shots)
-    held = _count_held(picks.val)
-    if held == 0 or (allowed is not None and held > allowed):
-        fitting = fit_validation(picks.val, picks.shots)
+    shots, held = picks.shots or 0, count_per_class(picks.lists["val"])
+    allowed = VALIDATION[val](shots)
+    if val != "none" and (held == 0 or (allowed is not None and held > allowed)):
         raise UsageError(
-            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
+            f"the picks imported for {picks.dataset}, {shots}-shot, seed {picks.seed} have "
             f"{held} validation images a class, --val {val} stands for "
-            f"{'all' if allowed is None else allowed}; use --val {fitting}"
+            f"{'all' if allowed is None else allowed}; use "
+            f"--val {fit_validation(picks.lists['val'], shots)}"
         )
 
 
 def fit_validation(val: Sequence[Item], shots: int) -> str:
     """The validation policy that admits these validation images and the fewest beside them."""
-    held = _count_held(val)
+    held = count_per_class(val)
     allowed = {name: most(shots) for name, most in VALIDATION.items()}
     return next(name for name, most in allowed.items() if most is None or held <= most)
-
-
-def _count_held(val: Sequence[Item]) -> int:
-    """The number of validation images of the class with the most of them."""
-    return max((len(items) for items in group(val).values()), default=0)
 
 
 def safe_name(dataset: str) -> str:
@@ -140,7 +125,7 @@ def split_paths(store: Path) -> list[Path]:
     return [path for path in paths if SETTING.fullmatch(path.stem)]
 
 
-def checked(path: Path) -> SplitFile:
+def read_imported(path: Path) -> SplitFile:
     """Imported picks; DataMissingError if the file was changed or its path is wrong."""
     file = read_split_file(path)
     check_digest(file)

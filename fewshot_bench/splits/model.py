@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,15 @@ def with_setting(file: SplitFile, shots: int | None, seed: int | None) -> SplitF
                 f"--{option} {given}: {file.path} says {own}; leave --{option} out, or correct it"
             )
     named = SETTING.search(file.path.stem)
-    by_name = _setting_of(*named.groups()) if named else (None, None)
-    values = [
-        next((value for value in candidates if value is not None), None)
-        for candidates in ((file.shots, shots, by_name[0]), (file.seed, seed, by_name[1]))
-    ]
-    return replace(file, shots=values[0], seed=values[1])
-
-
-def _setting_of(shots: str, seed: str) -> tuple[int, int]:
-    return ALL_SHOTS if shots == WORD else int(shots), int(seed)
+    if named:
+        if shots is None:
+            shots = ALL_SHOTS if named[1] == WORD else int(named[1])
+        seed = int(named[2]) if seed is None else seed
+    return replace(
+        file,
+        shots=shots if file.shots is None else file.shots,
+        seed=seed if file.seed is None else file.seed,
+    )
 
 
 def unusable(path: Path, problem: str, expected: str) -> DataMissingError:
@@ -105,4 +104,12 @@ def item_of(path: Path, where: str, id: Any, label: Any, classname: Any) -> Item
         path,
         f"has {shown([id, label, classname])} {where}",
         "a path, a label from 0 and a class name, without control characters",
+    )
+
+
+def items_of(path: Path, role: str, entries: Iterable[Sequence[Any]]) -> tuple[Item, ...]:
+    """The checked entries (path, label, class name) of a list."""
+    return tuple(
+        item_of(path, f"as entry {number} of '{role}'", *entry)
+        for number, entry in enumerate(entries)
     )

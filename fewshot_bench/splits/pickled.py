@@ -1,8 +1,7 @@
 """CoOp's few-shot caches `split_fewshot/shot_16-seed_1.pkl`, read without executing them.
 
-`read_pickled` is the entry; `plain` opens any pickle. `_check` first walks over the operations with
-`pickletools.genops`, without building anything, and refuses those that such a file does not need.
-Then an unpickler resolves three names, all to stand-ins: nothing is ever imported.
+`read_pickled` is the entry. Operations that such a file does not need are refused before anything
+is built. Then an unpickler resolves three names, all to stand-ins: nothing is ever imported.
 """
 
 from __future__ import annotations
@@ -15,34 +14,24 @@ from pathlib import Path
 from typing import Any, Never
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.items import Item
-from fewshot_bench.splits.model import SplitFile, item_of, unusable
-from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.splits.model import SplitFile, items_of, unusable
 from fewshot_bench.utils.text import shown
 
 EXPECTED = "a dict with lists of Datum records under train and val, as CoOp writes it"
 ATTRIBUTES = ("_impath", "_label", "_classname")
-
 MAX_BYTES = 64 * 2**20
-MAX_OPERATIONS = 3_000_000
-MAX_BITS = 64
-PROTOCOLS = range(6)
-_INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"})
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_TUPLES = frozenset({"EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"})
-_CALLS = frozenset({"REDUCE", "NEWOBJ"})
+# Tuples only as arguments of a call: hashing nested ones, as keys, may take exponential time.
+_TUPLES = {"EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"}
+_AFTER_TUPLES = {"REDUCE", "NEWOBJ", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _ALLOWED = (
-    _INTEGERS
-    | _PUTS
-    | _TUPLES
-    | _CALLS
-    | frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
-    | frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING", "FLOAT", "BINFLOAT"})
-    | frozenset({"PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"})
-    | frozenset({"EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT"})
-    | frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS"})
-    | frozenset({"GLOBAL", "STACK_GLOBAL", "OBJ", "BUILD"})
-    | frozenset({"GET", "BINGET", "LONG_BINGET", "MEMOIZE"})
+    _TUPLES
+    | _AFTER_TUPLES
+    | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"}
+    | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "NONE", "NEWTRUE", "NEWFALSE"}
+    | {"PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT"}
+    | {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "OBJ", "BUILD"}
+    | {"GET", "BINGET", "LONG_BINGET"}
 )
 
 
@@ -74,23 +63,18 @@ class Datum:
         self.attributes = attributes
 
 
-class _Reconstructor:
+def _reconstruct(*arguments: Any) -> Datum:
     """Stand-in for the function by which protocols 0 and 1 make objects."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> Datum:
-        if arguments != (Datum, _BASE, None):
-            raise Refused("calls a function")
-        return Datum()
+    if arguments != (Datum, _BASE, None):
+        raise Refused("calls a function")
+    return Datum()
 
 
 _BASE = object()
-_RECONSTRUCTOR = _Reconstructor()
 # The second name of each is written by pickle protocols 0 to 2.
 _NAMES = {
-    "copyreg._reconstructor": _RECONSTRUCTOR,
-    "copy_reg._reconstructor": _RECONSTRUCTOR,
+    "copyreg._reconstructor": _reconstruct,
+    "copy_reg._reconstructor": _reconstruct,
     "builtins.object": _BASE,
     "__builtin__.object": _BASE,
 }
@@ -111,11 +95,8 @@ class _Unpickler(pickle.Unpickler):
         raise Refused("names an object outside the file")
 
 
-def plain(content: bytes) -> Any:
-    """The value of a pickle made of lists, dicts, strings, numbers and `Datum` records.
-
-    Raises Refused for everything else.
-    """
+def _load(content: bytes) -> Any:
+    """The value of a pickle of lists, dicts, strings, numbers and `Datum` records, else Refused."""
     if len(content) > MAX_BYTES:
         raise Refused(f"has {len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
@@ -129,34 +110,18 @@ def plain(content: bytes) -> Any:
 
 
 def _check(content: bytes) -> None:
-    """Raise Refused for an unneeded operation, or an argument that costs much memory or time."""
-    end, open_tuple = 0, False
-    for number, (operation, argument, position) in enumerate(pickletools.genops(content)):
+    """Raise Refused for an operation that is not needed."""
+    is_tuple = False
+    for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
         name = operation.name
-        if number >= MAX_OPERATIONS:
-            raise Refused(f"has more than {MAX_OPERATIONS:,} operations")
         if name not in _ALLOWED:
             raise Refused(f"uses the operation {name}, which such a file does not need")
-        # Nested tuples with shared parts take exponential time to hash as dict keys.
-        if open_tuple and name not in _CALLS and name not in _PUTS and name != "MEMOIZE":
+        if is_tuple and name not in _AFTER_TUPLES:
             raise Refused("has a tuple that is not the arguments of a call")
-        open_tuple = name in _TUPLES or (open_tuple and name not in _CALLS)
-        _check_argument(name, argument, number, len(content))
-        end = (position or 0) + 1
-    if end != len(content):
-        raise Refused(f"has {len(content) - end} bytes after its end")
-
-
-def _check_argument(name: str, argument: Any, number: int, size: int) -> None:
-    if name == "PROTO" and argument not in PROTOCOLS:
-        raise Refused(f"has pickle protocol {argument}, expected 0 to {PROTOCOLS[-1]}")
-    if name in _INTEGERS and argument.bit_length() > MAX_BITS:
-        raise Refused(f"has a number of more than {MAX_BITS} bits")
-    # The memo is a list as long as its greatest index, and a frame is allocated at once.
-    if name in _PUTS and argument > number:
-        raise Refused(f"keeps a value as number {argument:,} after {number:,} operations")
-    if name == "FRAME" and argument > size:
-        raise Refused(f"has a frame of {argument:,} bytes in {size:,}")
+        is_tuple = name in _TUPLES or (is_tuple and name not in ("REDUCE", "NEWOBJ"))
+        # The memo is a list as long as its greatest index.
+        if name.endswith("PUT") and argument is not None and argument > number:
+            raise Refused(f"keeps a value as number {argument:,} after {number:,} operations")
 
 
 def read_pickled(path: Path, content: bytes) -> SplitFile:
@@ -165,26 +130,21 @@ def read_pickled(path: Path, content: bytes) -> SplitFile:
     DataMissingError names unexpected content.
     """
     try:
-        value = plain(content)
+        value = _load(content)
     except Refused as error:
         raise unusable(path, str(error), EXPECTED) from None
     if not isinstance(value, dict) or "train" not in value or not set(value) <= set(ROLES):
         wrong = f"the keys {shown(list(value))}" if isinstance(value, dict) else shown(value)
         raise unusable(path, f"has {wrong}", EXPECTED)
-    lists = {role: tuple(_items(path, role, value[role])) for role in ROLES if role in value}
+    roles = [role for role in ROLES if role in value]
+    lists = {role: items_of(path, role, _entries(path, role, value[role])) for role in roles}
     return SplitFile(path, "pickle", lists)
 
 
-def _items(path: Path, role: str, entries: Any) -> Iterator[Item]:
-    if not isinstance(entries, list):
-        raise _is_misplaced(path, role, entries)
-    for number, entry in enumerate(entries):
-        attributes = entry.attributes if isinstance(entry, Datum) else {}
-        if not set(ATTRIBUTES) <= set(attributes):
-            raise _is_misplaced(path, role, entry)
-        values = [attributes[attribute] for attribute in ATTRIBUTES]
-        yield item_of(path, f"as entry {number} of '{role}'", *values)
-
-
-def _is_misplaced(path: Path, role: str, value: object) -> DataMissingError:
-    return unusable(path, f"has {shown(value)} under '{role}'", EXPECTED)
+def _entries(path: Path, role: str, records: Any) -> Iterator[list[Any]]:
+    """The attributes of each record."""
+    for record in records if isinstance(records, list) else [records]:
+        attributes = record.attributes if isinstance(record, Datum) else {}
+        if not isinstance(records, list) or not set(ATTRIBUTES) <= set(attributes):
+            raise unusable(path, f"has {shown(record)} under '{role}'", EXPECTED)
+        yield [attributes[name] for name in ATTRIBUTES]

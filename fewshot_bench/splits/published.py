@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from importlib.resources import files
-from typing import Any
+
+import msgspec
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.items import Item, digest_of, group, parts
+from fewshot_bench.api.items import Item, digest_of, parts
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.splits.draw import class_half, draw
 from fewshot_bench.splits.model import SplitFile
-from fewshot_bench.splits.sampling import VALIDATION
+from fewshot_bench.splits.sampling import VALIDATION, count_per_class
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 
 
@@ -38,8 +38,7 @@ class Lists(Enum):
     UNKNOWN = "no published lists to compare with"
 
 
-@dataclass(frozen=True)
-class PublishedSplit:
+class PublishedSplit(msgspec.Struct, frozen=True):
     """One published split file and the draws from it.
 
     `file_sha256` covers the file's bytes, `lists_sha256` the lists (`items.digest_of`), which hold
@@ -52,8 +51,8 @@ class PublishedSplit:
     file_sha256: str
     lists_sha256: str
     classes: int
-    classnames_sha256: Mapping[str, str]
-    picks: Mapping[str, tuple[str, str]]
+    classnames_sha256: dict[str, str]
+    picks: dict[str, tuple[str, str]]
 
 
 def picks_digest(items: Iterable[Item]) -> str:
@@ -125,20 +124,9 @@ def verify_file(content: bytes, catalog_name: str) -> bool | None:
 @functools.cache
 def published_splits() -> Mapping[str, PublishedSplit]:
     """All published splits, by the catalog's data set name."""
-    text = files("fewshot_bench.splits").joinpath("coop_picks.json").read_text("utf-8")
-    return {name: _parse(entry) for name, entry in json.loads(text)["datasets"].items()}
-
-
-def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
-    picks = {setting: (pair[0], pair[1]) for setting, pair in entry["picks"].items()}
-    return PublishedSplit(
-        entry["file"],
-        entry["file_sha256"],
-        entry["lists_sha256"],
-        entry["classes"],
-        entry["classnames_sha256"],
-        picks,
-    )
+    content = files("fewshot_bench.splits").joinpath("coop_picks.json").read_bytes()
+    datasets = msgspec.json.decode(content)["datasets"]
+    return msgspec.convert(datasets, dict[str, PublishedSplit])
 
 
 @dataclass(frozen=True)
@@ -171,10 +159,10 @@ def read_published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[
 
 
 def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
-    """The picks of a file as a split of a protocol; UsageError if shots or seed are unknown."""
-    if file.shots is None or file.seed is None:
-        raise UsageError(f"{file.path} does not say which picks it holds: give --shots and --seed")
-    lists = {role: file.lists.get(role, ()) for role in ("train", "val", "test")}
+    """The picks of a file, whose setting is known, as a split of a protocol."""
+    assert file.shots is not None
+    assert file.seed is not None
+    lists = {role: file.lists.get(role, ()) for role in ROLES}
     return Split(dataset, file.revision, protocol, file.shots, file.seed, **lists)
 
 
@@ -184,11 +172,12 @@ def compare_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     `file` must hold items of the data set whose lists are `pools`.
     """
     split = as_split(file, file.dataset, protocol)
+    held = count_per_class(split.val)
+    sizes = {name: VALIDATION[name](split.shots) for name in ("none", "min4", "shots")}
+    policies = [name for name, size in sizes.items() if size == held] or ["full"]
     drawn = partial(draw, split.dataset, split.revision, pools, protocol=protocol)
     try:
-        draws = [
-            drawn(shots=split.shots, seed=split.seed, val=policy) for policy in _policies(split)
-        ]
+        draws = [drawn(shots=split.shots, seed=split.seed, val=policy) for policy in policies]
     except UsageError as error:
         return f"cannot be drawn ({error})"
     if any((own.train, own.val) == (split.train, split.val) for own in draws):
@@ -198,13 +187,6 @@ def compare_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     if split.val:
         shares.append(f"{_share(split.val, own.val)} val")
     return f"differs: {' and '.join(shares)} images are the same"
-
-
-def _policies(split: Split) -> list[str]:
-    """The validation policies that give as many images per class as the split has."""
-    held = max((len(items) for items in group(split.val).values()), default=0)
-    policies = [name for name in ("none", "min4", "shots") if VALIDATION[name](split.shots) == held]
-    return policies or ["full"]
 
 
 def _share(mine: Sequence[Item], drawn: Sequence[Item]) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fewshot_bench.api.condition import REGISTERED_NAME
-from fewshot_bench.api.items import Item, group, without
-from fewshot_bench.api.spec import ALL_SHOTS
+from fewshot_bench.api.items import Item, group, label_counts, without
+from fewshot_bench.api.spec import ALL_SHOTS, REGISTERED_NAME
 from fewshot_bench.utils.rng import derive
 
 Picks = tuple[Sequence[Item], Sequence[Item]]
@@ -171,3 +170,8 @@ def _rank(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Item,
 def rank(prefix: str, id: str) -> tuple[bytes, str]:
     """Sort key of an item that depends only on the prefix and its id."""
     return hashlib.sha256(f"{prefix}\t{id}".encode()).digest(), id
+
+
+def count_per_class(items: Sequence[Item]) -> int:
+    """The number of images of the class with the most of them."""
+    return max(label_counts(items).values(), default=0)

@@ -1,8 +1,7 @@
 """The file beside a record: statistics of every query, and the kept part of the logits.
 
-`chosen` resolves how much is kept (--keep-logits), `arrays_of` makes the arrays, `load` reads them.
-Statistics are always computed from logits in full precision, so that no number depends on what is
-kept.
+`choose_kept` resolves how much is kept (--keep-logits), `arrays_of` makes the arrays, `load` reads
+them. Statistics are computed from logits in full precision: no number depends on what is kept.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
+import math
+import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,11 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
+from fewshot_bench.api.options import KEPT_LOGITS
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.run_options import KEPT_LOGITS
-from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
 from fewshot_bench.utils.errors import StoreError, unknown
-from fewshot_bench.utils.files import Damaged, open_regular
+from fewshot_bench.utils.files import Damaged, open_regular, read_regular
 from fewshot_bench.utils.processes import is_at_limit
 from fewshot_bench.utils.text import LONGEST
 
@@ -45,34 +45,29 @@ TOP_CLASSES = 5
 # Bytes per query: its statistics, a name of usual length, each of its top classes, each logit.
 # And bytes of everything else in the file.
 _STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
-# A file up to this size is read as a whole.
-_SMALL = 2**20
 
 
-def chosen(asked: str, queries: int, classes: int) -> str:
-    """One of `KEPT` for (queries, classes) logits; asked: one of them, empty for the default."""
-    if asked:
-        return checked(asked)
-    return ALL if queries * classes <= MOST_LOGITS else TOP
+def choose_kept(asked: str, queries: int, classes: int) -> str:
+    """One of `KEPT` for (queries, classes) logits; asked: one of them, empty for the default.
 
-
-def checked(asked: str) -> str:
-    """One of `KEPT`, or empty for the default; UsageError for anything else."""
-    if asked and asked not in KEPT:
+    UsageError for anything else.
+    """
+    if not asked:
+        return ALL if queries * classes <= MOST_LOGITS else TOP
+    if asked not in KEPT:
         raise unknown("value of --keep-logits", asked, KEPT, "fsbench run --help")
     return asked
 
 
-def kept_bytes(queries: int, classes: int, asked: str = "") -> int:
+def estimate_bytes(queries: int, classes: int, asked: str = "") -> int:
     """Upper bound of one cell's bytes on disk beside its record, unless names are very long."""
-    kept = chosen(asked, queries, classes)
+    kept = choose_kept(asked, queries, classes)
     row = _STATISTICS + _NAME
     row += _TOP * min(classes, TOP_CLASSES) if kept != NONE else 0
     row += _LOGIT * classes if kept == ALL else 0
     return _FILE + queries * row
 
 
-OTHER = "they are not those of the record: their digest is another one"
 # Names of the digests in a record: of all logits in full precision, and of the file.
 WHOLE, FILE = "logits", "answers"
 # Arrays that every file has, and those that depend on what is kept.
@@ -86,6 +81,10 @@ FARTHEST = 65_504.0
 ROUNDING = 2.0**-11
 # Rows are processed in parts of about this many values.
 _PART = 2**20
+# Compress an array if its first SAMPLE_BYTES shrink below this share.
+SAMPLE_BYTES, WORTH_COMPRESSING = 2**16, 0.6
+# Higher levels take up to ten times as long and save 3 % (measured on high bytes of logits).
+LEVEL = 1
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Stored:
     @cached_property
     def ids(self) -> list[str]:
         """The ids of the images."""
-        found: list[str] = json.loads(self.names)
-        return found
+        ids: list[str] = json.loads(self.names)
+        return ids
 
 
 @lru_cache(maxsize=1)
@@ -146,18 +145,18 @@ def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.n
     numbers = answers.confidences, answers.surprises, answers.brier_scores
     for name, values in zip(rows.dtype.names or (), (*columns, *numbers), strict=True):
         rows[name] = values
-    found = {
+    arrays = {
         "names": np.frombuffer(names_of(ids), dtype=np.uint8),
         "classes": np.array(answers.classes, dtype=types["classes"]),
         "statistics": rows,
     }
     if kept != NONE:
         classes, probabilities = _top(answers)
-        found["top"] = np.empty(classes.shape, dtype=types["top"])
-        found["top"]["class"], found["top"]["probability"] = classes, probabilities
+        arrays["top"] = np.empty(classes.shape, dtype=types["top"])
+        arrays["top"]["class"], arrays["top"]["probability"] = classes, probabilities
     if kept == ALL:
-        found["high"], found["low"] = _halve(logits, maxima)
-    return found
+        arrays["high"], arrays["low"] = _halve(logits, maxima)
+    return arrays
 
 
 def names_of(ids: Iterable[str]) -> bytes:
@@ -177,17 +176,17 @@ def _top(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     logits = answers.logits
     count = min(TOP_CLASSES, answers.classes)
     classes = np.empty((len(logits), count), dtype=np.int32)
-    found = np.empty((len(logits), count), dtype=np.float32)
+    probabilities = np.empty((len(logits), count), dtype=np.float32)
     for part in _parts(logits):
         left = logits[part].astype(np.float64)
         rows = np.arange(len(left))
         highest = left.max(axis=1)
-        for place in range(count):
-            chosen = left.argmax(axis=1)
-            shares = np.exp(left[rows, chosen] - highest) * answers.confidences[part]
-            classes[part, place], found[part, place] = chosen, shares
-            left[rows, chosen] = -np.inf
-    return classes, found
+        for column in range(count):
+            best = left.argmax(axis=1)
+            shares = np.exp(left[rows, best] - highest) * answers.confidences[part]
+            classes[part, column], probabilities[part, column] = best, shares
+            left[rows, best] = -np.inf
+    return classes, probabilities
 
 
 def _halve(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,29 +227,52 @@ def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
     """The SHA-256 of all logits in float32, labels and ids, which identifies a result."""
     import numpy as np
 
-    logits = np.ascontiguousarray(answers.logits, dtype=np.float32)
-    labels, names = np.asarray(answers.labels, np.int64), np.asarray(ids, dtype=np.str_)
-    return digest_of_arrays({"logits": logits, "labels": labels, "ids": names})
+    sha = hashlib.sha256()
+    arrays: dict[str, np.ndarray] = {
+        "logits": np.ascontiguousarray(answers.logits, dtype=np.float32),
+        "labels": np.asarray(answers.labels, np.int64),
+        "ids": np.asarray(ids, dtype=np.str_),
+    }
+    for name, array in arrays.items():
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).data if array.size else b"")
+    return sha.hexdigest()
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of an answers file; a file that matches the record's needs no other check."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def pack(arrays: Arrays) -> bytes:
+    """The content of a file; equal arrays give equal bytes.
+
+    As `np.savez_compressed`, but arrays that hardly compress (most floats) are only stored.
+    """
+    from numpy.lib import format as npy
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compresslevel=LEVEL) as archive:
+        for name, array in arrays.items():
+            sample = array.reshape(-1)[: SAMPLE_BYTES // max(array.itemsize, 1)].tobytes()
+            smaller = len(zlib.compress(sample, 1)) < WORTH_COMPRESSING * len(sample)
+            archive.compression = zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                npy.write_array(part, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def check(path: Path, record: Record) -> None:
     """Raise Damaged unless a file opens as an archive and, if small, matches the record."""
-    small = path.stat().st_size <= FULL_CHECK_BYTES
-    if small:
+    if path.stat().st_size > FULL_CHECK_BYTES:
+        with _reading(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            _list_arrays(archive)
+    else:
+        # What is wrong with the file says more than its digest.
         with suppress(OSError):
             if digest_of_file(path) == record.digests.get(FILE):
                 return
-        # What is wrong with the file says more than its digest.
-        _read(path, kept=True)
-        raise Damaged(OTHER)
-    with _open(path, digests=False):
-        pass
+        load(path, record, kept=True)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of an answers file; a file that matches the record's needs no other check."""
+    return hashlib.sha256(read_regular(path, sys.maxsize)).hexdigest()
 
 
 def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
@@ -259,51 +281,83 @@ def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
     kept: also read the kept part of the logits, not the file's statistics alone. Raises
     FileNotFoundError, and Damaged for an unusable file.
     """
-    arrays, digest = _read(path, kept=kept)
+    arrays, digest = read(path, kept=kept)
     # Values are checked before they are written, so that a file as it was written is right.
     if digest != record.digests.get(FILE):
-        raise Damaged(OTHER)
-    return stored_of(arrays, record)
+        raise Damaged("they are not those of the record: their digest is another one")
+    return build_stored(arrays, record)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file; Damaged for wrong types or shapes, or FileNotFoundError."""
-    return _read(path, kept=True)[0]
+def read(path: Path, *, kept: bool = True) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file, without those of CHOSEN unless `kept`, and the file's SHA-256.
 
-
-def _read(path: Path, *, kept: bool) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a file, without those of CHOSEN unless `kept`, and the file's SHA-256."""
-    with _open(path) as (archive, digest):
-        left_out = () if kept else CHOSEN
-        arrays = read_arrays(archive, [n for n in names_in(archive) if n not in left_out])
-    if not _is_right(arrays):
-        kinds = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-        texts = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in kinds.items())
+    Damaged for wrong types or shapes, or FileNotFoundError.
+    """
+    with _reading(path):
+        content = read_regular(path, sys.maxsize)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = [name for name in _list_arrays(archive) if kept or name not in CHOSEN]
+            arrays = {name: _unpack(archive.read(f"{name}.npy")) for name in names}
+    types, shape = _types(), arrays["statistics"].shape
+    classes = int(arrays["classes"]) if arrays["classes"].shape == () else 0
+    shapes = {
+        **dict.fromkeys(("high", "low"), (*shape, classes)),
+        "top": (*shape, min(TOP_CLASSES, classes)),
+        "names": arrays["names"].shape[:1],
+        "classes": (),
+        "statistics": shape[:1],
+    }
+    if any(a.dtype != types[name] or a.shape != shapes[name] for name, a in arrays.items()):
+        texts = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
         raise Damaged(f"it holds arrays of other types or shapes than expected: {texts}")
-    return arrays, digest
+    return arrays, hashlib.sha256(content).hexdigest()
+
+
+def _list_arrays(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the arrays in an archive; Damaged if they are not those of a file."""
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    if set(names) not in _LAYOUTS:
+        raise Damaged(f"it holds {sorted(names)!s:.{LONGEST}}")
+    return names
+
+
+def _unpack(content: bytes) -> np.ndarray:
+    """The array of an `.npy` file; ValueError if its header does not match its number of bytes."""
+    import numpy as np
+
+    # Format 1 stores the header length in two bytes, later formats in four.
+    wide = 2 if content[6:7] == b"\x01" else 4
+    start = 8 + wide + int.from_bytes(content[8 : 8 + wide], "little")
+    shape, by_column, dtype = _parse_header(content[:start])
+    if dtype.hasobject or start + math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(
+            f"an array says that it has {shape} values of {dtype}, and has another size"
+        )
+    array = np.frombuffer(content, np.uint8, offset=start)
+    return array.view(dtype).reshape(shape, order="F" if by_column else "C")
+
+
+@lru_cache(maxsize=64)
+def _parse_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Parse the header of an `.npy` file; cached, since files of a store share few headers."""
+    from numpy.lib import format as npy
+
+    file = io.BytesIO(content)
+    read = npy.read_array_header_1_0
+    if npy.read_magic(file) != (1, 0):
+        read = npy.read_array_header_2_0
+    return read(file)
 
 
 @contextmanager
-def _open(path: Path, *, digests: bool = True) -> Iterator[tuple[zipfile.ZipFile, str]]:
-    """Open an archive; also gives the SHA-256 of the file, empty without `digests`.
-
-    Damaged if opening the archive, or reading from it within the block, fails.
+def _reading(path: Path) -> Iterator[None]:
+    """Turn any failure to read an archive inside into Damaged; a missing file stays one.
 
     StoreError if this process may not read the file, or is at a limit of the machine: the file
     itself may be whole.
     """
     try:
-        with open_regular(path) as file:
-            source: io.BufferedReader | io.BytesIO = file
-            if os.fstat(file.fileno()).st_size <= _SMALL:
-                # Read in one call instead of dozens.
-                source = io.BytesIO(file.read())
-            digest = hashlib.file_digest(source, "sha256").hexdigest() if digests else ""
-            with zipfile.ZipFile(source) as archive:
-                names = set(names_in(archive))
-                if names not in _LAYOUTS:
-                    raise Damaged(f"it holds {sorted(names)!s:.{LONGEST}}")
-                yield archive, digest
+        yield
     except (FileNotFoundError, Damaged):
         raise
     except PermissionError as error:
@@ -320,57 +374,7 @@ def _open(path: Path, *, digests: bool = True) -> Iterator[tuple[zipfile.ZipFile
         raise Damaged(f"{type(error).__name__}: {error!s:.{LONGEST}}") from None
 
 
-def _is_right(arrays: Arrays) -> bool:
-    types, rows = _types(), arrays["statistics"].shape
-    classes = int(arrays["classes"]) if arrays["classes"].shape == () else 0
-    shapes = {
-        **dict.fromkeys(("high", "low"), (*rows, classes)),
-        "top": (*rows, min(TOP_CLASSES, classes)),
-        "names": arrays["names"].shape[:1],
-        "classes": (),
-        "statistics": rows[:1],
-    }
-    return all(a.dtype == types[name] and a.shape == shapes[name] for name, a in arrays.items())
-
-
-def value_problems(arrays: Arrays) -> Iterator[str]:
-    """Describe invalid values: empty or not finite, class indices out of range, missing ids."""
-    import numpy as np
-
-    rows, classes = arrays["statistics"], int(arrays["classes"])
-    indices = {"labels": rows["label"], "predictions": rows["prediction"]}
-    indices |= {"ranks less 1": rows["rank"] - 1}
-    names = ("maximum", "confidence", "surprise", "brier_score")
-    numbers = np.stack([rows[name] for name in names], axis=1)
-    if _count(arrays["names"].tobytes()) != len(rows):
-        yield f"it has {len(rows)} rows and another number of ids"
-    if 0 in numbers.shape:
-        yield f"statistics of shape {numbers.shape} are empty"
-        return
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        bad = int((~finite).any(axis=1).sum())
-        yield f"{bad} of {len(numbers)} rows of statistics are not finite"
-    for name, found in indices.items():
-        if found.min() < 0 or found.max() >= classes:
-            outside = int(((found < 0) | (found >= classes)).sum())
-            yield f"{outside} {name} are outside of 0 to {classes - 1}"
-
-
-@lru_cache(maxsize=16)
-def _count(names: bytes) -> int:
-    """The number of ids in a JSON list of texts; 0 for anything else.
-
-    Cached, since most cells of a data set have the same query images.
-    """
-    try:
-        found = json.loads(names)
-    except (ValueError, RecursionError):
-        return 0
-    return len(found) if isinstance(found, list) and set(map(type, found)) <= {str} else 0
-
-
-def stored_of(arrays: Arrays, record: Record) -> Stored:
+def build_stored(arrays: Arrays, record: Record) -> Stored:
     """Build answers from valid arrays; `logits` from float16 arrays are rounded."""
     import numpy as np
 
@@ -393,33 +397,50 @@ def stored_of(arrays: Arrays, record: Record) -> Stored:
     return Stored(arrays["names"].tobytes(), answers, best)
 
 
-def contradictions(arrays: Arrays, stored: Stored) -> Iterator[str]:
-    """Report rows whose statistics contradict each other, or the logits beside them."""
+def list_problems(arrays: Arrays, stored: Stored) -> Iterator[str]:
+    """Describe values that no run writes."""
+    count = len(stored.answers.labels)
+    try:
+        ids = stored.ids
+        distinct = len({name for name in ids if isinstance(name, str)})
+    except (ValueError, TypeError, RecursionError):
+        ids, distinct = [], 0
+    if not len(ids) == distinct == count > 0:
+        yield f"it has {count} rows and {distinct} different ids"
+    elif wrong := _count_impossible(arrays, stored):
+        yield f"{wrong} of {count} rows contradict themselves or the logits"
+
+
+def _count_impossible(arrays: Arrays, stored: Stored) -> int:
+    """The rows that no logits give: classes or numbers that are none, or that contradict others."""
     import numpy as np
 
-    answers, top = stored.answers, stored.top
-    rows = np.arange(len(answers.labels))
-    wrong = (answers.ranks == 1) != answers.hits
-    wrong |= ~((answers.confidences > 0) & (answers.confidences <= 1))
+    answers, top, statistics = stored.answers, stored.top, arrays["statistics"]
+    indices = np.stack([answers.labels, answers.predictions, answers.ranks - 1], axis=1)
+    wrong: Any = ((indices < 0) | (indices >= answers.classes)).any(axis=1)
+    names = ("maximum", "confidence", "surprise", "brier_score")
+    wrong |= ~np.isfinite(np.stack([statistics[name] for name in names], axis=1)).all(axis=1)
+    if wrong.any():
+        return int(wrong.sum())
+    wrong |= (answers.ranks == 1) != answers.hits
+    wrong |= (answers.confidences <= 0) | (answers.confidences > 1)
     if top is not None:
         wrong |= top[0][:, 0] != answers.predictions
     if "high" in arrays:
-        halves = arrays["high"], arrays["low"]
-        wrong |= (halves[0][rows, answers.predictions] | halves[1][rows, answers.predictions]) > 0
-        rounded = Answers.of(answers.logits, answers.labels)
-        gaps = arrays["statistics"]["maximum"] - answers.logits[rows, answers.labels]
+        rows, logits = np.arange(len(wrong)), answers.logits
+        wrong |= (arrays["high"] | arrays["low"])[rows, answers.predictions] > 0
+        gaps = statistics["maximum"] - logits[rows, answers.labels]
         bound = ROUNDING * (np.abs(gaps) + np.log(answers.classes) + 1)
-        off = np.abs(rounded.surprises - answers.surprises) > bound
+        off = np.abs(Answers.of(logits, answers.labels).surprises - answers.surprises) > bound
         wrong |= off & (gaps < FARTHEST)
-    if wrong.any():
-        yield f"{int(wrong.sum())} of {len(rows)} rows contradict themselves or the logits"
+    return int(wrong.sum())
 
 
-def largest_gap(one: Answers, other: Answers) -> float:
+def largest_gap(mine: Answers, other: Answers) -> float:
     """The largest difference of log-probabilities of labels between answers to the same queries."""
     import numpy as np
 
-    return float(np.abs(one.surprises - other.surprises).max(initial=0.0))
+    return float(np.abs(mine.surprises - other.surprises).max(initial=0.0))
 
 
 def has_logits(record: Record) -> bool:

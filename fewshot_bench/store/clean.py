@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import time
 from collections import defaultdict
@@ -45,62 +46,51 @@ from fewshot_bench.utils.progress import over
 PUBLISHING_SECONDS = 3600
 
 
-def orphans(store: Store) -> Iterator[Path]:
-    """Logits without a record, except those that a writer may be publishing."""
-    for path in _files(store):
+TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
+CLAIMS, JOBS = "dead claim", "finished job"
+UNCLAIMED = "model of no record"
+KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, CLAIMS, JOBS, SET_ASIDE)
+
+
+def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
+    """Files that affect no result, with their kinds; for UNCLAIMED the folders of models.
+
+    Logits and models that a writer may be publishing are none.
+    """
+    files = [
+        path
+        for folder in filter(Path.is_dir, sorted_entries(store.root))
+        for path in sorted_entries(folder)
+    ]
+    folders = [store.path, store.root, *sorted_entries(store.path / FOLDER)]
+    others = [path for folder in filter(Path.is_dir, folders) for path in sorted_entries(folder)]
+    for path in [*files, *others]:
+        if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
+            yield TEMPORARIES, path
+    for path in files:
         if path.suffix == ".npz" and not path.name.startswith(TEMPORARY) and is_orphan(path):
-            yield path
+            yield ORPHANS, path
+    for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
+        yield UNCLAIMED, path
+    for path in Leases(store, "").dead():
+        yield CLAIMS, path
+    for path in files:
+        if re.fullmatch(r".*\.(json|npz)\.damaged-\d+", path.name):
+            yield SET_ASIDE, path
 
 
 def is_orphan(logits: Path) -> bool:
     """True if no record states these logits and they are older than PUBLISHING_SECONDS."""
     try:
-        found = logits.stat()
-    except OSError:
-        return False
-    if time.time() - max(found.st_mtime, found.st_ctime) < PUBLISHING_SECONDS:
-        return False
-    return not _speaks_of_logits(logits.with_suffix(".json"))
-
-
-def _speaks_of_logits(path: Path) -> bool:
-    """True if the record has logits or is unreadable; False if it is missing."""
-    try:
-        record = read_record(path)
+        status = logits.stat()
+        if time.time() - max(status.st_mtime, status.st_ctime) < PUBLISHING_SECONDS:
+            return False
+        record = read_record(logits.with_suffix(".json"))
     except FileNotFoundError:
+        return logits.exists()
+    except (OSError, Damaged, StoreError):
         return False
-    except (Damaged, StoreError):
-        return True
-    return record.status == "done" or "logits" in record.digests
-
-
-def temporary_files(store: Store) -> Iterator[Path]:
-    """Files that ended processes left half-written among records and picks."""
-    folders = [store.path, store.root, *sorted_entries(store.path / FOLDER)]
-    others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
-    for path in [*_files(store), *others]:
-        if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
-            yield path
-
-
-def set_aside(store: Store) -> Iterator[Path]:
-    """Files that were renamed to `*.damaged-<n>`, since they were damaged."""
-    for path in _files(store):
-        stem, mark, number = path.name.rpartition(".damaged-")
-        if mark and number.isdigit() and stem.endswith((".json", ".npz")):
-            yield path
-
-
-def _files(store: Store) -> Iterator[Path]:
-    for folder in sorted_entries(store.root):
-        if folder.is_dir():
-            yield from sorted_entries(folder)
-
-
-TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
-CLAIMS, JOBS = "dead claim", "finished job"
-UNCLAIMED = "model of no record"
-KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, CLAIMS, JOBS, SET_ASIDE)
+    return record.status != "done" and "logits" not in record.digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +111,15 @@ def collect(
     damaged: also files that were set aside; jobs: folders of finished jobs. With `dry_run` nothing
     is removed. Yields each file as it is removed.
     """
-    models = list(list_unclaimed(store.path, PUBLISHING_SECONDS))
-    folders = [*((JOBS, job) for job in jobs), *((UNCLAIMED, model) for model in models)]
-    inside = [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
+    leftovers = [entry for entry in list_leftovers(store) if damaged or entry[0] != SET_ASIDE]
+    folders = [(JOBS, job) for job in jobs]
+    folders += [(kind, path) for kind, path in leftovers if kind == UNCLAIMED]
+    files = [(kind, path) for kind, path in leftovers if kind != UNCLAIMED]
+    files += [(INDICES, path) for path in index_files(store.path)]
+    files += [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
     # What is removed must be old by the clock of those who may be publishing it, too.
     latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
-    for kind, path in over([*_candidates(store, damaged), *inside], "files"):
+    for kind, path in over(files, "files"):
         try:
             stamp = stamp_of(path.stat())
             if kind in (ORPHANS, UNCLAIMED) and stamp[0] > latest:
@@ -144,37 +137,22 @@ def collect(
             folder.rmdir()
 
 
-def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
-    yield from ((TEMPORARIES, path) for path in temporary_files(store))
-    yield from ((ORPHANS, path) for path in orphans(store))
-    yield from ((CLAIMS, path) for path in Leases(store, "").dead())
-    yield from ((INDICES, path) for path in index_files(store.path))
-    if damaged:
-        yield from ((SET_ASIDE, path) for path in set_aside(store))
-
-
 def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
     if kind != ORPHANS:
         path.unlink()
         return True
-    # Rename first: logits that a writer published meanwhile are put back.
-    taken = path.with_name(temporary_name())
     if not is_orphan(path):
         return False
+    # Rename first: logits that a writer published meanwhile are put back.
+    taken = path.with_name(temporary_name())
     os.rename(path, taken)
-    found = stamp_of(taken.stat())
-    if (found[0], found[2:]) == (stamp[0], stamp[2:]):
+    now = stamp_of(taken.stat())
+    is_same = (now[0], now[2:]) == (stamp[0], stamp[2:])
+    if is_same or path.exists():
         taken.unlink()
-        return True
-    try:
-        os.link(taken, path)
-    except FileExistsError:
-        pass
-    except OSError:
-        os.replace(taken, path)
-        return False
-    taken.unlink()
-    return False
+    else:
+        os.rename(taken, path)
+    return is_same
 
 
 IN_USE = "a run computes it at this moment"

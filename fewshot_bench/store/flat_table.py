@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.column_names import ENTRIES
-from fewshot_bench.api.json_text import encode_json
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, encode_json
 from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.files import whole

@@ -15,8 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.store.kept_models import FILES
-from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, read_model
+from fewshot_bench.store.kept_models import CARD, CONFIG, FILES, TENSORS, read_model
 from fewshot_bench.utils.errors import (
     DataMissingError,
     FsbenchError,

@@ -20,8 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import defstruct
 
-from fewshot_bench.api.json_text import encode_json, parse_json
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import Record, encode_json, entry, parse_json
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.index_file import digest_of_text, open_index_file
 from fewshot_bench.store.record_files import (

@@ -10,7 +10,6 @@ machines need not agree.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
@@ -18,9 +17,10 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import clock_of, read_regular
@@ -38,22 +38,20 @@ RENEWALS = 6
 # A measured offset between the clocks is reused for this long, and for less if a lease looks dead
 # by it: this machine's clock may have been set in the meantime.
 CLOCK_SECONDS, CERTAIN_SECONDS = 60.0, 1.0
-# Placeholder for an unreadable lease file, such as one that is still being written.
-_UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", "token": ""}
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """The holder of a lease: machine and process, run, and number of the try.
 
-    tries: number of processes of the same run that held it in a row, all but this one dead.
+    tries: number of processes of the same run that held it in a row, all but this one dead. Without
+    values, it is that of an unreadable file, such as one that is still being written.
     """
 
-    machine: str
-    pid: int
-    started: float
-    run: str
-    token: str
+    machine: str = ""
+    pid: int = 0
+    started: float = 0.0
+    run: str = ""
+    token: str = ""
     seconds: float = LEASE_SECONDS
     tries: int = 1
 
@@ -62,15 +60,6 @@ class Holder:
         # The host is followed by the scope of its process ids (`this_machine`).
         host = self.machine.rsplit("-", 2)[0]
         return printable(f"process {self.pid} on {host}") if self.pid else "an unknown process"
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A lease that this process holds."""
-
-    key: str
-    path: Path
-    holder: Holder
 
 
 @dataclass
@@ -83,7 +72,8 @@ class Leases:
     store: Store
     run: str
     seconds: float = LEASE_SECONDS
-    held: dict[str, Lease] = field(default_factory=dict)
+    # By key: its file, and the holder in it.
+    held: dict[str, tuple[Path, Holder]] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _offset: tuple[float, float] | None = None
@@ -93,19 +83,22 @@ class Leases:
         """The folder of the store's leases."""
         return self.store.path / FOLDER
 
-    def claim(self, key: str) -> Lease | None:
-        """The lease of `key`, or None while a live process holds it; StoreError if unwritable."""
+    def claim(self, key: str) -> Holder | None:
+        """Take the lease of `key`; None while a live process holds it, StoreError if unwritable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lease = self._claim(key)
         except OSError as error:
             raise self.store.cannot_write(self.folder, error) from error
-        if lease is not None:
-            self.held[key] = lease
-            self._renew_from_now_on()
-        return lease
+        if lease is None:
+            return None
+        self.held[key] = lease
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
+            self._thread.start()
+        return lease[1]
 
-    def _claim(self, key: str) -> Lease | None:
+    def _claim(self, key: str) -> tuple[Path, Holder] | None:
         generations = self._generations(key)
         holders = {number: self._read(path) for number, path in generations.items()}
         if any(self._lives(path, holders[number]) for number, path in generations.items()):
@@ -113,68 +106,58 @@ class Leases:
         last = max(generations, default=0)
         before = holders.get(last)
         tries = before.tries + 1 if before is not None and before.run == self.run else 1
+        token = secrets.token_hex(8)
         holder = Holder(
-            this_machine(), os.getpid(), started(), self.run, secrets.token_hex(8), self.seconds
+            this_machine(), os.getpid(), started(), self.run, token, self.seconds, tries
         )
-        holder = Holder(**{**asdict(holder), "tries": tries})
         path = self.folder / f"{key}.{last + 1}"
         try:
-            file = path.open("x", encoding="utf-8")
+            file = path.open("xb")
         except FileExistsError:
             return None
         try:
             with file:
-                file.write(json.dumps(asdict(holder)))
+                file.write(msgspec.json.encode(holder))
             # Another process may have released and claimed anew between listing and creation.
             others = [other for other in self._generations(key).values() if other != path]
             if any(self._lives(other, self._read(other)) for other in others):
                 path.unlink(missing_ok=True)
                 return None
-            for other in others:
-                # That of another user who shares the store may have to stay; it is dead.
-                with suppress(OSError):
-                    other.unlink(missing_ok=True)
         except OSError:
             # For example a full disk: no other process should wait for this lease.
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            _remove(path)
             raise
-        return Lease(key, path, holder)
+        for other in others:
+            _remove(other)
+        return path, holder
 
     def is_free(self, key: str) -> bool:
         """True if no live process holds `key`; False if the folder cannot be read."""
+        return self.find_holder(key) is None
+
+    def find_holder(self, key: str) -> Holder | None:
+        """The holder of `key` in a live process; an unknown one if the folder cannot be read."""
         try:
-            return self._find_holder(key) is None
+            for path in self._generations(key).values():
+                holder = self._read(path)
+                if self._lives(path, holder):
+                    return holder
         except OSError:
-            return False
-
-    def holder(self, key: str) -> Holder | None:
-        """The holder of `key` in a live process; None without one, or if it cannot be read."""
-        with suppress(OSError):
-            return self._find_holder(key)
-        return None
-
-    def _find_holder(self, key: str) -> Holder | None:
-        """The holder of `key` in a live process; OSError if the folder cannot be read."""
-        for path in self._generations(key).values():
-            holder = self._read(path)
-            if self._lives(path, holder):
-                return holder
+            return Holder()
         return None
 
     def release(self, key: str) -> None:
         """Release a lease; if it was lost in the meantime, its new holder keeps it."""
-        lease = self.held.pop(key, None)
-        if lease is not None and self._is_mine(lease):
-            with suppress(OSError):
-                lease.path.unlink(missing_ok=True)
+        path, holder = self.held.pop(key, (None, None))
+        if path is not None and self._is_of(path, holder):
+            _remove(path)
 
-    def renew(self) -> None:
-        """Touch the files of all held leases."""
-        for lease in list(self.held.values()):
-            with suppress(OSError):
-                if self._is_mine(lease):
-                    os.utime(lease.path)
+    def _keep_renewing(self) -> None:
+        while not self._stopped.wait(self.seconds / RENEWALS):
+            for path, holder in list(self.held.values()):
+                with suppress(OSError):
+                    if self._is_of(path, holder):
+                        os.utime(path)
 
     def close(self) -> None:
         """Release all leases and stop the renewal thread."""
@@ -188,8 +171,7 @@ class Leases:
         wanted = set(keys if entries else ())
         for path in entries:
             if path.name.rpartition(".")[0] in wanted and not self._lives(path, self._read(path)):
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+                _remove(path)
 
     def dead(self) -> list[Path]:
         """Files of dead leases, and clock probes that killed processes left behind."""
@@ -199,18 +181,8 @@ class Leases:
         leases = [path for path in _entries(self.folder) if not self._lives(path, self._read(path))]
         return clocks + leases
 
-    def _renew_from_now_on(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
-            self._thread.start()
-
-    def _keep_renewing(self) -> None:
-        while not self._stopped.wait(self.seconds / RENEWALS):
-            self.renew()
-
-    def _is_mine(self, lease: Lease) -> bool:
-        holder = self._read(lease.path)
-        return holder is not None and holder.token == lease.holder.token
+    def _is_of(self, path: Path, holder: Holder | None) -> bool:
+        return holder is not None and self._read(path) == holder
 
     def _generations(self, key: str) -> dict[int, Path]:
         generations = {}
@@ -224,20 +196,20 @@ class Leases:
     def _read(path: Path) -> Holder | None:
         """The holder of a lease; None if the file is gone, a placeholder if it is unreadable."""
         try:
-            return _holder(json.loads(read_regular(path, _LONGEST)))
+            return msgspec.json.decode(read_regular(path, _LONGEST), type=Holder)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):
-            return Holder(**_UNKNOWN)
+        except (OSError, ValueError, RecursionError):
+            return Holder()
 
     def _lives(self, path: Path, holder: Holder | None) -> bool:
         if holder is None:
             return False
         if holder.machine == this_machine() and not is_running(holder.pid, holder.started):
             return False
-        if abs(self._age(path)) <= holder.seconds:
-            return True
-        return abs(self._age(path, CERTAIN_SECONDS)) <= holder.seconds
+        seconds = min(holder.seconds, LONGEST_SECONDS)
+        ages = (self._age(path, reused) for reused in (CLOCK_SECONDS, CERTAIN_SECONDS))
+        return any(abs(age) <= seconds for age in ages)
 
     def _age(self, path: Path, reused: float = CLOCK_SECONDS) -> float:
         """Seconds since a file was touched; infinity if it is gone, 0 if that is not known.
@@ -266,12 +238,10 @@ class Leases:
         return time.time() + self._offset[0]
 
 
-def _holder(values: dict[str, Any]) -> Holder:
-    """Parse a holder from a file: convert its values and cap `seconds`."""
-    texts = {name: str(values[name]) for name in ("machine", "run", "token")}
-    seconds = min(float(values["seconds"]), LONGEST_SECONDS)
-    pid, since = int(values["pid"]), float(values["started"])
-    return Holder(pid=pid, started=since, seconds=seconds, tries=int(values["tries"]), **texts)
+def _remove(path: Path) -> None:
+    """Remove a file; that of another user who shares the store may have to stay."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _entries(folder: Path) -> Iterable[Path]:

@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import FOLDER, checked, split_paths
+from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
-from fewshot_bench.store.method_copies import source_place
 from fewshot_bench.store.outcome_cache import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
@@ -31,65 +32,52 @@ _FACTS = ("device_name", "threads", "fewshot_bench", "commit", "python", "platfo
 HERE, THERE = "here", "there"
 
 
-def same_result(one: Cell, other: Cell) -> bool:
+def _is_same_result(mine: Cell, theirs: Cell) -> bool:
     """True if both have equal logits, or equal shared metrics of the same queries."""
-    if one.record.status != other.record.status:
+    if mine.record.status != theirs.record.status:
         return False
-    if one.arrays is None or other.arrays is None:
-        return one.arrays is other.arrays
-    if one.record.logits_digest == other.record.logits_digest:
+    if mine.arrays is None or theirs.arrays is None:
+        return mine.arrays is theirs.arrays
+    if mine.record.logits_digest == theirs.record.logits_digest:
         return True
-    return _same_queries(one, other) and same_metrics(one.record, other.record)
+    metrics, others = mine.record.metrics, theirs.record.metrics
+    shared = metrics.keys() & others.keys()
+    is_equal = bool(shared) and all(metrics[name] == others[name] for name in shared)
+    return is_equal and _have_same_queries(mine, theirs)
 
 
-def same_metrics(one: Record, other: Record) -> bool:
-    """True if the records share at least one metric and agree on all shared ones."""
-    both = set(one.metrics) & set(other.metrics)
-    return bool(both) and all(one.metrics[name] == other.metrics[name] for name in both)
-
-
-def describe_conflict(mine: Cell, theirs: Cell) -> tuple[str, ...]:
+def _describe_conflict(mine: Cell, theirs: Cell) -> tuple[str, ...]:
     """Lines to show: top-1 of both, largest difference of answers, differing conditions."""
+    records = mine.record, theirs.record
+    tops = [f"{r.metrics['top1']:.4f} %" if r.status == "done" else r.status for r in records]
+    distance = "their queries differ, so that answers cannot be compared"
+    if _have_same_queries(mine, theirs) and mine.stored is not None and theirs.stored is not None:
+        gap = largest_gap(mine.stored.answers, theirs.stored.answers)
+        distance = f"largest difference of the labels' log-probabilities {gap:.3g}"
+    ours, others = (_list_facts(record.environment) for record in records)
     return (
-        mine.record.spec.describe(),
-        f"top-1 {_top1(mine.record)} {HERE}, {_top1(theirs.record)} {THERE}",
-        _distance(mine, theirs),
-        *_conditions(mine.record.environment, theirs.record.environment),
+        records[0].spec.describe(),
+        f"top-1 {tops[0]} {HERE}, {tops[1]} {THERE}",
+        distance,
+        *(
+            f"{name}: {ours.get(name)} {HERE}, {others.get(name)} {THERE}"
+            for name in sorted(ours.keys() | others.keys())
+            if ours.get(name) != others.get(name)
+        ),
     )
 
 
-def _top1(record: Record) -> str:
-    return f"{record.metrics['top1']:.4f} %" if record.status == "done" else record.status
-
-
-def _distance(mine: Cell, theirs: Cell) -> str:
-    if not _same_queries(mine, theirs):
-        return "their queries differ, so that answers cannot be compared"
-    assert mine.stored is not None
-    assert theirs.stored is not None
-    gap = largest_gap(mine.stored.answers, theirs.stored.answers)
-    return f"largest difference of the labels' log-probabilities {gap:.3g}"
-
-
-def _same_queries(one: Cell, other: Cell) -> bool:
-    if one.stored is None or other.stored is None:
+def _have_same_queries(mine: Cell, theirs: Cell) -> bool:
+    if mine.stored is None or theirs.stored is None:
         return False
-    same = Queries.of(one.stored).digest == Queries.of(other.stored).digest
-    return same and one.stored.answers.classes == other.stored.answers.classes
+    same = Queries.of(mine.stored).digest == Queries.of(theirs.stored).digest
+    return same and mine.stored.answers.classes == theirs.stored.answers.classes
 
 
-def _conditions(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Device, threads, versions and method code that differ."""
-    ours, others = _facts(mine), _facts(theirs)
-    for name in sorted(ours.keys() | others.keys()):
-        if ours.get(name) != others.get(name):
-            yield f"{name}: {ours.get(name)} {HERE}, {others.get(name)} {THERE}"
-
-
-def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
-    packages = environment.get("packages")
+def _list_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Device, threads, versions and method code."""
+    packages, code = environment.get("packages"), environment.get("code")
     facts = {name: environment.get(name) for name in _FACTS}
-    code = environment.get("code")
     facts["code of the method"] = code.get("digest") if isinstance(code, Mapping) else None
     return facts | (dict(packages) if isinstance(packages, Mapping) else {})
 
@@ -139,26 +127,28 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     call completes a merge that was stopped or killed.
     """
     for path in split_paths(source):
-        yield _split(path, "picks", _picks_digest, destination, dry_run)
+        yield _copy_split(path, "picks", _digest_picks, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
-        yield _split(path, "a split of own images", _digest_split, destination, dry_run)
+        yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
-            step = _step(theirs, destination)
+            outcome, lines = _decide(theirs, destination.file(theirs.record.spec.key()))
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:
             yield Step(UNUSABLE, file.path, (str(error),))
             continue
-        if not dry_run and step.outcome in (COPIED, REPLACED):
-            _bring(theirs, destination, step.lines)
-        yield step
+        if not dry_run and outcome in (COPIED, REPLACED):
+            _copy_cell(theirs, destination, lines)
+        yield Step(outcome, file.path, lines)
 
 
-def _split(path: Path, of: str, digest: Callable[[Path], str], to: Store, dry_run: bool) -> Step:
+def _copy_split(
+    path: Path, of: str, digest: Callable[[Path], str], destination: Store, dry_run: bool
+) -> Step:
     """Copy a split `of` some kind, unless there is one of this name; digest: of its lists."""
-    target = to.path / path.relative_to(path.parents[2])
+    target = destination.path / path.relative_to(path.parents[2])
     try:
         theirs = digest(path)
     except DataMissingError as error:
@@ -172,15 +162,13 @@ def _split(path: Path, of: str, digest: Callable[[Path], str], to: Store, dry_ru
             return Step(EQUAL, path)
         return Step(CONFLICT, path, (f"{of} with digest {theirs:.12}, here with {mine:.12}",))
     if not dry_run:
-        try:
+        with _guard_writes(destination, target):
             write_whole(target, read_regular(path, MAX_BYTES))
-        except OSError as error:
-            raise to.cannot_write(target, error) from error
     return Step(COPIED, path)
 
 
-def _picks_digest(path: Path) -> str:
-    return checked(path).digest
+def _digest_picks(path: Path) -> str:
+    return read_imported(path).digest
 
 
 def _digest_split(path: Path) -> str:
@@ -189,14 +177,16 @@ def _digest_split(path: Path) -> str:
     return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()
 
 
-def _step(theirs: Cell, destination: Store) -> Step:
-    if theirs.problems:
-        return Step(UNUSABLE, theirs.path, theirs.problems)
-    outcome, lines = _decide(theirs, destination.file(theirs.record.spec.key()))
-    return Step(outcome, theirs.path, lines)
+@contextmanager
+def _guard_writes(store: Store, path: Path) -> Iterator[None]:
+    """Turn an OSError inside into the StoreError for a file or folder of a store."""
+    try:
+        yield
+    except OSError as error:
+        raise store.cannot_write(path, error) from error
 
 
-def _bring(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
+def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
     """Write a cell into the destination, setting aside files with problems; StoreError if full."""
     target = destination.file(theirs.record.spec.key())
     if problems:
@@ -204,25 +194,26 @@ def _bring(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
             if file.exists():
                 destination.set_aside(file, "; ".join(problems))
     source = theirs.path.parents[2]
-    try:
+    with _guard_writes(destination, destination.path / MODELS):
         copy_model(source, theirs.record, destination.path)
-    except OSError as error:
-        raise destination.cannot_write(destination.path / MODELS, error) from error
-    try:
-        _copy_method(source, theirs.record, destination.path)
-    except OSError as error:
-        raise destination.cannot_write(destination.path / METHODS, error) from error
-    if theirs.record.status == "done" and theirs.arrays is not None:
-        destination.put(theirs.record, theirs.arrays)
-    else:
-        destination.write(theirs.record)
+    method = source_path(theirs.record.spec.method)
+    with _guard_writes(destination, destination.path / METHODS):
+        if method and (source / method).is_file() and not (destination.path / method).exists():
+            write_whole(destination.path / method, read_regular(source / method))
+    done = theirs.record.status == "done" and theirs.arrays is not None
+    destination.put(theirs.record, theirs.arrays or {} if done else {})
 
 
-def _copy_method(source: Path, record: Record, destination: Path) -> None:
-    """Copy the source of a method that was a class of a script or notebook; may raise OSError."""
-    place = source_place(record.spec.method)
-    if place and (source / place).is_file() and not (destination / place).exists():
-        write_whole(destination / place, read_regular(source / place))
+def source_path(method: str) -> Path | None:
+    """The path in a store of the source of a method that was a class of a script or notebook.
+
+    None for any other method. The folder of a source is named by the digest of its content, so that
+    equal paths in two stores hold equal files.
+    """
+    file = Path((parts(method) or ("",))[0])
+    path = Path(METHODS, file.parent.name, file.name)
+    is_kept = file.parts[-3:] == path.parts and re.fullmatch("[0-9a-f]{16}", file.parent.name)
+    return path if is_kept else None
 
 
 def _decide(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
@@ -231,22 +222,22 @@ def _decide(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
     With CONFLICT, they describe the difference. StoreError for a destination file of a newer
     version.
     """
+    if theirs.problems:
+        return UNUSABLE, theirs.problems
     failed = theirs.record.status == "failed"
     try:
         mine = examine(target)
     except FileNotFoundError:
         return COPIED, ()
     except Damaged as error:
-        said = (f"the one at the destination is damaged: {error}",)
-        return (KEPT, ()) if failed else (REPLACED, said)
+        problem = f"the one at the destination is damaged: {error}"
+        return (KEPT, ()) if failed else (REPLACED, (problem,))
     if failed:
         return (EQUAL if mine.record.status == "failed" else KEPT), ()
-    if mine.missing:
-        return REPLACED, ()
-    if mine.problems:
+    if mine.problems and not mine.missing:
         return REPLACED, tuple(f"at the destination, {problem}" for problem in mine.problems)
-    if mine.record.status == "failed":
+    if mine.missing or mine.record.status == "failed":
         return REPLACED, ()
-    if same_result(mine, theirs):
+    if _is_same_result(mine, theirs):
         return EQUAL, ()
-    return CONFLICT, describe_conflict(mine, theirs)
+    return CONFLICT, _describe_conflict(mine, theirs)

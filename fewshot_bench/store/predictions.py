@@ -79,8 +79,8 @@ class Outcome:
     @cached_property
     def hits(self) -> np.ndarray:
         """(n,) bool: which images were predicted correctly."""
-        found: np.ndarray = self.predictions == self.labels
-        return found
+        hits: np.ndarray = self.predictions == self.labels
+        return hits
 
     @cached_property
     def per_class(self) -> PerClass:
@@ -103,14 +103,14 @@ class Outcome:
         """
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
         asked = needs(metric.scores)
-        found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
+        scores = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
         value = self.metrics.get(metric.name) if metric.source else None
-        if value is not None and not _is_mean(value, mean := metric.scale * float(found.mean())):
+        if value is not None and not _is_mean(value, mean := metric.scale * float(scores.mean())):
             raise ContractError(
                 f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
                 f"{value:.6f}: expected the same{metric.registered}"
             )
-        return found
+        return scores
 
 
 @dataclass
@@ -171,7 +171,7 @@ class Outcomes:
         self._cache.put((r.spec.key(), r.logits_digest, stamp, e) for r, stamp, e in usable)
         self._entries |= {id(record): (record, entry) for record, _, entry in usable}
 
-    def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
+    def complete(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
         """Return the records, with missing metrics added where the logits are available.
 
         names: the metrics that records should have, built-in ones or some of `metrics`.
@@ -185,7 +185,7 @@ class Outcomes:
         self.prepare(record for record in records if record.spec.key() in lacking)
         return [self._complete(r) if r.spec.key() in lacking else r for r in records]
 
-    def lacking(self, records: Sequence[Record], names: Iterable[str]) -> Iterator[str]:
+    def list_missing(self, records: Sequence[Record], names: Iterable[str]) -> Iterator[str]:
         """A message for each metric that some records lack, since their logits were not kept."""
         own = {metric.name: metric for metric in self.metrics}
         for name in sorted(own.keys() & set(names)):
@@ -204,7 +204,7 @@ class Outcomes:
             return record
         return dataclasses.replace(record, metrics={**self._metrics_of(entry), **record.metrics})
 
-    def _lacking_metrics(self, record: Record) -> list[Metric]:
+    def _list_missing_metrics(self, record: Record) -> list[Metric]:
         """Metrics that the record does not state and that its kept data suffices for."""
         stated = record.metrics
         lacking = [metric for metric in self._every if metric.name not in stated]
@@ -233,7 +233,7 @@ class Outcomes:
         entry = self._cache.get(record.spec.key(), record.logits_digest, self._stamp(record))
         if entry is None or not _agrees(record, entry):
             return None
-        if any(_key(metric) not in entry.metrics for metric in self._lacking_metrics(record)):
+        if any(_key(metric) not in entry.metrics for metric in self._list_missing_metrics(record)):
             return None
         self._entries[id(record)] = record, entry
         return entry
@@ -250,7 +250,7 @@ class Outcomes:
             return None
 
     def _compute(self, record: Record) -> Entry:
-        wanted = self._lacking_metrics(record)
+        wanted = self._list_missing_metrics(record)
         stored = self._load(record, any(map(_needs_logits, wanted)))
         answers = stored.answers
         try:

@@ -1,25 +1,24 @@
-"""Find, write and read the files of records.
+"""Find and read the files of records.
 
-`record_files`, `to_text` and `read_record` are the entry points. A file states the digest of its
+`record_files` and `read_record` are the entry points. A file states the digest of its
 values, so that a changed value is noticed, but not another layout of the text.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_bench.api.json_text import parse_json
-from fewshot_bench.api.record import SCHEMA, Record, seal, unseal
+from fewshot_bench.api.record import SCHEMA, Record, parse_json, unseal
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import (
     LARGEST,
     TEMPORARY,
     Damaged,
-    TooLargeError,
     read_regular,
     sorted_entries,
 )
@@ -54,7 +53,7 @@ def record_files(root: Path) -> Iterator[RecordFile]:
         with os.scandir(folder) as entries:
             records = sorted((entry.name, entry) for entry in entries if _is_record(entry.name))
         for name, entry in records:
-            key = name.removesuffix(".json") if name.startswith(folder.name) else ""
+            key = name.removesuffix(".json") if name[:2] == folder.name else ""
             try:
                 yield RecordFile(entry.path, key, stamp_of(entry.stat()))
             except FileNotFoundError:
@@ -81,15 +80,6 @@ def pack_stamp(stamp: Stamp | None) -> bytes:
         return _STAMP.pack(*(number & _ALL_BITS for number in stamp or ()))
 
 
-def to_text(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
-    """The record with its digests, and the text of its file; ValueError or TypeError if not JSON.
-
-    digests: `logits` and `answers`, if any.
-    """
-    record = seal(record, digests)
-    return record, record.to_json().encode()
-
-
 def read_record(path: Path | str) -> Record:
     """Parse a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
     content = read_content(path)
@@ -102,9 +92,9 @@ def read_content(path: Path | str) -> bytes:
         return read_regular(path, LARGEST)
     except FileNotFoundError:
         raise
-    except TooLargeError as error:
-        raise Damaged(str(error.strerror)) from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise Damaged(str(error.strerror)) from None
         raise StoreError(
             f"cannot read '{path}': {error.strerror}; remove it or check its permissions"
         ) from error

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
+import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.json_text import parse_json
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, unseal
+from fewshot_bench.api.record import Record, parse_json, seal, unseal
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     ASKED,
@@ -26,32 +27,30 @@ from fewshot_bench.store.answer_files import (
     Stored,
     arrays_of,
     check,
-    chosen,
-    digest_of_file,
+    choose_kept,
     load,
+    pack,
     whole_digest,
 )
 from fewshot_bench.store.flat_table import columns_of
-from fewshot_bench.store.index import Index, Row
+from fewshot_bench.store.index import Index
 from fewshot_bench.store.record_files import (
     RECORDS,
-    RecordFile,
     Stamp,
     path_of,
     read_content,
     read_record,
     record_files,
     stamp_of,
-    to_text,
 )
-from fewshot_bench.utils.environment import masked
+from fewshot_bench.utils.environment import hide_secrets
 from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import (
     FULL,
     LARGEST,
     TEMPORARY,
     Damaged,
-    free_space,
+    free_bytes,
     is_stale,
     make_folder,
     publish,
@@ -152,7 +151,7 @@ class Store:
         """
         if answers is None:
             return self.put(dataclasses.replace(record, digests={}), {})
-        kept = chosen(keep, len(answers.labels), answers.classes)
+        kept = choose_kept(keep, len(answers.labels), answers.classes)
         arrays = arrays_of(answers, ids, kept)
         digests = {WHOLE: whole_digest(answers, ids)}
         environment = {**record.environment, ASKED: kept}
@@ -166,22 +165,24 @@ class Store:
         being replaced by different ones); never half-written.
         """
         target = self.file(record.spec.key())
-        texts = {name: masked(getattr(record, name)) for name in MASKED}
+        texts = {name: hide_secrets(getattr(record, name)) for name in MASKED}
         record = dataclasses.replace(record, **texts)
         digests = {WHOLE: record.logits_digest} if record.logits_digest else {}
-        temporary: list[Path] = []
+        temporary = [target.with_name(temporary_name()) for _ in range(2 if arrays else 1)]
         try:
             make_folder(target.parent)
             if arrays:
-                temporary.append(write_synced(target.parent, arrays))
-                digests[FILE] = digest_of_file(temporary[0])
-            record, text = to_text(record, digests)
+                content = pack(arrays)
+                write_synced(temporary[1], content)
+                digests[FILE] = hashlib.sha256(content).hexdigest()
+            record = seal(record, digests)
+            text = record.to_json().encode()
             if len(text) > LARGEST:
                 raise StoreError(
                     f"record of {record.spec.describe()} would have {size_text(len(text))}, "
                     f"expected at most {size_text(LARGEST)}: its method should note less"
                 )
-            temporary.insert(0, write_synced(target.parent, text))
+            write_synced(temporary[0], text)
             publish(target, temporary)
         except (TypeError, ValueError) as error:
             raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
@@ -221,7 +222,7 @@ class Store:
             self.set_aside(path, str(error))
             return None
 
-    def held(self, cells: Collection[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
+    def read_cells(self, cells: Collection[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
         """Each cell with its usable record, as `get` returns it.
 
         Records and logits whose files still have the stamps under which they were checked are not
@@ -229,18 +230,18 @@ class Store:
         """
         index = Index(self.path)
         for cell in cells:
-            yield cell, self._held(cell, index)
+            yield cell, self._read_cell(cell, index)
         index.save()
 
-    def _held(self, cell: RunSpec, index: Index) -> Record | None:
+    def _read_cell(self, cell: RunSpec, index: Index) -> Record | None:
         key = cell.key()
         stamp, logits = self.stamp(key), self.stamp(key, ".npz")
         row = index.find(key, stamp)
         if row is None:
-            read = self._read(key)
-            if read is None:
+            record = self._read(key)
+            if record is None:
                 return None
-            row = index.add(key, stamp, read)
+            row = index.add(key, stamp, record)
         record = row.record(cell)
         if record.status == "done" and not row.is_verified(logits):
             if not self._logits_usable(record, stamp):
@@ -273,51 +274,41 @@ class Store:
         try:
             return load(path, read_record(self.file(key)), kept=True)
         except FileNotFoundError:
-            raise StoreError(
-                f"no answers of cell {key[:12]} in '{self.path}'; run the cell again to have them"
-            ) from None
+            problem = f"no answers of cell {key[:12]} in '{self.path}'; run the cell again"
         except Damaged as error:
-            if self.stamp(key) != stamp:
-                raise StoreError(
-                    f"cell {key[:12]} was replaced while its answers were read; read them again"
-                ) from None
-            moved = self.set_aside(path, str(error))
-            raise StoreError(
-                f"answers of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
-                "run the cell again to replace them"
-            ) from None
+            if self.stamp(key) == stamp:
+                moved = self.set_aside(path, str(error))
+                problem = (
+                    f"answers of cell {key[:12]} are damaged ({error}); kept as '{moved}', run the "
+                    "cell again to replace them"
+                )
+            else:
+                problem = f"cell {key[:12]} was replaced while it was read; read it again"
+        raise StoreError(problem)
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
         index = Index(self.path)
         for file in record_files(self.root):
-            row = index.find(file.key, file.stamp) or self._row_or_report(file, index)
-            if row is not None:
-                yield row.record()
+            row = index.find(file.key, file.stamp)
+            if row is None:
+                try:
+                    row = index.add(file.key, file.stamp, read_record(file.location))
+                except FileNotFoundError:
+                    continue
+                except (Damaged, StoreError) as error:
+                    self._report(file.path, str(error))
+                    continue
+            yield row.record()
         index.save(complete=True)
 
-    def columns(
-        self, names: Iterable[str] | None = None, keys: Collection[str] | None = None
-    ) -> dict[str, list[Any]]:
+    def columns(self, names: Iterable[str] | None = None) -> dict[str, list[Any]]:
         """The flat table of the readable records, sorted by key; see `flat_table.columns_of`.
-
-        keys: of the cells that are wanted; None for all.
 
         >>> Store("results").columns(("dataset", "top1"))
         {'dataset': ['dtd', 'pets'], 'top1': [71.2, 88.0]}
         """
-        records = [r for r in self.records() if keys is None or r.spec.key() in keys]
-        return columns_of(records, names)
-
-    def _row_or_report(self, file: RecordFile, index: Index) -> Row | None:
-        try:
-            record = read_record(file.location)
-        except FileNotFoundError:
-            return None
-        except (Damaged, StoreError) as error:
-            self._report(file.path, str(error))
-            return None
-        return index.add(file.key, file.stamp, record)
+        return columns_of(list(self.records()), names)
 
     def file(self, key: str) -> Path:
         """Path of the record of a key, which may not exist; StoreError for a malformed key."""
@@ -346,11 +337,8 @@ class Store:
 
     def set_aside(self, path: Path, reason: str) -> Path:
         """Rename an unusable file to `*.damaged-<n>`; returns its path afterwards."""
-        moved = path
-        for number in range(1, 1000):
-            moved = path.with_name(f"{path.name}.damaged-{number}")
-            if not moved.exists():
-                break
+        names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+        moved = next(name for name in names if not name.exists())
         try:
             path.rename(moved)
         except OSError as error:
@@ -368,8 +356,8 @@ class Store:
         """The error for a file of the store that could not be written, with the next step."""
         if error.errno in FULL:
             return StoreError(
-                f"no space to write '{path}' ({free_space(self.path)} left); make room, then run "
-                "the same command again: it continues with the cells that are missing"
+                f"no space to write '{path}' ({size_text(free_bytes(self.path))} left); make room, "
+                "then run the same command again: it continues with the cells that are missing"
             )
         return StoreError(
             f"cannot write '{path}': {error.strerror or error}; make it writable or choose "
@@ -392,22 +380,21 @@ class Kept:
 
 def find(name: str, store: Path) -> Kept:
     """Find a record by its file, or in a store by its key or a prefix of it."""
-    path = Path(name)
+    path, folder = Path(name), None
     if path.suffix == ".json":
         if not path.is_file():
             raise UsageError(f"no record '{name}'; expected a record's file or a cell's key")
         above = path.absolute().parents
-        return _read(path, above[2] if len(above) > 2 else None)
-    found = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
-    if len(found) != 1:
-        count = f"{len(found)} records begin" if found else "no record begins"
-        raise UsageError(
-            f"{count} with '{name}' in store '{store}'; give more of the key, or another --store"
-        )
-    return _read(found[0], store)
-
-
-def _read(path: Path, store: Path | None) -> Kept:
+        folder = above[2] if len(above) > 2 else None
+    else:
+        paths = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
+        if len(paths) != 1:
+            count = f"{len(paths)} records begin" if paths else "no record begins"
+            raise UsageError(
+                f"{count} with '{name}' in store '{store}'; give more of the key, or another "
+                "--store"
+            )
+        path, folder = paths[0], store
     try:
         content = read_content(path)
         record = unseal(content, parse_json(content))
@@ -415,8 +402,8 @@ def _read(path: Path, store: Path | None) -> Kept:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:
-        return Kept(record, load(file, record).answers, store)
+        return Kept(record, load(file, record).answers, folder)
     except FileNotFoundError:
-        return Kept(record, None, store)
+        return Kept(record, None, folder)
     except (Damaged, StoreError) as error:
-        return Kept(record, None, store, str(Damage(file, str(error))))
+        return Kept(record, None, folder, str(Damage(file, str(error))))

@@ -13,7 +13,7 @@ from fewshot_bench.testing.kit import (
     quick,
     run_checks,
 )
-from fewshot_bench.testing.toy_backbone import toy_backbone
+from fewshot_bench.testing.toy import toy_backbone
 
 __all__ = [
     "KIT_VERSION",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +17,11 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observe
-from fewshot_bench.testing.toy_backbone import toy_backbone
-from fewshot_bench.testing.toy_images import (
+from fewshot_bench.testing.toy import (
     CLASSNAMES,
     TEMPLATES,
     ToyDataset,
@@ -32,14 +29,14 @@ from fewshot_bench.testing.toy_images import (
     WatchedShots,
     dataset_of,
     draw,
+    toy_backbone,
 )
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 
 SHOTS = 4
 VALIDATION = 2
 QUERIES = 16
 SEED = 1
-PERMUTATION = (2, 0, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Bench:
     def tried(self) -> Fit | BaseException:
         """The first fit, or the exception that it raised."""
         try:
-            return fit(self.method, Setting(), self.device)
+            return fit(self.method, Setting(), self.device, watched=True)
         except (Exception, SystemExit) as error:
             return error
 
@@ -125,32 +122,7 @@ class Bench:
     def again(self) -> Fit:
         """A second fit of the same instance, task and seed."""
         _ = self.first
-        return fit(self.method, Setting(), self.device)
-
-    @functools.cached_property
-    def twin(self) -> Fit:
-        """Another instance with the same hyper-parameters, task and seed."""
-        return fit(twin_of(self.method), Setting(), self.device)
-
-    @functools.cached_property
-    def permuted(self) -> Fit:
-        """A fit with the same images in the same order, but the classes in another order."""
-        return fit(self.method, Setting(classes=PERMUTATION), self.device)
-
-    @functools.cached_property
-    def one_shot(self) -> Fit:
-        """A fit with one support and one validation image per class."""
-        return fit(self.method, Setting(shots=1, validation=1), self.device)
-
-    @functools.cached_property
-    def without_validation(self) -> Fit:
-        """A fit without validation images."""
-        return fit(self.method, Setting(validation=0), self.device)
-
-    @functools.cached_property
-    def in_bf16(self) -> Fit:
-        """A fit in bf16."""
-        return fit(self.method, Setting(precision="bf16"), self.device)
+        return self.fit()
 
     @functools.cached_property
     def untrained(self) -> Fit | None:
@@ -161,33 +133,34 @@ class Bench:
         if not self.first.seen.moved:
             return None
         try:
-            return fit(self.method, Setting(most_steps=self.first.seen.steps), self.device)
+            return self.fit(most_steps=self.first.seen.steps)
         except (Exception, SystemExit):
             return None
 
-    def of_classes(self, *classes: int) -> Fit:
-        """A fit with these classes, two shots and one validation image per class."""
-        return fit(self.method, Setting(2, 1, classes), self.device)
+    def fit(self, **values: Any) -> Fit:
+        """A new fit; values: those of its `Setting`."""
+        return fit(self.method, Setting(**values), self.device)
 
 
-def twin_of(method: Any) -> Any:
-    """A new instance with the same hyper-parameters."""
-    if dataclasses.is_dataclass(method) and not isinstance(method, type):
-        return dataclasses.replace(method)
-    return copy.copy(method)
+def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) -> Fit:
+    """Fit a method as the runner does, on a new toy backbone, and predict all queries.
 
-
-def fit(method: Any, setting: Setting, device: str) -> Fit:
-    """Fit a method as the runner does, on a new toy backbone, and predict all queries."""
+    watched: take fingerprints of the backbone before and after each step.
+    """
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device, setting.precision))
-    made.fingerprints.append(made.backbone.fingerprint())
-    with isolated(SEED), observe(setting.most_steps) as seen:
+
+    def look() -> None:
+        if watched:
+            made.fingerprints.append(made.backbone.fingerprint())
+
+    look()
+    with isolate(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
-        made.fingerprints.append(made.backbone.fingerprint())
+        look()
         if callable(getattr(made.classifier, "logits", None)):
             made.logits = made.predict()
-            made.fingerprints.append(made.backbone.fingerprint())
+            look()
     made.seen = seen
     return made
 

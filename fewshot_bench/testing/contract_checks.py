@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.restoring import logits_elsewhere

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -22,7 +23,6 @@ KIT_VERSION = 4
 Check = Callable[[Bench], None]
 Test = TypeVar("Test", bound=Callable[..., None])
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
-_KEPT = 2
 # Functions of methods and classifiers, with the word in the names of checks that concern them.
 _PARTS = {
     "restore": "restored",
@@ -61,7 +61,9 @@ class NamedCheck:
     def __call__(self, method: Any) -> None:
         """Run the check; CheckFailure (or an error of the method) if the rule is broken."""
         __tracebackhide__ = True
-        bench = _bench(method)
+        bench = next((bench for bench in _benches if bench.method is method), None)
+        if bench is None:
+            _benches.append(bench := Bench(method))
         try:
             with single_threaded():
                 self.function(bench)
@@ -75,17 +77,8 @@ def add_place(reason: str, where: str) -> str:
     return f"{line} (at {where})" if where else line
 
 
-_benches: list[Bench] = []
-
-
-def _bench(method: Any) -> Bench:
-    """The bench of a method instance; the last two are cached so that checks share fits."""
-    for bench in _benches:
-        if bench.method is method:
-            return bench
-    _benches.append(Bench(method))
-    del _benches[:-_KEPT]
-    return _benches[-1]
+# The benches of the last two methods, so that checks share fits.
+_benches: deque[Bench] = deque(maxlen=2)
 
 
 def all_checks() -> list[NamedCheck]:
@@ -129,8 +122,8 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
     else:
         if expected is None:
             return CheckResult(check.name, check.rule, "passed")
-        reason = f"expected to fail ({expected}) but passes; remove it from expected_failures"
-        return CheckResult(check.name, check.rule, "failed", reason)
+        problem = f"expected to fail ({expected}) but passes; remove it from expected_failures"
+        return CheckResult(check.name, check.rule, "failed", problem)
     if expected is None:
         return CheckResult(check.name, check.rule, "failed", problem, where)
     return CheckResult(check.name, check.rule, "expected failure", expected)
@@ -153,10 +146,9 @@ def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = N
     """Run all checks; CheckFailure lists every unexpectedly broken rule."""
     results = run_checks(method, expected_failures=expected_failures)
     failed = [result for result in results if result.outcome == "failed"]
+    lines = [f"  {each.name}: {add_place(each.reason, each.place)}" for each in failed]
     if failed:
-        reasons = (f"  {each.name}: {add_place(each.reason, each.place)}" for each in failed)
-        lines = "\n".join(reasons)
-        raise CheckFailure(f"{_name(method)} breaks {len(failed)} rules:\n{lines}")
+        raise CheckFailure("\n".join([f"{_name(method)} breaks {len(failed)} rules:", *lines]))
 
 
 def parametrize_with_checks(

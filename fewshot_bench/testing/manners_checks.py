@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import torch
 
-from fewshot_bench.testing.bench import Bench, Setting, fit
+from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import listed, require
-from fewshot_bench.testing.toy_images import asked
+from fewshot_bench.testing.toy import asked
 
 
 def check_backbone_is_left_as_found(bench: Bench) -> None:
@@ -19,7 +22,9 @@ def check_backbone_is_left_as_found(bench: Bench) -> None:
 
 def check_same_seed_gives_the_same_logits(bench: Bench) -> None:
     """Two instances with equal hyper-parameters and the same seed give the same logits."""
-    require_same(bench, as_floats(bench.twin.logits), "another instance with the same seed")
+    again = dataclasses.replace if dataclasses.is_dataclass(bench.method) else copy.copy
+    twin = Bench(again(bench.method), bench.device).fit()
+    require_same(bench, as_floats(twin.logits), "another instance with the same seed")
 
 
 def check_fit_is_repeatable(bench: Bench) -> None:
@@ -42,7 +47,7 @@ def check_follows_the_device(bench: Bench) -> None:
     """Logits and stored tensors are on the backbone's device; with CUDA, it is tried there too."""
     devices = {bench.device} | ({"cuda"} if torch.cuda.is_available() else set())
     for device in sorted(devices):
-        made = bench.first if device == bench.device else fit(bench.method, Setting(), device)
+        made = bench.first if device == bench.device else Bench(bench.method, device).fit()
         expected = made.backbone.device
         devices_of = {"logits": made.logits.device}
         devices_of |= {name: t.device for name, t in made.stored().items()}
@@ -52,7 +57,7 @@ def check_follows_the_device(bench: Bench) -> None:
 
 def check_fits_and_predicts_in_bf16(bench: Bench) -> None:
     """In bf16, as on GPUs by default, it gives one row of finite numbers per query, too."""
-    require_rows(bench.in_bf16)
+    require_rows(bench.fit(precision="bf16"))
 
 
 def check_prints_nothing(bench: Bench) -> None:

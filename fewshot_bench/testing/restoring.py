@@ -23,7 +23,7 @@ from fewshot_bench.api.keeping import class_named, name_of_class, packed, restor
 from fewshot_bench.api.method import configuration
 from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
-from fewshot_bench.testing.toy_backbone import toy_backbone
+from fewshot_bench.testing.toy import toy_backbone
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.messages import Channel, Closed

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import ImageTower, PackedPrompts, PromptPart, TextTower
-from fewshot_bench.api.edits import Edits
+from fewshot_bench.api.backbone import Edits, ImageTower, PackedPrompts, PromptPart, TextTower
 from fewshot_bench.api.task import Images, Vocabulary
 from fewshot_bench.training.memory import (
     backward_in_parts,

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Backbone, PackedPrompts, PromptPart, TextTower
-from fewshot_bench.api.edits import Edits
+from fewshot_bench.api.backbone import Backbone, Edits, PackedPrompts, PromptPart, TextTower
 
 Position = Literal["end", "middle", "front"]
 

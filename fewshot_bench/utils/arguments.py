@@ -15,6 +15,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import split_names
 
@@ -47,14 +49,8 @@ def optional(kind: Kind) -> Kind:
 
 def whole(least: int, most: int | None = None) -> Kind:
     """A whole number of at least `least`, and at most `most` if given."""
-
-    def read(value: Any) -> int:
-        number = _whole(value, least)
-        if most is not None and number > most:
-            raise ValueError
-        return number
-
-    return Kind(f"a whole number from {least}{'' if most is None else f' to {most:,}'}", read)
+    limit = "" if most is None else f" to {most:,}"
+    return Kind(f"a whole number from {least}{limit}", lambda value: _whole(value, least, most))
 
 
 def number(expected: str, fits: Callable[[float], bool]) -> Kind:
@@ -111,23 +107,25 @@ def word(*words: str) -> Kind:
     return Kind(" or ".join(map(repr, words)), lambda value: words[words.index(value)])
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+def _is(kind: type) -> Callable[[Any], Any]:
+    """A reader of values of this type, unchanged."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError
+        return value
+
+    return read
 
 
-def _whole(value: Any, least: int) -> int:
+_text = _is(str)
+
+
+def _whole(value: Any, least: int, most: int | None = None) -> int:
     number = operator.index(value)
-    if isinstance(value, bool) or number < least:
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
         raise ValueError
     return number
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
 
 
 def _folder(value: Any) -> Path:
@@ -136,12 +134,8 @@ def _folder(value: Any) -> Path:
     return Path(value)
 
 
-def _read_mapping(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return {_text(key): _text(inner) for key, inner in value.items()}
-
-
-FLAG = Kind("True or False", _flag)
+FLAG = Kind("True or False", _is(bool))
 FOLDER = Kind("the path of a folder", _folder)
-RENAMING = Kind("a mapping of names to other names", _read_mapping)
+RENAMING = Kind(
+    "a mapping of names to other names", lambda value: msgspec.convert(value, dict[str, str])
+)

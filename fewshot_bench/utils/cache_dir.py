@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewshot_bench.utils.database import JOURNALS, remove_database
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, temporary_name, whole
+from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, whole
 from fewshot_bench.utils.text import SIZES, read_size, size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
@@ -112,7 +112,7 @@ def feature_budget() -> int | None:
         raise UsageError(f"{BUDGET_VARIABLE}='{text:.40}': expected {SIZES}") from None
 
 
-def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | None:
+def limit_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | None:
     """Upper bound in bytes of a kind and the setting behind it; None if the kind has no bound.
 
     used: bytes that the kind already uses.
@@ -146,39 +146,23 @@ def files(kind: str, folder: Path | None) -> list[CacheFile]:
     size of a database includes its journals.
     """
     entries: dict[Path, CacheFile] = {}
-    for path in _plain_files(folder):
-        assert folder is not None
-        temporary = path.name.startswith(f"{TEMPORARY}~")
-        main = path.with_name(re.sub(f"({'|'.join(JOURNALS)})$", "", path.name))
-        if temporary or NAMES[kind].fullmatch(main.relative_to(folder).as_posix()):
-            with suppress(OSError):
-                status = path.lstat()
-                before = entries.get(main, CacheFile(main, kind, 0, 0.0, temporary=temporary))
-                size, used = before.size + status.st_size, max(before.used, status.st_mtime)
-                entries[main] = replace(before, size=size, used=used)
-    return sorted(entries.values(), key=lambda file: (file.used, file.path))
-
-
-def _plain_files(folder: Path | None) -> Iterator[Path]:
     if folder is None or folder.is_symlink():
-        return
-    for entry in _scan(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from (
-                Path(inner.path)
-                for inner in _scan(entry.path)
-                if inner.is_file(follow_symlinks=False)
-            )
-        elif entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
-
-
-def _scan(folder: Path | str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
         return []
+    for parent, folders, names in os.walk(folder):
+        if parent != str(folder):
+            folders.clear()
+        for path in (Path(parent, name) for name in names):
+            temporary = path.name.startswith(f"{TEMPORARY}~")
+            main = path.with_name(re.sub(f"({'|'.join(JOURNALS)})$", "", path.name))
+            if temporary or NAMES[kind].fullmatch(main.relative_to(folder).as_posix()):
+                with suppress(OSError):
+                    status = path.lstat()
+                    if not stat.S_ISREG(status.st_mode):
+                        continue
+                    before = entries.get(main, CacheFile(main, kind, 0, 0.0, temporary=temporary))
+                    size, used = before.size + status.st_size, max(before.used, status.st_mtime)
+                    entries[main] = replace(before, size=size, used=used)
+    return sorted(entries.values(), key=lambda file: (file.used, file.path))
 
 
 def remove(file: CacheFile) -> bool:
@@ -202,12 +186,6 @@ def touch(path: Path) -> None:
     """Mark a file as just used, by its modification time."""
     with suppress(OSError):
         os.utime(path)
-
-
-def new_file(folder: Path) -> Path:
-    """Create `folder` and return a path for a temporary file in it; OSError if that fails."""
-    make_folder(folder)
-    return folder / temporary_name()
 
 
 def make_folder(folder: Path) -> None:

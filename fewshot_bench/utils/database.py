@@ -12,8 +12,9 @@ import functools
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ JOURNALS = ("-wal", "-shm", "-journal")
 # File systems of one machine. A write-ahead log needs memory that all its processes share, which
 # machines do not (https://sqlite.org/wal.html); elsewhere a rollback journal takes its place.
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+# A message about a damaged schema may be no text.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 class Database:
@@ -48,15 +51,10 @@ class Database:
         # Why a damaged file was removed; empty if none was.
         self.damage = ""
         self._schema = schema
-        self._version = version
+        # A positive number in 32 bits, as SQLite keeps it.
+        self._version = zlib.crc32(f"{version} {schema}".encode()) >> 1 or 1
         self._page_size = page_size
-        self._connect_to = functools.partial(
-            sqlite3.connect,
-            timeout=timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=True,
-        )
+        self._timeout = timeout
         self._durable = durable
         self._writes = writes
         self._lock = threading.RLock()
@@ -78,7 +76,7 @@ class Database:
         with self._lock:
             try:
                 return self._connect().execute(sql, values).fetchall()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
+            except ERRORS as error:
                 if not self._is_of_file(error):
                     raise
         return []
@@ -96,7 +94,7 @@ class Database:
                 yield connection
                 connection.execute("commit")
             except BaseException as error:
-                with suppress(sqlite3.Error, UnicodeDecodeError):
+                with suppress(*ERRORS):
                     connection.execute("rollback")
                 if self._is_of_file(error):
                     raise OSError(errno.EIO, f"{error}", str(self.path)) from error
@@ -121,18 +119,21 @@ class Database:
             pass
 
     def _connect(self) -> sqlite3.Connection:
-        """The connection of this process to the file that is at the path now."""
+        """The connection of this process to the file that is at the path now, or to memory."""
         if self._connection is not None and self._file == self._identify():
             return self._connection
         self.close()
         for _ in range(2):
             try:
                 self._connection = self._open()
-                return self._connection
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                if not self._remove(error):
-                    break
-        self._connection = self._open_memory()
+                break
+            except ERRORS as error:
+                self._connection = None
+                self._remove("" if isinstance(error, _OtherVersionError) else str(error))
+        if self._connection is None:
+            self._file = self._identify()
+            self._in_memory = True
+            self._connection = self._open_file(":memory:", create=True)
         return self._connection
 
     def _identify(self) -> tuple[int, int, int]:
@@ -143,99 +144,91 @@ class Database:
                 return os.getpid(), status.st_dev, status.st_ino
         return os.getpid(), 0, 0
 
-    def _open(self) -> sqlite3.Connection:
-        """Open the file to write, else to read, else memory; an error of sqlite3 on damage."""
+    def _open(self) -> sqlite3.Connection | None:
+        """Open the file to write, else to read; None if it refuses, one of ERRORS on damage."""
         if self.path is None:
-            return self._open_memory()
+            return None
         log = self.path.with_name(f"{self.path.name}-wal")
         for way in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
             # A file with a log is not whole without it.
             if (way == "mode=rw" and not self._writes) or ("immutable" in way and log.exists()):
                 continue
             try:
-                return self._open_file(self.path, way)
+                if way == "mode=rw":
+                    # SQLite would create a file that is not for the group of its folder.
+                    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    os.close(os.open(self.path, flags, 0o666))
+                self._file = self._identify()
+                self._in_memory = False
+                return self._open_file(f"{self.path.absolute().as_uri()}?{way}", way == "mode=rw")
             except OSError:
                 continue
             except sqlite3.Error as error:
                 if not _is_refusal(error):
                     raise
-        return self._open_memory()
+        return None
 
-    def _open_file(self, path: Path, way: str) -> sqlite3.Connection:
-        if way == "mode=rw":
-            # Created here, since files that SQLite creates are not for the group of a folder.
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, flags, 0o666))
-        self._file = self._identify()
-        self._in_memory = False
-        connection = self._connect_to(f"{path.absolute().as_uri()}?{way}")
+    def _open_file(self, uri: str, create: bool) -> sqlite3.Connection:
+        """Connect to a file or memory, with new tables if there are none and they may be made."""
+        connection = sqlite3.connect(
+            uri, self._timeout, isolation_level=None, check_same_thread=False, uri=True
+        )
+        # Texts of a damaged file may be none.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
-            if way == "mode=rw":
+            if create:
                 connection.execute(f"pragma page_size={self._page_size}")
-                self._create_tables(connection)
+                if _version_of(connection) != self._version:
+                    self._create_tables(connection)
                 connection.execute(f"pragma synchronous={'normal' if self._durable else 'off'}")
-                if self._durable and _is_local(path.parent.stat().st_dev):
+                if self._durable and self.path is not None and _is_local(self._file[1]):
                     # Refused while others use the file; either journal is safe.
                     with suppress(sqlite3.OperationalError):
                         connection.execute("pragma journal_mode=wal")
-            elif not self._has_tables(connection):
+            elif _version_of(connection) != self._version:
                 raise _OtherVersionError
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _open_memory(self) -> sqlite3.Connection:
-        self._file = self._identify()
-        self._in_memory = True
-        connection = self._connect_to(":memory:")
-        self._create_tables(connection)
-        return connection
-
     def _create_tables(self, connection: sqlite3.Connection) -> None:
-        if self._has_tables(connection):
-            return
         connection.execute("begin immediate")
         # Another process may have created them meanwhile.
-        if not self._has_tables(connection):
-            if _layout_of(connection)[1]:
+        if _version_of(connection) != self._version:
+            if connection.execute("select * from sqlite_master").fetchall():
                 raise _OtherVersionError
             for statement in self._schema.split(";"):
                 connection.execute(statement)
             connection.execute(f"pragma user_version={self._version}")
         connection.execute("commit")
 
-    def _has_tables(self, connection: sqlite3.Connection) -> bool:
-        return _layout_of(connection) == (self._version, _tables_of(self._schema))
-
     def _is_of_file(self, error: BaseException) -> bool:
         """True for an error that the file causes, not the caller; a damaged file is removed."""
-        if not isinstance(error, sqlite3.Error | UnicodeDecodeError) or self._in_memory:
+        if not isinstance(error, ERRORS) or self._in_memory:
             return False
         if _is_refusal(error):
             return True
-        # Python's own OperationalError, of a text that is no UTF-8, has no code.
+        # An SQL error may be the caller's, or of a file that lacks its tables.
         damaged = type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
-        damaged |= type(error) is sqlite3.OperationalError and not _code(error)
-        with suppress(sqlite3.Error, UnicodeDecodeError):
-            # A file that was cut short lacks its tables.
-            damaged |= self._connection is not None and not self._has_tables(self._connection)
+        if not damaged and self._connection is not None:
+            try:
+                damaged = self._connection.execute("pragma quick_check").fetchall() != [("ok",)]
+            except ERRORS:
+                damaged = True
         if damaged:
-            self._remove(error)
+            self._remove(str(error))
         return damaged
 
-    def _remove(self, error: BaseException) -> bool:
-        """Remove a damaged file, unless another one is in its place; False if it stays."""
-        if not self._writes or self.path is None:
-            return False
-        if not isinstance(error, _OtherVersionError):
-            self.damage = str(error)
-        if self._file == self._identify():
-            self.close()
-            with suppress(OSError):
-                remove_database(self.path)
-        return True
+    def _remove(self, damage: str) -> None:
+        """Remove a damaged file, or one of another version, unless another one is in its place."""
+        if self._writes and self.path is not None:
+            self.damage = damage or self.damage
+            if self._file == self._identify():
+                self.close()
+                with suppress(OSError):
+                    remove_database(self.path)
 
 
 def remove_database(path: Path) -> None:
@@ -251,27 +244,14 @@ class _OtherVersionError(sqlite3.DatabaseError):
     """A file with tables of another schema or version, or of another program."""
 
 
-def _code(error: BaseException) -> int:
-    """The primary result code of SQLite; 0 if the error has none."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
 def _is_refusal(error: BaseException) -> bool:
     """True if this process cannot have a file, a disk or a lock (https://sqlite.org/rescode.html)."""
-    return isinstance(error, sqlite3.OperationalError) and _code(error) > sqlite3.SQLITE_ERROR
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, sqlite3.OperationalError) and code > sqlite3.SQLITE_ERROR
 
 
-def _layout_of(connection: sqlite3.Connection) -> tuple[int, list[tuple[str, str, str]]]:
-    """The version of a file; type, name and SQL of its tables and indexes."""
-    (version,) = connection.execute("pragma user_version").fetchone()
-    return version, connection.execute("select type, name, sql from sqlite_master").fetchall()
-
-
-@functools.cache
-def _tables_of(schema: str) -> list[tuple[str, str, str]]:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(schema)
-        return _layout_of(connection)[1]
+def _version_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("pragma user_version").fetchone()[0])
 
 
 @functools.cache

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fewshot_bench.utils.offline import switched_on
+from fewshot_bench.utils.offline import is_switched_on
 
 VARIABLE = "FSBENCH_DETERMINISTIC"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACE_VALUE = ":4096:8"
 
 
-def asked() -> bool:
+def is_asked() -> bool:
     """True if `FSBENCH_DETERMINISTIC` requests `strict`; UsageError for neither yes nor no."""
-    return switched_on(VARIABLE, "use deterministic kernels alone")
+    return is_switched_on(VARIABLE, "use deterministic kernels alone")
 
 
 def free() -> None:
@@ -45,7 +45,7 @@ def strict() -> None:
 
 def apply() -> None:
     """`strict` if requested, else `free`; called at the start of every session."""
-    (strict if asked() else free)()
+    (strict if is_asked() else free)()
 
 
 def mode() -> str:

@@ -1,4 +1,4 @@
-"""The environment of a record: `describe` lists versions and hardware, `masked` hides secrets."""
+"""The environment of a record: `describe` lists versions and hardware; secrets are hidden."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORTEST = 8
 MASK = "***"
 
 
-def masked(value: Any) -> Any:
+def hide_secrets(value: Any) -> Any:
     """A JSON-able value with the values of secret environment variables replaced by `***`."""
     secrets = {
         text
@@ -52,6 +52,7 @@ def describe(device: Any) -> dict[str, Any]:
     """Versions, device, threads, load and commit, as JSON-able values."""
     import torch
 
+    is_cuda = torch.device(device).type == "cuda"
     return {
         "fewshot_bench": _installed("fewshot-bench"),
         **_source_state(),
@@ -59,7 +60,7 @@ def describe(device: Any) -> dict[str, Any]:
         "packages": {name: _installed(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": _device_name(device),
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else _processor(),
         "threads": torch.get_num_threads(),
         "determinism": determinism.mode(),
         "cpus": os.cpu_count(),
@@ -79,14 +80,6 @@ def version(package: str) -> str | None:
 _installed = functools.cache(version)
 
 
-def _device_name(device: Any) -> str:
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _processor()
-
-
 @functools.cache
 def _processor() -> str:
     try:
@@ -101,23 +94,21 @@ def _processor() -> str:
 def _source_state() -> dict[str, Any]:
     """`commit` of the checkout that the package runs from, and `dirty`; None if unknown."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
+    words = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "-uno"]
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        if not (root / ".git").exists():
+            return {"commit": None, "dirty": None}
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": dirty}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stdout.strip()
+    # "# branch.oid 4b05d3...", "# branch.head main", then a line for each changed file.
+    lines = done.stdout.splitlines()
+    commit = lines[0].removeprefix("# branch.oid ")
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}

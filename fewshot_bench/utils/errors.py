@@ -96,7 +96,7 @@ class ModelMissingError(StoreError, DataMissingError):
     """A folder of a kept model does not exist, or holds no model."""
 
 
-def denied(error: PermissionError) -> str:
+def explain_denial(error: PermissionError) -> str:
     """The text for a file or folder that this user may not read, with the next step."""
     return f"'{error.filename}': permission denied; make it readable for this user"
 

@@ -12,19 +12,14 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fewshot_bench.utils.archives import write_archive
 from fewshot_bench.utils.processes import is_running, this_machine
 from fewshot_bench.utils.text import size_text
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TEMPORARY = ".fsbench-tmp"
 STALE_SECONDS = 24 * 3600
@@ -41,10 +36,6 @@ class Damaged(Exception):
     """A damaged file of the store that must not be used; the message is the reason."""
 
 
-class TooLargeError(OSError):
-    """A foreign file that has more bytes than are read; `strerror` says how many."""
-
-
 def open_regular(path: Path) -> BufferedReader:
     """Open a file to read its bytes; OSError also for a pipe, a device and the like.
 
@@ -54,12 +45,12 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path | str, most: int = LARGEST) -> bytes:
-    """The bytes of a regular file; TooLargeError for more bytes, OSError for any other file."""
+    """The bytes of a regular file; OSError (EFBIG) for more bytes, or any other file."""
     file, size = _open(path)
     try:
         if size > most:
             reason = f"it has {size_text(size)}, expected at most {size_text(most)}"
-            raise TooLargeError(errno.EINVAL, reason, str(path))
+            raise OSError(errno.EFBIG, reason, str(path))
         # The end of a file is an empty part.
         return b"".join(iter(partial(os.read, file, size + 1), b""))
     finally:
@@ -145,28 +136,13 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
-        _write_synced(temporary, content)
+        write_synced(temporary, content)
 
 
-def write_synced(folder: Path, content: bytes | Mapping[str, np.ndarray]) -> Path:
-    """Write a temporary file synced to disk and return its path; nothing is left on failure."""
-    path = folder / temporary_name()
-    try:
-        _write_synced(path, content)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _write_synced(path: Path, content: bytes | Iterable[bytes] | Mapping[str, np.ndarray]) -> None:
+def write_synced(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a new file synced to disk."""
     with path.open("xb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        elif isinstance(content, Mapping):
-            write_archive(file, content)
-        else:
-            file.writelines(content)
+        file.writelines([content] if isinstance(content, bytes) else content)
         file.flush()
         os.fsync(file.fileno())
 
@@ -190,10 +166,9 @@ def publish(target: Path, temporary: Sequence[Path]) -> None:
 
 def same_content(first: Path, second: Path) -> bool:
     """True when two files have the same bytes; False when one is not there."""
-    try:
+    with suppress(FileNotFoundError):
         return filecmp.cmp(first, second, shallow=False)
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def make_folder(folder: Path) -> None:
@@ -217,14 +192,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sorted_entries(folder: Path) -> list[Path]:
-    try:
+    with suppress(FileNotFoundError):
         return sorted(folder.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def free_space(path: Path) -> str:
-    return size_text(free_bytes(path))
+    return []
 
 
 def free_bytes(path: Path) -> int:

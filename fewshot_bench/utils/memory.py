@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ _FILES = (
     ("memory.max", "memory.current"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
-_STATISTICS = "memory.stat"
 # The page cache counts as used but is reclaimable.
 _CACHED = ("inactive_file", "active_file")
 
@@ -59,9 +58,8 @@ def _groups() -> Iterator[Path]:
 
 
 def _reclaimable(folder: Path) -> int:
-    lines = [line.split() for line in _read(folder / _STATISTICS).splitlines()]
-    counts = {words[0]: words[1] for words in lines if len(words) == 2 and words[1].isdigit()}
-    return sum(int(counts.get(name, 0)) for name in _CACHED)
+    counts = re.findall(r"^(\w+) (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+    return sum(int(count) for name, count in counts if name in _CACHED)
 
 
 def _read(path: Path) -> str:
@@ -96,7 +94,7 @@ def give_back_memory() -> None:
         library.malloc_trim(0)
 
 
-def sharing() -> int:
+def count_sharers() -> int:
     """The number of workers that this one shares its device with, itself included; 1 elsewhere."""
     setting = os.environ.get(SHARING_VARIABLE, "")
     return max(1, int(setting)) if setting.isdecimal() else 1
@@ -118,27 +116,3 @@ def _glibc() -> Any:
         return None
     library = ctypes.CDLL(None)
     return library if all(hasattr(library, name) for name in ("mallopt", "malloc_trim")) else None
-
-
-@contextmanager
-def resident_set() -> Iterator[Callable[[], int]]:
-    """A function that returns the resident set of this process in bytes.
-
-    On Linux it opens no file: while a plug-in has closed a standard stream, a file would get its
-    number, and closing the file would close the stream that was restored meanwhile.
-    """
-    try:
-        file = os.open("/proc/self/statm", os.O_RDONLY)
-    except OSError:
-        import psutil
-
-        process = psutil.Process()
-        yield lambda: int(process.memory_info().rss)
-        return
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        yield lambda: page * int(os.pread(file, 256, 0).split()[1])
-    finally:
-        # A plug-in may have closed it.
-        with suppress(OSError):
-            os.close(file)

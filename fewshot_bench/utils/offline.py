@@ -39,10 +39,10 @@ class OfflineError(ConnectionError):
 
 def is_on() -> bool:
     """True if FSBENCH_OFFLINE is on; UsageError for a value that is neither yes nor no."""
-    return switched_on(VARIABLE, "open no connection")
+    return is_switched_on(VARIABLE, "open no connection")
 
 
-def switched_on(variable: str, effect: str) -> bool:
+def is_switched_on(variable: str, effect: str) -> bool:
     """True if an environment variable says yes; UsageError for neither yes nor no.
 
     effect: of a yes, for the message.

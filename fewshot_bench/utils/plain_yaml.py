@@ -27,14 +27,14 @@ def load_plain(text: str, build: Build) -> Any:
     class Loader(yaml.BaseLoader):
         """Builds mappings with `build`."""
 
-    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    def build_mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
         pairs = [
             (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
             for key, value in node.value
         ]
         return build(pairs, node.start_mark.line + 1)
 
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:map", build_mapping)
     try:
         return yaml.load(text, Loader=Loader)
     except RecursionError:

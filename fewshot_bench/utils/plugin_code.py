@@ -10,29 +10,26 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from types import FrameType
-from typing import Any
 
 from fewshot_bench.utils import processes
 
 
 class _Shared:
-    """State that all threads share: the first that enters saves it, the last that leaves restores.
+    """A context that threads share: the first that enters opens it, the last that leaves closes."""
 
-    save() returns the state, restore(state) puts it back.
-    """
-
-    def __init__(self, save: Callable[[], Any], restore: Callable[[Any], None]) -> None:
-        self._save, self._restore = save, restore
-        self._lock, self._inside, self._saved = threading.RLock(), 0, None
+    def __init__(self, make: Callable[[], AbstractContextManager[object]]) -> None:
+        self._make, self._lock, self._inside = make, threading.RLock(), 0
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._inside:
-                self._saved = self._save()
+                self._context = self._make()
+                self._context.__enter__()
             self._inside += 1
         try:
             yield
@@ -40,36 +37,26 @@ class _Shared:
             with self._lock:
                 self._inside -= 1
                 if not self._inside:
-                    saved, self._saved = self._saved, None
-                    self._restore(saved)
+                    self._context.__exit__(None, None, None)
 
 
-def _to_stderr() -> Any:
-    stream, sys.stdout = sys.stdout, sys.stderr
-    return stream
-
-
-def _stdout_again(stream: Any) -> None:
-    sys.stdout = stream
-
-
-def _folder() -> str | None:
-    """The working directory; None if it was removed."""
+@contextmanager
+def _return_to_folder() -> Iterator[None]:
+    folder = None
+    # It may have been removed, before or inside.
+    with suppress(OSError):
+        folder = os.getcwd()
     try:
-        return os.getcwd()
-    except OSError:
-        return None
-
-
-def _folder_again(folder: str | None) -> None:
-    if folder is not None and folder != _folder():
+        yield
+    finally:
         with suppress(OSError):
-            os.chdir(folder)
+            if folder is not None:
+                os.chdir(folder)
 
 
-_stderr_only = _Shared(_to_stderr, _stdout_again)
+_stderr_only = _Shared(lambda: redirect_stdout(sys.stderr))
 # Paths such as the store's are relative to the working directory.
-same_folder = _Shared(_folder, _folder_again)
+same_folder = _Shared(_return_to_folder)
 
 
 @contextmanager
@@ -90,11 +77,8 @@ def plugin_code() -> Iterator[None]:
 
 def _is_of_a_signal(error: KeyboardInterrupt) -> bool:
     """True if a signal handler of fsbench raised it: its frame is the last of the traceback."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename if trace is not None else ""
-    return file in (__file__, processes.__file__)
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename in (__file__, processes.__file__)
 
 
 @contextmanager

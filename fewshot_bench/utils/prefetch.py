@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
-from weakref import WeakSet
 
 DEPTH = 2
 SPREAD = 32
@@ -30,47 +28,22 @@ def cores() -> int:
 THREADS = max(2, min(16, cores()))
 
 
-_POOLS: list[ThreadPoolExecutor] = []
-_OWN: WeakSet[threading.Thread] = WeakSet()
-
-
-def start_own(thread: threading.Thread) -> None:
-    """Start a thread and register it in `own_threads`."""
-    _OWN.add(thread)
-    thread.start()
-
-
-def own_threads() -> set[threading.Thread]:
-    """The threads of the harness, identified by object because names are not unique."""
-    return {*_OWN, *(thread for pool in _POOLS for thread in pool._threads)}
-
-
-def _pool(threads: int, name: str) -> ThreadPoolExecutor:
-    _POOLS.append(ThreadPoolExecutor(threads, name))
-    return _POOLS[-1]
-
-
 @functools.cache
 def workers(threads: int) -> ThreadPoolExecutor:
     """The thread pool for single images."""
-    return _pool(threads, "fsbench-images")
+    return ThreadPoolExecutor(threads, "fsbench-images")
 
 
 @functools.cache
 def _assemblers() -> ThreadPoolExecutor:
     """The thread pool that assembles batches; separate from `workers`, on which it waits."""
-    return _pool(DEPTH, "fsbench-batches")
-
-
-def _forget_pools() -> None:
-    """In a fork, which has none of the threads: work that is given to their pools would wait."""
-    _POOLS.clear()
-    workers.cache_clear()
-    _assemblers.cache_clear()
+    return ThreadPoolExecutor(DEPTH, "fsbench-batches")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+    # A fork has none of the threads: work that is given to their pools would wait.
+    os.register_at_fork(after_in_child=workers.cache_clear)
+    os.register_at_fork(after_in_child=_assemblers.cache_clear)
 
 
 def in_background(job: Callable[[], Out]) -> Future[Out]:

@@ -26,7 +26,7 @@ def generator(seed: int, *names: object) -> torch.Generator:
 
 
 @contextmanager
-def isolated(seed: int) -> Iterator[None]:
+def isolate(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators inside, and restore all of them after.
 
     Also restores torch's gradient mode, default dtype and thread count. Needed because parts of

@@ -41,7 +41,7 @@ def one_spelling(path: str | Path) -> str:
     return spelled
 
 
-def spelled_once(name: str) -> str:
+def spell_once(name: str) -> str:
     """`folder:./a/` with its path in canonical spelling if the path exists, else unchanged."""
     family, colon, path = name.partition(":")
     exists = colon and path and os.path.exists(os.path.expanduser(path))

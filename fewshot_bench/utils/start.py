@@ -202,6 +202,7 @@ def start(
     process.
     """
     output = errors if output is None else output
+    numbers = [channel.fileno() for channel in channels]
     try:
         if preload is not None and sys.platform == "linux" and environment.get(VARIABLE) != "0":
             # If the working directory or the server has just disappeared, start a fresh process.
@@ -211,9 +212,18 @@ def start(
                 server = _servers.get(preload)
                 if server is None or not server.serves(environment):
                     server = _servers[preload] = _Server(preload, environment)
-                numbers = [errors, output, *(channel.fileno() for channel in channels)]
-                return server.fork(program, numbers)
-        return _start_afresh(module, arguments, environment, channels, errors, output, path)
+                return server.fork(program, [errors, output, *numbers])
+        code = _FRESH.format(path="" if path is None else f"sys.path[:] = {[*path]!r}; ")
+        about = [str(os.getpid()), module, ",".join(map(str, numbers))]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", code, *about, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env=dict(environment),
+            pass_fds=numbers,
+            start_new_session=True,
+        )
     finally:
         for channel in channels:
             channel.close()
@@ -223,29 +233,6 @@ def find_preload() -> str | None:
     """The imports of a running server, for a process that needs some of them; None without one."""
     own = (name for name, server in _servers.items() if server._engine == os.getpid())
     return next(own, None)
-
-
-def _start_afresh(
-    module: str,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    channels: Sequence[Channel],
-    errors: int,
-    output: int,
-    path: Sequence[str] | None,
-) -> subprocess.Popen[bytes]:
-    numbers = [channel.fileno() for channel in channels]
-    code = _FRESH.format(path="" if path is None else f"sys.path[:] = {[*path]!r}; ")
-    about = [str(os.getpid()), module, ",".join(map(str, numbers))]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *about, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
-        env=dict(environment),
-        pass_fds=numbers,
-        start_new_session=True,
-    )
 
 
 def run_fresh() -> None:

@@ -20,7 +20,7 @@ from fewshot_bench.images import features
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.testing import toy_backbone
 from fewshot_bench.testing.bench import Setting, prepare
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 from tests.accelerator.pretend import DEVICE, HIDDEN, Event, Log, pretended
 
 SETTING, QUERIES = Setting(shots=2, validation=1), range(0, 64, 7)
@@ -88,13 +88,13 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
     # Make the toy outside of `pretended`: other tests in this process use it too.
     _backbone("fp32", "cpu")
-    with pretended() as log, small, features.open_views():
+    with pretended() as log, small:
         made = prepare(SETTING, _backbone(precision), parts)
         numbers = FiniteNumbers(method.name, method, made.context)
         log.events.clear()
         fit, logits, error = Log(), None, ""
         try:
-            with isolated(1), ParameterObserver(numbers).watching():
+            with isolate(1), ParameterObserver(numbers).watch():
                 classifier = method.fit(made.task, made.backbone, made.context)
             fit.events, log.events = log.events, []
             with torch.no_grad():
@@ -106,7 +106,7 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
 
 def on_host(method: Any) -> torch.Tensor:
     """Logits of the same fit on the CPU."""
-    with features.open_views(), isolated(1):
+    with isolate(1):
         made = prepare(SETTING, _backbone("fp32", "cpu"))
         classifier = method.fit(made.task, made.backbone, made.context)
         with torch.no_grad():

@@ -14,8 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.analysis.signature import commands_of
-from fewshot_bench.analysis.signature.line import FIELDS
+from fewshot_bench.analysis.signature import (
+    commands,
+    commands_of,
+    parse,
+    problems,
+    signature_of,
+)
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -58,20 +63,22 @@ def distinct(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunSpec)])
 def test_every_field_of_a_cell_is_in_the_commands(field: str) -> None:
-    """A new field must be added to FIELDS of signature/line.py, and here."""
-    assert field in {name for one in FIELDS for name in one.of}
+    """A new field must be added to `Matrix` of signature/line.py, and here."""
     assert (field in OTHER) != (field in FOLLOWS)
     if field in OTHER:
-        one = make().spec
-        other = dataclasses.replace(one, **{field: OTHER[field]})
-        assert commands_of([one])[0] != commands_of([other])[0]
+        spec = make().spec
+        other = dataclasses.replace(spec, **{field: OTHER[field]})
+        assert commands_of([spec])[0] != commands_of([other])[0]
 
 
 def test_every_part_of_own_data_is_in_the_commands() -> None:
     """Each part is an option of `read_own_data`, except for the result of --skip-damaged."""
-    parts = {one.part: one.words for one in FIELDS if "data" in one.of}
-    assert parts.pop("skipped")("abc") == ["--skip-damaged"]
-    assert set(inspect.signature(read_own_data).parameters) == set(parts)
+    values = {"classnames": ["a"], "templates": ["a {}"], "holdout": 0.25}
+    assert set(inspect.signature(read_own_data).parameters) == set(values)
+    skipped = {"skipped": {"dtd": ["a"]}}
+    ((line,), _) = commands_of([make(data=values | skipped).spec])
+    assert all(f" --{name} " in line for name in values)
+    assert "--skip-damaged" in line
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +164,12 @@ def missing(records: list[Record]) -> tuple[list[str], set[str]]:
     return list(table.commands), expected
 
 
-@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.lists(REQUESTS, min_size=1, max_size=3), st.data())
 def test_the_commands_of_any_store_say_exactly_what_is_missing(
     own_folder: Path, wanted: Any, data: Any
 ) -> None:
-    specs = {spec.key(): spec for one in wanted for spec in cells(one, own_folder)}
+    specs = {spec.key(): spec for values in wanted for spec in cells(values, own_folder)}
     if not specs:
         return
     gone = data.draw(st.sets(st.sampled_from(sorted(specs)), max_size=min(8, len(specs) - 1)))
@@ -175,13 +182,34 @@ def test_the_commands_of_any_store_say_exactly_what_is_missing(
     assert set(again.values()) <= {1}
 
 
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(st.lists(REQUESTS, min_size=1, max_size=2), st.data())
+def test_the_commands_of_a_signature_compute_exactly_its_cells(
+    own_folder: Path, wanted: Any, data: Any
+) -> None:
+    every = [spec for values in wanted for spec in cells(values, own_folder)]
+    # Own templates replace custom prompts: a command cannot request both.
+    said = [spec for spec in every if spec.prompts == "custom" or "templates" not in spec.data]
+    specs = {spec.key(): spec for spec in said}
+    if not specs:
+        return
+    gone = data.draw(st.sets(st.sampled_from(sorted(specs)), max_size=min(3, len(specs) - 1)))
+    kept = [spec for key, spec in specs.items() if key not in gone]
+    matrices = parse(signature_of([Record(spec, "done") for spec in kept]))
+    names = shlex.join(["--classnames", str(own_folder.parent / "names.json")])
+    lines = [line.replace("--classnames FILE", names) for line in commands(matrices)]
+    again = {identity(cell) for line in lines for cell in cells_of(line)}
+    holes = any("of which the table has" in text for text in problems(matrices))
+    assert again >= set(map(identity, kept)) if holes else again == set(map(identity, kept))
+
+
 def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
     """After running the commands, nothing is missing."""
-    known: dict[str, Any] = {"datasets": ("digits",), "shots": (1,), "limit": 20}
+    shared: dict[str, Any] = {"datasets": ("digits",), "shots": (1,), "limit": 20}
     wanted = [
-        Request(("tip-adapter",), seeds=(1, 2), split_seed=split, **known) for split in (1, 2)
+        Request(("tip-adapter",), seeds=(1, 2), split_seed=split, **shared) for split in (1, 2)
     ]
-    wanted.append(Request(("zero-shot",), seeds=(1,), **known))
+    wanted.append(Request(("zero-shot",), seeds=(1,), **shared))
     made = [
         Record(
             cell,
@@ -189,8 +217,8 @@ def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
             metrics={"top1": 5.0},
             environment={"code": registry().code(cell.method)},
         )
-        for one in wanted
-        for cell in expand(one).cells
+        for request in wanted
+        for cell in expand(request).cells
     ]
     store = save(tmp_path / "store", made)
     lines = to_run(store)

@@ -11,7 +11,7 @@ import pytest
 
 from fewshot_bench.analysis.table.table import AVERAGE
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.spelling import spelled_once
+from fewshot_bench.utils.spelling import spell_once
 from tests.compare_records import make, matrix, read_csv, run_compare, save
 
 
@@ -115,7 +115,7 @@ def test_relative_places_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for name in ("com,ma", "plain"):
         (tmp_path / name).mkdir()
-    spelled = [spelled_once(f"folder:{name}") for name in ("com,ma", "plain")]
+    spelled = [spell_once(f"folder:{name}") for name in ("com,ma", "plain")]
     records = [make("coop", name) for name in (*spelled, "dtd")]
     folder = save(tmp_path / "store", records)
     for asked, names in (

@@ -157,7 +157,7 @@ def test_a_methods_name_stands_before_its_options_and_halves_follow() -> None:
         ((*PAPER, "--per-class"), "no room for --per-class"),
         (("--figure", "x.gif"), "expected a name that ends in .pdf, .svg, .png"),
         (("--figure", "/nowhere/at/all/x.pdf"), "expected a file in a folder that is there"),
-        (("--figure", "x.pdf", "--per-class"), "leave --per-class out"),
+        (("--figure", "x.pdf", "--per-class"), "--per-class has no room for --figure"),
     ],
 )
 def test_what_does_not_go_together_is_refused(store: Path, words: Any, said: str) -> None:

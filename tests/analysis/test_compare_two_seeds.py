@@ -14,7 +14,7 @@ from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.layouts import full
-from fewshot_bench.plugins.reproduce.judge import half_width, parts, spread
+from fewshot_bench.plugins.reproduce.noise import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
 from tests.helpers import fsbench
 from tests.synthetic_store import fill

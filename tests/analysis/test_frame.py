@@ -20,8 +20,7 @@ from fewshot_bench.analysis.frame import (
     load,
     values,
 )
-from fewshot_bench.api.image_facts import overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, overlap_texts, overlaps
 from tests.compare_records import make
 
 SPLITS: Any = st.fixed_dictionaries(

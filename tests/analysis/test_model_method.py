@@ -18,9 +18,9 @@ import fewshot_bench as fb
 from fewshot_bench.api.method_code import source_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
-from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
 from tests.helpers import fsbench, image_folder, save_image
 
@@ -123,7 +123,7 @@ def test_a_class_of_a_session_is_compared_with_the_file_that_was_written_of_it(
 
 def test_weights_that_have_moved_are_found_beside_the_model(tmp_path: Path) -> None:
     name = configure(tmp_path / "weights")
-    with isolated(0):
+    with isolate(0):
         module = open_clip.CLIP(**MODEL)
     save_file(module.state_dict(), tmp_path / "weights" / WEIGHTS)
     vocabulary = fb.Vocabulary(("cat", "dog"), ("a photo of a {}.",))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_rules import cannot_be_built, find_broken_rules
-from fewshot_bench.api.registry import Catalog, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError
 from tests.helpers import Result, fsbench
 
@@ -175,9 +176,41 @@ def test_all_other_methods_run(what: str, install: Any, tmp_path: Path) -> None:
     assert reason in refused("run", "-m", "all,mine", *FEW, tmp_path)
     for command in ("show", "check"):
         assert "Traceback" not in fsbench(command, "mine").err
+    assert "fsbench-mine" in good(fsbench("list", "plugins")).out
     good(fsbench("show", "coop"))
     good(fsbench("list", "methods"))
     good(fsbench("run", "-m", "coop", "-o", "epochs=1,2", *FEW, tmp_path))
+
+
+LOUD = """
+@dataclass(frozen=True)
+class Mine:
+    name: ClassVar[str] = "mine"
+
+    def fit(self, task, backbone, ctx):
+        print("hello")
+        return Scores(backbone.class_features(task))
+
+@dataclass(frozen=True)
+class Scores:
+    weights: object
+
+    def logits(self, queries):
+        return 100 * queries.features @ self.weights.T
+
+    def tensors(self):
+        return {"weights": self.weights}
+"""
+
+
+def test_check_prints_one_line_per_rule_and_exits_with_1(install: Any) -> None:
+    install("mine", HEAD + LOUD)
+    result = fsbench("check", "mine")
+    assert result.code == 1, result
+    failed = [line for line in result.out.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 1
+    assert failed[0].startswith("FAIL  check_prints_nothing: wrote 'hello")
+    assert "did you mean 'zero-shot'" in refused("check", "zero-shoot")
 
 
 def test_two_plugins_with_one_name_cost_that_name_alone(install: Any, tmp_path: Path) -> None:

@@ -146,12 +146,11 @@ def test_a_cell_is_recorded_as_it_was_computed(
         (("ray", "--gpus", "0.0"), "device cpu, precision fp32"),
     ],
 )
-@pytest.mark.parametrize("login", ["without a card", "with a card"])
 def test_on_a_cluster_it_is_what_workers_ask_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str, login: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
-    if login == "with a card":
-        cuda(monkeypatch, bf16=True)
+    """It does not depend on the card of the machine that submits."""
+    cuda(monkeypatch, bf16=True)
     shown = dry(tmp_path, "-d", "digits", "--engine", *words)
     assert first_line(shown).endswith(f", {said}"), shown
 
@@ -199,17 +198,17 @@ def test_a_sweep_draws_what_it_ran(tmp_path: Path) -> None:
         assert TOY_NOTE in " ".join(drawn.out.split("\n"))
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
 @pytest.mark.parametrize("backbone", ["tiny", USUAL])
-def test_every_table_says_that_it_is_a_toys(tmp_path: Path, form: str, backbone: str) -> None:
+def test_every_table_says_that_it_is_a_toys(tmp_path: Path, backbone: str) -> None:
     store = save(tmp_path / "store", [make("coop", top1=54.0, backbone=backbone)])
-    shown = fsbench("compare", "--store", store, "--format", form)
-    assert shown.code == 0, shown.err
-    if form == "csv":
-        said = all("toy backbone" in line["marks"] for line in read_csv(shown.out))
-    else:
-        said = TOY_NOTE in shown.out.replace("\n", " ")
-    assert said == (backbone == "tiny")
+    for form in ("terminal", "markdown", "latex", "csv", "json"):
+        shown = fsbench("compare", "--store", store, "--format", form)
+        assert shown.code == 0, shown.err
+        if form == "csv":
+            said = all("toy backbone" in line["marks"] for line in read_csv(shown.out))
+        else:
+            said = TOY_NOTE in shown.out.replace("\n", " ")
+        assert said == (backbone == "tiny"), form
 
 
 @pytest.mark.parametrize("backbone", ["tiny", USUAL])
@@ -270,16 +269,16 @@ def test_nothing_is_counted_where_data_is_missing(tmp_path: Path) -> None:
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; sys.argv = ['fsbench', *sys.argv[1:]]\n"
+        "import sys\n"
         "from fewshot_bench.cli.main import main\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n    print('torch' in sys.modules)\n"
+        "for name in ('run', 'reproduce', 'demo'):\n"
+        "    sys.argv = ['fsbench', name, '--help']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit:\n        print('torch' in sys.modules)\n"
     )
-    for name in ("run", "reproduce", "demo"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, check=True
-        )
-        assert done.stdout.endswith("False\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = [line for line in done.stdout.splitlines() if line in ("True", "False")]
+    assert told == ["False"] * 3
 
 
 @pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16"])

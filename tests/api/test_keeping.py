@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, Classifier, Images, RunContext, Task, Vocabulary
 from fewshot_bench.api.keeping import class_named, name_of_class, restore
-from fewshot_bench.testing.toy_backbone import toy_backbone
+from fewshot_bench.testing.toy import toy_backbone
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 VOCABULARY = Vocabulary(("red", "blue"), ("a photo of a {}.",))

@@ -26,7 +26,7 @@ from torch.func import functional_call
 from fewshot_bench.backbones import Edits, Site, Tokens
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.utils.errors import UnsupportedBackboneError
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 from tests.reference.toy import relative_gap
 
 SIZE, EMBED, WORDS, CONTEXT = 32, 48, 300, 12
@@ -107,7 +107,7 @@ def backbone_of(family: str, precision: str = "fp32") -> OpenClipBackbone:
         "layers": 3,
         **TEXTS[family],
     }
-    with isolated(0):
+    with isolate(0):
         if family in TRUNKS:
             vision = {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "none"}
             module: Any = open_clip.CustomTextCLIP(EMBED, vision | {"image_size": SIZE}, text)

@@ -8,7 +8,7 @@ import pytest
 
 import fewshot_bench
 from fewshot_bench import UsageError
-from fewshot_bench.engines.choice import ChosenEngine
+from fewshot_bench.engines.asking import ChosenEngine
 from fewshot_bench.runner.request import Request
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import read_size

@@ -130,10 +130,10 @@ def test_strict_kernels_are_asked_for_by_yes_or_no(monkeypatch: pytest.MonkeyPat
 
     for value, asked in (("no", False), ("off", False), ("", False), ("1", True), ("yes", True)):
         monkeypatch.setenv(determinism.VARIABLE, value)
-        assert determinism.asked() == asked
+        assert determinism.is_asked() == asked
     monkeypatch.setenv(determinism.VARIABLE, "perhaps")
     with pytest.raises(UsageError, match="DETERMINISTIC=perhaps: expected 1 to use"):
-        determinism.asked()
+        determinism.is_asked()
 
 
 def test_options_of_a_reproduction_need_its_name() -> None:
@@ -155,13 +155,12 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path, option: str) -> None
     os.close(reader)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_an_encoding_that_lacks_a_sign_costs_no_table(tmp_path: Path, encoding: str) -> None:
+def test_an_encoding_that_lacks_a_sign_costs_no_table(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(2))
     done = subprocess.run(
         command("compare", "--store", store.path),
         capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, b"")

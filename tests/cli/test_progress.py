@@ -15,7 +15,7 @@ from rich.progress import Progress, TextColumn
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.progress import Display, Estimate, LiveDisplay, Pace
+from fewshot_bench.engines.reporting import Display, Estimate, Pace, TerminalBar
 
 
 def cell(shots: int = 16, seed: int = 1, method: str = "coop") -> RunSpec:
@@ -99,24 +99,24 @@ def test_short_cells_say_nothing_in_a_pipe(capsys: pytest.CaptureFixture[str]) -
     assert len(capsys.readouterr().out.splitlines()) == len(cells)
 
 
-def live(clock: Clock, cells: list[RunSpec], width: int) -> tuple[LiveDisplay, Callable[[], str]]:
+def live(clock: Clock, cells: list[RunSpec], width: int) -> tuple[Display, Callable[[], str]]:
     """A progress bar on a terminal of this width, and a function that returns its text."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    bar = Progress(
+    progress = Progress(
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False),
         console=console,
         auto_refresh=False,
     )
-    task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
+    bar = TerminalBar(progress, len(cells), "")
 
     def shown() -> str:
         out = Console(file=io.StringIO(), width=width)
-        out.print(bar.get_renderable())
+        out.print(progress.get_renderable())
         stream: Any = out.file
         return str(stream.getvalue())
 
-    return LiveDisplay(cells, 1, bar, task, clock), shown
+    return Display(cells, 1, clock, bar=bar), shown
 
 
 def test_a_terminal_shows_steps_and_both_times() -> None:

@@ -13,12 +13,6 @@ from tests.dataset_trees import JPEG, open_set, put, write_aircraft
 PLACES = ["fgvc_aircraft", "fgvc-aircraft-2013b/data"]
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "  \r\n", "\n\n"])
 def test_labels_are_line_numbers_and_pools_keep_the_order_of_the_lists(

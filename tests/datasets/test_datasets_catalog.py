@@ -55,12 +55,6 @@ LAYOUTS = {
 CASES = [(name, *layout) for name, layouts in LAYOUTS.items() for layout in layouts]
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def test_suites() -> None:
     suites = registry().datasets.suites()
     assert suites["all"] == list(NAMES)

@@ -16,12 +16,6 @@ from tests.dataset_trees import open_set, put, split_of, write_images, write_set
 from tests.helpers import fsbench
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def said(name: str) -> str:
     """Message of the error; the command line must show it on one line with exit code 3."""
     with pytest.raises(DataMissingError) as caught:
@@ -90,6 +84,13 @@ def test_the_split_file_is_damaged(data: Path) -> None:
     assert f"split file {path} cannot be read as JSON" in message
     assert "delete it and run fsbench data prepare dtd" in message
     assert "fsbench splits import FILE --dataset dtd" in message
+
+
+def test_no_listed_image_is_in_the_folder(data: Path) -> None:
+    write_split(data / "dtd", "dtd")
+    base = put(data / "dtd" / "images" / "readme.txt").parent
+    assert f"no images ['{split_of('dtd')['train'][0][0]}', " in said("dtd")
+    assert f"] in {base} (" in said("dtd")
 
 
 def test_only_the_images_are_missing(data: Path) -> None:

@@ -31,12 +31,6 @@ SIZES = {
 }
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def write(base: Path, name: str) -> Path:
     """Class folders with two images each, and a file that the authors put beside them."""
     for folder in ("296", "1", "0") if name == "imagenet-v2" else SYNSETS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,6 @@ def open_set(name: str) -> Any:
     return registry().dataset(name)
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def test_lists_keep_the_order_of_the_file_and_names_go_by_label(data: Path) -> None:
     write_set(data / "dtd")
     dataset = open_set("dtd")
@@ -59,60 +52,6 @@ def test_lists_keep_the_order_of_the_file_and_names_go_by_label(data: Path) -> N
     assert card.folder == str(data / "dtd" / "images")
     for _, item in all_items(dataset):
         Image.open(io.BytesIO(dataset.read(item))).load()
-
-
-@pytest.mark.parametrize(
-    ("folder", "images"),
-    [("dtd", "images"), ("DTD", "images"), ("dtd/dtd", "images"), ("", "dtd/dtd/images")],
-)
-def test_layouts_of_coop_clip_lora_and_torchvision(data: Path, folder: str, images: str) -> None:
-    write_set(data / folder, images)
-    assert len(open_set("dtd").items()["train"]) == 2
-
-
-def test_several_roots_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_set(tmp_path / "two" / "dtd")
-    roots = os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")])
-    monkeypatch.setenv("FSBENCH_DATA", roots)
-    assert open_set("dtd").card().folder == str(tmp_path / "two" / "dtd" / "images")
-
-
-def test_data_folder_of_the_working_directory_is_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("FSBENCH_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-    write_set(tmp_path / "data" / "dtd")
-    assert len(open_set("dtd").items()["test"]) == 1
-
-
-def test_missing_split_file_and_missing_images(data: Path) -> None:
-    with pytest.raises(DataMissingError) as caught:
-        open_set("dtd").items()
-    message = str(caught.value)
-    assert caught.value.exit_code == 3
-    assert all(part in message for part in (DTD, str(data / "dtd"), "FSBENCH_DATA", "https://"))
-    write_set(data / "dtd", "elsewhere")
-    with pytest.raises(DataMissingError, match=r"they are in .*elsewhere: move its content to .*"):
-        open_set("dtd").items()
-    (data / "dtd" / "elsewhere").rename(data / "dtd" / "images")
-    (data / "dtd" / "images" / "zebra").rename(data / "zebra")
-    (data / "dtd" / "images" / "äpfel").rename(data / "äpfel")
-    with pytest.raises(DataMissingError, match=r"no images \['zebra/a 1\.JPG', .*\] in .*images"):
-        open_set("dtd").items()
-
-
-def test_card_without_data_still_says_what_is_known() -> None:
-    card = open_set("ucf101").card()
-    assert card.expected_counts == {"train": 7639, "val": 1898, "test": 3783}
-    assert (card.counts, card.revision) == ({}, "")
-
-
-def test_a_split_of_another_size_is_reported(data: Path) -> None:
-    write_set(data / "dtd")
-    assert any(
-        "not the published split: 2 classes" in note for note in open_set("dtd").card().notes
-    )
 
 
 def test_an_image_that_vanished_is_an_os_error(data: Path) -> None:

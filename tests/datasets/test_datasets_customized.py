@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.api.dataset_overrides import customize
+from fewshot_bench.api.dataset import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.own_data import read_own_data
 from tests.helpers import image_folder

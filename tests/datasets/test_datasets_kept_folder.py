@@ -135,7 +135,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(CHANGES)
 def test_what_is_kept_is_what_is_there(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, str, int]]
@@ -256,6 +256,7 @@ def json_of_little(text: Any) -> Any:
     return _loads(text)
 
 
+@settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
         dict.fromkeys(

@@ -15,8 +15,8 @@ from fsbench_datasets.catalog import public_set
 from fewshot_bench.api.dataset import Preparable
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Recipe, RemoteFile
-from fewshot_bench.plugins.data.http import direct
-from fewshot_bench.plugins.data.places import check_recipe
+from fewshot_bench.plugins.data.download import direct
+from fewshot_bench.plugins.data.prepare import check_recipe
 from fewshot_bench.splits.published import published_splits
 from tests.preparing import Shop, Tree, open_shop, sha256, tar, zipped
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,10 +17,9 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
-from fewshot_bench.engines.base import EngineError, Settings
-from fewshot_bench.engines.label_process import Connection
-from fewshot_bench.engines.local import Choice, LocalEngine, by_fit
-from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.local import LocalEngine, choose, describe_data
+from fewshot_bench.engines.process import Worker
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import this_machine
@@ -30,7 +29,6 @@ from tests.helpers import (
     cells,
     fsbench,
     is_running,
-    start,
     wait_until,
 )
 
@@ -64,11 +62,11 @@ class Hurried:
 @pytest.fixture
 def hurried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Hurried:
     """Replace the engine's clock; the log is that of fits."""
-    found = Hurried(tmp_path_factory.mktemp("fits") / "log")
-    monkeypatch.setenv("FSBENCH_TEST_FITS", str(found.log))
-    monkeypatch.setattr(workers, "time", found)
-    monkeypatch.setattr(Worker, "end", lambda worker, reason: found.end(worker, reason))
-    return found
+    clock = Hurried(tmp_path_factory.mktemp("fits") / "log")
+    monkeypatch.setenv("FSBENCH_TEST_FITS", str(clock.log))
+    monkeypatch.setattr(workers, "time", clock)
+    monkeypatch.setattr(Worker, "end", lambda worker, reason: clock.end(worker, reason))
+    return clock
 
 
 def run(store: Path, todo: list[RunSpec], settings: Settings) -> dict[str, Record]:
@@ -78,39 +76,26 @@ def run(store: Path, todo: list[RunSpec], settings: Settings) -> dict[str, Recor
 
 
 @pytest.mark.slow
-def test_a_cell_that_takes_too_long(
+def test_a_cell_that_takes_too_long_and_one_that_hangs(
     methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Heartbeats do not follow the fast clock.
     monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
     todo = cells("slow", options=["seconds=3600"]) + cells("zero-shot")
     records = run(tmp_path, todo, Settings(threads=1, timeout=900, hang=math.inf))
+    todo = cells("bad-fit", options=["how=sleep"])
+    records |= run(tmp_path, todo, Settings(threads=1, hang=900))
     assert records["zero-shot"].status == "done"
-    error = records["slow"].error
-    assert error is not None
-    assert (error["type"], error["transient"]) == ("TimeLimit", False)
-    assert "time limit of 900 s" in error["message"]
-    assert "time.sleep" in error["traceback"] or "in fit" in error["traceback"]
-    # The failure belongs to the cell: the same command does not retry it.
-    slow = ("run", "-m", "slow", "-o", "seconds=3600", "-d", "digits", "--shots", "1")
-    done = fsbench(*slow, "--seeds", "1", "--limit", "40", "--store", tmp_path)
-    assert (done.code, "1 failed before" in done.out) == (1, True), done
-
-
-@pytest.mark.slow
-def test_a_worker_that_gives_no_sign_of_life(
-    methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Heartbeats do not follow the fast clock.
-    monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
-    todo = cells("bad-fit", options=["how=sleep"]) + cells("zero-shot")
-    records = run(tmp_path, todo, Settings(threads=1, hang=900))
-    assert records["zero-shot"].status == "done"
-    error = records["bad-fit"].error
-    assert error is not None
-    assert (error["type"], error["transient"]) == ("WorkerLost", True)
-    assert "no sign of life 2 times" in error["message"]
-    assert "in fit" in error["traceback"]
+    for name, kind, said in (
+        ("slow", "TimeLimit", "time limit of 900 s"),
+        ("bad-fit", "WorkerLost", "no sign of life 2 times"),
+    ):
+        error = records[name].error
+        assert error is not None
+        # A time limit is the cell's own failure: the same command does not retry it.
+        assert (error["type"], error["transient"]) == (kind, kind == "WorkerLost")
+        assert said in error["message"]
+        assert "in fit" in error["traceback"]
 
 
 @pytest.mark.slow
@@ -158,34 +143,26 @@ def test_a_stopped_worker_costs_nothing(
 
 
 @pytest.mark.slow
-def test_a_lost_worker_is_tried_again_by_the_next_run(methods: Any, tmp_path: Path) -> None:
-    kill = ("run", "-m", "bad-fit", "-o", "how=kill", "-d", "digits", "--shots", "1")
-    arguments = (*kill, "--seeds", "1", "--limit", "40", "--store", tmp_path)
-    for _ in range(2):
-        done = fsbench(*arguments)
-        assert (done.code, "1 to run" in done.out) == (1, True), done
-
-
-@pytest.mark.slow
-def test_several_runs_compute_each_cell_once(methods: Any, tmp_path: Path) -> None:
-    log, gate = tmp_path / "fits", tmp_path / "ending"
-    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-12", "--limit", "20")
-    store = tmp_path / "store"
-    arguments = ("run", "-m", "slow", "-o", "seconds=0", *few, "--store", store)
-    gates = {"FSBENCH_TEST_FITS": str(log), "FSBENCH_TEST_ENDING": str(gate)}
+def test_several_runs_compute_each_cell_once(
+    methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, gate, store = tmp_path / "fits", tmp_path / "ending", tmp_path / "store"
     # No fit ends before every worker of every run is at one.
     gate.write_text("0")
-    runs = [start(*arguments, "--jobs", n, env=dict(os.environ) | gates) for n in (1, 2)]
-    try:
-        wait_until(lambda: log.exists() and len(log.read_text().split()) == 3)
-        gate.write_text("1000")
-        ends = [process.communicate(timeout=PATIENCE) for process in runs]
-    finally:
-        for process in runs:
-            process.kill()
-    assert [process.returncode for process in runs] == [0, 0], ends
-    assert log.read_text().split() == ["fit"] * 12
-    assert_sound(store, cells("slow", options=["seconds=0"], seeds=tuple(range(1, 13)), limit=20))
+    monkeypatch.setenv("FSBENCH_TEST_FITS", str(log))
+    monkeypatch.setenv("FSBENCH_TEST_ENDING", str(gate))
+    todo = cells("slow", options=["seconds=0"], seeds=tuple(range(1, 7)), limit=20)
+    Store(store).create()
+    jobs = [Settings(threads=1), Settings(threads=1, slots=2)]
+    runs = [threading.Thread(target=run, args=(store, todo, settings)) for settings in jobs]
+    for each in runs:
+        each.start()
+    wait_until(lambda: log.exists() and len(log.read_text().split()) == 3)
+    gate.write_text("1000")
+    for each in runs:
+        each.join(PATIENCE)
+    assert log.read_text().split() == ["fit"] * 6
+    assert_sound(store, todo)
     assert list((store / "claims").iterdir()) == []
 
 
@@ -195,23 +172,6 @@ def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Pat
     error = records["bad-fit"].error
     assert error is not None
     assert "killed by signal 9" in error["message"]
-
-
-def ended_worker(todo: list[RunSpec]) -> Worker:
-    """A worker whose process ended at once; it needs no label process."""
-    process = subprocess.Popen(["true"], text=True)
-    process.wait()
-    return Worker(Slot("cpu/0", "cpu"), process, cast(Connection, None), todo)
-
-
-def test_workers_that_hang_at_once_are_few() -> None:
-    losses = RetryPolicy(Settings())
-    worker = ended_worker([])
-    worker.ended = "hang"
-    for _ in range(2):
-        losses.count_failed_start(worker)
-    with pytest.raises(EngineError, match="no sign of life"):
-        losses.count_failed_start(worker)
 
 
 def test_a_thread_that_a_plug_in_leaves_holds_up_nobody(methods: Any, tmp_path: Path) -> None:
@@ -224,47 +184,40 @@ def test_a_thread_that_a_plug_in_leaves_holds_up_nobody(methods: Any, tmp_path: 
     assert len(pids) == 2
 
 
+def deal(waiting: list[list[RunSpec]]) -> list[list[RunSpec]]:
+    """The cells that each of two workers gets, in turns."""
+    dealt: list[list[RunSpec]] = [[], []]
+    while waiting:
+        for own, other in (dealt, dealt[::-1]):
+            held = [describe_data(cells[-1]) for cells in (own, other) if cells]
+            mine, others = (held[0], held[1:]) if own else (None, held)
+            own += waiting.pop(choose(waiting, mine, others, [False] * len(waiting)))
+    return dealt
+
+
 def test_a_worker_goes_on_with_what_it_holds() -> None:
     spread = cells("zero-shot", "linear-probe", datasets=("digits", "shapes"), seeds=(1, 2))
-    waiting = [[cell] for cell in spread]
-    choice, one, two = Choice(), object(), object()
-    taken: dict[object, list[tuple[str, int]]] = {one: [], two: []}
-    while waiting:
-        for worker in (one, two):
-            group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
-            choice.took(worker, group)
-            taken[worker].append((group[0].dataset, group[0].split_seed))
-    for drawn in taken.values():
+    dealt = deal([[cell] for cell in spread])
+    drawn = [[(cell.dataset, cell.split_seed) for cell in own] for own in dealt]
+    for own in drawn:
         # Both methods run on one support set before the next one.
-        assert drawn[0] == drawn[1]
-        assert drawn[2] == drawn[3]
-    assert len(set(taken[one] + taken[two])) == 4
+        assert own[0] == own[1]
+        assert own[2] == own[3]
+    assert len({*drawn[0], *drawn[1]}) == 4
 
 
 def test_near_the_end_fits_with_the_most_shots_come_first() -> None:
     sets = ("digits", "letters", "shapes")
     waiting = [[cell] for cell in cells("zero-shot", "linear-probe", datasets=sets, shots=(4, 1))]
-    choice, one, two = Choice(), object(), object()
-    taken: dict[object, list[int]] = {one: [], two: []}
-    while waiting:
-        for worker in (one, two):
-            group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
-            choice.took(worker, group)
-            taken[worker].append(group[0].shots)
     # Six support sets are many for two workers; the remaining four are few.
-    assert taken[one] == [4, 4, 4, 4, 1, 1]
-    assert taken[two] == [1, 1, 4, 4, 1, 1]
+    shots = [[cell.shots for cell in own] for own in deal(waiting)]
+    assert shots == [[4, 4, 4, 4, 1, 1], [1, 1, 4, 4, 1, 1]]
 
 
 def test_a_group_is_not_taken_where_it_was_lost() -> None:
     groups = [[cell] for cell in cells("zero-shot", seeds=(1, 2))]
-    assert Choice().index(object(), groups, [True, False]) == 1
-    assert Choice().index(object(), groups, [True, True]) == 0
-
-
-def test_groups_share_a_fit() -> None:
-    both = cells("zero-shot", classes=("base", "new"), seeds=(1, 2, 3))
-    assert [len(group) for group in by_fit(both)] == [2, 2, 2]
+    assert choose(groups, None, [], [True, False]) == 1
+    assert choose(groups, None, [], [True, True]) == 0
 
 
 def test_devices(tmp_path: Path) -> None:
@@ -293,25 +246,17 @@ def test_slots_see_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_waits_for_another_one_says_so(tmp_path: Path) -> None:
-    (cell,) = cells("zero-shot")
-    other = Leases(Store(tmp_path), "other")
+    (cell,), store = cells("zero-shot"), Store(tmp_path)
+    other = Leases(store, "other")
     assert other.claim(cell.fit_key())
-    options = ("--shots", "1", "--seeds", "1", "--limit", "40", "--jobs", "1")
-    run = ("run", "-m", "zero-shot", "-d", "digits", *options, "--backbone", "tiny")
-    process = start(*run, "--store", tmp_path, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
     lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("waiting for"):
-                other.close()
-    finally:
-        process.kill()
+
+    def say(text: str) -> None:
+        lines.append(text)
         other.close()
-    said = [line for line in lines if line.startswith("waiting for")]
-    host = this_machine().rsplit("-", 2)[0]
-    who = f"process {os.getpid()} on {host}"
-    assert said == [f"waiting for 1 cell that other runs compute: {who}\n"], lines
-    assert process.wait(PATIENCE) in (0, -signal.SIGKILL)
+
+    with LocalEngine(store, Settings(threads=1), say=say) as engine:
+        assert len(list(engine.run([cell], lambda *_: None))) == 1
+    who = f"process {os.getpid()} on {this_machine().rsplit('-', 2)[0]}"
+    assert lines == [f"waiting for 1 cell that other runs compute: {who}"]
     assert_sound(tmp_path, [cell])

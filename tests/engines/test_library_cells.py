@@ -65,8 +65,8 @@ METHOD = """
 
 def own(cell: Cell, body: str) -> type:
     """A class whose `fit` returns this expression."""
-    found: type = cell(METHOD.format(body=body))["Own"]
-    return found
+    cls: type = cell(METHOD.format(body=body))["Own"]
+    return cls
 
 
 def given(name: str) -> Any:
@@ -175,7 +175,7 @@ def test_a_module_beside_a_script_comes_along(
     cell("import beside_it")
     cls = own(cell, "beside_it.value")
     first = reference(cls, tmp_path)
-    code = f"import json; from fewshot_bench.api.method_files import load; load({first!r})().fit"
+    code = f"import json; from fewshot_bench.api.method_code import load; load({first!r})().fit"
     code = code.replace("().fit", "")
     code += f"\nprint(load({first!r})().fit(None, None, None))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

@@ -55,35 +55,26 @@ def parent(worker: Worker) -> int:
     return psutil.Process(worker.process.pid).ppid()
 
 
-def test_workers_of_several_engines_are_forked_from_one_server(begin: Begin) -> None:
-    first, second = begin(), begin()
-    assert first.process.pid != second.process.pid
-    assert parent(first) == parent(second)
-    assert psutil.Process(parent(first)).ppid() == os.getpid()
-    assert psutil.Process(first.labels.pid).ppid() == os.getpid()
-
-
-def test_the_process_with_labels_has_not_imported_torch(begin: Begin) -> None:
-    process = psutil.Process(begin().labels.pid)
-    assert not any("torch" in region.path for region in process.memory_maps())
-
-
-def test_a_forked_worker_is_in_a_session_and_a_folder_of_its_own(
+def test_workers_of_several_engines_are_forked_from_one_server(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    worker = begin()
-    assert os.getsid(worker.process.pid) == worker.process.pid
-    assert psutil.Process(worker.process.pid).cwd() == str(tmp_path)
-
-
-def test_a_forked_worker_holds_nothing_of_its_server_or_of_other_workers(begin: Begin) -> None:
-    alone, *_, last = (begin() for _ in range(3))
-    counts = [psutil.Process(worker.process.pid).num_fds() for worker in (alone, last)]
-    assert counts[0] == counts[1]
-    first = {os.readlink(f"/proc/{alone.process.pid}/fd/{number}") for number in (1, 2)}
-    held = Path(f"/proc/{last.process.pid}/fd")
-    assert not first & {os.readlink(entry) for entry in held.iterdir()}
+    first, *_, last = (begin() for _ in range(3))
+    pids = [worker.process.pid for worker in (first, last)]
+    assert pids[0] != pids[1]
+    assert parent(first) == parent(last)
+    assert psutil.Process(parent(first)).ppid() == os.getpid()
+    # The process with labels has not imported torch.
+    labels = psutil.Process(first.labels.pid)
+    assert labels.ppid() == os.getpid()
+    assert not any("torch" in region.path for region in labels.memory_maps())
+    # A worker has a session and a folder of its own, and nothing of other workers.
+    assert os.getsid(pids[1]) == pids[1]
+    assert psutil.Process(pids[1]).cwd() == str(tmp_path)
+    assert len({psutil.Process(pid).num_fds() for pid in pids}) == 1
+    outputs = {os.readlink(f"/proc/{pids[0]}/fd/{number}") for number in (1, 2)}
+    held = Path(f"/proc/{pids[1]}/fd")
+    assert not outputs & {os.readlink(entry) for entry in held.iterdir()}
 
 
 @pytest.mark.parametrize("how", ["accelerator", "switched off"])
@@ -143,14 +134,10 @@ def test_one_whose_server_is_slow_to_import_is_waited_for(
         assert waiting.overdue(timeout=1.0, hang=600.0) == ""
     assert waiting.overdue(timeout=None, hang=-1.0) == "hang"
     server.resume()
-
-
-def test_the_end_of_a_worker_is_passed_on(begin: Begin) -> None:
-    worker = begin()
-    os.kill(worker.process.pid, signal.SIGTERM)
-    assert worker.process.wait(PATIENCE) == -signal.SIGTERM
-    assert worker.process.poll() == -signal.SIGTERM
-    assert worker.how_it_ended() == "killed by signal 15"
+    wait_until(lambda: psutil.Process(waiting.process.pid).ppid() == server.pid)
+    os.kill(waiting.process.pid, signal.SIGTERM)
+    assert waiting.process.wait(PATIENCE) == -signal.SIGTERM
+    assert waiting.how_it_ended() == "killed by signal 15"
 
 
 def test_a_server_that_is_killed_costs_a_try(methods: Any, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -64,43 +62,7 @@ def _read_own(folder: Path, file: Path) -> bool:
     return bool(own_data.read_own_data(file, (), None))
 
 
-def _saved_configs(folder: Path) -> list[Seed]:
-    options = {"method": "a,b", "option": ["x=1", "é={}"], "limit": 3, "force": True, "val": "no"}
-    return [Seed("options.json", json.dumps(options).encode(), "json")]
-
-
-def _round_trip(folder: Path, file: Path) -> bool:
-    """--config reads back the file that --save-config writes."""
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(values, dict):
-        return False
-    plain = {k: v for k, v in values.items() if k in ("method", "option", "limit", "force", "val")}
-    kept = {k: v for k, v in plain.items() if _is_option(v)}
-    for name in ("saved.yaml", "saved.toml"):
-        config.save_config(folder / name, kept)
-        found = config.read_config(folder / name)
-        assert _as_text(found) == _as_text(kept), name
-    return True
-
-
-def _is_option(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(part, str) for part in value)
-    return isinstance(value, str | bool | int) or (isinstance(value, float) and abs(value) < 1e15)
-
-
-def _as_text(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: list(map(str, value)) if isinstance(value, list) else str(value).lower()
-        for name, value in values.items()
-    }
-
-
 SUBJECTS = (
     Subject("configs", 6, _configs, _read_config, (click.ClickException,)),
     Subject("class names and prompts", 5, _own, _read_own),
-    Subject("saved configs", 2, _saved_configs, _round_trip),
 )

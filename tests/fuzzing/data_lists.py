@@ -121,12 +121,6 @@ def _open_shards(folder: Path, file: Path) -> bool:
     return _open(f"wds:{folder / 'set'}")
 
 
-def _kept_index(folder: Path) -> list[Seed]:
-    _shards(folder)
-    _open_shards(folder, folder)
-    return seeds_in(folder, ("cache/lists/*.sqlite", ""))
-
-
 SUBJECTS = (
     Subject("manifests", 8, _manifests, _open_manifest),
     Subject("kept splits", 3, _kept_splits, _open_kept),
@@ -134,5 +128,4 @@ SUBJECTS = (
     Subject("aircraft lists", 4, _aircraft, _open_named("fgvc_aircraft")),
     Subject("imagenet archives", 5, _imagenet, _open_named("imagenet")),
     Subject("webdataset shards", 5, _shards, _open_shards),
-    Subject("kept index", 3, _kept_index, _open_shards),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from fewshot_bench.api.dataset import DatasetCard, RemoteFile
 from fewshot_bench.plugins.data.download import Download, Origin, source_of
 from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
-from fewshot_bench.plugins.data.status import recall, record_pass, remember
+from fewshot_bench.plugins.data.status import keep_outcome, recall
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.preparing import tar, zipped
 
@@ -41,7 +41,8 @@ def _notes(folder: Path) -> list[Seed]:
     download.part.write_bytes(b"12345")
     about = download.note.read_bytes()
     (folder / "done.zip.source.json").write_bytes(about)
-    remember(record_pass("set", DatasetCard("set", "Set", ("a",), folder=str(folder)), 3, ("x",)))
+    card = DatasetCard("set", "Set", ("a",), folder=str(folder))
+    keep_outcome("set", card, 3, ("x",), passed=True)
     return seeds_in(folder, ("*.json", "json"), ("cache/verified/*.json", "json"))
 
 

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,11 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
-from fewshot_bench.images.cache_file import SegmentWriter, open_segment
+from fewshot_bench.images.cache import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_problem
-from fewshot_bench.images.digests import DatasetDigests, Known
-from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.profiling.cost import Cost
-from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir as cache_folder
-from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES
+from fewshot_bench.utils.cache_dir import IMAGES
 from tests.fuzzing import models
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
@@ -48,49 +44,7 @@ CONFIG: dict[str, Any] = {
 
 # Caches.
 
-
-def _features(folder: Path) -> list[Seed]:
-    store = FeatureCache(folder / "features")
-    with _meter() as meter:
-        store.rows(PROMPTS, numbered(4), lambda _: torch.ones(4, 3), meter, TEXT)
-        store.rows(CONTEXT, KEYS, lambda places: torch.rand(len(places), 3), meter, Origin("set"))
-    return seeds_in(folder, ("features/*.rows", ""))
-
-
-PROMPTS, CONTEXT = {"a": 1}, {"weights": "w"}
-TEXT = Origin("prompts", "text", images=False, whole=True)
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(4)]
-
-
-@contextlib.contextmanager
-def _meter() -> Iterator[Meter]:
-    meter = Meter(torch.device("cpu"))
-    with meter.phase("encode_support"):
-        yield meter
-
-
-def _read_features(folder: Path, file: Path) -> bool:
-    """Damaged files are recomputed; rows that are used have the right shape."""
-    asked: list[int] = []
-
-    def compute(places: list[int]) -> torch.Tensor:
-        asked.extend(places)
-        return torch.ones(len(places), 3)
-
-    store = FeatureCache(folder / "features")
-    with _meter() as meter:
-        found = store.rows(PROMPTS, numbered(4), compute, meter, TEXT)
-        rows = store.rows(CONTEXT, KEYS, compute, meter, Origin("set"))
-    assert found.ndim == rows.ndim == 2
-    _listed(FEATURES, folder / "features")
-    return not asked
-
-
-def _listed(kind: str, folder: Path) -> None:
-    for entry in entries(cache_folder.files(kind, folder)):
-        assert isinstance(entry.dataset, str)
-
-
 TRANSFORM, SHAPE = '{"size": 4}', (3, 4, 4)
 
 
@@ -106,7 +60,8 @@ def _segments(folder: Path) -> list[Seed]:
 
 
 def _read_segment(folder: Path, file: Path) -> bool:
-    _listed(IMAGES, folder / "cache" / "images")
+    for entry in entries(cache_folder.files(IMAGES, folder / "cache" / "images")):
+        assert isinstance(entry.dataset, str)
     segment = open_segment(file, TRANSFORM, SHAPE)
     if segment is None:
         return False
@@ -129,20 +84,6 @@ class _Stamped:
 
 
 ITEM = Item("a.png", 0, "cat")
-
-
-def _digests(folder: Path) -> list[Seed]:
-    known = DatasetDigests("set", "set", _Stamped())  # type: ignore[arg-type]
-    known.put(ITEM, known.stamp(ITEM), Known(KEYS[0], True), 1e9)
-    known.save()
-    return seeds_in(folder, ("cache/digests/*.sqlite", ""))
-
-
-def _read_digests(folder: Path, file: Path) -> bool:
-    _listed(DIGESTS, folder / "cache" / "digests")
-    known = DatasetDigests("set", "set", _Stamped())  # type: ignore[arg-type]
-    found = known.get(ITEM, known.stamp(ITEM))
-    return found is not None and len(found.sha) == 32
 
 
 # Checkpoints.
@@ -276,9 +217,7 @@ def _open_hub(folder: Path, file: Path) -> bool:
 
 
 SUBJECTS = (
-    Subject("feature caches", 4, _features, _read_features),
     Subject("decoded images", 5, _segments, _read_segment),
-    Subject("image digests", 4, _digests, _read_digests),
     Subject("checkpoints", 0.6, _checkpoints, _load_checkpoint),
     Subject("local backbones", 0.4, _local_dirs, _load_local_dir),
     Subject("images", 14, _images, _decode),

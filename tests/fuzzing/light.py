@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.fuzzing import (
     configs,
     data_lists,
-    distributions,
     downloads,
     records,
     split_files,
@@ -18,6 +17,5 @@ SUBJECTS = (
     *data_lists.SUBJECTS,
     *configs.SUBJECTS,
     *downloads.SUBJECTS,
-    *distributions.SUBJECTS,
     *tables.SUBJECTS,
 )

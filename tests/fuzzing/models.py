@@ -15,24 +15,26 @@ from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.plugins.models.pictures import small
+from fewshot_bench.plugins.models.fitting import shrink
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.model_files import (
+from fewshot_bench.store.kept_models import (
     CARD,
     CONFIG,
+    JPEG,
     SUPPORT,
     TENSORS,
+    Support,
+    pack_support,
     read_model,
     write_model,
 )
-from fewshot_bench.store.support_files import JPEG, Support, packed_support
 from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.helpers import cells, quick
 from tests.own_sets import picture
 
-METHODS = ("linear-probe", "tip-adapter", "coop", "clip-lora")
+METHODS = ("linear-probe", "clip-lora")
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 _TRUE: dict[str, torch.Tensor] = {}
 _NEAR: dict[str, list[models.Neighbor]] = {}
@@ -69,8 +71,8 @@ def _keep_support(folder: Path) -> None:
     rng, width = np.random.default_rng(1), _TINY[0].embed_dim
     features = rng.normal(size=(6, width)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    pictures = tuple(small(picture(seed)) for seed in range(6))
-    support = packed_support(Support(features, np.arange(6) % len(config.classnames), pictures))
+    pictures = tuple(shrink(picture(seed)) for seed in range(6))
+    support = pack_support(Support(features, np.arange(6) % len(config.classnames), pictures))
     write_model(folder, config, tensors, (folder / CARD).read_text(), support)
 
 

@@ -16,7 +16,7 @@ from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
-from fewshot_bench.engines.progress import outcome
+from fewshot_bench.engines.reporting import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.answers import put_answers

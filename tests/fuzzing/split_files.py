@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.split_file import load_split
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import map_to_items
-from fewshot_bench.splits.formats import index_text, lines_text, ours_text, read_split_file
+from fewshot_bench.splits.formats import ours_text, read_split_file, text_of
 from fewshot_bench.splits.imported import load_imported
 from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
 from fewshot_bench.utils.errors import FsbenchError
@@ -37,11 +38,12 @@ def _picks(folder: Path) -> SplitFile:
 def _splits(folder: Path) -> list[Seed]:
     picks, (_, pools) = _picks(folder), _lists(folder)
     (folder / "in").mkdir(exist_ok=True)
+    whole = replace(picks, lists=pools)
     return [
         Seed("in/ours.json", ours_text(picks).encode(), "json"),
         Seed("in/coop.json", (folder / "split.json").read_bytes(), "json"),
-        Seed("in/shot_1-seed_1.json", index_text(picks.lists, pools).encode(), "json"),
-        Seed("in/list.jsonl", lines_text(pools).encode(), "jsonl"),
+        Seed("in/shot_1-seed_1.json", text_of(picks, "index", pools).encode(), "json"),
+        Seed("in/list.jsonl", text_of(whole, "jsonl", pools).encode(), "jsonl"),
         *(Seed("in/shot_1-seed_2.pkl", _pickled(picks, number), "pickle") for number in (0, 2, 4)),
     ]
 
@@ -77,10 +79,6 @@ def _read_split(folder: Path, file: Path) -> bool:
     return True
 
 
-def _verify_split(folder: Path, file: Path) -> bool:
-    return run("splits", "verify", file, "--dataset", f"coop:{folder}")
-
-
 def _import_split(folder: Path, file: Path) -> bool:
     where = ("--dataset", f"coop:{folder}", "--store", folder / "store")
     return run("splits", "import", file, *where)
@@ -97,12 +95,11 @@ def _imported(folder: Path) -> list[Seed]:
 
 def _load_imported(folder: Path, file: Path) -> bool:
     pools = load_split(folder / "split.json")
-    return bool(load_imported(folder, f"coop:{folder}", 1, 1, pools).train)
+    return bool(load_imported(folder, f"coop:{folder}", 1, 1, pools).lists["train"])
 
 
 SUBJECTS = (
     Subject("split files", 14, _splits, _read_split),
-    Subject("splits verify", 1, _splits, _verify_split),
     Subject("splits import", 1, _splits, _import_split),
     Subject("imported splits", 4, _imported, _load_imported),
 )

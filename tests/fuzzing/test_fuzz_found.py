@@ -150,7 +150,7 @@ def test_logits_of_other_shapes_are_damaged(tmp_path: Path, arrays: dict[str, An
     store = Store(tmp_path)
     record = put_answers(store, make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
     (path,) = tmp_path.glob("records/*/*.npz")
-    np.savez_compressed(path, **read(path) | arrays)
+    np.savez_compressed(path, **read(path)[0] | arrays)
     with pytest.raises(StoreError, match="are damaged"):
         store.answers(record.spec.key())
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.formats import latex, markdown, tidy
 from fewshot_bench.api.options import is_given
+from fewshot_bench.api.spec import plain
 from fewshot_bench.cli.config import read_config, save_config
 from fewshot_bench.plugins.data.extract import UnsafeError, safe_path
 from fewshot_bench.splits.imported import safe_name
-from fewshot_bench.splits.pickled import Datum, Refused, plain
+from fewshot_bench.splits.pickled import Datum, Refused
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import leaves, printable
 
@@ -26,7 +27,7 @@ OPTIONS = st.dictionaries(
     st.sampled_from(["method", "val", "option", "limit", "force"]),
     ANY | st.lists(ANY, min_size=1, max_size=3) | st.integers(-(2**62), 2**62) | st.booleans(),
 )
-QUICK = settings(max_examples=150)
+QUICK = settings(max_examples=60)
 
 
 @QUICK

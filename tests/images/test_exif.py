@@ -13,7 +13,6 @@ from fewshot_bench.store.store import Store
 from tests.answers import stored_arrays
 from tests.helpers import fsbench, image_folder, save_image
 
-METHODS = "zero-shot,linear-probe"
 QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1)
 QUARTER = 6
 
@@ -53,8 +52,8 @@ def logits(store: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def run(root: Path, store: Path, *words: object, methods: str = "zero-shot") -> str:
-    asked = (*QUICK, "-m", methods, "-d", f"folder:{root}", "--store", store, *words)
+def run(root: Path, store: Path, *words: object) -> str:
+    asked = (*QUICK, "-m", "zero-shot", "-d", f"folder:{root}", "--store", store, *words)
     result = fsbench("run", *asked)
     assert (result.code, result.err) == (0, "")
     return result.out
@@ -74,12 +73,12 @@ def test_rotated_images_are_seen_as_they_are_shown(tmp_path: Path, upright: Path
 
 def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path) -> None:
     lying, store = turned(upright, tmp_path / "lying", pixels=False), tmp_path / "store"
-    run(lying, store, methods=METHODS)
-    assert "0 done already" in run(lying, store, "--exif", "rotate", methods=METHODS)
+    run(lying, store)
+    assert "0 done already" in run(lying, store, "--exif", "rotate")
     fresh = tmp_path / "fresh"
-    run(lying, fresh, "--exif", "rotate", methods=METHODS)
-    both = {r.spec.exif: r for r in Store(store).records() if r.spec.method == "linear-probe"}
-    (alone,) = (r for r in Store(fresh).records() if r.spec.method == "linear-probe")
+    run(lying, fresh, "--exif", "rotate")
+    both = {r.spec.exif: r for r in Store(store).records()}
+    (alone,) = Store(fresh).records()
     assert both["rotate"].metrics == alone.metrics
     assert both["rotate"].spec.to_dict()["exif"] == "rotate"
     assert both["ignore"].spec.to_dict()["exif"] == "ignore"
@@ -90,12 +89,6 @@ def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path
     line = fsbench("signature", "--store", fresh).out
     assert "exif:rotate" in line
     assert "--exif rotate" in fsbench("signature", line.split()[0]).out
-
-
-def test_what_is_known_of_a_file_says_whether_it_is_turned(tmp_path: Path, upright: Path) -> None:
-    lying = turned(upright, tmp_path / "lying", pixels=False)
-    for store in ("a", "b"):
-        assert "24 of 24 images carry an EXIF orientation" in run(lying, tmp_path / store)
 
 
 def test_damaged_exif_is_no_warning_of_pillow_on_the_terminal(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.images import feature_cache, feature_files
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.cost import count, counting
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir
@@ -171,19 +172,6 @@ def test_the_least_used_goes_first_and_views_before_it(
     assert first not in caches.files()
 
 
-def test_views_that_nobody_has_used_for_an_hour_make_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caches = Caches(tmp_path)
-    caches.get(range(10), VIEWS)
-    (first,) = caches.files()
-    monkeypatch.setenv(BUDGET_VARIABLE, str(int(1.5 * first.stat().st_size)))
-    os.utime(first, (1, 1))
-    caches.get(range(10, 20), Origin("other", "views of seed 1", passing=True))
-    assert first not in caches.files()
-    assert len(caches.files()) == 1
-
-
 def test_without_a_budget_memory_holds_what_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,18 +189,6 @@ def test_without_a_budget_memory_holds_what_fits(
     caches.get(range(10))
     assert len(caches.computed) == 60
     assert caches.files() == []
-
-
-def test_many_rows_are_computed_and_kept_part_by_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feature_cache, "AT_ONCE", 8)
-    caches = Caches(tmp_path)
-    numbers = [*range(30), 3, 29]
-    caches.get(numbers)
-    assert caches.computed == list(range(30))
-    caches.get(numbers[::-1])
-    assert len(caches.computed) == 30
 
 
 @pytest.mark.parametrize(

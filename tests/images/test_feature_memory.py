@@ -12,18 +12,19 @@ from pathlib import Path
 
 from fewshot_bench.images.feature_files import kept_row_bytes
 
-EPOCHS, IMAGES, WIDTH = 60, 500, 512
+EPOCHS, IMAGES, WIDTH = 60, 500, 256
 SCRIPT = f"""
 import hashlib, json, os, resource, sys
 from pathlib import Path
 import torch
 from fewshot_bench.images import feature_cache
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.training import batches
 
 torch.set_num_threads(1)
-batches.VIEW_BYTES, feature_cache.MEMORY = 2**21, 2**21
+batches.VIEW_BYTES, feature_cache.MEMORY = 2**20, 2**20
 folder, origin = Path(sys.argv[1]), Origin("set", "views of seed 1", passing=True)
 cache, meter, computed = FeatureCache(folder), Meter(torch.device("cpu")), 0
 
@@ -62,7 +63,7 @@ print(json.dumps([peak() - before, kept, computed]))
 
 
 def test_streaming_takes_neither_memory_nor_more_disk_than_the_budget(tmp_path: Path) -> None:
-    budget = 20_000_000
+    budget = 10_000_000
     said = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
         env={"FSBENCH_FEATURE_BUDGET": str(budget), "OMP_NUM_THREADS": "1"},

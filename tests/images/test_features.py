@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,9 @@ from torch import Tensor
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.feature_cache import FeatureCache
-from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.runner.run import run_one
-from fewshot_bench.runner.session import Session
-from tests.helpers import cells
 
 CPU = torch.device("cpu")
 SMALL = Augment(scale=(0.3, 0.6))
@@ -93,32 +89,6 @@ def test_features_are_encoded_once_and_in_the_order_of_the_view(
     second = encoded(source(backbone), tmp_path, order=[1, 0, 1])
     assert taken() == 0
     assert torch.equal(second, first[[1, 0, 1]])
-
-
-@pytest.mark.parametrize("damage", ["row", "facts", "cut", "empty", "other"])
-def test_a_damaged_file_is_named_and_computed_again(
-    backbone: object, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = encoded(source(backbone), tmp_path)
-    (path,) = tmp_path.rglob("*.rows")
-    data = bytearray(path.read_bytes())
-    if damage == "other":
-        encoded(source(backbone, (50, 60)), tmp_path / "other")
-        data = bytearray(next((tmp_path / "other").rglob("*.rows")).read_bytes())
-    elif damage in ("cut", "empty"):
-        data = data[: len(data) // 2] if damage == "cut" else bytearray()
-    else:
-        harmed = first.numpy()[0].tobytes() if damage == "row" else b"float32 float32"
-        data[data.index(harmed)] ^= 1
-    path.write_bytes(data)
-    assert torch.equal(encoded(source(backbone), tmp_path), first)
-    assert taken() == (1 if damage == "row" else 2)
-    said = capsys.readouterr().err.splitlines()
-    # An undamaged file under another name holds rows for keys that are never looked up.
-    assert len(said) == (damage not in ("empty", "other"))
-    assert all("features of memory were damaged" in line and str(path) in line for line in said)
-    encoded(source(backbone), tmp_path)
-    assert (taken(), capsys.readouterr().err) == (0, "")
 
 
 def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
@@ -216,23 +186,6 @@ def test_features_do_not_depend_on_who_else_is_encoded(backbone: object, count: 
     assert torch.equal(encoded(source(backbone, shades[:count]), None), whole[:count])
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("", encoding="utf-8")
-    record = run_one(cells("zero-shot")[0], Session(cache=blocked / "features")).record
-    assert record.status == "done", record.error
-
-
-def test_a_full_disk_costs_nothing_else(
-    backbone: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage: Any = shutil.disk_usage(tmp_path)
-    full = usage._replace(free=0)
-    monkeypatch.setattr("fewshot_bench.utils.cache_dir.shutil.disk_usage", lambda _: full)
-    assert encoded(source(backbone), tmp_path).shape[0] == 2
-    assert not list(tmp_path.rglob("*.rows"))
-
-
 def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
     class Text(Memory):
         """A set whose images change meaning when mirrored."""
@@ -302,21 +255,3 @@ def test_rows_before_the_projection_are_rows_of_their_own(tmp_path: Path) -> Non
         assert torch.equal(view.views(3, SMALL, projected=False), drawn[1])
         assert torch.equal(view.raw_features, raw)
         assert meter.images_computed == before
-
-
-def test_views_end_with_their_own_scope(backbone: object) -> None:
-    def scope() -> Iterator[Any]:
-        with open_views():
-            yield image_view(source(backbone), FeatureCache(None), Meter(CPU), phase="fit")
-
-    earlier = scope()
-    old = next(earlier)
-    with open_views():
-        view = image_view(source(backbone), FeatureCache(None), Meter(CPU), phase="fit")
-        # A generator may be closed by the garbage collector, at any time.
-        earlier.close()  # type: ignore[attr-defined]
-        assert len(view) == 2
-        with pytest.raises(KeyError):
-            len(old)
-    with pytest.raises(KeyError):
-        len(view)

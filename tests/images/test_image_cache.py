@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.transform import image_transform
-from PIL import Image
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.cache import transform_of
-from fewshot_bench.images.decode import unreadable
+from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils import small_cache
-from tests.helpers import PATIENCE, environment, save_image
+from tests.helpers import save_image
 from tests.image_cases import COUNT, Photos, evaluated, make_folder, published, segments, tiny
 
 
@@ -38,7 +35,7 @@ def test_a_second_run_reads_nothing(folder: Path) -> None:
     second, read, tally = evaluated(folder)
     assert torch.equal(first, second)
     assert (read, tally.decoded, tally.cached) == ([], 0, COUNT)
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
+    assert find_unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     third, read, _ = evaluated(folder, order=[7, 0, 7, 3])
     assert torch.equal(third, first[[7, 0, 7, 3]])
     assert not read
@@ -47,10 +44,10 @@ def test_a_second_run_reads_nothing(folder: Path) -> None:
 def test_images_that_decode_are_not_checked_again(folder: Path) -> None:
     (folder / "03.png").write_bytes(b"no image")
     photos = Photos(folder)
-    assert list(unreadable(photos, photos.items()["test"]).bad) == ["03.png"]
+    assert list(find_unreadable(photos, photos.items()["test"]).bad) == ["03.png"]
     assert len(photos.reads) == COUNT
     again = Photos(folder)
-    assert len(unreadable(again, again.items()["test"]).bad) == 1
+    assert len(find_unreadable(again, again.items()["test"]).bad) == 1
     assert again.reads == ["03.png"]
 
 
@@ -85,44 +82,6 @@ def test_another_size_or_transform_is_another_cache(folder: Path) -> None:
         assert pixels.shape[2:] == (size, size)
         found.append(len(set(read)))
     assert found == [COUNT] * 6 + [0]
-
-
-def test_another_decoder_is_another_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated(folder)
-    monkeypatch.setattr("fewshot_bench.images.cache.decoder", lambda: ("pillow 0",))
-    assert len(evaluated(folder)[1]) == COUNT
-
-
-def test_an_orientation_that_means_nothing_is_not_counted(folder: Path) -> None:
-    for value in (0, 1, 6, 9):
-        exif = Image.Exif()
-        exif[0x0112] = value
-        Image.new("RGB", (9, 8)).save(folder / f"{value}.jpg", exif=exif)
-    photos = Photos(folder)
-    assert unreadable(photos, photos.items()["test"]).turned == 1
-
-
-def test_an_image_that_is_too_large_is_refused_with_the_step(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    photos = Photos(folder)
-    bad = unreadable(photos, photos.items()["test"]).bad
-    assert len(bad) == COUNT
-    assert all(problem.endswith("(scale it down)") for problem in bad.values())
-
-
-def test_what_decodes_is_known_for_the_decoders_that_are_installed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photos = Photos(folder)
-    items = photos.items()["test"]
-    assert not unreadable(photos, items).bad
-    monkeypatch.setattr("fewshot_bench.images.digests.decoder_versions", lambda: ("pillow 0",))
-    for reads in (COUNT, 0):
-        photos.reads.clear()
-        assert not unreadable(photos, items).bad
-        assert len(photos.reads) == reads
 
 
 def test_a_step_that_cannot_be_described_is_not_cached(folder: Path) -> None:
@@ -171,27 +130,17 @@ def test_a_damaged_index_is_built_again(folder: Path, damage: bytes | None) -> N
 def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 60.0)
+    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 60.0)
     evaluated(folder)
     assert len(evaluated(folder)[1]) == COUNT
-    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 2.0)
+    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 2.0)
     for path in folder.iterdir():
         path.touch()
     slept, sleep = [], time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) or sleep(seconds))
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
+    assert find_unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     assert sum(slept) <= 2.1, "each image is waited for on its own"
     assert evaluated(folder)[1] == []
-
-
-def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
-    photos = Photos(folder)
-    source = ImageSource.of(photos, photos.items()["test"], tiny(), depth=2)
-    batches = source.batches(3, range(COUNT))
-    next(batches)
-    batches.close()
-    _, _, tally = evaluated(folder)
-    assert (tally.decoded, tally.cached) == (COUNT - 3, 3)
 
 
 def test_an_image_that_changes_during_a_run_is_named(folder: Path) -> None:
@@ -226,24 +175,6 @@ def test_an_image_that_the_transform_refuses_is_named(folder: Path) -> None:
     backbone.image_size, backbone._steps = (32, 32), transform.transforms[:-2]
     with pytest.raises(DataMissingError, match=r"'05\.png' \(900 x 1 pixels\) does not fit"):
         evaluated(folder, backbone)
-
-
-def test_several_processes_at_once(folder: Path) -> None:
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.image_cases import evaluated\n"
-        "print(evaluated(Path(sys.argv[1]))[0].double().sum().item())"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    root = Path(__file__).parents[2]
-    env = environment(PYTHONPATH=str(root))
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=env)
-        for _ in range(2)
-    ]
-    results = {process.communicate(timeout=PATIENCE)[0] for process in started}
-    pixels, _, _ = evaluated(folder)
-    assert results == {f"{pixels.double().sum().item()}\n"}
-    assert not list((folder.parent / "cache").rglob(".fsbench-tmp*"))
 
 
 def _scaled(image: object, factor: int) -> object:

@@ -18,7 +18,7 @@ from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops, draw_passes
 from fewshot_bench.images.decode import decode
 from fewshot_bench.images.feature_cache import FeatureCache
-from fewshot_bench.images.features import image_view, open_views
+from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.rng import generator
@@ -137,8 +137,7 @@ def test_crops_are_cut_and_resized_by_pil(files: dict[str, bytes]) -> None:
     numbers = uniforms.of(order, [0] * count + [1] * count)
     crops = draw_crops([images[i].size for i in order], Augment(), numbers)
     assert {crop.mirrored for crop in crops} == {True, False}
-    with open_views():
-        ours = drawn(view_of(some), [order], 4)
+    ours = drawn(view_of(some), [order], 4)
     for pixels, index, crop in zip(ours, order, crops, strict=True):
         part = images[index].crop(crop.box).resize((32, 32), Image.Resampling.BICUBIC)
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else part
@@ -152,18 +151,17 @@ def test_crops_depend_on_the_pass_and_the_image_not_on_batches_or_order(
     """Methods with other batch sizes, and views encoded ahead, therefore use the same crops."""
     some = dict(list(files.items())[:24])
     forth, back = list(range(24)), list(reversed(range(24)))
-    with open_views():
-        view = view_of(some)
-        first = drawn(view, [forth, forth], 24)
-        assert not torch.equal(first[:24], first[24:])
-        assert torch.equal(drawn(view, [forth + forth], 5), first)
-        mixed = drawn(view, [back, forth], 7)
-        assert torch.equal(mixed[:24].flip(0), first[:24])
-        assert torch.equal(mixed[24:], first[24:])
-        backbone = tiny()
-        views = view.views(2, Augment(), generator(1, "augment"), normalize=False)
-        expected = backbone.encode_image(first)
-        torch.testing.assert_close(views.flatten(0, 1), expected)
+    view = view_of(some)
+    first = drawn(view, [forth, forth], 24)
+    assert not torch.equal(first[:24], first[24:])
+    assert torch.equal(drawn(view, [forth + forth], 5), first)
+    mixed = drawn(view, [back, forth], 7)
+    assert torch.equal(mixed[:24].flip(0), first[:24])
+    assert torch.equal(mixed[24:], first[24:])
+    backbone = tiny()
+    views = view.views(2, Augment(), generator(1, "augment"), normalize=False)
+    expected = backbone.encode_image(first)
+    torch.testing.assert_close(views.flatten(0, 1), expected)
 
 
 def test_a_named_stream_always_gives_the_same_crops() -> None:

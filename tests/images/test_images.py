@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
-from fewshot_bench.images.decode import decode, decode_or_explain, unreadable
+from fewshot_bench.images.decode import decode_or_explain, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.images.user_images import prepare_images
 from tests.images.test_features import Memory
@@ -84,24 +82,6 @@ def test_an_image_whose_resized_sides_fill_the_memory_is_unusable(
     assert isinstance(found, Image.Image) if usable else found == expected
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_pixels_equal_those_of_open_clip(backbone: Any, name: str) -> None:
-    config = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    expected = image_transform_v2(config, is_train=False)(decode(FILES[name]))
-    dataset = Memory({name: FILES[name]})
-    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
-    (pixels,) = source.batches(4, [0])
-    assert torch.equal(pixels[0], expected)
-
-
-@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIC can be read here")
-def test_what_reads_a_format_is_named() -> None:
-    for brand, said in ((b"heic", ", it is HEIC: pip install pillow-heif)"), (b"isom", "ftyp')")):
-        problem = decode_or_explain(b"\0\0\0\x18ftyp" + brand + bytes(20))
-        assert isinstance(problem, str)
-        assert problem.endswith(said)
-
-
 def test_batches_follow_the_order(backbone: Any) -> None:
     dataset = Memory(FILES)
     source = ImageSource.of(dataset, dataset.items()["train"], backbone)
@@ -138,7 +118,7 @@ def test_damaged_files_are_named(backbone: Any) -> None:
     files = {"cut.jpg": FILES["rgb.jpg"][:300], "none.png": b"", "good.png": FILES["dot.png"]}
     dataset = Memory(files)
     items = dataset.items()["train"]
-    assert [text.split(":")[0] for text in unreadable(dataset, items)[0]] == ["cut.jpg", "none.png"]
+    assert list(find_unreadable(dataset, items).bad) == ["cut.jpg", "none.png"]
     source = ImageSource.of(dataset, items, backbone)
     with pytest.raises(DataMissingError, match=r"'cut\.jpg' does not decode"):
         next(source.batches(1, [0]))

@@ -12,7 +12,6 @@ from fsbench_methods.lora_layers import layers_at
 from fsbench_methods.lora_model import LoraModel
 from torch import Tensor
 
-from fewshot_bench import UsageError
 from fewshot_bench.backbones import Site
 from tests.reference.toy import CPU, context, random_backbone, random_task
 
@@ -97,25 +96,3 @@ def test_positions_of_twelve_layers(position: str, layers: range) -> None:
         chosen = layers_at(position, depth)
         assert 0 < len(chosen) <= depth
         assert 0 <= chosen[0] <= chosen[-1] < depth
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rank": 0},
-        {"dropout": 1.0},
-        {"matrices": "q,k"},
-        {"matrices": ""},
-        {"matrices": "qq"},
-        {"encoder": "audio"},
-        {"position": "up"},
-        {"lr": float("nan")},
-        {"eta_min": 1.0},
-        {"iterations": -1},
-    ],
-    ids=str,
-)
-def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(UsageError, match=rf"clip-lora: {name}=.*fsbench show clip-lora"):
-        ClipLora(**wrong)

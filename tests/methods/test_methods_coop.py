@@ -162,42 +162,12 @@ def test_few_views_are_taken_in_turn() -> None:
     assert not torch.equal(taken[:3], taken[3:6])
 
 
-def test_only_the_context_is_stored_and_it_decides() -> None:
-    backbone = random_backbone()
-    task = random_task(backbone)
-    classifier = CoOp(epochs=1).fit(task, backbone, context())
-    before = classifier.logits(task.train)
-    assert {name: tensor.shape for name, tensor in classifier.tensors().items()} == {
-        "context": (16, 32)
-    }
-    classifier.tensors()["context"].zero_()
-    assert not torch.allclose(before, classifier.logits(task.train))
-
-
 def test_a_name_too_long_for_the_context_is_refused() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
     long = Task(("word " * 65, "cat"), task.templates, task.train)
     with pytest.raises(UsageError, match="shorten"):
         CoOp(epochs=1).fit(long, backbone, context())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"context_tokens": 0},
-        {"position": "start"},
-        {"context_init": "  "},
-        {"epochs": -1},
-        {"lr": 0.0},
-        {"batch_size": 0},
-    ],
-    ids=str,
-)
-def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(UsageError, match=rf"coop: {name}=.*fsbench show coop"):
-        CoOp(**wrong)
 
 
 def test_views_in_turn_are_the_same_where_only_some_fit(monkeypatch: pytest.MonkeyPatch) -> None:

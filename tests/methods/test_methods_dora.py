@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,12 +13,11 @@ from torch import Tensor
 
 from fewshot_bench.backbones import Site
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.utils.errors import UsageError
 from tests.methods.test_methods_clip_lora import FedMasks, with_random_b
+from tests.methods.test_methods_weights import recorded
 from tests.reference import dora as reference
 from tests.reference.toy import (
     CPU,
-    MemoryShots,
     context,
     random_backbone,
     random_task,
@@ -131,25 +128,11 @@ def test_an_adapter_that_is_not_fused_adds_the_same() -> None:
     assert adapter.delta(Site("vision", 1, "o"), x) is None
 
 
-@dataclass
-class Recorded(MemoryShots):
-    """Shots that record the batches they yield."""
-
-    read: list[Any] = field(default_factory=list)
-
-    def batches(self, *args: Any, **settings: Any) -> Any:
-        for batch in super().batches(*args, **settings):
-            self.read.append(batch)
-            yield batch
-
-
 def test_a_whole_fit_equals_a_plain_loop() -> None:
     backbone, method = random_backbone(), Dora(dropout=0, iterations=8, lr=5e-3, batch_size=6)
-    task = random_task(backbone)
-    shots = Recorded(task.train.pixels, task.train.labels, backbone)  # type: ignore[attr-defined]
-    task = dataclasses.replace(task, train=shots)
+    task, shots = recorded(backbone)
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     assert observer.trained == sum(x.numel() for x in classifier.tensors().values())
     _, first = started(method, backbone, task)
@@ -168,18 +151,3 @@ def test_a_whole_fit_equals_a_plain_loop() -> None:
         F.normalize(backbone.encode_image(queries), dim=-1) @ backbone.class_features(task).T
     )
     assert not torch.equal(untrained.argmax(1), expected.argmax(1)), "nothing was learned"
-
-
-def test_restored_weights_give_the_same_bits() -> None:
-    backbone, method = random_backbone(), Dora(iterations=3, lr=0.02)
-    task = random_task(backbone)
-    classifier = method.fit(task, backbone, context())
-    again = method.restore(classifier.tensors(), task, backbone)
-    assert torch.equal(again.logits(task.val), classifier.logits(task.val))  # type: ignore[arg-type]
-    assert again.tensors().keys() == classifier.tensors().keys()
-
-
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"matrices": "x"}, {"dropout": 1.0}, {"lr": -1}])
-def test_values_out_of_range_are_refused_by_the_methods_own_name(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="dora: "):
-        Dora(**wrong)

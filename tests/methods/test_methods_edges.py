@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 from tests.backbones.test_backbones_families import backbone_of
 from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
 from tests.helpers import fsbench
@@ -110,7 +110,7 @@ def test_a_backbone_without_the_part_that_a_method_needs_is_not_applicable(tmp_p
     folder = tmp_path / "resnet"
     shape = MODEL | {"vision_cfg": RESNET}
     name = configure(folder, **shape)
-    with isolated(0):
+    with isolate(0):
         save_file(open_clip.CLIP(**shape).state_dict(), folder / WEIGHTS)
     store = ("--store", tmp_path / "store")
     few = ("-m", "clip-lora,zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1")

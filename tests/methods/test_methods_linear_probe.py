@@ -11,7 +11,7 @@ from fsbench_methods.linear_probe import LinearProbe
 from fsbench_methods.logistic import TextLogistic, fit_logistic, search_c
 from torch import Tensor
 
-from fewshot_bench import Task, UsageError
+from fewshot_bench import Task
 from tests.reference import linear_probe as reference
 from tests.reference.toy import context, random_backbone, random_task, relative_gap
 
@@ -136,10 +136,3 @@ def test_deterministic() -> None:
     first, second = (fit_logistic(features, labels, 3, 1.0, 1000) for _ in range(2))
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.bias, second.bias)
-
-
-@pytest.mark.parametrize("wrong", [{"init": "zero"}, {"c": 0.0}, {"search_steps": -1}], ids=str)
-def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(UsageError, match=rf"linear-probe: {name}=.*fsbench show linear-probe"):
-        LinearProbe(**wrong)

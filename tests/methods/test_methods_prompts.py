@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.cocoop import CoCoOp
-from fsbench_methods.coop import CoOp
 from fsbench_methods.kgcoop import KgCoOp
 from fsbench_methods.prograd import ProGrad
 from torch import Tensor
 
-from fewshot_bench import Augment, UsageError
-from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.runner.context import Context
+from fewshot_bench import Augment
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import PromptLearner
 from tests.reference import coop, kgcoop, prograd
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
@@ -119,14 +116,11 @@ def test_whole_fits_equal_plain_training_step_by_step(method: PromptLearner) -> 
     assert int((predicted != logits.argmax(dim=1)).sum()) == 0
 
 
-def test_kgcoop_starts_as_the_prompt_and_trains_its_context_alone() -> None:
-    tower, observer = BACKBONE.text_tower(), ParameterObserver()
+def test_kgcoop_starts_as_the_prompt() -> None:
+    tower = BACKBONE.text_tower()
     start = KgCoOp().initial_context(TASK, BACKBONE, tower, context())
     ids = BACKBONE.tokenize(["a photo of a"])
     assert torch.equal(start, tower.embed(ids[0, 1:5]))
-    with observer.watching():
-        KgCoOp(epochs=1).fit(TASK, BACKBONE, context())
-    assert observer.trained == 4 * 32, "2,048 at ViT-B/16"
 
 
 @pytest.mark.parametrize(
@@ -151,39 +145,6 @@ def test_prograd_has_nothing_to_contradict_with_one_class() -> None:
     assert torch.equal(ProGrad().combined([zero, zero]), zero)
     overflow = ProGrad().combined([torch.ones(3, 4), torch.full((3, 4), torch.inf)])
     assert not overflow.isfinite().any(), "a gradient scaler has to see it"
-
-
-@pytest.mark.parametrize("method", [KgCoOp, ProGrad])
-def test_prompts_transfer_to_other_classes(method: Any) -> None:
-    classifier = method(epochs=1).fit(TASK, BACKBONE, context())
-    other = random_task(BACKBONE, classnames=("bird", "blue car"))
-    assert classifier.for_classes(other).logits(other.train).shape == (6, 2)
-
-
-@pytest.mark.parametrize(
-    ("make", "text"), [(lambda: KgCoOp(weight=-1), "weight"), (lambda: ProGrad(lr=0), "lr")]
-)
-def test_wrong_values_are_refused(make: Callable[[], Any], text: str) -> None:
-    with pytest.raises(UsageError, match=rf"{text}=.*fsbench show"):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (KgCoOp, {"context_tokens": 8}),
-        (CoCoOp, {"context_tokens": 8}),
-        (CoOp, {"context_tokens": 8, "context_init": "a photo of a"}),
-        (CoOp, {"init_std": 0.1, "context_init": "a photo of a"}),
-        (ProGrad, {"context_init": "a photo", "random_init": True}),
-        (ProGrad, {"init_std": 0.1}),
-    ],
-    ids=str,
-)
-def test_options_without_effect_are_refused(kind: Any, options: dict[str, Any]) -> None:
-    field = next(iter(options))
-    with pytest.raises(UsageError, match=f"{kind.name}: {field}=.*: expected no "):
-        kind(**options)
 
 
 def test_options_with_effect_are_taken() -> None:

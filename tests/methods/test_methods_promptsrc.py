@@ -15,6 +15,9 @@ from tests.encoder_fits import Learned, assert_same_fit, assert_same_step, dassl
 from tests.reference import deep_prompts, promptsrc
 from tests.reference.toy import context, random_backbone, random_task
 
+# Few: each step encodes sixty prompts of every class.
+NAMES = ("cat", "cat_tree", "U.S.")
+
 
 @pytest.fixture(scope="module")
 def backbone() -> Any:
@@ -27,12 +30,12 @@ def backbone() -> Any:
 def test_a_step_equals_the_reference(backbone: Any, weights: Any, parts: int) -> None:
     method = PromptSrc(text_weight=weights[0], image_weight=weights[1])
     plain = partial(promptsrc.loss, weights=weights)
-    assert_same_step(method, random_task(backbone), backbone, plain, parts)
+    assert_same_step(method, random_task(backbone, classnames=NAMES), backbone, plain, parts)
 
 
 def test_a_fit_equals_the_reference(backbone: Any) -> None:
     method = PromptSrc(epochs=4, lr=0.01, gpa_mean=2, gpa_std=1.5)
-    task = random_task(backbone)
+    task = random_task(backbone, classnames=NAMES, shots=4)
     per_epoch, sums = len(task.train) // 4, {}
     density = torch.distributions.Normal(2.0, 1.5).log_prob(torch.arange(1.0, 5)).exp()
 
@@ -52,7 +55,7 @@ def test_a_fit_equals_the_reference(backbone: Any) -> None:
 
 
 def test_a_narrow_gaussian_keeps_one_epoch(backbone: Any) -> None:
-    task, kept = random_task(backbone), {}
+    task, kept = random_task(backbone, classnames=NAMES), {}
     method = PromptSrc(epochs=3, gpa_mean=2, gpa_std=0.01)
     fitted = method.fit(task, backbone, context()).tensors()  # type: ignore[attr-defined]
     learned = {name: one.clone() for name, one in method.initial(task, backbone, context()).items()}

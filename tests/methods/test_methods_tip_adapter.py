@@ -11,7 +11,7 @@ from fsbench_methods import cache_model
 from fsbench_methods.cache_model import Cache, grid, search
 from fsbench_methods.tip_adapter import TipAdapter, TipAdapterF
 
-from fewshot_bench import Augment, Task, UsageError
+from fewshot_bench import Augment, Task
 from fewshot_bench.training import unit
 from tests.reference import tip_adapter as reference
 from tests.reference.toy import context, random_backbone, random_shots, random_task, relative_gap
@@ -170,13 +170,3 @@ def test_the_epoch_that_is_best_on_validation_is_kept() -> None:
         assert torch.equal(kept.cache.keys, last.cache.keys) == (epochs[-1] == 5)
         assert not kept.cache.keys.requires_grad
     assert min(epochs) < 5
-
-
-@pytest.mark.parametrize("kind", [TipAdapter, TipAdapterF], ids=lambda kind: kind.name)
-@pytest.mark.parametrize(
-    "wrong", [{"views": 0}, {"crop": 0.0}, {"beta_scale": 0.05}, {"init_alpha": -1.0}], ids=str
-)
-def test_wrong_values_are_refused_with_the_next_step(kind: Any, wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(UsageError, match=rf"{kind.name}: {name}=.*fsbench show {kind.name}"):
-        kind(**wrong)

@@ -20,7 +20,6 @@ from fewshot_bench import Augment, Task, Vocabulary
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.training import Learned, StepLearner
 from fewshot_bench.training.provisional import EncoderBatch, EncoderModel
-from fewshot_bench.utils.errors import UsageError
 from tests.reference import tuned as reference
 from tests.reference.toy import (
     CPU,
@@ -140,7 +139,7 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
 def observed_fit(method: Any, task: Task, backbone: Any) -> tuple[Any, int]:
     """The classifier, and the number of trained values observed at the optimizer."""
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     return classifier, observer.trained
 
@@ -257,16 +256,6 @@ def test_the_rate_of_the_projection_needs_no_half_precision() -> None:
 ALL = [*(method for method, _ in TUNINGS.values()), TwoStage(iterations=3, lr=5e-3)]
 
 
-@pytest.mark.parametrize("method", [*ALL, ProLip(iterations=3)], ids=lambda one: one.name)
-def test_restored_weights_give_the_same_bits(method: Any) -> None:
-    backbone = random_backbone()
-    task = random_task(backbone)
-    classifier = method.fit(task, backbone, context())
-    again = method.restore(classifier.tensors(), task, backbone)
-    assert torch.equal(again.logits(task.val), classifier.logits(task.val))
-    assert again.tensors().keys() == classifier.tensors().keys()
-
-
 @pytest.mark.parametrize("method", ALL, ids=lambda one: one.name)
 def test_where_memory_is_short_the_same_numbers_come_out(
     method: Any, monkeypatch: pytest.MonkeyPatch
@@ -303,20 +292,3 @@ def test_matrices_are_decomposed_once_for_a_backbone(monkeypatch: pytest.MonkeyP
     assert len(calls) == first
     ClipSvd(iterations=1).fit(task, random_backbone(), context())
     assert len(calls) == 2 * first, "another backbone has matrices of its own"
-
-
-@pytest.mark.parametrize(
-    ("kind", "wrong"),
-    [
-        *((kind, {"lr": 0.0}) for kind in (LnTuning, BitFit, ClipSvd, TwoStage, ProLip)),
-        (LnTuning, {"lr": 1e-7}),
-        (TwoStage, {"share": 1.0}),
-        (TwoStage, {"batch_size": 0}),
-        (ProLip, {"crop": 0.0}),
-        (ProLip, {"penalty": -1.0}),
-        (ClipSvd, {"weight_decay": -1.0}),
-    ],
-)
-def test_values_out_of_range_are_refused(kind: Any, wrong: Any) -> None:
-    with pytest.raises(UsageError, match=f"{kind.name}: {next(iter(wrong))}="):
-        kind(**wrong)

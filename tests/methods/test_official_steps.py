@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.provisional import build_prompts
 from tests.reference.toy import random_backbone, relative_gap
 
@@ -40,8 +40,10 @@ def backbone() -> Any:
     return random_backbone(width=48, layers=3, quick_gelu=True)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize(
+    ("names", "template"),
+    [*((names, "usual") for names in NAMES), ("prefixes", "no prefix"), ("signs", "name first")],
+)
 def test_clip_lora(backbone: Any, names: str, template: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(subjects, "TEMPLATE", TEMPLATES[template])
     monkeypatch.setattr(subjects, "BATCH", 6)
@@ -116,7 +118,7 @@ def test_a_step_takes_a_fraction_of_the_work(
     with FlopCounterMode(display=False) as counter:
         step.official()
     assert work.flops < flops * counter.get_total_flops()
-    assert in_pairs(step.ours, step.official, 5, clock=time.process_time).ratio > times
+    assert in_pairs(step.ours, step.official, 3, clock=time.process_time).ratio > times
 
 
 _ADJECTIVES = ("red", "green", "blue", "old", "new", "small", "large", "wet", "dry", "cold")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 import fewshot_bench as fb
-from tests.helpers import PATIENCE, image_folder, start, wait_until
+from tests.helpers import PATIENCE, image_folder, start
 from tests.models import zero_shot_model
 
 pytest.importorskip("uvicorn")
-from fewshot_bench.plugins.models.connections import CONNECTIONS
+from tests.app_server import serving
 
 CLASSES = ("cat", "dog", '<img src=x onerror="window.hit=1">')
 
@@ -110,12 +107,10 @@ def test_training_images_stand_below(browser: Any, tmp_path: Path) -> None:
     output = tmp_path / "model"
     asked: Any = {"method": "zero-shot", "backbone": "tiny", "device": "cpu"}
     fb.adapt(f"folder:{known}", output, keep_support=True, **asked)
-    process = start("app", output, "--port", 0)
-    assert process.stdout is not None
-    try:
+    with serving(fb.load_model(output), 10**7) as port:
         seen = Seen(browser.new_page())
         seen.page.on("console", lambda message: seen.complaints.append(message.text))
-        seen.page.goto(process.stdout.readline().strip())
+        seen.page.goto(f"http://127.0.0.1:{port}")
         seen.text("model")
         photo = known / "train" / "dog" / "2.jpg"
         seen.page.set_input_files("#file", photo)
@@ -128,9 +123,7 @@ def test_training_images_stand_below(browser: Any, tmp_path: Path) -> None:
         first.evaluate("image => image.decode()")
         assert first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [40, 32]
         assert seen.complaints == []
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=PATIENCE) == ("", "")
+        seen.page.close()
 
 
 def test_a_file_is_dropped_and_pasted(
@@ -200,30 +193,3 @@ def test_a_page_elsewhere_cannot_ask(browser: Any, address: str) -> None:
     )
     assert "TypeError" in found
     assert any("Content Security Policy" in one for one in seen.complaints)
-
-
-def got(address: str, path: str) -> tuple[int, bytes]:
-    """Status and content, without a browser that would normalize the path."""
-    host = urlsplit(address)
-    connection = http.client.HTTPConnection(host.hostname or "", host.port)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    found = answer.status, answer.read()
-    connection.close()
-    return found
-
-
-@pytest.mark.parametrize(
-    "path", ["/../../../../etc/passwd", "/..%2f..%2fapp.py", "/%2e%2e/app.py", "/page/../script.js"]
-)
-def test_no_path_leads_to_a_file(address: str, path: str) -> None:
-    assert got(address, path) == (404, b'{"error":"there is nothing at this address"}')
-
-
-def test_more_connections_than_it_holds_are_sent_away(address: str) -> None:
-    host = urlsplit(address)
-    held = [socket.create_connection((host.hostname, host.port)) for _ in range(CONNECTIONS)]
-    wait_until(lambda: got(address, "/model")[0] == 503)
-    for connection in held:
-        connection.close()
-    wait_until(lambda: got(address, "/model")[0] == 200)

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.helpers import PATIENCE, REPOSITORY, wait_until
 
 pytest.importorskip("uvicorn")
-import uvicorn
-
-from fewshot_bench.plugins.models import app, app_command, connections
+from fewshot_bench.plugins.models import app, commands, connections
+from tests.app_server import serving
 
 WORDS = {2: "two", 4: "four", 10: "ten"}
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def port() -> Iterator[int]:
     """Port of a running server, whose model answers nothing."""
     config = SimpleNamespace(method="m", backbone="b", classnames=("a", "b"), reject=None)
-    made = app.application(SimpleNamespace(config=config, support=None), 99, set(), print)  # type: ignore[arg-type]
-    servers: list[Any] = []
-
-    class Server(uvicorn.Server):  # type: ignore[misc]
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            servers.append(self)
-
-    monkeypatch.setattr(uvicorn, "Server", Server)
-    listener = app_command._listen("127.0.0.1", 0)
-    thread = threading.Thread(target=app_command._serve, args=(made, listener))
-    thread.start()
-    yield listener.getsockname()[1]
-    wait_until(lambda: bool(servers))
-    servers[0].should_exit = True
-    thread.join()
+    with serving(SimpleNamespace(config=config, support=None)) as opened:
+        yield opened
 
 
 def connected(port: int, sent: bytes = b"") -> socket.socket:
@@ -89,9 +72,22 @@ def test_connections_beyond_the_limit_are_refused_and_no_others(port: int) -> No
     wait_until(lambda: asked(http.client.HTTPConnection("127.0.0.1", port)) == 200)
 
 
+@pytest.mark.parametrize(
+    "path", ["/../../../../etc/passwd", "/..%2f..%2fapp.py", "/%2e%2e/app.py", "/page/../script.js"]
+)
+def test_no_path_leads_to_a_file(port: int, path: str) -> None:
+    """Asked without a client that would normalize the path."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert answer.status == 404
+    assert answer.read() == b'{"error":"there is nothing at this address"}'
+    connection.close()
+
+
 def test_the_documented_limits_are_those_of_the_code() -> None:
     text = " ".join((REPOSITORY / "docs" / "app.md").read_text(encoding="utf-8").split())
-    size = next(one for one in app_command.command.params if one.name == "max_size").default
+    size = next(one for one in commands.app.params if one.name == "max_size").default
     for limit in (
         f"first {WORDS[app.TOP]} classes",
         f"shows the {WORDS[app.NEAREST]} nearest",
@@ -103,6 +99,6 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         f"While {connections.CONNECTIONS} connections are open",
         f"{connections.HEAD_SECONDS} seconds for the head of a request",
         f"{connections.BODY_SECONDS} seconds for its body",
-        f"up to {app_command.PATIENCE} seconds for answers",
+        f"up to {connections.PATIENCE} seconds for answers",
     ):
         assert limit in text, limit

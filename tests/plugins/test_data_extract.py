@@ -257,7 +257,7 @@ def test_another_source_is_tried_after_a_damaged_archive(shop: Shop) -> None:
 
 
 def test_an_archive_whose_unpacking_was_killed_is_unpacked_again(shop: Shop) -> None:
-    tree = images(3000, 2000)
+    tree = images(1500, 2000)
     shop.sell([shop.archive(tar(tree, "w"), provides=["wares/images"])])
     process = shop.start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(shop.root.rglob("*.jpg"))) >= 20)

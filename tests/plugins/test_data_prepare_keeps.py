@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import DataMissingError
 from tests.preparing import Shop, below, images, sha256, tar
 

@@ -63,11 +63,23 @@ def test_a_root_that_cannot_be_looked_at_hides_nothing(
     assert [root["exists"] for root in told["roots"]] == [False, True]
 
 
-def on_terminal(columns: int, *arguments: str) -> list[str]:
-    """Output lines of the command on a terminal, without escape codes."""
+def test_a_narrow_terminal_gets_facts_below_each_name(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dtd(data)
+    monkeypatch.setattr("fewshot_bench.plugins.data.commands.terminal_width", lambda: 72)
+    shown = status("dtd").out.splitlines()[2:]
+    # The folder is one word, which may exceed the terminal width; facts then take separate lines.
+    assert max(len(line) for line in shown if str(data) not in line) <= 72
+    for fact in ("dtd", "ready", "8/4/6", "of 47", "2,820/1,128/1,692"):
+        assert any(fact in line for line in shown), fact
+
+
+def test_a_terminal_sees_the_progress_of_a_verification(data: Path) -> None:
+    write_dtd(data)
     outside, inside = os.openpty()
-    variables = environment(COLUMNS=str(columns), TERM="xterm")
-    process = start("data", *arguments, stdout=inside, stderr=inside, env=variables)
+    variables = environment(COLUMNS="100", TERM="xterm")
+    process = start("data", "verify", "dtd", stdout=inside, stderr=inside, env=variables)
     os.close(inside)
     shown = b""
     # Reading fails after the process has ended and all output was read.
@@ -77,25 +89,8 @@ def on_terminal(columns: int, *arguments: str) -> list[str]:
     os.close(outside)
     assert process.wait(60) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
-    return text.replace("\r\n", "\n").splitlines()
-
-
-def test_a_terminal_gets_a_table_of_its_width(data: Path) -> None:
-    write_dtd(data)
-    shown = on_terminal(72, "status", "dtd")[2:]
-    # The folder is one word, which may exceed the terminal width; facts then take separate lines.
-    assert max(len(line) for line in shown if str(data) not in line) <= 72
-    assert "…" not in "".join(shown)
-    for fact in ("dtd", "ready", "8/4/6", "of 47", "2,820/1,128/1,692"):
-        assert any(fact in line for line in shown), fact
-
-
-def test_a_terminal_sees_the_progress_of_a_verification(data: Path) -> None:
-    write_dtd(data)
-    shown = "\n".join(on_terminal(100, "verify", "dtd"))
-    assert "data verify: images of dtd, " in shown
-    assert " of 18" in shown
-    assert "dtd: verified" in shown
+    for part in ("data verify: images of dtd, ", " of 18", "dtd: verified"):
+        assert part in text
 
 
 def test_states_of_a_public_set(data: Path) -> None:

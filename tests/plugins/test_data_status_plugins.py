@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Recipe, RemoteFile
 from fewshot_bench.utils.errors import PluginError
 from tests.data_states import own_roots, row, status

@@ -202,7 +202,7 @@ def test_unknown_names_and_bad_options(tmp_path: Path) -> None:
     assert verify("digits", "--jobs", "0").code == 2
     result = verify("digits", "--output", tmp_path / "no" / "pairs.csv")
     assert (result.code, result.out) == (2, "")
-    assert "there is no folder" in result.err
+    assert "expected a file in a folder that is there" in result.err
 
 
 def test_embedded_sets_pass_and_a_suite_is_its_members() -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DatasetCard, Item
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.items import digest_of
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Stamp
-from fewshot_bench.images.decode import unreadable
-from fewshot_bench.plugins.data import checks
+from fewshot_bench.images.decode import find_unreadable
+from fewshot_bench.plugins.data import status
+from fewshot_bench.plugins.data import verify as checks
 from fewshot_bench.splits import published as compared
 from fewshot_bench.splits import published as picks
 from fewshot_bench.splits.draw import draw
@@ -116,7 +118,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, made: Toy) -> Toy:
         for part, name in zip(("base", "new"), made.names, strict=True)
     }
     known = {"toy": picks.PublishedSplit("split_toy.json", "", lists, 2, names, drawn)}
-    for module in (picks, checks, compared):
+    for module in (picks, checks, status, compared):
         monkeypatch.setattr(module, "published_splits", lambda: known)
     return dataclasses.replace(made, expected={r: len(items) for r, items in made.pools.items()})
 
@@ -179,5 +181,5 @@ def test_a_run_need_not_read_what_was_verified(plugin: Any, tmp_path: Path) -> N
     made = toy(tmp_path)
     plugin(Old(made.pools, made.content))
     assert verify("toy").code == 0
-    checked = unreadable(Old(made.pools, {}), made.pools["test"])
+    checked = find_unreadable(Old(made.pools, {}), made.pools["test"])
     assert (checked.bad, checked.trouble) == ({}, "")

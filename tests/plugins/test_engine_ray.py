@@ -51,10 +51,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     assert "cannot reach Ray at 127.0.0.1:1" in done.err
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [("a100:1", "a number"), ("-1", "at least 0"), ("nan", "at least 0")],
-)
-def test_gpus_are_a_number(tmp_path: Path, value: str, expected: str) -> None:
-    done = fsbench(*DEMO, "--engine", "ray", "--gpus", value, "--store", tmp_path)
-    assert (done.code, f"--gpus '{value}': expected {expected}" in done.err) == (2, True)
+def test_gpus_are_a_number(tmp_path: Path) -> None:
+    for value, expected in (("a100:1", "a number"), ("-1", "at least 0"), ("nan", "at least 0")):
+        done = fsbench(*DEMO, "--engine", "ray", "--gpus", value, "--store", tmp_path)
+        assert (done.code, f"--gpus '{value}': expected {expected}" in done.err) == (2, True), done

@@ -16,8 +16,13 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.kept_models import model_folder
-from fewshot_bench.store.model_files import IMAGES, image_digest, read_model, write_model
+from fewshot_bench.store.kept_models import (
+    IMAGES,
+    image_digest,
+    model_folder,
+    read_model,
+    write_model,
+)
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, image_folder, record_files, save_image
 

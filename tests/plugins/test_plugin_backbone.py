@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench.backbones import loading
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import PluginError
 from tests.helpers import fsbench, save_image
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
@@ -121,11 +123,30 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_backbone_is_named(install: Any, tmp_path: Path, shown: str, kind: str) -> None:
+def install_wrong(install: Any, shown: str, kind: str) -> str:
+    """Install the backbone of the guide with one fault; returns the pattern of its refusal."""
     before, after, message = WRONG[kind]
     assert before in shown
     install("color", shown.replace(before, after))
+    return message
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_backbone_is_named(install: Any, shown: str, kind: str) -> None:
+    message = install_wrong(install, shown, kind)
+
+    def use() -> None:
+        loading.identity("mean-color")
+        loading.load("mean-color")
+
+    with pytest.raises(PluginError, match=message) as refused:
+        use()
+    assert str(refused.value).startswith("backbone 'mean-color' (fsbench-color:color")
+
+
+@pytest.mark.parametrize("kind", ["no identity", "raises"])
+def test_a_wrong_backbone_ends_a_run(install: Any, tmp_path: Path, shown: str, kind: str) -> None:
+    message = install_wrong(install, shown, kind)
     ended = fsbench(*FEW, tmp_path / "s")
     assert ended.code == 2, ended
     (error,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]

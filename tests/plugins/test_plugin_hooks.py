@@ -14,7 +14,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
 from tests import helpers
-from tests.helpers import PATIENCE, REPOSITORY, command
+from tests.helpers import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
@@ -29,9 +29,9 @@ def example(page: str, name: str) -> str:
 def install(folder: Path, name: str, point: str, **files: str) -> None:
     """Install a distribution with one entry point on the path, as an installer would."""
     for path, source in files.items():
-        place = folder / f"{path.replace('__', '/')}.py"
-        place.parent.mkdir(exist_ok=True)
-        place.write_text(source, encoding="utf-8")
+        file = folder / f"{path.replace('__', '/')}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source, encoding="utf-8")
     info = folder / f"fsbench_{name}-1.0.dist-info"
     info.mkdir()
     about = f"Metadata-Version: 2.1\nName: fsbench-{name}\nVersion: 1.0\n"
@@ -42,18 +42,6 @@ def install(folder: Path, name: str, point: str, **files: str) -> None:
 
 def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line with an additional folder on the path."""
-    return subprocess.run(
-        command(*arguments),
-        env={**os.environ, "PYTHONPATH": str(folder), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
-def inside(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """As `fsbench`, in this process: for what needs no process of its own."""
     modules = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
@@ -85,14 +73,14 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_an_engine_of_another_package(launcher: Path, tmp_path: Path) -> None:
-    engine = ("--engine", "launcher", "--launch", "2", "--jobs", "1")
+    engine = ("--engine", "launcher", "--launch", "1", "--jobs", "1")
     done = fsbench(launcher, *RUN, "--store", tmp_path, *engine, LAUNCHER="nice -n 1")
     assert done.returncode == 0, done.stderr
     assert "launcher: " in done.stderr
     assert [record.status for record in Store(tmp_path).records()] == ["done", "done"]
     (job,) = (tmp_path / "jobs").iterdir()
     assert "digits" in "".join(path.read_text() for path in job.glob("worker-*.log"))
-    alone = inside(launcher, *RUN, "--store", tmp_path / "local", "--jobs", "1")
+    alone = fsbench(launcher, *RUN, "--store", tmp_path / "local", "--jobs", "1")
     assert alone.returncode == 0, alone.stderr
     logits = [
         {record.spec.key(): record.digests["logits"] for record in Store(path).records()}
@@ -101,26 +89,20 @@ def test_a_run_with_an_engine_of_another_package(launcher: Path, tmp_path: Path)
     assert logits[0] == logits[1]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["--engine", "launcer"], 2, "unknown engine 'launcer': did you mean 'launcher'?"),
-        (
-            ["--launch", "2"],
-            2,
-            "--launch is an option of --engine launcher, and the",
-        ),
-        (["--engine", "launcher", "--launch", "0"], 2, "--launch '0': expected at least 1"),
-        (["--engine", "launcher", "--launch", "x"], 2, "--launch 'x': expected a whole number"),
-        (["--engine", "launcher", "--launcher", "'"], 2, "--launcher: No closing quotation"),
-        (["--engine", "launcher", "--launcher", "no-such-program"], 1, "cannot start 'no-such-pro"),
-    ],
-)
 def test_what_is_wrong_with_options_is_found_before_anything_runs(
-    launcher: Path, tmp_path: Path, words: list[str], code: int, said: str
+    launcher: Path, tmp_path: Path
 ) -> None:
-    done = inside(launcher, *RUN, "--store", tmp_path / "store", *words)
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    mine = ("--engine", "launcher")
+    for words, code, said in (
+        (["--engine", "launcer"], 2, "unknown engine 'launcer': did you mean 'launcher'?"),
+        (["--launch", "2"], 2, "--launch is an option of --engine launcher, and the"),
+        ([*mine, "--launch", "0"], 2, "--launch '0': expected at least 1"),
+        ([*mine, "--launch", "x"], 2, "--launch 'x': expected a whole number"),
+        ([*mine, "--launcher", "'"], 2, "--launcher: No closing quotation"),
+        ([*mine, "--launcher", "no-such-program"], 1, "cannot start 'no-such-pro"),
+    ):
+        done = fsbench(launcher, *RUN, "--store", tmp_path / "store", *words)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert not list(tmp_path.glob("store/records/*"))
 
 
@@ -156,7 +138,7 @@ def test_an_engine_that_computes_cells_its_own_way(tmp_path: Path) -> None:
     )
     few = ("--dataset", "letters,digits", "--shots", "1", "--seeds", "1", "--limit", "20")
     run = ("run", "-m", "zero-shot", *few, "--jobs", "1", "--engine", "by-set", "--store", tmp_path)
-    shown = inside(tmp_path, *run, "--dry-run")
+    shown = fsbench(tmp_path, *run, "--dry-run")
     assert "2 cells, data set by data set" in shown.stdout, shown.stderr
     done = fsbench(tmp_path, *run)
     assert done.returncode == 0, done.stderr
@@ -177,29 +159,30 @@ def build(setup):
 """
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("", "its builder gave 'an engine', expected a fewshot_bench.engines.Engine"),
-        ('Option("store")', "--store is an option of fsbench itself; rename it"),
-        ('Option("--odd")', "option '--odd': expected a name such as max-jobs"),
-        ('"odd"', "'odd' is no Option"),
-    ],
-)
-def test_a_broken_engine_harms_itself_alone(tmp_path: Path, options: str, said: str) -> None:
-    source = BROKEN.format(options=options).replace("(,)", "()")
-    install(tmp_path, "odd", "fsbench_odd", fsbench_odd=source)
-    done = inside(tmp_path, *RUN, "--store", tmp_path / "store", "--engine", "odd")
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert inside(tmp_path, *RUN, "--store", tmp_path / "store", "--dry-run").returncode == 0
+def test_a_broken_engine_harms_itself_alone(tmp_path: Path) -> None:
+    for number, (options, said) in enumerate(
+        (
+            ("", "its builder gave 'an engine', expected a fewshot_bench.engines.Engine"),
+            ('Option("store")', "--store is an option of fsbench itself; rename it"),
+            ('Option("--odd")', "option '--odd': expected a name such as max-jobs"),
+            ('"odd"', "'odd' is no Option"),
+        )
+    ):
+        folder, store = tmp_path / str(number), ("--store", tmp_path / "store")
+        folder.mkdir()
+        source = BROKEN.format(options=options).replace("(,)", "()")
+        install(folder, "odd", "fsbench_odd", fsbench_odd=source)
+        done = fsbench(folder, *RUN, *store, "--engine", "odd")
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert fsbench(folder, *RUN, *store, "--dry-run").returncode == 0
 
 
 def test_a_tracker_of_another_package(tmp_path: Path) -> None:
     install(tmp_path, "csvlog", "fsbench_csvlog", fsbench_csvlog=example("trackers.md", "tracker"))
     store = ("--store", tmp_path / "store")
-    refused = inside(tmp_path, *RUN, *store, CSV_LOG=str(tmp_path / "nowhere" / "log.csv"))
+    refused = fsbench(tmp_path, *RUN, *store, CSV_LOG=str(tmp_path / "nowhere" / "log.csv"))
     assert (refused.returncode, "there is no folder" in refused.stderr) == (2, True)
     assert not (tmp_path / "store").exists()
     done = fsbench(tmp_path, *RUN, *store, "--csv-log", tmp_path / "log.csv")
@@ -258,11 +241,10 @@ def test_the_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'numpy', 'jinja2', 'matplotlib', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for words in (["--help"], ["run", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 FULL = """
@@ -291,7 +273,7 @@ def test_a_failure_that_keeps_an_earlier_result_is_the_reason_why_a_job_ends(
     (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     run = ("run", "--method", f"{tmp_path}/full.py:Full", *few, "--store", tmp_path / "store")
-    assert inside(launcher, *run).returncode == 0
+    assert fsbench(launcher, *run).returncode == 0
     (tmp_path / "now").touch()
     done = fsbench(launcher, *run, "--force", "--engine", "launcher")
     assert done.returncode == 1, done.stderr

@@ -21,23 +21,16 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.backbones import loading
-from fewshot_bench.store.model_files import CONFIG, config_of, read_model, write_model
-from tests.helpers import PATIENCE, command, fsbench, image_folder, start
+from fewshot_bench.store.kept_models import CONFIG, read_model, write_model
+from tests.helpers import PATIENCE, fsbench, image_folder, start
+from tests.models import zero_shot_model
 
 CLASSES = ("cat", "dog", "=1+1|cow")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fewshot_bench.api.registry import registry
-
-    folder = tmp_path_factory.mktemp("model")
-    vocabulary = fb.Vocabulary(CLASSES, ("a photo of a {}.",))
-    method = registry().method_class("zero-shot")()
-    config = config_of("zero-shot", method, loading.load("tiny"), vocabulary)
-    write_model(folder, config, {}, "")
-    return folder
+    return zero_shot_model(tmp_path_factory.mktemp("model"), CLASSES)
 
 
 @pytest.fixture
@@ -179,17 +172,19 @@ def test_what_cannot_be_read_is_named_and_left_out(model: Path, photos: Path) ->
     assert named[-1] == "3 of 7 images could not be read"
 
 
-def test_paths_come_on_standard_input(model: Path, photos: Path) -> None:
-    odd = os.fsencode(photos) + b"/\xff.jpg"
+def test_paths_come_on_standard_input(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, paths = os.fsencode(photos) + b"/\xff.jpg", tmp_path / "paths"
     os.rename(photos / "test" / "cat" / "0.jpg", odd)
-    given = odd + b"\n\n" + os.fsencode(photos / "test" / "dog") + b"\n"
-    done = subprocess.run(
-        command("predict", model, "-", "--format", "jsonl"), input=given, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line)["image"] for line in done.stdout.splitlines()]
-    assert os.fsencode(found[0]) == odd
-    assert len(found) == 3
+    paths.write_bytes(odd + b"\n\n" + os.fsencode(photos / "test" / "dog") + b"\n")
+    with paths.open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        done = fsbench("predict", model, "-", "--format", "jsonl")
+    assert done.code == 0, done.err
+    images = [json.loads(line)["image"] for line in done.out.splitlines()]
+    assert os.fsencode(images[0]) == odd
+    assert len(images) == 3
 
 
 def test_a_path_on_standard_input_is_answered_before_the_next_one_comes(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import fewshot_bench as fb
-from tests.helpers import command, fsbench, image_folder
+from tests.helpers import fsbench, image_folder
 from tests.hub_server import hub_running
 from tests.models import zero_shot_model
 
@@ -19,28 +19,35 @@ pytest.importorskip("huggingface_hub")
 NAME = "hub:user/pets"
 
 
-def ran(*arguments: object, environment: dict[str, str]) -> Any:
-    """Run the command line in a new process."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=os.environ | environment
-    )
+TWO = """
+import json, sys
+from fewshot_bench.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+"""
 
 
-def test_a_model_is_pushed_and_used_in_new_processes(tmp_path: Path) -> None:
+def test_a_model_is_pushed_and_used_in_a_new_process(tmp_path: Path) -> None:
     model = zero_shot_model(tmp_path / "model", ("cat", "dog"))
     photo = image_folder(tmp_path / "photos") / "test" / "cat" / "0.jpg"
+    asked = [
+        ["push", str(model), NAME, "--private"],
+        ["predict", NAME, str(photo), "--format", "jsonl"],
+    ]
     with hub_running() as hub:
-        here, there = hub.environment(tmp_path / "here"), hub.environment(tmp_path / "there")
-        pushed = ran("push", model, NAME, "--private", environment=here)
-        assert pushed.returncode == 0, pushed.stderr
-        repository = hub.repositories["user/pets"]
-        commit = repository.branches["main"]
-        assert pushed.stdout == f"{NAME}@{commit}\n"
-        done = ran("predict", NAME, photo, "--format", "jsonl", environment=there)
+        environment = os.environ | hub.environment(tmp_path / "there")
+        run = [sys.executable, "-c", TWO, json.dumps(asked)]
+        done = subprocess.run(run, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-        assert f"{NAME} is at commit {commit}; {NAME}@{commit} names it for good" in done.stderr
-        (found,) = fb.load_model(model).predict(photo).to_dict("records")
-        assert json.loads(done.stdout) == found
+        commit = hub.repositories["user/pets"].branches["main"]
+    name, row = done.stdout.splitlines()
+    assert name == f"{NAME}@{commit}"
+    assert f"{NAME} is at commit {commit}; {NAME}@{commit} names it for good" in done.stderr
+    assert [json.loads(row)] == fb.load_model(model).predict(photo).to_dict("records")
 
 
 def test_a_branch_is_named_by_its_option_alone(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import fewshot_bench as fb
-from fewshot_bench.store.model_files import SUPPORT, read_model, write_model
-from fewshot_bench.store.support_files import (
+from fewshot_bench.store.kept_models import (
+    SUPPORT,
     SUPPORT_MOST,
     SUPPORT_SIDE,
     Support,
     evenly,
-    packed_support,
+    pack_support,
+    read_model,
+    write_model,
 )
 from fewshot_bench.utils.errors import StoreError, UsageError
 from tests.helpers import fsbench
@@ -158,7 +160,7 @@ def test_a_file_that_does_not_fit_is_refused(
 ) -> None:
     support = fb.load_model(folder).support
     assert isinstance(support, Support)
-    content = packed_support(dataclasses.replace(support, **change))
+    content = pack_support(dataclasses.replace(support, **change))
     with pytest.raises(StoreError, match="holds no training images of this model; remove it"):
         _ = changed(folder, tmp_path / "model", content).support
 

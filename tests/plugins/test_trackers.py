@@ -15,8 +15,8 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.trackers import switch
-from fewshot_bench.plugins.trackers.contents import contents
+from fewshot_bench.plugins.trackers import plugin as trackers
+from fewshot_bench.plugins.trackers.backends import contents
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import inapplicable, make
@@ -33,30 +33,30 @@ def record(top1: float | None = 50.0) -> Record:
 @pytest.fixture
 def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder of trackers."""
-    monkeypatch.setenv(switch.FOLDER_VARIABLE, str(tmp_path / "tracking"))
-    for name in (switch.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
+    monkeypatch.setenv(trackers.FOLDER_VARIABLE, str(tmp_path / "tracking"))
+    for name in (trackers.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "tracking"
 
 
 def told(monkeypatch: pytest.MonkeyPatch, names: str, *records: Record) -> None:
     """Pass records to the trackers, like the harness after storing them."""
-    monkeypatch.setenv(switch.VARIABLE, names)
+    monkeypatch.setenv(trackers.VARIABLE, names)
     for one in records:
         registry().hooks.run_finished(record=one)
 
 
 def test_contents_are_all_that_one_looks_for() -> None:
-    found = contents(record())
-    assert found.parameters["option.lr"] == 0.1
-    assert found.parameters["option.init"] == "none"
-    assert found.parameters["dataset"] == "dtd"
-    assert found.metrics["top1"] == 50.0
-    assert found.metrics["time.billed_seconds"] == 2.0
-    assert found.metrics["footprint.trained"] == 184320
-    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:test#ab|d:dtd|k:1|s:1|")
-    assert found.tags["split_digest"] == "dtd-1-1"
-    assert found.tags["status"] == "done"
+    cell = contents(record())
+    assert cell.parameters["option.lr"] == 0.1
+    assert cell.parameters["option.init"] == "none"
+    assert cell.parameters["dataset"] == "dtd"
+    assert cell.metrics["top1"] == 50.0
+    assert cell.metrics["time.billed_seconds"] == 2.0
+    assert cell.metrics["footprint.trained"] == 184320
+    assert cell.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:test#ab|d:dtd|k:1|s:1|")
+    assert cell.tags["split_digest"] == "dtd-1-1"
+    assert cell.tags["status"] == "done"
     failed = contents(record(None))
     assert (failed.tags["error_type"], failed.tags["error_message"]) == ("RuntimeError", "m")
     assert contents(inapplicable("coop")).tags["status"] == "inapplicable"
@@ -84,7 +84,7 @@ def test_tensorboard_shows_scalars_by_shots(
 def test_mlflow_keeps_runs_in_files(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     told(monkeypatch, "mlflow", record(), record(None))
-    assert switch.problems() == []
+    assert trackers.list_problems() == []
     client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
     experiment = client.get_experiment_by_name("fewshot-bench")
     runs = client.search_runs([experiment.experiment_id])
@@ -101,7 +101,7 @@ def test_wandb_stays_on_this_machine(tracking: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FSBENCH_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "online")
     told(monkeypatch, "wandb", record(), record(None))
-    assert switch.problems() == []
+    assert trackers.list_problems() == []
     runs = sorted((tracking / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 2
     assert any(b"billed_seconds" in run.read_bytes() for run in runs)
@@ -114,7 +114,7 @@ def test_one_that_fails_is_noted_and_stops_no_other(
     tracking.mkdir()
     (tracking / "mlflow").write_text("in the way")
     told(monkeypatch, "mlflow,tensorboard", record())
-    (line,) = switch.problems()
+    (line,) = trackers.list_problems()
     assert line.startswith("mlflow: FileExistsError")
     assert record().spec.key()[:12] in line
     assert list((tracking / "tensorboard").glob("*/*"))
@@ -164,8 +164,8 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     wandb = "__init__.py" if "WANDB_MODE" in variables else None
     found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", wandb))
     installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
-    monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
-    monkeypatch.setenv(switch.VARIABLE, "")
+    monkeypatch.setattr(trackers, "find_spec", lambda name: installed.get(name))
+    monkeypatch.setenv(trackers.VARIABLE, "")
     # Enforcing offline mode cannot be undone, and other tests of this process use servers.
     monkeypatch.setattr("fewshot_bench.utils.offline.enforce", lambda: None)
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR", "NETRC"):
@@ -178,120 +178,108 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("place", ["WANDB_API_KEY", "NETRC", ".config/wandb/settings"])
-def test_a_key_of_wandb_is_found(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="wandb.py"))
+def test_a_key_of_wandb_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: ModuleSpec(name, None, origin="x.py"))
     monkeypatch.delenv("FSBENCH_OFFLINE", raising=False)
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(UsageError, match="needs a key"):
-        switch.switch_on(["wandb"], tmp_path)
-    if place == "NETRC":
-        (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
-        monkeypatch.setenv(place, str(tmp_path / "mine"))
-    elif place.isupper():
-        monkeypatch.setenv(place, "0123")
-    else:
-        (tmp_path / place).parent.mkdir(parents=True)
-        (tmp_path / place).write_text("[default]\napi_key = 0123\n")
-    assert switch.switch_on(["wandb"], tmp_path)["WANDB_MODE"] == "online"
-
-
-def started(store: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {"WANDB_MODE": "", "FSBENCH_TRACK": "", "FSBENCH_TRACK_DIR": ""} | variables
-    run = ("run", "-m", "zero-shot,linear-probe", "-o", "search_steps=0", *RUN, "--store", store)
-    return subprocess.run(
-        command(*words, *run),
-        env={key: value for key, value in environment(**clean).items() if value},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+        trackers.check(["wandb"], tmp_path)
+    netrc, settings = tmp_path / "mine", tmp_path / ".config/wandb/settings"
+    netrc.write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
+    for name, value in (("WANDB_API_KEY", "0123"), ("NETRC", str(netrc))):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert trackers.check(["wandb"], tmp_path)["WANDB_MODE"] == "online"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\napi_key = 0123\n")
+    assert trackers.check(["wandb"], tmp_path)["WANDB_MODE"] == "online"
 
 
 @pytest.mark.slow
 def test_all_cells_are_tracked_from_workers_and_offline(tmp_path: Path) -> None:
-    for name in switch.NAMES:
+    for name in trackers.NAMES:
         pytest.importorskip(name)
-    done = started(tmp_path, "--offline", FSBENCH_TRACK="tensorboard,wandb,mlflow")
+    names = environment(FSBENCH_TRACK=",".join(trackers.NAMES))
+    for name in ("WANDB_MODE", "FSBENCH_TRACK_DIR"):
+        names.pop(name, None)
+    run = command("--offline", "run", "-m", "zero-shot", *RUN, "--store", tmp_path)
+    done = subprocess.run(run, env=names, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "not tracked" not in done.stderr
     tracked = tmp_path / "tracking"
-    assert len(list((tracked / "tensorboard").glob("*/*"))) == 2
-    assert len(list((tracked / "wandb" / "wandb").glob("offline-run-*"))) == 2
-    assert len(list((tracked / "mlflow").glob("*/*/metrics"))) == 2
+    for files in ("tensorboard/*/*", "wandb/wandb/offline-run-*", "mlflow/*/*/metrics"):
+        assert len(list(tracked.glob(files))) == 1, files
 
 
-@pytest.mark.slow
-def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
+def test_a_tracker_that_fails_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorboard")
+    monkeypatch.delenv("FSBENCH_TRACK_DIR", raising=False)
     (tmp_path / "tracking").mkdir()
     (tmp_path / "tracking" / "tensorboard").write_text("in the way")
-    done = started(tmp_path, FSBENCH_TRACK="tensorboard")
-    assert done.returncode == 0, done.stderr
-    assert "warning: 2 cells were not tracked: tensorboard: FileExistsError" in done.stderr
-    assert {one.status for one in Store(tmp_path).records()} == {"done"}
+    done = fsbench("run", "-m", "zero-shot", *RUN, "--store", tmp_path, "--track", "tensorboard")
+    assert done.code == 0, done.err
+    assert "warning: 1 cell was not tracked: tensorboard: FileExistsError" in done.err
+    assert {record.status for record in Store(tmp_path).records()} == {"done"}
 
 
 def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench.engines.asking import read_request
+    from fewshot_bench.engines.asking import ChosenEngine, hook_environment, read_request
     from fewshot_bench.engines.base import Settings, StoreSnapshot
-    from fewshot_bench.engines.choice import ChosenEngine, hook_environment
-    from fewshot_bench.engines.job import Job
+    from fewshot_bench.engines.distributed import Job
 
     store = Store(tmp_path)
     store.create()
-    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
     request = read_request({"methods": (), "datasets": ()}, {"track": "tensorboard,mlflow"})
     variables = ChosenEngine(request).worker_environment(store.path)
     job = Job.create(StoreSnapshot.of(store, []), [], Settings(variables=variables))
     again = Job.read(store, job.name).settings
     assert again == job.settings
     assert (
-        again.variables["fewshot-bench:builtin_trackers"][switch.VARIABLE] == "tensorboard,mlflow"
+        again.variables["fewshot-bench:builtin_trackers"][trackers.VARIABLE] == "tensorboard,mlflow"
     )
-    monkeypatch.setenv(switch.FOLDER_VARIABLE, "")
+    monkeypatch.setenv(trackers.FOLDER_VARIABLE, "")
     with hook_environment(store.path, again.variables):
-        assert switch.list_enabled() == ("tensorboard", "mlflow")
-        assert switch.folder() == tmp_path / "tracking"
-    assert switch.list_enabled() == ()
+        assert trackers.list_enabled() == ("tensorboard", "mlflow")
+        assert trackers.folder_of_trackers() == tmp_path / "tracking"
+    assert trackers.list_enabled() == ()
 
 
 def test_workers_know_the_folder_and_the_servers_of_the_command(
     tracking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
     monkeypatch.chdir(tracking.parent)
-    given = {"WANDB_PROJECT": "mine", switch.MLFLOW_VARIABLE: "http://other:5000"}
+    given = {"WANDB_PROJECT": "mine", trackers.MLFLOW_VARIABLE: "http://other:5000"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(switch.FOLDER_VARIABLE, "tracking")
-    found = switch.switch_on(("mlflow", "wandb"), tracking / "store")
-    assert found == given | {
-        switch.VARIABLE: "mlflow,wandb",
-        switch.FOLDER_VARIABLE: str(tracking),
+    monkeypatch.setenv(trackers.FOLDER_VARIABLE, "tracking")
+    variables = trackers.check(("mlflow", "wandb"), tracking / "store")
+    assert variables == given | {
+        trackers.VARIABLE: "mlflow,wandb",
+        trackers.FOLDER_VARIABLE: str(tracking),
     }
-    monkeypatch.setenv(switch.MLFLOW_VARIABLE, "http://me:secret@other:5000")
-    assert "secret" not in str(switch.switch_on(("mlflow",), tracking / "store"))
-    assert switch.switch_on((), tracking / "store") == {}
+    monkeypatch.setenv(trackers.MLFLOW_VARIABLE, "http://me:secret@other:5000")
+    assert "secret" not in str(trackers.check(("mlflow",), tracking / "store"))
+    assert trackers.check((), tracking / "store") == {}
 
 
 def test_a_database_in_a_file_is_no_other_machine(
     tracking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    monkeypatch.setattr(trackers, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
     monkeypatch.setenv("FSBENCH_OFFLINE", "1")
     for address in ("sqlite:///runs.db", "file:///runs", "/runs"):
-        monkeypatch.setenv(switch.MLFLOW_VARIABLE, address)
-        found = switch.switch_on(("mlflow",), tracking / "store")
-        assert found[switch.MLFLOW_VARIABLE] == address
+        monkeypatch.setenv(trackers.MLFLOW_VARIABLE, address)
+        variables = trackers.check(("mlflow",), tracking / "store")
+        assert variables[trackers.MLFLOW_VARIABLE] == address
 
 
 def test_options_named_by_greek_letters_are_tracked(
@@ -299,7 +287,7 @@ def test_options_named_by_greek_letters_are_tracked(
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
     told(monkeypatch, "mlflow", make("coop", options={"α": 1.0, "β": 5.5}))
-    assert switch.problems() == []
+    assert trackers.list_problems() == []
     client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
     experiment = client.get_experiment_by_name("fewshot-bench")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -324,4 +312,4 @@ def test_a_server_of_wandb_that_does_not_answer_is_not_waited_for(
         monkeypatch.setenv("WANDB_MODE", mode)
         told(monkeypatch, "wandb", record())
     assert asked == [("online", "15"), ("offline", "15")]
-    assert [line[:24] for line in switch.problems()] == ["wandb: OSError: no answe"] * 2
+    assert [line[:24] for line in trackers.list_problems()] == ["wandb: OSError: no answe"] * 2

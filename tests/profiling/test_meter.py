@@ -123,7 +123,7 @@ def test_a_phase_that_raises_is_closed() -> None:
 def test_only_parameters_with_a_gradient_count_and_once() -> None:
     observer = ParameterObserver()
     used, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(5))
-    with observer.watching():
+    with observer.watch():
         for optimizer in (torch.optim.SGD([used, frozen], 0.1), torch.optim.AdamW([used], 0.1)):
             used.sum().backward()
             optimizer.step()
@@ -134,7 +134,7 @@ def test_only_parameters_with_a_gradient_count_and_once() -> None:
 
 def test_peak_memory_sees_what_was_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = PeakMemory(CPU)
-    with memory.watching():
+    with memory.watch():
         pass
     before = memory.megabytes
     looks, look = [], os.pread
@@ -147,7 +147,7 @@ def test_peak_memory_sees_what_was_freed(monkeypatch: pytest.MonkeyPatch) -> Non
         return usual(*words, **options)
 
     monkeypatch.setattr(builtins, "open", noted)
-    with memory.watching():
+    with memory.watch():
         block = torch.ones(64 * 2**20 // 4)
         begun = len(looks)
         wait_until(lambda: len(looks) >= begun + 2)

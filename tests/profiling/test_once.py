@@ -13,7 +13,7 @@ import torch
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import bill_to, forget_derived, idle_bytes, once_for
-from fewshot_bench.runner.retry import release
+from fewshot_bench.runner.fit import release
 
 CPU = torch.device("cpu")
 

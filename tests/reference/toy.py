@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.runner.fit import Context
+from fewshot_bench.utils.rng import isolate
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -48,7 +48,7 @@ def random_clip(
     vision: configuration of an image encoder other than the default transformer.
     """
     vit = {"image_size": SIZE, "patch_size": 8, "width": width, "head_width": 16, "layers": layers}
-    with isolated(0):
+    with isolate(0):
         module = CLIP(
             embed_dim=24,
             vision_cfg=dict(vision or vit),
@@ -67,7 +67,10 @@ def random_backbone(precision: str = "fp32", **shape: Any) -> OpenClipBackbone:
     half, module = (0.5, 0.5, 0.5), random_clip(**shape)
     config = PreprocessCfg(size=module.visual.image_size, mean=half, std=half)
     transform = image_transform_v2(config, is_train=False)
-    return OpenClipBackbone("random", module, SimpleTokenizer(), transform, precision=precision)
+    return OpenClipBackbone("random", module, _tokenizer(), transform, precision=precision)
+
+
+_tokenizer = cache(SimpleTokenizer)
 
 
 @dataclass

@@ -71,14 +71,6 @@ def test_a_cached_property_is_no_change() -> None:
     assert read_state(lazy) == before
 
 
-def test_what_is_left_out_is_not_entered() -> None:
-    memory = Memory()
-    holder = [memory]
-    before = read_state(holder, (memory,))
-    memory.seen.append(1.0)
-    assert read_state(holder, (memory,)) == before
-
-
 def test_answers_do_not_depend_on_the_cells_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A classifier that collects something is fitted again for the next cell of its fit."""
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.runner.examination import Outcome
-from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.examiner import Outcome
+from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, install_methods, quick
 
@@ -78,8 +78,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("when", ["fit", "logits"])
-@pytest.mark.parametrize("how", ERRORS)
+@pytest.mark.parametrize(
+    ("how", "when"), [*((how, "fit") for how in ERRORS), ("raise", "logits"), ("exit", "logits")]
+)
 def test_whatever_is_raised_fails_the_cell_alone(
     reckless: Any, session: Session, clean: torch.Tensor, how: str, when: str
 ) -> None:
@@ -148,12 +149,6 @@ def test_a_person_who_interrupts_is_obeyed(reckless: Any, monkeypatch: Any) -> N
     with pytest.raises(KeyboardInterrupt):
         run("raise", Session())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_cells_of_one_fit_all_name_what_the_fit_did(reckless: Any) -> None:
-    both = cells("reckless", options=["how=process"], classes=("base", "new"))
-    outcomes = list(run_group(both, Session()))
-    assert all("child processes" in said(outcome) for outcome in outcomes)
 
 
 def test_well_behaved_methods_cause_no_incident() -> None:

@@ -141,7 +141,7 @@ def test_logits_that_cannot_be_read_are_refused(prying: None, photos: Path, tmp_
     assert record.status == "failed"
     assert record.error is not None
     assert record.error["type"] == "ContractError"
-    assert "device 'meta'" in record.error["message"]
+    assert "meta tensor" in record.error["message"]
 
 
 def test_logits_of_other_kinds_are_refused_or_become_float32() -> None:
@@ -164,12 +164,6 @@ def unreadable() -> Iterator[tuple[str, Any]]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    freed = torch.zeros(2, 2)
-    freed.untyped_storage().resize_(0)
-    yield "freed", freed
-    part = torch.zeros(4, 2)[2:]
-    part.untyped_storage().resize_(16)
-    yield "freed", part
     with FakeTensorMode():
         yield "", torch.zeros(2, 2)
     wrapped: list[Any] = []
@@ -186,19 +180,15 @@ def test_a_tensor_without_values_is_refused_before_it_is_copied() -> None:
         assert "file an issue" not in str(refused.value)
 
 
-def test_values_beyond_float32_are_told_from_values_that_are_not_finite() -> None:
+def test_rows_that_are_not_finite_are_counted() -> None:
     import torch
 
     wide = torch.tensor([[1e300, 0.0], [1.0, 2.0]], dtype=torch.float64)
-    with pytest.raises(ContractError, match=r"1 of 2 rows with values of torch.float64 that float"):
-        plain_logits(wide, 2, 2)
-    wide[1, 0] = float("nan")
-    with pytest.raises(ContractError, match="2 of 2 rows with values that are not finite"):
-        plain_logits(wide, 2, 2)
     low = torch.zeros(5, 2)
     low[1, 0], low[2, 1], low[4] = float("inf"), -float("inf"), float("nan")
-    with pytest.raises(ContractError, match="3 of 5 rows with values that are not finite"):
-        plain_logits(low, 5, 2)
+    for logits, count in ((wide, "1 of 2"), (low, "3 of 5")):
+        with pytest.raises(ContractError, match=f"{count} rows with values that are not finite"):
+            plain_logits(logits, len(logits), 2)
 
 
 def test_a_damaged_query_is_named_in_the_record(prying: None, tmp_path: Path) -> None:
@@ -263,15 +253,18 @@ def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
 ) -> None:
     folder = tmp_path / "plugin"
     folder.mkdir()
-    helpers.install_methods(folder, "fsbench_both", "plugin_both.py")
+    module = "fsbench_prototype"
+    helpers.install_methods(folder, module, f"third_party_plugin/{module}")
+    points = folder / f"{module}-1.0.dist-info" / "entry_points.txt"
+    points.write_text(f"[fewshot_bench]\n{module} = {module}.plugin\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
     registry.cache_clear()
     try:
-        own, other = cells("both", "zero-shot", datasets=("bothdata",), limit=None)
-        apart = cells("both")[0]
-        assert label_process.list_needed_plugins([own]) == ["fsbench_both:fsbench_both"]
+        own, other = cells("prototype", "zero-shot", datasets=("blobs",), limit=None)
+        apart = cells("prototype")[0]
+        assert label_process.list_needed_plugins([own]) == [f"{module}:{module}"]
         records = run(tmp_path / "store", [own, other, apart])
         said = [done(record).environment.get("labels") for record in records]
         # Its code is among the labels of the other data set's cells as well.

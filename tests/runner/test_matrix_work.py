@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.engines.matrix import encodings_saved
-from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import METHODS, cells, fsbench, quick
+from tests.helpers import METHODS, cells, quick
 
 FROZEN = tuple(name for name in METHODS if name != "clip-lora")
 
@@ -53,7 +53,7 @@ def total(records: list[Record], kind: str, what: str) -> int:
 def test_frozen_methods_encode_every_test_image_once(patches: Patches) -> None:
     specs = cells(
         *("zero-shot", "linear-probe", "tip-adapter"),
-        shots=(1, 2, 4),
+        shots=(1, 2),
         seeds=(1, 2),
         options=quick(("linear-probe",)),
         limit=None,
@@ -64,17 +64,17 @@ def test_frozen_methods_encode_every_test_image_once(patches: Patches) -> None:
     records = run(specs, session)
     queries = records[0].split["test"]
     others = patches.images - queries
-    support = {1: 10, 2: 20, 4: 40}
+    support = {1: 10, 2: 20}
     # Ten views for keys and one plain encoding per support image, plus validation images.
     assert others <= 2 * sum(count * (10 + 1 + 1) for count in support.values()) + 32
     assert total(records, "computed", "images") == patches.images
     per_cell = [record.footprint["work"]["billed"]["images"] for record in records]
     assert min(per_cell) == queries
-    assert sum(per_cell) > 18 * queries
+    assert sum(per_cell) > 12 * queries
 
 
 def test_saved_encodings_are_those_of_the_encoder(patches: Patches) -> None:
-    specs = cells(*FROZEN, shots=(1, 2), seeds=(1, 2), options=quick(FROZEN), limit=60)
+    specs = cells(*FROZEN, shots=(1,), seeds=(1, 2), options=quick(FROZEN), limit=60)
     session = Session()
     session.backbone(specs[0])[0].image_tower()
     patches.images = 0
@@ -93,13 +93,6 @@ def test_images_of_adapted_encoders_are_not_shared() -> None:
     line = "frozen encoder: 60 images encoded instead of 120, 2.0 times fewer"
     assert encodings_saved(frozen) == line
     assert encodings_saved([adapted, *frozen]) == f"{line}; through adapted encoders: 260"
-
-
-def test_cells_of_one_fit_are_left_out() -> None:
-    halves = cells("zero-shot", classes=("base", "new"), limit=60)
-    records = [outcome.record for outcome in run_group(halves, Session())]
-    assert {record.status for record in records} == {"done"}
-    assert encodings_saved(records) == ""
 
 
 def test_text_is_encoded_once_and_billed_to_everyone() -> None:
@@ -128,13 +121,6 @@ def test_flops_of_a_cell_agree_with_torch(method: str) -> None:
     counted = record.footprint["work"]["computed"]["flops"]
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.15)
     assert torch.is_grad_enabled()
-
-
-def test_the_command_prints_saved_encodings(tmp_path: Any) -> None:
-    asked = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2,3")
-    result = fsbench(*asked, "--limit", "40", "--store", tmp_path)
-    assert result.code == 0, result.err
-    assert "frozen encoder: 40 images encoded instead of 120, 3.0 times fewer\n" in result.out
 
 
 def test_training_seeds_see_views_of_their_own_on_one_support_set() -> None:

@@ -14,13 +14,11 @@ from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import Slot, Worker
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from fewshot_bench.training.provisional import must_recompute
 from tests.helpers import PATIENCE, cells
-from tests.reference.toy import CPU, random_backbone
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
 QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
@@ -45,7 +43,7 @@ def done(outcome: Outcome) -> torch.Tensor:
     return outcome.logits
 
 
-@pytest.mark.parametrize("kind", ["cuda", "cublas", "onednn", "cpu", "python", "numpy"])
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "onednn", "cpu", "python"])
 def test_a_fit_without_memory_is_tried_again_in_parts(
     kind: str, session: Session, methods: Any
 ) -> None:
@@ -58,13 +56,6 @@ def test_a_fit_without_memory_is_tried_again_in_parts(
     fits = [text for text in told(outcome) if ".fit " in text]
     assert [text.rpartition("=")[2] for text in fits] == ["2", "4", "8"]
     assert not told(plain)
-
-
-def test_what_a_failed_try_held_is_freed_before_the_next(session: Session, methods: Any) -> None:
-    methods.HELD.clear()
-    outcome = run_one(cells("hungry", options=("hungry.needs=8",))[0], session)
-    assert outcome.record.notes["held"] == 0
-    assert len(methods.HELD) == 4
 
 
 def test_a_method_that_does_not_divide_fails_with_what_to_try(
@@ -95,22 +86,6 @@ def test_no_number_of_parts_is_enough(session: Session, methods: Any) -> None:
     assert len(told(outcome)) == 6
 
 
-def test_other_errors_are_not_tried_again(session: Session, methods: Any) -> None:
-    methods.HELD.clear()
-    options = ("hungry.kind=other", "hungry.needs=2")
-    outcome = run_one(cells("hungry", options=options)[0], session)
-    assert outcome.record.error is not None
-    assert outcome.record.error["type"] == "RuntimeError"
-    assert len(methods.HELD) == 1
-
-
-def test_a_group_begins_with_the_parts_that_it_is_told(session: Session, methods: Any) -> None:
-    (spec,) = cells("hungry", options=("hungry.needs=1",))
-    (outcome,) = run_group([spec], session, parts=4)
-    assert outcome.record.notes["parts"] == 4
-    done(outcome)
-
-
 def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     tmp_path: Path, methods: Any
 ) -> None:
@@ -120,7 +95,7 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     labels = LabelProcess(store.path, settings)
     worker = Worker.start(Slot("cpu/0", "cpu"), store, settings, events, labels)
     try:
-        worker.send([spec], force=False, parts=4, incidents={})
+        worker.send([spec], "", {}, force=False, parts=4, incidents={})
         while events.get(timeout=PATIENCE)[1].event != "finished":
             pass
     finally:
@@ -161,18 +136,6 @@ def test_blocks_are_recomputed_first_to_the_same_bits(
     assert torch.equal(done(outcome), done(plain))
     assert "memory_parts=2" in told(outcome)[0]
     assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
-
-
-def test_workers_on_one_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = random_backbone().text_tower()
-    assert tower is not None
-    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 10**9)
-    # 30 % of the memory: within the share of one worker, and too much for each of two.
-    tokens = 3 * 10**8 // (56 * tower.width * tower.layers)
-    for slots, expected in ((1, False), (2, True)):
-        for name, value in Settings(slots=slots).environment().items():
-            monkeypatch.setenv(name, value)
-        assert must_recompute(tower, tokens, CPU) is expected
 
 
 @pytest.mark.parametrize(
@@ -219,28 +182,6 @@ def test_what_is_too_large_at_once_is_done_in_parts(
     assert outcome.record.spec == spec
 
 
-def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (spec,) = cells("clip-lora", options=QUICK_LORA, limit=200)
-    sizes: list[int] = []
-    whole = VisionTower.encode
-
-    def counted(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
-            sizes.append(len(pixels))
-        return whole(self, pixels, *args, **named)
-
-    monkeypatch.setattr(VisionTower, "encode", counted)
-    (outcome,) = run_group([spec], session, parts=4)
-    done(outcome)
-    # Then some are asked for again, in another order and alone.
-    assert sizes == [64, 64, 64, 8, 16, 1, 1]
-    assert told(outcome) == [
-        "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
-    ]
-
-
 def test_prediction_without_memory_is_tried_again_in_smaller_batches(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,24 +203,6 @@ def test_prediction_without_memory_is_tried_again_in_smaller_batches(
     gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
     assert gap < 1e-5
     assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
-
-
-def test_prediction_that_never_fits_says_what_to_try(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def short(self: VisionTower, *args: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return whole(self, *args, **named)
-
-    whole = VisionTower.encode
-    monkeypatch.setattr(VisionTower, "encode", short)
-    outcome = run_one(cells("clip-lora", options=QUICK_LORA)[0], session)
-    assert outcome.record.error is not None
-    assert outcome.record.error["type"] == "InsufficientMemoryError"
-    assert (
-        "clip-lora.logits ran out of memory even with 64 times" in outcome.record.error["message"]
-    )
 
 
 def test_a_prediction_without_batches_is_not_tried_again(session: Session, methods: Any) -> None:

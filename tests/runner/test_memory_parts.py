@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.backbones.packing import pack
-from fewshot_bench.profiling.cost import Cost, counting
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 BACKBONE = random_backbone(width=48, layers=3)
-TEMPLATES = ("a photo of a {}.",), ("{} texture.", "art of the {}.")
 
 
 def context(parts: int = 1) -> Context:
@@ -62,7 +60,7 @@ def assert_equal_steps(method: ClipLora, task: Any, parts: int) -> None:
         assert relative_gap(other.grad, one.grad) < TOLERANCE
 
 
-@pytest.mark.parametrize("parts", [2, 4, 8, 64])
+@pytest.mark.parametrize("parts", [2, 64])
 @pytest.mark.parametrize("encoder", ["both", "vision", "text"])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_clip_lora_has_the_gradients_of_the_whole(encoder: Any, dropout: float, parts: int) -> None:
@@ -70,14 +68,7 @@ def test_clip_lora_has_the_gradients_of_the_whole(encoder: Any, dropout: float, 
     assert_equal_steps(ClipLora(encoder=encoder, dropout=dropout), task, parts)
 
 
-@pytest.mark.parametrize("matrices", ["qkvom", "o"])
-@pytest.mark.parametrize("templates", TEMPLATES, ids=["one", "two"])
-def test_all_matrices_and_templates(matrices: str, templates: tuple[str, ...]) -> None:
-    task = random_task(BACKBONE, templates=templates)
-    assert_equal_steps(ClipLora(matrices=matrices), task, 6)
-
-
-@pytest.mark.parametrize("parts", [2, 4, 8, 64])
+@pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize(
     "options",
     [{}, {"position": "middle"}, {"class_specific": True}],
@@ -101,7 +92,7 @@ def test_coop_has_the_gradient_of_the_whole(options: dict[str, Any], parts: int)
 
 
 @pytest.mark.parametrize("method", [ClipLora(iterations=3), CoOp(epochs=2, context_tokens=4)])
-@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("parts", [8])
 def test_whole_fits_agree(method: Any, parts: int) -> None:
     task = random_task(BACKBONE)
     ctx = context(parts)
@@ -111,39 +102,6 @@ def test_whole_fits_agree(method: Any, parts: int) -> None:
         assert relative_gap(divided.logits(task.train), whole.logits(task.train)) < 1e-4
     for name, kept in whole.tensors().items():
         assert relative_gap(divided.tensors()[name], kept) < 1e-3, name
-
-
-def test_parts_hold_a_share_of_the_tokens() -> None:
-    """A step keeps one chunk of images for the backward pass."""
-    task = random_task(BACKBONE)
-    method = ClipLora(encoder="vision", dropout=0.0)
-    kept = {}
-    for parts in (2, 14):
-        model = method.model(task, BACKBONE, context()).within_memory(7, CPU, parts)
-        adapter, sizes = method.adapter(model, CPU, context()), [0]
-
-        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
-            if tensor._base is None and tensor.grad_fn is not None:
-                sizes.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model.backward(task.train.pixels[:7], task.train.labels[:7], adapter, same)
-        kept[parts] = max(sizes)
-    assert kept[14] <= kept[2] / 6
-
-
-def test_work_counts_what_is_encoded_twice() -> None:
-    task, tokens = random_task(BACKBONE), []
-    for parts in (2, 4):
-        model = ClipLora().model(task, BACKBONE, context()).within_memory(7, CPU, parts)
-        adapter, work = ClipLora().adapter(model, CPU, context()), Cost()
-        with counting(work):
-            model.backward(task.train.pixels[:7], task.train.labels[:7], adapter, same)
-        assert work.images == 7
-        tokens.append(work.text_tokens)
-    prefix = model.prompts[0].packing.layout.prefix  # type: ignore[attr-defined]
-    assert tokens[1] == 2 * (tokens[0] + prefix)
 
 
 @given(

@@ -9,10 +9,9 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.images.feature_files import PAGE, kept_row_bytes
-from fewshot_bench.runner import needs as counted
+from fewshot_bench.runner import preflight as counted
 from fewshot_bench.runner import preflight as room
-from fewshot_bench.runner.needs import FILE_PAGES, Needs, compute_needs
+from fewshot_bench.runner.preflight import Needs, compute_needs
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, image_folder, save_image
 
@@ -82,42 +81,11 @@ def test_views_of_a_plan_are_counted_once_per_fit() -> None:
     assert stated(fewer).rows["views"] == 160
 
 
-def test_logits_are_counted_in_the_worker_and_in_its_label_process() -> None:
-    few, many = (
-        stated(cells("zero-shot", datasets=("digits",), shots=(1,), limit=limit)).worker
-        for limit in (100, 1100)
-    )
-    # Ten classes; three copies of 64 float32 values per query.
-    assert many - few == 1000 * (6 * 4 * 10 + 3 * 4 * 64)
-
-
 def test_a_run_with_nothing_to_do_needs_nothing(tmp_path: Path) -> None:
     run = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1")
     run += ("--backbone", "tiny", "--store", str(tmp_path / "s"))
     assert fsbench(*run).code == 0
     assert fsbench(*run, "--dry-run").out.endswith("1 cell: 1 done already, 0 to run\n")
-
-
-def test_rows_before_the_projection_are_as_wide_as_the_tower() -> None:
-    # The toy's features have 64 values, its image tower's rows 96.
-    both = [
-        stated(cells(name, options=("iterations=300",), datasets=("digits",), shots=(1,)))
-        for name in ("prolip", "wise-ft")
-    ]
-    assert [found.rows["unprojected views"] for found in both] == [3000, 0]
-    plain = stated(cells("zero-shot", datasets=("digits",), shots=(1,)))
-    row = kept_row_bytes(96, "fp32")
-    expected = 1.02 * 3000 * row + FILE_PAGES * PAGE
-    assert both[0].features - plain.features == pytest.approx(expected, abs=2)
-
-
-def test_a_dry_run_has_a_line_for_each_kind(tmp_path: Path) -> None:
-    run = ("run", "-m", "coop", "-d", "digits", "--shots", "16", "--seeds", "1", "--store")
-    done = fsbench(*run, tmp_path / "s", "--jobs", "2", "--dry-run")
-    kinds = ("disk for results", "of views", "decoded images: up to", "beside what training keeps")
-    for kind in kinds:
-        assert len(re.findall(kind, done.out)) == 1, done.out
-    assert "stream through" not in done.out
 
 
 def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,17 +104,6 @@ def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.Mon
         r"note: 1 worker may take up to [\d.]+ [MG]B of memory and 671.1 MB is free", done.out
     )
     assert taken(tmp_path / "s/cache/features") <= 50_000
-
-
-def test_a_method_that_does_not_say_is_named(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
-        "@dataclass(frozen=True)\nclass Own:\n    name: ClassVar[str] = 'own'\n"
-        "    def fit(self, task, backbone, ctx):\n        return None\n"
-    )
-    run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--dry-run", "--store")
-    done = fsbench(*run, tmp_path / "s")
-    assert "own.py:Own are not counted (no views_per_image)" in done.out
 
 
 OWN = """
@@ -184,15 +141,6 @@ def test_a_declaration_that_cannot_be_read_is_refused(
         assert done.code == 1
         assert re.search(rf"{declared}\([\d, ]+\) {re.escape(reason)}", done.err), done
     assert not (tmp_path / "s").exists()
-
-
-def test_what_a_method_holds_at_once_is_in_the_bound_of_memory() -> None:
-    def bound(name: str, *options: str) -> int:
-        return stated(cells(name, options=options, datasets=("digits",), shots=(16,))).worker
-
-    points = 160 * 10
-    assert bound("proker", "points=views") - bound("proker") > 12 * points**2 * 0.98
-    assert bound("tip-adapter", "views=20") - bound("tip-adapter") >= 3 * 10 * 160 * 64 * 4
 
 
 def test_what_is_kept_of_logits_counts_and_built_in_methods_state_their_views(

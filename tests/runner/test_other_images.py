@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, overlaps
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.compare_records import matrix, run_compare, save
-from tests.dataset_trees import write_set
 from tests.helpers import cells, fsbench, save_image
 
 KIND = "bmp"
@@ -103,36 +99,6 @@ def test_a_run_says_so_and_computes(photos: Path) -> None:
     assert "1 cell: 1 done already, 0 to run" in fsbench(*words).out
 
 
-def test_a_resized_copy_of_a_set_whose_revision_leaves_sizes_out(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = write_set(photos.parent / "data", "dtd")
-    monkeypatch.setenv("FSBENCH_DATA", str(root))
-    (before,) = compute(photos, "zero-shot", datasets=("dtd",))
-    assert resumed(photos, "zero-shot", datasets=("dtd",)).todo == []
-    for path in root.rglob("*.jpg"):
-        with Image.open(path) as image:
-            image.resize((6, 4)).save(path)
-    assert resumed(photos, "zero-shot", datasets=("dtd",)).todo == [before.spec]
-
-
-def test_what_touches_no_byte_is_no_change(photos: Path) -> None:
-    compute(photos, "zero-shot")
-    for path in photos.rglob(f"*.{KIND}"):
-        shutil.copy(path, path.with_suffix(".aside"))
-        path.with_suffix(".aside").rename(path)
-    assert resumed(photos, "zero-shot").todo == []
-
-
-def test_images_that_cannot_be_read_leave_their_cells(photos: Path) -> None:
-    (record,) = compute(photos, "zero-shot")
-    plan = expand(request(photos, "zero-shot"))
-    next((photos / "test").rglob(f"*.{KIND}")).unlink()
-    state = ImageState(plan.datasets, photos.parent / "s")
-    assert state.list_changed([record]) == set()
-    assert "cannot be read" in state.problems[f"folder:{photos}"]
-
-
 def test_methods_on_other_images_do_not_stand_in_one_table(photos: Path) -> None:
     store = photos.parent / "s"
     compute(photos, "zero-shot")
@@ -152,34 +118,6 @@ def test_methods_on_other_images_do_not_stand_in_one_table(photos: Path) -> None
     compute(photos, "zero-shot")
     assert fsbench("compare", "--store", store).code == 0
     assert "all methods had the same images" in fsbench("audit", "--store", store).out
-
-
-def test_seeds_on_other_test_images_have_no_mean(photos: Path) -> None:
-    compute(photos, "tip-adapter")
-    others(photos, "test")
-    compute(photos, "tip-adapter", seeds=(2,))
-    done = fsbench("compare", "--store", photos.parent / "s")
-    assert done.code == 2
-    assert "records differ in test images of " in done.err
-
-
-def test_methods_may_see_other_validation_images(photos: Path) -> None:
-    """Another validation policy changes the validation images but not the test images."""
-    compute(photos, "zero-shot")
-    compute(photos, "tip-adapter", val="min4")
-    store = photos.parent / "s"
-    assert " of 2: val min4\n" in fsbench("compare", "--store", store).out
-    assert "images=" not in fsbench("compare", "--store", store, "--allow-mixed").out
-    assert "test images on" not in fsbench("audit", "--store", store).out
-
-
-def test_records_that_do_not_say_are_shown(tmp_path: Path) -> None:
-    said = {"images": "a" * 64, "test_images": "b" * 64}
-    some = [
-        dataclasses.replace(record, split={**record.split, **(said if number % 2 else {})})
-        for number, record in enumerate(matrix(seeds=(1,), shots=(1,)))
-    ]
-    assert run_compare("--store", save(tmp_path / "s", some)).exit_code == 0
 
 
 def test_test_images_that_were_fitted_on_are_named(photos: Path) -> None:
@@ -204,29 +142,6 @@ def test_test_images_that_were_fitted_on_are_named(photos: Path) -> None:
     page = photos.parent / "page.html"
     assert fsbench("report", "--store", store, "-O", page).code == 0
     assert "2 of 6 test images are also among" in page.read_text(encoding="utf-8")
-
-
-def test_a_target_that_was_fitted_on_is_named(photos: Path) -> None:
-    other = photos.parent / "other"
-    shutil.copytree(photos, other)
-    others(other, "test")
-    for index in range(2):
-        shutil.copy(
-            photos / "train" / "cat" / f"{index}.{KIND}", other / "test" / "cat" / f"{index}.{KIND}"
-        )
-    found = compute(photos, "zero-shot", transfer=(f"folder:{other}",))
-    assert [record.split["overlap"] for record in found] == [0, 1]
-    texts = overlap_texts(overlaps(found))
-    assert list(texts) == [f"folder:{photos} → folder:{other}"]
-    assert "1 of 6 test images" in next(iter(texts.values()))
-
-
-def test_facts_follow_from_the_bytes_alone() -> None:
-    facts = image_facts([b"a", b"b"], [b"c"], [b"d", b"a", b"c", b"c"])
-    assert facts["overlap"] == 3
-    assert facts["images"] != image_facts([b"b", b"a"], [b"c"], [b"d", b"a", b"c", b"c"])["images"]
-    assert facts["test_images"] == image_facts([], [], [b"d", b"a", b"c", b"c"])["test_images"]
-    assert image_facts([], [], [b"x"])["overlap"] == 0
 
 
 def test_the_record_says_what_the_plan_works_out(photos: Path) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import pytest
 
-from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench import UsageError
 from fewshot_bench.analysis.signature.commands import commands_of
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import Entry, registry
-from fewshot_bench.runner.preflight import check_images
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
 from tests.answers import put_answers
-from tests.helpers import cells, fsbench, save_image
+from tests.helpers import cells, fsbench
 
 
 def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
@@ -123,33 +121,9 @@ def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
         cells("coop", "clip-lora", options=options)
 
 
-def test_the_last_of_several_settings_counts() -> None:
-    found = cells("clip-lora", options=["rank=1,2", "clip-lora.rank=4"])
-    assert {cell.options["rank"] for cell in found} == {4}
-
-
 def test_a_split_seed_is_shared() -> None:
     found = cells("zero-shot", seeds=(1, 2), split_seed=7)
     assert [(cell.split_seed, cell.train_seed) for cell in found] == [(7, 1), (7, 2)]
-
-
-def test_other_images_are_other_cells(tmp_path: Path) -> None:
-    keys = set()
-    for count in (6, 7):
-        for name in ("cat", "dog"):
-            for role in ("train", "test"):
-                save_image(tmp_path / "pets" / role / name / f"{count}.png", count)
-                save_image(tmp_path / "pets" / role / name / "0.png", 1)
-        keys.add(cells("zero-shot", datasets=(f"folder:{tmp_path / 'pets'}",))[0].key())
-    assert len(keys) == 2
-
-
-def test_a_missing_data_set_is_a_problem_and_the_others_stay(tmp_path: Path) -> None:
-    missing = f"folder:{tmp_path / 'no'}"
-    plan = expand(Request(("zero-shot",), (missing, "digits"), shots=(1,), seeds=(1,)))
-    assert list(plan.problems) == [missing]
-    assert [cell.dataset for cell in plan.cells] == ["digits"]
-    assert check_images(plan.datasets, plan.cells) == {}
 
 
 def test_resume_divides_the_cells(tmp_path: Path) -> None:
@@ -170,33 +144,6 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
     edited = Code({"zero-shot": "other"})
     assert resume(plan, store, edited).todo == plan.cells
     assert resume(plan, store, edited, keep_stale=True).todo == [left]
-
-
-def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
-    @dataclasses.dataclass
-    class Bare:
-        names: tuple[str, ...] = ("x", "y")
-        template: str = "a photo of a {}."
-
-        def card(self) -> DatasetCard:
-            return DatasetCard("bare", "Bare", self.names, (self.template,))
-
-        def items(self) -> dict[str, tuple[Item, ...]]:
-            train = tuple(Item(name, label, self.names[label]) for label, name in enumerate("ab"))
-            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in train)
-            return {"train": train, "val": (), "test": test}
-
-        def read(self, item: Item) -> bytes:
-            raise FileNotFoundError
-
-    known = registry().datasets.entries
-    found = set()
-    for made in (Bare(), Bare(("x", "z")), Bare(template="{}."), Bare()):
-        known["bare"] = Entry("bare", lambda made=made: made, "test")
-        (cell,) = cells("zero-shot", datasets=("bare",), val="none")
-        found.add(cell.revision)
-    del known["bare"]
-    assert len(found) == 3
 
 
 def test_imported_picks_must_be_those_of_the_validation_policy(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -46,11 +45,15 @@ class Tuned(ZeroShot):
 RUN = ("--seeds", 1, "--backbone", "tiny", "--limit", 20)
 
 
-@pytest.fixture
-def method(tmp_path: Path) -> str:
-    file = tmp_path / "tuned.py"
+def write_method(folder: Path) -> str:
+    file = folder / "tuned.py"
     file.write_text(METHOD)
     return f"{file}:Tuned"
+
+
+@pytest.fixture
+def method(tmp_path: Path) -> str:
+    return write_method(tmp_path)
 
 
 def planned(method: str, **asked: Any) -> list[RunSpec]:
@@ -81,19 +84,11 @@ def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
     assert [cell.overrides for cell in default] == [{"rate": 1.0}] * 4, "the default of the class"
 
 
-def test_without_published_values_nothing_changes() -> None:
-    (cell,) = planned("zero-shot", datasets=("shapes",), shots=(1,))
-    plain = dataclasses.replace(cell, published=False)
-    (same,) = expand(
-        Request(("zero-shot",), ("shapes",), shots=(1,), seeds=(1,), backbone="tiny")
-    ).cells
-    assert plain == same
-    assert cell.key() != same.key()
-
-
-@pytest.fixture
-def store(tmp_path: Path, method: str) -> Path:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both conditions of the method, on two data sets and numbers of shots."""
+    tmp_path = tmp_path_factory.mktemp("tuned")
+    method = write_method(tmp_path)
     for more in ((), ("--published",)):
         call = ("-m", method, "-d", "shapes,digits", "--shots", "1,2", "--store", tmp_path / "s")
         done = fsbench("run", *call, *RUN, *more)
@@ -152,18 +147,6 @@ def test_a_record_is_repeated_with_its_values(store: Path) -> None:
     assert done.out.splitlines()[-1] == "same result, bit for bit"
 
 
-def test_a_sweep_varies_one_value_and_keeps_the_others_published(
-    tmp_path: Path, method: str
-) -> None:
-    call = ("-m", method, "-o", "rate=1,2", "--store", tmp_path / "s")
-    done = fsbench("run", *call, "-d", "shapes", "--shots", 2, *RUN, "--published")
-    assert done.code == 0, done.err
-    drawn = fsbench("compare", "--layout", "sweep", *call, "--format", "csv")
-    assert {row["option_rate"] for row in read_csv(drawn.out)} == {"1.0", "2.0"}
-    found = [record.spec for record in Store(tmp_path / "s").records()]
-    assert {spec.options["steps"] for spec in found} == {30}
-
-
 def test_the_library_has_the_same_condition(tmp_path: Path, method: str) -> None:
     more = {"seeds": 1, "limit": 20, "backbone": "tiny", "store": tmp_path / "s"}
     (record,) = fb.run(method, "shapes", shots=2, published=True, **more).records()
@@ -171,16 +154,6 @@ def test_the_library_has_the_same_condition(tmp_path: Path, method: str) -> None
     assert record.spec.options["rate"] == 5.0
     with pytest.raises(fb.UsageError, match="published"):
         fb.run(method, "shapes", published="yes", **more)
-
-
-def test_a_config_file_has_the_option(tmp_path: Path, method: str) -> None:
-    file = tmp_path / "c.yaml"
-    call = ("-m", method, "-d", "shapes", "--shots", 2, "--store", tmp_path / "s")
-    done = fsbench("run", *call, *RUN, "--published", "--dry-run", "--save-config", file)
-    assert done.code == 0, done.err
-    assert "published: true" in file.read_text()
-    assert fsbench("run", "--config", file, "--save-config", tmp_path / "d.yaml").code == 0
-    assert [r.spec.options["steps"] for r in Store(tmp_path / "s").records()] == [30]
 
 
 def test_show_lists_the_values(method: str) -> None:
@@ -204,23 +177,6 @@ def test_values_that_are_no_options_are_refused(
     done = fsbench("run", "-m", f"{file}:Tuned", "-d", "shapes", *RUN, "--store", tmp_path / "s")
     assert done.code == 2
     assert reason in done.err
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"values": 3},
-        {"values": {1: 2}},
-        {"values": {}, "datasets": "dtd"},
-        {"values": {}, "shots": 8},
-        {"values": {}, "source": 1},
-    ],
-)
-def test_published_values_of_another_kind_are_refused_where_they_are_written(
-    wrong: dict[str, Any],
-) -> None:
-    with pytest.raises(fb.ContractError, match="Published"):
-        fb.Published(**wrong)
 
 
 def test_published_values_are_of_public_data_sets_and_fit_their_methods() -> None:

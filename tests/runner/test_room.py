@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import json
 import os
 import shutil
 import subprocess
@@ -16,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import free_memory
 from fewshot_bench.runner import preflight as room
-from fewshot_bench.runner.needs import WORKER_BYTES, compute_needs
+from fewshot_bench.runner.preflight import WORKER_BYTES
 from fewshot_bench.utils import memory as host_memory
-from tests.helpers import cells, fsbench, record_files
+from tests.helpers import fsbench, record_files
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1-8")
 Usage = namedtuple("Usage", "total used free")
@@ -36,15 +32,6 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not record_files(tmp_path / "s")
 
 
-def test_a_disk_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(path: Path) -> None:
-        raise OSError(errno.ENODEV, "No such device")
-
-    monkeypatch.setattr(shutil, "disk_usage", gone)
-    done = fsbench(*RUN, "--store", tmp_path / "s")
-    assert (done.code, "how much space is left there (No such device)" in done.err) == (1, True)
-
-
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free_host_memory", lambda: 3 * WORKER_BYTES)
     done = fsbench(*RUN, "--jobs", "8", "--store", tmp_path / "s")
@@ -55,17 +42,6 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         room.check_memory(4, WORKER_BYTES, devices=4)
     monkeypatch.setattr(room, "free_host_memory", lambda: 2**20)
     assert "smaller backbone" in fsbench(*RUN, "--store", tmp_path / "s").err
-
-
-def test_weights_in_a_folder_count(tmp_path: Path) -> None:
-    (tmp_path / "open_clip_model.safetensors").write_bytes(bytes(5_000_000))
-    model = {"embed_dim": 64, "vision_cfg": {"layers": 2, "width": 64, "image_size": 32}}
-    model |= {"text_cfg": {"layers": 2, "width": 64, "vocab_size": 100}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
-    (cell,) = cells("zero-shot", seeds=(1,))
-    cell = dataclasses.replace(cell, backbone=f"local-dir:{tmp_path}")
-    found = compute_needs([cell], {"digits": registry().dataset("digits", {})})
-    assert found.least == WORKER_BYTES + 5_000_000
 
 
 @pytest.mark.parametrize("group", ["", "slurm/job_7/step_0"])
@@ -86,16 +62,6 @@ def test_limits_of_containers_and_jobs(
     assert free_memory(torch.device("cpu")) == 4000
     (limited / "memory.stat").write_text("anon 7\ninactive_file 500\nactive_file 250\n")
     assert host_memory.free_host_memory() == 4750
-
-
-def test_limits_of_the_older_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own").write_text("5:cpu:/\n4:memory,x:/docker/a\n")
-    (tmp_path / "memory" / "docker" / "a").mkdir(parents=True)
-    monkeypatch.setattr(host_memory, "_MOUNT", tmp_path)
-    monkeypatch.setattr(host_memory, "_OWN", tmp_path / "own")
-    for name, text in (("limit", "9000"), ("usage", "2000")):
-        (tmp_path / "memory" / "docker" / "a" / f"memory.{name}_in_bytes").write_text(text)
-    assert host_memory.free_host_memory() == 7000
 
 
 @pytest.fixture

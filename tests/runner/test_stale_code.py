@@ -17,7 +17,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
 from tests.helpers import Result, fsbench
-from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
+from tests.plugin_edited import PACKAGE, run_flags, write_package
 
 
 def unload() -> None:
@@ -95,7 +95,6 @@ def test_an_edit_of_the_package_has_cells_computed_again(
     assert fresh("compare", "--store", store).code == 0
 
 
-@pytest.mark.slow
 def test_a_failed_cell_of_edited_code_is_tried_again(
     tmp_path: Path, fresh: Callable[..., Result]
 ) -> None:
@@ -107,7 +106,7 @@ def test_a_failed_cell_of_edited_code_is_tried_again(
     assert fresh("run", *run_flags(store)).code == 1
     assert records(store)[0].code_digest is not None
     helper.write_text(good, encoding="utf-8")
-    assert ran("run", *run_flags(store), plugins=tmp_path).code == 0
+    assert fresh("run", *run_flags(store)).code == 0
     assert [record.status for record in records(store)] == ["done"]
 
 

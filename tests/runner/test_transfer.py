@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.api.registry import Entry, registry
-from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.splits.draw import draw_all_classes, split_of
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, flags, fsbench, quick, save_image
 
@@ -79,21 +78,7 @@ def by_question(specs: list[Any]) -> dict[str, Any]:
     return {spec.evaluated: spec for spec in specs}
 
 
-def test_base_and_new_are_halves_of_one_draw() -> None:
-    specs = by_question(cells("zero-shot", classes=("all", "base", "new"), limit=None))
-    datasets = {"digits": Examiner().dataset(specs["digits"])}
-    pools = datasets["digits"].items()
-    whole = split_of(specs["digits"], datasets)
-    base, new = (split_of(specs[f"digits ({part})"], datasets) for part in ("base", "new"))
-    assert base.train == new.train == tuple(i for i in whole.train if i.label < 5)
-    assert base.val == tuple(i for i in whole.val if i.label < 5)
-    assert [i.id for i in new.test] == [i.id for i in whole.test if i.label >= 5]
-    assert {i.label for i in new.test} == {0, 1, 2, 3, 4}
-    assert len(base.test) + len(new.test) == len(whole.test)
-    assert draw_all_classes(specs["digits (new)"], pools).train == whole.train
-
-
-@pytest.mark.parametrize("method", ["zero-shot", "coop", "clip-lora"])
+@pytest.mark.parametrize("method", ["zero-shot", "coop"])
 def test_a_cell_does_not_depend_on_its_group(method: str) -> None:
     options = quick([method])
     halves = cells(method, options=options, classes=("base", "new"))
@@ -126,7 +111,7 @@ def test_zero_shot_on_new_classes_and_on_another_set_is_zero_shot_there() -> Non
     assert torch.equal(run_one(moved, session).logits, run_one(letters, session).logits)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", ["linear-probe", "tip-adapter", "coop", "zero-shot"])
+@pytest.mark.parametrize("method", ["linear-probe", "coop"])
 def test_classes_that_were_fitted_on_are_columns_for_every_method(method: str) -> None:
     request = {"datasets": ("wide",), "transfer": ("narrow",), "limit": None}
     source, moved = cells(method, options=quick([method]), **request)
@@ -151,13 +136,6 @@ def test_what_cannot_be_predicted_is_inapplicable_with_a_reason(target: str) -> 
     assert outcome.logits is None
     assert outcome.record.metrics == {}
     assert "weights for the classes" in str(outcome.record.error)
-
-
-def test_context_of_a_class_moves_to_no_other() -> None:
-    options = (*quick(["coop"]), "coop.class_specific=true")
-    base, new = cells("coop", options=options, classes=("base", "new"))
-    states = [outcome.record.status for outcome in run_group([base, new], Session())]
-    assert states == ["done", "inapplicable"]
 
 
 def test_a_failed_fit_fails_its_cells_and_a_failed_evaluation_only_its_own(methods: Any) -> None:
@@ -212,14 +190,13 @@ def test_a_half_without_test_images_is_refused(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     few = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--store", tmp_path)
-    options = flags(quick(["linear-probe"]))
-    run = ("run", "-m", "zero-shot,linear-probe", *options, *few)
-    found = fsbench(*run, "--classes", "base,new")
+    options = (*flags(quick(["linear-probe"])), "--jobs", 1)
+    found = fsbench("run", "-m", "linear-probe", *options, *few, "--classes", "base,new")
     assert found.code == 0, found.err
     assert "linear-probe[search_steps=0] on digits (new), 1-shot, seed 1: n/a" in found.out
-    again = fsbench(*run, "--classes", "base,new")
-    assert "4 cells: 4 done already, 0 to run" in again.out
-    assert fsbench(*run, "--transfer", "demo").code == 0
+    run = ("run", "-m", "zero-shot", "--jobs", 1, *few, "--transfer", "demo")
+    assert fsbench(*run).code == 0
+    assert "3 cells: 3 done already, 0 to run" in fsbench(*run).out
     records = list(Store(tmp_path).records())
     assert {r.spec.evaluated for r in records} == {
         "digits",
@@ -260,22 +237,3 @@ def test_a_missing_target_is_a_problem_and_the_rest_runs(tmp_path: Path) -> None
     assert found.code == 3
     assert "does not exist" in found.err
     assert len(list(Store(tmp_path / "store").records())) == 2
-
-
-def test_validation_without_a_val_pool_is_held_out_of_train() -> None:
-    for protocol in ("coop", "clip-lora", "nested"):
-        spec = cells("zero-shot", datasets=("wide",), shots=(3,), protocol=protocol)[0]
-        split = split_of(spec, SETS)
-        train, val = ({item.id for item in part} for part in (split.train, split.val))
-        assert (len(train), len(val), train & val) == (18, 18, set())
-        one = split_of(dataclasses.replace(spec, val="none"), SETS)
-        assert one.train == split.train
-    with pytest.raises(UsageError, match="rest of train"):
-        split_of(dataclasses.replace(spec, val="full"), SETS)
-
-
-def test_a_transfer_has_a_key_of_its_own() -> None:
-    spec = cells("zero-shot")[0]
-    moved = cells("zero-shot", transfer=("letters",))[1]
-    assert type(spec).from_dict(moved.to_dict()) == moved
-    assert moved.key() != spec.key() == type(spec).from_dict(spec.to_dict()).key()

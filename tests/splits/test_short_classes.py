@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from fewshot_bench import Item, Task
+from fewshot_bench import Item
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
-from fewshot_bench.splits.draw import split_of
+from fewshot_bench.splits.draw import short_lines
 from fewshot_bench.splits.sampling import SAMPLERS
-from fewshot_bench.splits.short_classes import short_lines
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench, save_image
@@ -35,15 +34,6 @@ def pets(tmp_path: Path) -> str:
             save_image(tmp_path / f"pets/train/{name}/{index}.png", index)
         save_image(tmp_path / f"pets/test/{name}/x.png", 90)
     return f"folder:{tmp_path / 'pets'}"
-
-
-@pytest.fixture
-def unsplit(tmp_path: Path) -> str:
-    """Classes without any split, the smallest with two images."""
-    for name, count in {"cat": 9, "dog": 8, "emu": 2}.items():
-        for index in range(count):
-            save_image(tmp_path / f"birds/{name}/{index}.png", index)
-    return f"folder:{tmp_path / 'birds'}"
 
 
 Run = Callable[..., str]
@@ -79,19 +69,6 @@ def test_a_class_with_too_few_images_gives_them_all(
     assert found[4]["train"] == (12 if protocol == "clip-lora" else 9)
 
 
-@pytest.mark.parametrize("short", [0, 1])
-@pytest.mark.parametrize("protocol", sorted(SAMPLERS))
-def test_a_short_class_may_come_before_others(
-    tmp_path: Path, protocol: str, short: int, run: Run
-) -> None:
-    for place, name in enumerate(("ant", "bee", "cat")):
-        for index in range(3 if place == short else 8):
-            save_image(tmp_path / f"bugs/{name}/{index}.png", 10 * place + index)
-    said = run("-d", f"folder:{tmp_path / 'bugs'}", "--shots", "2", "--protocol", protocol)
-    assert "1 of 3 classes has fewer than 2 train images" in said
-    assert {record.split["short_classes"] for record in records(tmp_path)} == {1}
-
-
 def test_tables_of_every_format_mark_what_is_short(pets: str, run: Run, tmp_path: Path) -> None:
     run("-d", pets, "--shots", "1,4")
     store = ("--store", tmp_path / "store")
@@ -109,16 +86,6 @@ def test_tables_of_every_format_mark_what_is_short(pets: str, run: Run, tmp_path
     page = tmp_path / "report.html"
     assert fsbench("report", *store, "-O", page).code == 0
     assert "the smallest gave 1" in page.read_text(encoding="utf-8")
-
-
-def test_a_folder_without_split_runs_at_the_default_shots(
-    unsplit: str, run: Run, tmp_path: Path
-) -> None:
-    run("-d", unsplit)
-    found = {record.spec.shots: record.split for record in records(tmp_path)}
-    assert set(found) == {1, 2, 4, 8, 16}
-    assert found[16]["short_classes"] == 3
-    assert (found[1]["train"], found[1]["val"], found[1]["short_val"]) == (3, 2, 1)
 
 
 def test_all_shots_take_every_train_image_and_stand_in_every_view(
@@ -152,28 +119,6 @@ def test_all_shots_take_every_train_image_and_stand_in_every_view(
     assert "with all train images" in text
     assert str(10**18) not in text
     assert fsbench("audit", *store, "--format", "json").out.count('"shots": "all"') >= 2
-
-
-def test_a_missing_cell_of_all_shots_is_named_by_a_command(
-    pets: str, run: Run, tmp_path: Path
-) -> None:
-    run("-d", pets, "--shots", "1,all")
-    store = Store(tmp_path / "store")
-    gone = next(r for r in store.records() if r.spec.shots == ALL_SHOTS)
-    for path in (tmp_path / "store").rglob(f"{gone.spec.key()}*"):
-        path.unlink()
-    assert "--shots all " in fsbench("compare", "--store", tmp_path / "store").out
-
-
-def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path) -> None:
-    from tests.runner.test_transfer import SETS
-
-    cell = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1)
-    for protocol in sorted(SAMPLERS):
-        spec = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1, protocol=protocol)
-        split = split_of(spec, SETS)
-        assert (set(split.train), split.val) == (set(SETS["wide"].items()["train"]), ())
-    assert cell.key() != RunSpec("zero-shot", "wide", 16, 1, 1).key()
 
 
 @pytest.mark.parametrize(("val", "warned"), [("min4", "3,5"), ("none", "")])
@@ -215,38 +160,3 @@ def test_picks_of_all_shots_go_to_a_file_and_back(pets: str, tmp_path: Path) -> 
     assert found.code == 0, found
     (record,) = records(tmp_path)
     assert record.split["train"] == 14
-
-
-def test_a_sweep_over_all_shots_is_drawn(pets: str, tmp_path: Path) -> None:
-    base = ("-m", "tip-adapter", "-o", "init_alpha=0.5,1", "--store", tmp_path / "store")
-    cells = ("-d", pets, "--seeds", 1, "--backbone", "tiny", "--shots", "all")
-    assert fsbench("run", *base, *cells).code == 0
-    assert "all-shot" in fsbench("compare", "--layout", "sweep", *base).out
-
-
-class Sized:
-    """A stand-in for a set of `count` images."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def test_schedules_follow_the_shots_that_were_asked_for() -> None:
-    def shots(images: int, **asked: int) -> int:
-        return Task(("a", "b", "c"), ("{}",), Sized(images), None, **asked).shots  # type: ignore[arg-type]
-
-    assert shots(33, asked=16) == 16
-    assert shots(3, asked=16) == 16
-    # Without a request, and with all shots: the mean size of a class.
-    assert shots(33) == shots(33, asked=ALL_SHOTS) == 11
-    assert shots(1) == 1
-
-
-def test_small_classes_take_as_many_steps_as_full_ones(pets: str, run: Run, tmp_path: Path) -> None:
-    run("-d", pets, "--shots", "8", "-m", "clip-lora", "-o", "clip-lora.iterations=2")
-    (record,) = [r for r in records(tmp_path) if r.spec.method == "clip-lora"]
-    assert record.split["train"] < 8 * 3
-    assert record.footprint["steps"] == 2 * 8

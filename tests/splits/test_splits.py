@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench import Item, RunSpec, Split, UsageError
+from fewshot_bench import Item, Split, UsageError
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.splits.draw import check_train, draw
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group, sampler
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.rng import derive
 from tests.helpers import fsbench
 
@@ -81,7 +80,7 @@ requests = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_train_and_val_are_disjoint_and_come_from_their_pools(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -93,7 +92,7 @@ def test_train_and_val_are_disjoint_and_come_from_their_pools(
     assert split.test == pools["test"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_every_class_gives_its_shots(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -108,7 +107,7 @@ def test_every_class_gives_its_shots(
         assert short or len(set(items)) == shots
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
 def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -128,16 +127,7 @@ def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
         assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
 
 
-@ANY_PROTOCOL
-def test_a_class_with_one_image_trains_on_it_and_validates_on_none(protocol: str) -> None:
-    pools = make_pools(classes=2, train=20)
-    single = tuple(i for i in pools["train"] if i.label == 0 or i.id.endswith("/3.jpg"))
-    split = pick({"train": single, "test": pools["test"]}, protocol, 16)
-    assert {item.id for item in split.train if item.label == 1} == {"train/1/3.jpg"}
-    assert [item.label for item in split.val] == [0] * 4
-
-
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_the_validation_policy_never_changes_train_picks(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -179,13 +169,6 @@ def test_nested_does_not_depend_on_the_order_of_the_lists(
     }
     first, second = (pick(p, "nested", shots, seed, "full") for p in (pools, ordered))
     assert (first.train, first.val) == (second.train, second.val)
-
-
-@ANY_PROTOCOL
-def test_seeds_give_different_picks_and_zero_is_one_of_them(protocol: str) -> None:
-    pools = make_pools()
-    draws = {tuple(ids(pick(pools, protocol, seed=seed).train)) for seed in range(5)}
-    assert len(draws) == 5
 
 
 @ANY_PROTOCOL
@@ -259,21 +242,11 @@ def test_limit_keeps_the_same_test_images_in_list_order(protocol: str) -> None:
     [
         ({"protocol": "coopp"}, "did you mean 'coop'"),
         ({"val": "min"}, "did you mean 'min4'"),
-        ({"shots": 0}, "shots is 0: expected 1 or more"),
-        ({"seed": -1}, "split seed is -1: expected 0 or more"),
-        ({"limit": 0}, "limit is 0: expected 1 or more"),
     ],
 )
-def test_requests_out_of_range(change: dict[str, object], said: str) -> None:
+def test_unknown_names_are_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         pick(make_pools(), **change)  # type: ignore[arg-type]
-
-
-def test_a_policy_that_needs_validation_images_says_so() -> None:
-    pools = make_pools(val=0)
-    with pytest.raises(UsageError, match="use --val none"):
-        pick(pools, val="min4")
-    assert pick(pools, "clip-lora", val="none").val == ()
 
 
 def test_a_data_set_without_train_images_is_refused() -> None:
@@ -342,13 +315,3 @@ def test_a_new_way_to_draw_picks_is_written_in_one_place(
         assert "did you mean 'lasts'" in refused.err
     finally:
         SAMPLERS.pop("lasts", None)
-
-
-@pytest.mark.parametrize("name", ["", "a b", "\x1b[31m", "a\nb"])
-def test_names_of_protocols_are_plain(name: str) -> None:
-    with pytest.raises(ValueError, match="expected letters, digits"):
-        sampler(name)
-    values = RunSpec("zero-shot", "digits", 1, 1, 1).to_dict()
-    for field in ("protocol", "val"):
-        with pytest.raises(StoreError, match="expected a name"):
-            RunSpec.from_dict(values | {field: name})

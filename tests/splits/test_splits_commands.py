@@ -75,20 +75,6 @@ def test_lists_are_exported_byte_for_byte(dtd: None, tmp_path: Path) -> None:
     assert digests(shown) == [PUBLISHED.lists_sha256]
 
 
-@pytest.mark.parametrize(
-    ("format", "name"), [("fsbench", "a.json"), ("coop", "b.json"), ("jsonl", "c.jsonl")]
-)
-def test_lists_in_every_format_are_the_published_ones(
-    dtd: None, tmp_path: Path, format: str, name: str
-) -> None:
-    target = tmp_path / name
-    assert PUBLISHED.lists_sha256 in done("export", "dtd", "--format", format, "-O", target)
-    assert "equal to the published lists of dtd" in done("show", target)
-    verified = done("verify", target, "--dataset", "dtd")
-    assert "FAILED" not in verified
-    assert "equal to the published lists of dtd" in verified
-
-
 @pytest.mark.parametrize("format", ["fsbench", "index", "jsonl"])
 def test_picks_come_back_from_every_format(dtd: None, tmp_path: Path, format: str) -> None:
     """All 15 published settings are exported; some are verified and imported."""
@@ -106,18 +92,6 @@ def test_picks_come_back_from_every_format(dtd: None, tmp_path: Path, format: st
     checks = done("verify", paths[0], "--dataset", "dtd")
     assert "equal to the published picks" in checks
     assert ("all positions are those of the lists" in checks) is (format == "index")
-
-
-def test_the_digest_of_exported_picks_is_that_of_a_record(dtd: None, tmp_path: Path) -> None:
-    target = tmp_path / "x.json"
-    setting = ("dtd", "--shots", "2", "--seeds", "3")
-    shown = done("show", *setting)
-    split = re.search(r"split +sha256 (\w{64})", shown)
-    picks = re.search(r"picks +sha256 (\w{64})", shown)
-    assert split is not None
-    assert picks is not None
-    assert digests(done("export", *setting, "-O", target, "--with-test")) == [split[1]]
-    assert digests(done("export", *setting, "-O", target, "--force")) == [picks[1]]
 
 
 def test_verify_counts_every_published_draw(
@@ -210,22 +184,6 @@ def test_verify_names_what_is_wrong_with_a_file(small: str, tmp_path: Path) -> N
     assert "FAILED  form" in failures(train=3)
 
 
-def test_a_name_without_ending_is_a_folder(small: str, tmp_path: Path) -> None:
-    one = ("export", small, "--shots", "1", "--seeds", "1")
-    out = done(*one, "-O", tmp_path / "picks")
-    assert out.startswith(str(tmp_path / "picks" / "shot_1-seed_1.json"))
-    done("export", small, "-O", tmp_path / "lists" / "of" / "mine")
-    assert [path.suffix for path in (tmp_path / "lists" / "of" / "mine").iterdir()] == [".json"]
-    done(*one, "--format", "jsonl", "-O", tmp_path / "lines")
-    assert [path.suffix for path in (tmp_path / "lines").iterdir()] == [".jsonl"]
-    for name, form, ending in (("picks.txt", "fsbench", ".json"), ("a.json", "jsonl", ".jsonl")):
-        err = refused(2, *one, "--format", form, "-O", tmp_path / name)
-        assert f"expected a file that ends in {ending} (format {form}), or a folder" in err
-        assert not (tmp_path / name).exists()
-    (tmp_path / "plain").write_text("mine")
-    assert "use --force" in refused(2, *one, "-O", tmp_path / "plain")
-
-
 def test_the_documented_output_is_real(
     dtd: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,12 +197,6 @@ def test_the_documented_output_is_real(
     for arguments, output in examples:
         if "eurosat" not in arguments:
             assert done(*arguments.split()) == output
-
-
-def test_a_set_without_published_lists(small: str) -> None:
-    out = done("verify", small)
-    assert "nothing is published" in out
-    assert "no published lists to compare with" in done("show", small)
 
 
 def test_a_split_that_a_store_keeps_is_shown_exported_imported_and_checked(tmp_path: Path) -> None:

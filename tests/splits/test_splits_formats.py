@@ -126,27 +126,27 @@ def lines(*rows: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (changed(OURS, fsbench_split=2), "has fsbench_split 2: expected 1"),
-        (changed(OURS, dataset=3), "has dataset 3"),
-        (changed(OURS, digest="ABSENT"), "has digest None"),
-        (changed(OURS, shots="16"), "has shots '16'"),
-        (changed(OURS, seed=-1), "has seed -1"),
-        (changed(OURS, seed=True), "has seed True"),
-        (changed(OURS, train="ABSENT"), "has no train list"),
-        (changed(OURS, train={}), "has {} under 'train'"),
-        (changed(OURS, train=[["a.jpg", 0]]), "in 'train'"),
+        (changed(OURS, fsbench_split=2), "enum value 2 - at `$.fsbench_split`"),
+        (changed(OURS, dataset=3), "Expected `str`, got `int` - at `$.dataset`"),
+        (changed(OURS, digest="ABSENT"), "missing required field `digest`"),
+        (changed(OURS, shots="16"), "at `$.shots`"),
+        (changed(OURS, seed=-1), "`int` >= 0 - at `$.seed`"),
+        (changed(OURS, seed=True), "at `$.seed`"),
+        (changed(OURS, train="ABSENT"), "missing required field `train`"),
+        (changed(OURS, train={}), "at `$.train`"),
+        (changed(OURS, train=[["a.jpg", 0]]), "at `$.train[0]`"),
         (changed(OURS, train=[["a.jpg", "0", "cat"]]), "'a.jpg', '0', 'cat'"),
         (changed(OURS, train=[["a\n.jpg", 0, "cat"]]), "without control characters"),
-        (changed(OURS, val=[["", 0, "cat"]]), "in 'val'"),
-        (changed(INDEX, other=1), "has the keys"),
-        (changed(INDEX, val=[]), "under 'val'"),
-        (changed(INDEX, val={"data": [{}], "indices": [1]}), "in 'val'"),
-        (changed(INDEX, val={"data": [ENTRY], "indices": []}), "as indices of 'val'"),
-        (changed(INDEX, val={"data": [ENTRY], "indices": [-1]}), "has -1 in the indices"),
+        (changed(OURS, val=[["", 0, "cat"]]), "entry 0 of 'val'"),
+        (changed(INDEX, other=1), "Invalid enum value 'other'"),
+        (changed(INDEX, val=[]), "Expected `object`, got `array`"),
+        (changed(INDEX, val={"data": [{}], "indices": [1]}), "missing required field `impath`"),
+        (changed(INDEX, val={"data": [ENTRY], "indices": []}), "0 indices for 1 images of 'val'"),
+        (changed(INDEX, val={"data": [ENTRY], "indices": [-1]}), "`int` >= 0"),
         (changed(INDEX, val={"data": [ENTRY | {"label": None}], "indices": [1]}), "entry 0 of"),
-        (lines(LINE, "{"), "has no JSON on line 2"),
-        (lines(LINE, "", [1]), r"has \[1\] on line 3"),
-        (lines(LINE, LINE | {"role": "dev"}), "on line 2"),
+        (lines(LINE, "{"), "on line 2"),
+        (lines(LINE, "", [1]), "Expected `object`, got `array`"),
+        (lines(LINE, LINE | {"role": "dev"}), "enum value 'dev'"),
         (lines(LINE, {"role": "val", "label": 0, "classname": "c"}), "None, 0, 'c'"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("split,filename\ntrain,a.jpg\n", "cannot be read as JSON"),
@@ -156,9 +156,10 @@ def lines(*rows: Any) -> str:
 )
 def test_damaged_files_are_named(tmp_path: Path, content: Any, match: str) -> None:
     path = put(tmp_path, content)
-    with pytest.raises(DataMissingError, match=match) as caught:
+    with pytest.raises(DataMissingError) as caught:
         read_split_file(path)
     assert str(path) in str(caught.value)
+    assert match in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fewshot_bench import DataMissingError, Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.splits.checks import check_positions, find_items, map_to_items
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import load_imported, path_of_import, safe_name
+from fewshot_bench.splits.imported import load_imported, path_of_import
 from fewshot_bench.splits.published import picks_digest, published_splits
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
@@ -88,8 +88,11 @@ def test_picks_from_elsewhere_become_the_sets_items(small: str, tmp_path: Path) 
     result = fsbench("splits", "import", put(tmp_path, GOOD), "--dataset", small, "--store", store)
     assert (result.code, result.err) == (0, "")
     picks = load_imported(store, small, 1, 1)
-    assert picks.train == (Item("cat/ä.jpg", 0, "house, cat"), Item("dog/same.jpg", 1, "dog's"))
-    assert [item.id for item in picks.val] == ["cat/v.jpg", "dog/v.jpg"]
+    assert picks.lists["train"] == (
+        Item("cat/ä.jpg", 0, "house, cat"),
+        Item("dog/same.jpg", 1, "dog's"),
+    )
+    assert [item.id for item in picks.lists["val"]] == ["cat/v.jpg", "dog/v.jpg"]
     assert f"picks      sha256 {picks.digest}" in result.out
     assert "coop       differs" in result.out
     assert "of 2 train" in result.out
@@ -170,11 +173,6 @@ def test_picks_that_do_not_fit(
     assert message.replace("FILE", str(path)).replace("SET", small) in err
 
 
-def test_val_images_may_not_be_train_images(small: str, tmp_path: Path) -> None:
-    path = put(tmp_path, index([CAT, DOG], [entry("other/dog/same.jpg", 1, "dog's")]))
-    assert "are in two lists: 'dog/same.jpg (train, val)'" in refused(3, path, "--dataset", small)
-
-
 def test_the_longest_id_is_meant() -> None:
     items = [Item(id, 0, "c") for id in ("b.jpg", "a/b.jpg", "x/a/b.jpg", "y/c.jpg")]
     meant = {
@@ -214,7 +212,7 @@ def test_imported_picks_are_replaced_on_demand_only(small: str, tmp_path: Path) 
     result = fsbench("splits", "import", path, *arguments, "--force")
     assert result.code == 0
     assert "--val none" in result.out
-    assert load_imported(store, small, 1, 1).val == ()
+    assert load_imported(store, small, 1, 1).lists["val"] == ()
 
 
 def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
@@ -231,7 +229,7 @@ def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
         load_imported(tmp_path, small, 1, 1)
 
 
-@pytest.mark.parametrize("val", ["none", "min4", "shots"])
+@pytest.mark.parametrize("val", ["none", "shots"])
 def test_the_command_for_imported_picks_runs_as_printed(tmp_path: Path, val: str) -> None:
     store, picks = tmp_path / "it's a store", tmp_path / "picks.json"
     setting = ("--shots", 6, "--val", val)
@@ -248,7 +246,7 @@ def test_picks_are_compared_with_the_lists_of_today(small: str, tmp_path: Path) 
     pools = registry().dataset(small).items()
     renamed = {role: tuple(replace(i, classname="x") for i in pools[role]) for role in pools}
     for lists in (pools, renamed):
-        assert len(load_imported(tmp_path, small, 1, 1, lists).train) == 2
+        assert len(load_imported(tmp_path, small, 1, 1, lists).lists["train"]) == 2
     gone = pools | {"train": tuple(i for i in pools["train"] if i.label == 0)}
     other = {role: tuple(replace(i, label=1 - i.label) for i in pools[role]) for role in pools}
     leaked = pools | {"test": pools["train"]}
@@ -261,14 +259,6 @@ def test_picks_are_compared_with_the_lists_of_today(small: str, tmp_path: Path) 
     ):
         with pytest.raises(DataMissingError, match=match):
             load_imported(tmp_path, small, 1, 1, lists)
-
-
-def test_names_of_data_sets_become_names_of_folders() -> None:
-    names = ("dtd", "folder:a/b", "folder:a_b", "folder:../x", "..", ".", "ä" * 200)
-    safe = [safe_name(name) for name in names]
-    assert safe[0] == "dtd"
-    assert len(set(safe)) == len(names)
-    assert all(len(name) < 100 and name.isascii() and name.strip("._") for name in safe)
 
 
 def test_lists_go_where_the_data_set_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,12 +283,3 @@ def test_lists_go_where_the_data_set_looks(tmp_path: Path, monkeypatch: pytest.M
     forced = fsbench("splits", "import", other, "--dataset", "dtd", "--force")
     assert "NOT the published lists" in forced.out
     assert "not yet" in forced.out
-
-
-def test_lists_for_a_set_that_has_none(small: str, tmp_path: Path) -> None:
-    path = put(tmp_path, SMALL)
-    assert "no split file of a known name" in refused(2, path, "--dataset", small)
-    assert "leave --shots and --seed out" in refused(2, path, "--dataset", "dtd", "--shots", 1)
-    assert "without a folder" in refused(2, path, "--dataset", "dtd", "--name", "../x.json")
-    assert "unknown data set" in refused(2, path, "--dataset", "dtt")
-    assert "cannot be read" in refused(3, tmp_path / "absent.json", "--dataset", "dtd")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fewshot_bench.store.hub import hub_name, model_folder, push
-from fewshot_bench.store.model_files import (
+from fewshot_bench.store.kept_models import (
     CARD,
     CONFIG,
     SUPPORT,

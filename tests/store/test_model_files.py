@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.store.model_files import (
+from fewshot_bench.store.kept_models import (
     CONFIG,
     TENSORS,
     ModelConfig,
@@ -32,7 +32,7 @@ KEPT = {"weight": torch.arange(6.0).view(2, 3), "beta": torch.tensor(0.1, dtype=
 def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_model(tmp_path / "model", MODEL, KEPT, "# A card")
     config, tensors = read_model(tmp_path / "model")
-    assert msgspec.structs.replace(config, tensors="") == MODEL
+    assert msgspec.structs.replace(config, tensors="", digest="") == MODEL
     assert tensors.keys() == KEPT.keys()
     assert all(torch.equal(tensors[name], KEPT[name]) for name in KEPT)
     assert (tmp_path / "model" / "README.md").read_text() == "# A card"
@@ -54,7 +54,7 @@ def test_values_that_are_not_finite_are_refused_before_anything_is_written(tmp_p
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_changed_byte_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
@@ -67,8 +67,8 @@ def test_any_changed_byte_is_noticed(
     with suppress(StoreError):
         config, tensors = read_model(folder)
         # Only whitespace between values, or the letter case of an escape, was changed.
-        assert msgspec.structs.replace(config, tensors="") == MODEL
-        assert all(torch.equal(tensors[one], KEPT[one]) for one in KEPT)
+        assert msgspec.structs.replace(config, tensors="", digest="") == MODEL
+        assert all(torch.equal(tensors[each], KEPT[each]) for each in KEPT)
 
 
 @pytest.mark.parametrize(
@@ -120,38 +120,21 @@ def test_a_file_that_leads_to_a_device_is_not_read(tmp_path: Path, name: str) ->
             read(tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"[]"])
-def test_tensors_are_as_long_as_their_header_says(tmp_path: Path, header: bytes) -> None:
-    write_model(tmp_path, MODEL, KEPT, "")
-    path = tmp_path / TENSORS
-    with path.open("r+b") as file:
-        file.write(header)
-        file.truncate(3 * 10**9)
-    for read in (read_model, verify_config):
-        with pytest.raises(StoreError, match=r"its header is not that of a file of 3\.0 GB; copy"):
-            read(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["classnames", "templates"])
-def test_lists_of_a_config_have_a_largest_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_lists_of_a_config_have_a_largest_length(tmp_path: Path, name: str) -> None:
     """Millions of classes took half a minute before anything was said."""
     many = msgspec.structs.replace(MODEL, **{name: tuple(map(str, range(100_001)))})
-    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
+    with pytest.raises(StoreError, match=rf"length <= 100000 - at `\$\.{name}`"):
         write_model(tmp_path, many, KEPT, "")
-    (tmp_path / CONFIG).write_text(json.dumps({"format": 1, name: [""] * 100_001}))
-    monkeypatch.setattr("fewshot_bench.store.model_files.canonical_json", None)
-    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
-        read_model(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensors_that_do_not_fit_into_memory_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path, MODEL, KEPT, "")
-    monkeypatch.setattr("fewshot_bench.store.model_files.free_host_memory", lambda: 100)
-    with pytest.raises(StoreError, match=r"has \d+ B, and 100 B of memory are free; read it when"):
+    monkeypatch.setattr("fewshot_bench.store.kept_models.free_host_memory", lambda: 100)
+    with pytest.raises(StoreError, match=r"it has \d+ B, expected at most 100 B of free memory"):
         read_model(tmp_path)
 
 
@@ -159,10 +142,10 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no model"):
         read_model(tmp_path)
     (tmp_path / CONFIG).write_text("[1]")
-    with pytest.raises(StoreError, match="no JSON object"):
+    with pytest.raises(StoreError, match="Expected `object`, got `array`"):
         read_model(tmp_path)
     (tmp_path / CONFIG).write_text('{"format": 1, "temperature": NaN}')
-    with pytest.raises(StoreError, match="is damaged: its values do not have the digest"):
+    with pytest.raises(StoreError, match="is no config of a model: JSON is malformed"):
         read_model(tmp_path)
     (tmp_path / CONFIG).write_text('{"format": 2}')
     with pytest.raises(StoreError, match="has format 2, this version reads 1"):

@@ -48,7 +48,7 @@ def drop_metrics(store: Store) -> None:
     for record in done(store):
         metrics = {name: value for name, value in record.metrics.items() if name not in drop}
         bare = dataclasses.replace(record, metrics=metrics)
-        store.put(bare, read(store.file(record.spec.key()).with_suffix(".npz")))
+        store.put(bare, read(store.file(record.spec.key()).with_suffix(".npz"))[0])
 
 
 def check(store: Store, outcomes: Outcomes) -> None:
@@ -112,10 +112,10 @@ def test_metrics_of_several_plug_ins_are_kept(tmp_path: Path) -> None:
     (record,) = store.records()
     metrics = [Metric(n, n, lambda hits: hits.mean(), unit="", source="p") for n in ("a", "b")]
     for metric in metrics:
-        (whole,) = Outcomes(store, [metric]).completed([record], [metric.name])
+        (whole,) = Outcomes(store, [metric]).complete([record], [metric.name])
         assert whole.metrics[metric.name] == pytest.approx(record.metrics["top1"] / 100, abs=1e-6)
     store.file(record.spec.key()).with_suffix(".npz").unlink()
-    (whole,) = Outcomes(store, metrics).completed([record], ["a", "b"])
+    (whole,) = Outcomes(store, metrics).complete([record], ["a", "b"])
     assert {"a", "b"} <= whole.metrics.keys()
 
 
@@ -142,16 +142,16 @@ def test_metrics_that_a_record_lacks_are_completed(tmp_path: Path) -> None:
     before = {record.spec.key(): record.metrics for record in store.records()}
     drop_metrics(store)
     records = list(store.records())
-    assert Outcomes(store).completed(records, KEPT) == records
+    assert Outcomes(store).complete(records, KEPT) == records
     assert not kept(store)
     for _ in range(2):
-        found = Outcomes(store).completed(records, ["ece"])
+        found = Outcomes(store).complete(records, ["ece"])
         assert {r.spec.key(): r.metrics for r in found} == before
         assert kept(store)
     first = store.file(records[0].spec.key()).with_suffix(".npz")
     forget(store)
     first.unlink()
-    assert "ece" not in Outcomes(store).completed(records, ["ece"])[0].metrics
+    assert "ece" not in Outcomes(store).complete(records, ["ece"])[0].metrics
 
 
 def test_entries_without_metrics_do_not_stand_for_records_that_lack_them(tmp_path: Path) -> None:

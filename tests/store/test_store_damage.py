@@ -168,30 +168,11 @@ def test_a_cell_that_is_replaced_while_it_is_read_is_left_alone(
         compared(path, old)
 
     monkeypatch.setattr("fewshot_bench.store.store.check", replaced)
-    found = next(iter(store.held([record.spec])))[1] if listed else store.get(key)
+    found = next(iter(store.read_cells([record.spec])))[1] if listed else store.get(key)
     assert found is not None
     assert found.notes == {"again": True}
     assert store.damaged == []
     assert not list(store.root.rglob("*.damaged-*"))
-
-
-def test_a_record_that_appears_while_it_is_looked_for_is_no_other_kind_of_file(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = put(store, make())
-    path = store.file(key)
-    content = path.read_bytes()
-    path.unlink()
-    looked = Path.is_file
-
-    def late(self: Path) -> bool:
-        found = looked(self)
-        if self == path:
-            path.write_bytes(content)
-        return found
-
-    monkeypatch.setattr(Path, "is_file", late)
-    assert store.get(key) is None
 
 
 def sparse(path: Path, size: int = 3 * 10**9) -> Path:

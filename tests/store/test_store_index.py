@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -146,7 +145,7 @@ def held(store: Store) -> dict[str, Record]:
     for path in paths:
         if path.stem not in SPECS:
             SPECS[path.stem] = RunSpec.from_dict(json.loads(path.read_bytes())["spec"])
-    held_cells = Store(store.path).held([SPECS[path.stem] for path in paths])
+    held_cells = Store(store.path).read_cells([SPECS[path.stem] for path in paths])
     return {cell.key(): record for cell, record in held_cells if record is not None}
 
 
@@ -229,29 +228,6 @@ def test_threads_read_the_same(tmp_path: Path) -> None:
         assert all(values == expected for values in read)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "deleted": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-4099]),
-    "foreign": lambda path: path.write_text("my own notes\n" * 100),
-    "binary": lambda path: path.write_bytes(bytes(range(256)) * 20),
-    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "other version": lambda path: sqlite3.connect(path).execute("pragma user_version=7"),
-    "other tables": lambda path: sqlite3.connect(path).execute("create table other (a)"),
-}
-
-
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_index_is_ignored_and_made_again(tmp_path: Path, damage: str) -> None:
-    store = filled(tmp_path / "s")
-    indexed(store)
-    before = rows(store)
-    DAMAGES[damage](checkpointed(store))
-    assert listed(store) == unindexed(store)
-    assert rows(store) == before
-
-
 @pytest.mark.usefixtures("eager")
 def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
@@ -259,7 +235,7 @@ def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
     index = checkpointed(store)
     whole = index.read_bytes()
     draw = random.Random(3)
-    for _ in range(100):
+    for _ in range(60):
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         for path in index_files(store.path):
@@ -342,20 +318,6 @@ list(Store(Path(sys.argv[1])).records())
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("cache", ["a file", "gone"])
-def test_without_a_cache_folder_records_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
-) -> None:
-    store = filled(tmp_path / "s")
-    time.sleep(2 * SETTLED)
-    place = tmp_path / "cache"
-    place.write_text("in the way")
-    monkeypatch.setenv("FSBENCH_CACHE", str(place / "inner" if cache == "gone" else place))
-    assert listed(store) == listed(store) == unindexed(store)
-    assert place.read_text() == "in the way"
-
-
-@pytest.mark.usefixtures("eager")
 def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(6))
     time.sleep(2 * SETTLED)
@@ -371,7 +333,7 @@ def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
         return len(records)
 
     with ThreadPoolExecutor(6) as pool:
-        assert set(pool.map(read, range(120))) == {6}
+        assert set(pool.map(read, range(60))) == {6}
     assert listed(store) == unindexed(store)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import ImageFile
 
-from fewshot_bench.testing.process_state import ProcessState
+from fewshot_bench.testing.observe import ProcessState
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the working directory from": lambda: os.chdir(os.sep),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,6 @@ def test_every_check_has_a_breaker() -> None:
 def test_every_check_says_its_rule_in_one_sentence() -> None:
     for check in all_checks():
         assert check.rule.endswith("."), check.name
-
-
-@parametrize_with_checks([Head()])
-def test_the_example_passes(method: Any, check: Callable[[Any], None]) -> None:
-    check(method)
 
 
 def test_breakers_leave_no_trace_in_the_process() -> None:
@@ -160,16 +154,12 @@ class AttachesAll(Head):
     fit = rebuilt(Attached)
 
 
-def test_a_reason_lists_at_most_five_things() -> None:
-    results = {result.name: result for result in run_checks(AttachesAll())}
-    reason = results["check_tensors_are_detached_and_finite"].reason
-    assert "row 0, row 1, row 2, row 3, row 4 and 3 more with requires_grad" in reason
-
-
-def test_a_failed_check_names_the_authors_line_and_shows_none_of_ours() -> None:
+def test_a_reason_lists_at_most_five_things_and_names_the_authors_line() -> None:
     (check,) = [one for one in all_checks() if one.name == "check_tensors_are_detached_and_finite"]
     with pytest.raises(CheckFailure, match=r"\(at \S*breakers\.py:\d+ in tensors\)$") as failed:
         check(AttachesAll())
+    listed = "row 0, row 1, row 2, row 3, row 4 and 3 more with requires_grad"
+    assert listed in str(failed.value)
     assert failed.value.__suppress_context__
 
 

@@ -65,14 +65,13 @@ def test_a_method_that_is_shown_passes_the_kit(
     check_method(dataclasses.replace(quick(method), **SHORTER.get(name, {})))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_method_on_pixels_runs_as_it_is_shown(tmp_path: Path, precision: str) -> None:
+def test_the_method_on_pixels_runs_as_it_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "shift.py"
     file.write_text(examples()["ShiftTuning"], encoding="utf-8")
     few = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     to = ("--store", tmp_path / "store")
-    ran = fsbench("run", "-m", f"{file}:ShiftTuning", *few, "--precision", precision, *to)
+    ran = fsbench("run", "-m", f"{file}:ShiftTuning", *few, "--precision", "bf16", *to)
     assert ran.code == 0, ran
     (record,) = Store(to[1]).records()
     assert record.status == "done"
-    assert record.spec.precision == precision
+    assert record.spec.precision == "bf16"

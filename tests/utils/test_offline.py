@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, command, environment
+from tests.helpers import PATIENCE, REPOSITORY, environment, fsbench
 from tests.preparing import Shop, images, open_shop, tar
 
 PLUGIN = '''
@@ -85,33 +87,21 @@ for family in ("", "6"):
 """
 
 
-def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a subprocess."""
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-        env=environment(**variables),
-    )
-
-
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     with open_shop(tmp_path, monkeypatch) as opened:
         yield opened
 
 
-def test_internet_sockets_are_refused_and_others_are_not() -> None:
+def run_script(code: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_internet_sockets_are_refused_and_others_are_not() -> None:
+    run_script(BLOCKED)
 
 
 @pytest.mark.skipif(
@@ -119,22 +109,48 @@ def test_internet_sockets_are_refused_and_others_are_not() -> None:
     reason="only Linux refuses sockets to child processes",
 )
 def test_child_processes_and_compiled_code_have_no_internet_sockets() -> None:
+    run_script(CHILDREN)
+
+
+# Runs commands one after the other, since nothing lifts the ban in a process.
+COMMANDS = """
+import json, sys
+from tests.helpers import fsbench
+for words in json.loads(sys.argv[1]):
+    done = fsbench(*words)
+    print(json.dumps([done.code, done.out, done.err]))
+"""
+
+
+def run_offline(commands: Sequence[Sequence[object]], **variables: str) -> list[list[Any]]:
+    """The exit code, output and errors of each command, in one process."""
+    words = [list(map(str, command)) for command in commands]
     done = subprocess.run(
-        [sys.executable, "-c", CHILDREN],
+        [sys.executable, "-c", COMMANDS, json.dumps(words)],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE,
+        env=environment(**variables),
     )
     assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("engine", ["slurm", "ray"])
-def test_engines_that_talk_over_the_network_are_refused(tmp_path: Path, engine: str) -> None:
-    words = ("run", "-m", "zero-shot", "-d", "digits", "--shots", 1, "--dry-run")
-    done = run(*words, "--engine", engine, "--store", tmp_path / "store", FSBENCH_OFFLINE="1")
-    assert done.returncode == 2
-    assert f"--engine {engine} talks over the network, which --offline forbids" in done.stderr
+def test_engines_and_weights_that_need_the_network_are_refused(tmp_path: Path) -> None:
+    words = ("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path / "store")
+    weights = ("--offline", *words, "--backbone", "ViT-B-32/laion2b_s34b_b79k")
+    engines = ("slurm", "ray")
+    commands = [weights, *((*words, "--dry-run", "--engine", engine) for engine in engines)]
+    homes = dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME", "HOME"), str(tmp_path))
+    missing, *refused = run_offline(commands, FSBENCH_OFFLINE="1", **homes)
+    assert missing[0] == 3, missing
+    assert "--offline allows no download: run once without it" in missing[2]
+    for engine, (code, _, said) in zip(engines, refused, strict=True):
+        assert code == 2
+        assert f"--engine {engine} talks over the network, which --offline forbids" in said
+    assert "Traceback" not in missing[2]
 
 
 @pytest.mark.slow
@@ -149,8 +165,8 @@ def test_a_run_works_and_a_method_that_connects_fails_alone(
     monkeypatch.setenv("PYTHONPATH", ":".join([str(info.parent), *sys.path]))
     where = ("--store", tmp_path / "store", "--shots", 1, "--seeds", 1, "--limit", 20)
     what = ("--method", "calling,zero-shot", "--dataset", "digits", "--jobs", 1)
-    done = run("--offline", "run", *what, *where)
-    assert done.returncode == 1, done.stderr
+    ((code, _, said),) = run_offline([("--offline", "run", *what, *where)])
+    assert code == 1, said
     records = {r.spec.method: r for r in Store(tmp_path / "store").records()}
     assert records["zero-shot"].status == "done"
     error = records["calling"].error
@@ -159,33 +175,23 @@ def test_a_run_works_and_a_method_that_connects_fails_alone(
     assert "--offline (or FSBENCH_OFFLINE) allows no connection" in error["message"]
 
 
-@pytest.mark.parametrize("how", ["option", "variable"])
-def test_nothing_is_fetched(shop: Shop, how: str) -> None:
+def test_nothing_is_fetched(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.sell([shop.archive(tar(images()))])
-    if how == "option":
-        done = run("--offline", "data", "prepare", "wares")
-    else:
-        done = run("data", "prepare", "wares", FSBENCH_OFFLINE="1")
-    assert done.returncode == 3
-    told = done.stdout + done.stderr
-    assert "wares.tar.gz is not here, and --offline allows no download" in told
-    assert "Traceback" not in told
+    prepare = ("data", "prepare", "wares")
+    (by_option,) = run_offline([("--offline", *prepare)])
+    (by_variable,) = run_offline([prepare], FSBENCH_OFFLINE="1")
+    for code, out, said in (by_option, by_variable):
+        assert code == 3
+        assert "wares.tar.gz is not here, and --offline allows no download" in out + said
+        assert "Traceback" not in out + said
     assert shop.site.requests == []
-    assert run("data", "prepare", "wares", FSBENCH_OFFLINE="0").returncode == 0
+    monkeypatch.setenv("FSBENCH_OFFLINE", "0")
+    assert fsbench(*prepare).code == 0
     assert shop.site.requests
 
 
-@pytest.mark.slow
-def test_weights_that_are_not_here(tmp_path: Path) -> None:
-    options = ("--method", "zero-shot", "--dataset", "digits", "--store", tmp_path / "store")
-    homes = {"HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    done = run("--offline", "run", *options, "--backbone", "ViT-B-32/laion2b_s34b_b79k", **homes)
-    assert done.returncode == 3, done.stderr
-    assert "--offline allows no download: run once without it" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_value_that_is_neither_yes_nor_no() -> None:
-    done = run("list", "methods", FSBENCH_OFFLINE="perhaps")
-    assert done.returncode == 2
-    assert done.stderr == "error: FSBENCH_OFFLINE=perhaps: expected 1 to open no connection, or 0\n"
+def test_a_value_that_is_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_OFFLINE", "perhaps")
+    done = fsbench("list", "methods")
+    assert done.code == 2
+    assert done.err == "error: FSBENCH_OFFLINE=perhaps: expected 1 to open no connection, or 0\n"

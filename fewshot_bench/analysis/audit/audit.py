@@ -7,7 +7,7 @@ every cell (CSV and JSON only).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,6 @@ from fewshot_bench.api.record import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-_PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
-
 
 def audit(
     records: Sequence[Record],
@@ -50,8 +48,8 @@ def audit(
     notes: remarks on records of older versions. signature: the signature of the records, if
     already computed; data: their frame, if already built.
     """
-    data = _sort(load_stated(frame(records) if data is None else data))
-    signature = signature or signature_of(data["record"].tolist())
+    data = load_stated(frame(records) if data is None else data)
+    data = data.sort_values([*ORDER], kind="stable", key=_order, ignore_index=True)
     findings = [finding for check in CHECKS for finding in check(data)]
     findings += [*find_differences(data)]
     findings += [Finding("note", "older-versions", text) for text in notes]
@@ -64,76 +62,65 @@ def audit(
         findings=tuple(findings),
         hazards=answer_hazards(data, findings),
         shared={name: values.pop() for name, values in stated.items() if len(values) == 1},
-        methods=tuple(_methods(data)),
+        methods=tuple(_describe_methods(data)),
         records=tuple(data["record"]),
-        signature=signature,
+        signature=signature or signature_of(data["record"].tolist()),
     )
 
 
-def _sort(data: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the order of `ORDER`."""
-    import pandas as pd
+def _order(column: Any) -> Any:
+    """A column of names in the order of the alphabet, or one of numbers."""
+    if column.dtype == object:
+        return column
+    return column.cat.reorder_categories(sorted(column.cat.categories), ordered=True)
 
-    keys = pd.DataFrame(index=data.index)
-    for name in ORDER:
-        values, column = sorted(value for (value,) in distinct(data, name)), data[name]
-        keys[name] = column.map(dict(zip(values, range(len(values)), strict=True))).astype(int)
-    return data.loc[keys.sort_values([*ORDER], kind="stable").index].reset_index(drop=True)
+
+def _list(counts: Counter[Any]) -> str:
+    return some(sorted(filter(None, counts)))
+
+
+def _range(counts: Counter[Any]) -> str:
+    return spread(value for value in counts if isinstance(value, int))
 
 
 # Cells are grouped by these columns: each group is one line.
 _GROUP = ("label", "val", "prompts", "protocol")
-# Facts in the line of a method, each with its column.
-_COUNTED: Mapping[str, str] = {
-    "version": "method_version",
-    "kit": "kit",
-    "allowed": "allowed",
-    "used": "labels used",
-    "tried": "tried",
-    "published": "published picks",
-    "trained": "trained",
-    "steps": "steps",
-    "images": "images billed",
-    "incidents": "incidents",
-    "status": "status",
+# What the line of a group says: a column, and the text of its values, which come with the number of
+# cells that have them.
+_LINE: Mapping[str, tuple[str, Callable[[Counter[Any]], str]]] = {
+    "method": ("label", _list),
+    "version": ("method_version", _list),
+    "kit": ("kit", _list),
+    "cells": ("label", lambda counts: f"{counts.total():,}"),
+    "val": ("val", _list),
+    "allowed": ("allowed", _range),
+    "used": ("labels used", _range),
+    "tried": ("tried", _range),
+    "prompts": ("prompts", _list),
+    "protocol": ("protocol", _list),
+    "published": ("published picks", _list),
+    "trained": ("trained", _range),
+    "steps": ("steps", _range),
+    "images billed": ("images billed", _range),
+    "incidents": (
+        "incidents",
+        lambda counts: str(sum(number for text, number in counts.items() if decode(text))),
+    ),
+    "failed": ("status", lambda counts: str(counts["failed"])),
 }
 
 
-def _methods(data: pd.DataFrame) -> list[dict[str, str]]:
+def _describe_methods(data: pd.DataFrame) -> list[dict[str, str]]:
     """What each method was allowed and did: a line per label, policy, prompts and protocol."""
-    cells = count(data, *_GROUP)
-    lines: defaultdict[tuple[Any, ...], dict[str, Counter[Any]]] = defaultdict(dict)
-    for name, column in _COUNTED.items():
+    groups: defaultdict[tuple[Any, ...], defaultdict[str, Counter[Any]]]
+    groups = defaultdict(lambda: defaultdict(Counter))
+    for column in dict.fromkeys(column for column, _ in _LINE.values()):
         for (*key, value), number in count(data, *_GROUP, column).items():
-            lines[tuple(key)].setdefault(name, Counter())[value] += number
-    return [_line(key, cells[key], lines[key]) for key in sorted(cells)]
-
-
-def _line(key: tuple[Any, ...], cells: int, counts: Mapping[str, Counter[Any]]) -> dict[str, str]:
-    """The line of a group of cells. counts: how many cells have each value of a column."""
-    method, val, prompts, protocol = map(str, key)
-    over = {
-        name: spread(value for value in counts[name] if isinstance(value, int))
-        for name in ("allowed", "used", "tried", "trained", "steps", "images")
-    }
-    return {
-        "method": method,
-        "version": some(sorted(set(counts["version"]))),
-        "kit": some(sorted(set(filter(None, counts["kit"])))),
-        "cells": f"{cells:,}",
-        "val": val,
-        "allowed": over["allowed"],
-        "used": over["used"],
-        "tried": over["tried"],
-        "prompts": prompts,
-        "protocol": protocol,
-        "published": some(sorted({_PUBLISHED[word] for word in counts["published"] if word})),
-        "trained": over["trained"],
-        "steps": over["steps"],
-        "images billed": over["images"],
-        "incidents": str(sum(n for text, n in counts["incidents"].items() if decode(text))),
-        "failed": str(counts["status"]["failed"]),
-    }
+            groups[tuple(key)][column][value] += number
+    return [
+        {name: describe(groups[key][column]) for name, (column, describe) in _LINE.items()}
+        for key in sorted(groups)
+    ]
 
 
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
@@ -163,15 +150,16 @@ def document(audit: Audit, form: str = "terminal") -> Document:
             ),
         ),
         signature=audit.signature,
-        rows=_cells(audit) if form == "csv" else (),
+        rows=_list_cells(audit) if form == "csv" else (),
         heads=HEADS,
         data=_data(audit) if form == "json" else {},
     )
 
 
 def _data(audit: Audit) -> dict[str, Any]:
+    names = ("level", "kind", "text", "hazard", "cells")
     return {
-        "findings": [finding.to_dict() for finding in audit.findings],
+        "findings": [{name: getattr(each, name) for name in names} for each in audit.findings],
         "hazards": [asdict(answer) for answer in audit.hazards],
         "shared": dict(audit.shared),
         "methods": [dict(line) for line in audit.methods],
@@ -189,10 +177,7 @@ _STATES = {
 
 def _hazards(audit: Audit) -> Grid:
     lines = [
-        Line(
-            str(answer.number),
-            (_STATES[answer.state], Entry(answer.name), Entry(answer.text)),
-        )
+        Line(str(answer.number), (_STATES[answer.state], Entry(answer.name), Entry(answer.text)))
         for answer in audit.hazards
     ]
     columns = tuple(Column(head, "text") for head in ("", "hazard", "what the records say"))
@@ -200,34 +185,25 @@ def _hazards(audit: Audit) -> Grid:
 
 
 def _method_grid(lines: Sequence[Mapping[str, str]]) -> Grid:
-    first, *heads = _columns(lines) or ["method"]
+    """Columns that are not empty or 0 in all lines, and no condition that all lines share."""
+    alike = {n for n in ("val", "prompts", "protocol") if len({line[n] for line in lines}) == 1}
+    filled = [name for name in _LINE if any(line[name] not in ("", "0") for line in lines)]
+    first, *heads = [name for name in filled if name not in alike] or ["method"]
     own = tuple(Line.of(line[first], *(line[name] for name in heads)) for line in lines)
     return Grid("", "", Column.sides(*heads), own, first=first)
 
 
-def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Columns worth showing: not empty or 0 in all lines, and no condition shared by all lines."""
-    names = list(lines[0]) if lines else []
-    alike = {n for n in ("val", "prompts", "protocol") if len({line[n] for line in lines}) == 1}
-    filled = [name for name in names if any(line[name] not in ("", "0") for line in lines)]
-    return [name for name in filled if name not in alike]
-
-
-def _cells(audit: Audit) -> list[dict[str, Any]]:
-    """One line per cell with all its facts and the kinds of findings about it."""
-    kinds: dict[str, list[str]] = {}
+def _list_cells(audit: Audit) -> list[dict[str, Any]]:
+    """One line per cell with all its facts, lists for mappings, and the kinds of findings."""
+    kinds: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for finding in audit.findings:
         for key in finding.cells:
-            kinds.setdefault(key, []).append(finding.kind)
-    lines = [
-        {**cell, "findings": list(dict.fromkeys(kinds.get(cell["key"], ())))}
-        for cell in map(facts, audit.records)
-    ]
-    return [{name: _join_mapping(value) for name, value in line.items()} for line in lines]
+            kinds[key][finding.kind] = None
+    lines = [{**cell, "findings": [*kinds[cell["key"]]]} for cell in map(facts, audit.records)]
+    return [{name: _as_list(value) for name, value in line.items()} for line in lines]
 
 
-def _join_mapping(value: Any) -> Any:
-    """Convert a mapping to a sorted list of `name=value`; return anything else unchanged."""
+def _as_list(value: Any) -> Any:
     if isinstance(value, dict):
         return [f"{name}={item}" for name, item in sorted(value.items())]
     return value

@@ -7,28 +7,23 @@ between records are found in `differing`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from operator import eq
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.audit.findings import (
-    Finding,
-    Level,
-    find,
-    select,
-    some,
-    spread,
-)
-from fewshot_bench.analysis.audit.kit_rules import group_by_hazard
+import numpy as np
+
+from fewshot_bench.analysis.audit.findings import Finding, Level, find, select, some, spread
+from fewshot_bench.analysis.audit.hazards import group_by_hazard
 from fewshot_bench.analysis.audit.stated import OF_CONDITIONS, number, read_kit, read_mapping
 from fewshot_bench.analysis.conditions import overlaps_of
 from fewshot_bench.analysis.frame import count, decode, distinct, group, is_true, values
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api.defaults import DEMO
-from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.method_card import OTHER_QUERIES
-from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record, overlap_texts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
@@ -77,15 +72,17 @@ def check_kit(data: pd.DataFrame) -> Iterator[Finding]:
     A broken rule is filed under the hazard that it concerns, a declared one there, too. Only
     finished cells count: a cell without a result makes no claim about the method.
     """
-    said: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (is_done, method, text), cells in count(data, "done", "method", "kit text").items():
-        if is_done:
-            said[method][text] += cells
-    for text in sorted(set().union(*said.values())):
-        part = select(data, lambda is_done, stated: is_done and stated == text, "done", "kit text")  # noqa: B023
-        names = [_name(method, said[method], text) for method in sorted(said) if said[method][text]]
+    done = select(data, lambda is_done, _method, _text: is_done, "done", "method", "kit text")
+    counts, cells = count(done, "method", "kit text"), count(done, "method")
+    for text in sorted({text for _, text in counts}):
+        part = select(done, partial(eq, text), "kit text")
+        who = some(
+            method if n == cells[method,] else f"{method} ({n} of {cells[method,]} cells)"
+            for (method, own), n in sorted(counts.items())
+            if own == text
+        )
         records = part["record"].tolist()
-        who, kit = some(names), read_kit(records[0].entry("environment", "kit"))
+        kit = read_kit(records[0].entry("environment", "kit"))
         if not kit.get("failed"):
             yield Finding("note", "kit", f"{who} {text}", LABELS, records)
         for hazard, rules in group_by_hazard(kit.get("failed", ())):
@@ -97,18 +94,6 @@ def check_kit(data: pd.DataFrame) -> Iterator[Finding]:
                 yield Finding("note", "kit-declared", f"{who} breaks {why}", hazard, records)
 
 
-def _name(method: str, said: Counter[str], text: str) -> str:
-    part = f" ({said[text]} of {said.total()} cells)" if len(said) > 1 else ""
-    return f"{method}{part}"
-
-
-def _kinds(incidents: str | None) -> list[str]:
-    """The kinds of a record's incidents, each once."""
-    return list(
-        dict.fromkeys(str(incident.get("kind", "?")) for incident in decode(incidents) or ())
-    )
-
-
 def check_configurations(data: pd.DataFrame) -> Iterator[Finding]:
     """Methods whose configuration depends on the data set or shots, or is not unique."""
     used: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -118,8 +103,8 @@ def check_configurations(data: pd.DataFrame) -> Iterator[Finding]:
         if len({frozenset(cells) for cells in labels.values()}) > 1:
             parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
             text = f"{method} has not one configuration everywhere: {some(parts, 4)}"
-            records = data["record"][(data["method"] == method).to_numpy()].tolist()
-            yield Finding("finding", "per-dataset-options", text, 2, records)
+            part = select(data, partial(eq, method), "method")
+            yield Finding("finding", "per-dataset-options", text, 2, part["record"].tolist())
         elif len(labels) > 1:
             text = (
                 f"{len(labels)} configurations of {method} stand here with test results: the best "
@@ -130,7 +115,7 @@ def check_configurations(data: pd.DataFrame) -> Iterator[Finding]:
 
 def check_toy(data: pd.DataFrame) -> Iterator[Finding]:
     """Results of the embedded backbone, which only serves to try the tool on the demo data sets."""
-    part = data[(data["backbone"] == TOY).to_numpy()]
+    part = select(data, lambda own, *_: own == TOY, "backbone", "dataset", "target")
     if len(part):
         demo = registry().datasets.suites().get(DEMO, [])
         names = {name for pair in distinct(part, "dataset", "target") for name in pair if name}
@@ -141,36 +126,40 @@ def check_toy(data: pd.DataFrame) -> Iterator[Finding]:
 def check_limits(data: pd.DataFrame) -> Iterator[Finding]:
     """Cells with a limit: accuracy on some test images is not that of the data set."""
     for limit in sorted(limit for (limit,) in distinct(data, "limit") if limit is not None):
-        part = data[(data["limit"] == limit).to_numpy()]
+        part = select(data, partial(eq, limit), "limit")
         text = "limited to {limit} images: {labels} on {datasets}"
         yield find("finding", "limit", 0, text, part, limit=limit)
 
 
 def check_incidents(data: pd.DataFrame) -> Iterator[Finding]:
     """Incidents by kind and method."""
-    kinds = {kind for (incidents,) in distinct(data, "incidents") for kind in _kinds(incidents)}
+    kinds = {kind for (incidents,) in distinct(data, "incidents") for kind in _by_kind(incidents)}
     for kind in sorted(kinds):
-        part = select(data, lambda incidents: kind in _kinds(incidents), "incidents")  # noqa: B023
-        incidents = decode(values(part, "incidents")[0])
-        first = next(incident for incident in incidents if str(incident.get("kind", "?")) == kind)
+        part = select(data, lambda incidents: kind in _by_kind(incidents), "incidents")  # noqa: B023
+        first = _by_kind(values(part, "incidents")[0])[kind]
         what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
         text = "{what}: {labels} on {datasets} ({cells}; {said})"
-        said = str(first.get("text", ""))[:160]
-        yield find("finding", kind, 0, text, part, what=what, said=said)
+        yield find("finding", kind, 0, text, part, what=what, said=first[:160])
+
+
+def _by_kind(incidents: str | None) -> dict[str, str]:
+    """The text of the first incident of each kind."""
+    stated = reversed(decode(incidents) or ())
+    return {str(each.get("kind", "?")): str(each.get("text", "")) for each in stated}
 
 
 def check_overlap(data: pd.DataFrame) -> Iterator[Finding]:
     """Test images that a method was fitted on."""
-    fitted = select(data, bool, "split.overlap")
     for evaluated, text in overlap_texts(overlaps_of(data)).items():
-        records = fitted["record"][(fitted["evaluated"] == evaluated).to_numpy()].tolist()
-        yield Finding("finding", "overlap", text, LABELS, records)
+        names = "split.overlap", "evaluated"
+        part = select(data, lambda overlap, own: overlap and own == evaluated, *names)  # noqa: B023
+        yield Finding("finding", "overlap", text, LABELS, part["record"].tolist())
 
 
 _LINE = ("label", *OF_CONDITIONS)
 _PLACE = ("method", "evaluated", "shots", "split_seed", "train_seed")
-# Data set, shots, seeds; (data set, 0, None) for zero-shot and for cells without shots.
-_Place = tuple[str, int, Seed | None]
+# Data set, shots, seeds; zero-shot and cells without shots have none of the last two.
+_Place = tuple[str, int, Seed]
 
 
 def check_same_cells(data: pd.DataFrame) -> Iterator[Finding]:
@@ -181,7 +170,7 @@ def check_same_cells(data: pd.DataFrame) -> Iterator[Finding]:
     """
     part = data[(data["status"] != "failed").to_numpy()]
     places = [
-        (evaluated, 0, None)
+        (evaluated, 0, Seed(0, 0))
         if method == ZERO_SHOT or not shots
         else (evaluated, shots, Seed(split_seed, train_seed))
         for method, evaluated, shots, split_seed, train_seed in distinct(part, *_PLACE)
@@ -192,79 +181,63 @@ def check_same_cells(data: pd.DataFrame) -> Iterator[Finding]:
     for line, cell in set(zip(*numbers, strict=True)):
         have[lines[line]].add(places[cell])
     every = set().union(*have.values())
-    lacking = {line: _list_missing(mine, every) for line, mine in have.items()}
-    parts = [
-        f"{_line_text(line, have)} lacks {_places_text(missing)}"
-        for line, missing in sorted(lacking.items())
-        if missing
-    ]
+    parts = []
+    for line, mine in sorted(have.items()):
+        # What has shots itself lacks those of the others; data sets are lacking whole.
+        drawn = {cell for cell in every if cell[1]} if any(cell[1] for cell in mine) else set()
+        datasets = {dataset for dataset, _, _ in drawn | mine}
+        whole = {(name, 0, Seed(0, 0)) for name, _, _ in every if name not in datasets}
+        missing = sorted(drawn - mine | whole)
+        if missing:
+            dataset, shots, seed = missing[0]
+            first = f"{dataset}, {shots}-shot, seed {seed}" if shots else dataset
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            parts.append(f"{_name_line(line, lines)} lacks {first}{more}")
     if parts:
         text = f"not the same cells for all methods: {some(parts, 4)}"
         yield Finding("finding", "other-cells", text, 5)
 
 
-def _line_text(line: tuple[Any, ...], lines: Collection[tuple[Any, ...]]) -> str:
+def _name_line(line: tuple[Any, ...], lines: Sequence[tuple[Any, ...]]) -> str:
     """The label, with the conditions in which lines of this label differ."""
-    alike = [other[1:] for other in lines if other[0] == line[0]]
-    own = [
-        f"{name} {value}"
-        for name, value, column in zip(CONDITIONS, line[1:], zip(*alike, strict=True), strict=True)
-        if len(set(column)) > 1
-    ]
+    columns = zip(*(other for other in lines if other[0] == line[0]), strict=True)
+    names = ("", *CONDITIONS)
+    pairs = zip(names, line, columns, strict=True)
+    own = [f"{name} {value}" for name, value, column in pairs if len(set(column)) > 1]
     return f"{line[0]} ({', '.join(own)})" if own else str(line[0])
-
-
-def _list_missing(mine: set[_Place], every: set[_Place]) -> list[_Place]:
-    """Places a method lacks: those with shots if it has any shots itself, and whole data sets."""
-    has_shots = any(shots for _, shots, _ in mine)
-    drawn = {cell for cell in every if cell[1]} if has_shots else set()
-    datasets = {dataset for dataset, _, _ in drawn | mine}
-    missing = drawn - mine | {(name, 0, None) for name, _, _ in every if name not in datasets}
-    return sorted(missing, key=lambda cell: (cell[0], cell[1], cell[2] or Seed(0, 0)))
-
-
-def _places_text(places: list[_Place]) -> str:
-    dataset, shots, seed = places[0]
-    first = f"{dataset}, {shots}-shot, seed {seed}" if seed else dataset
-    return f"{first} and {len(places) - 1} more" if len(places) > 1 else first
 
 
 def check_seeds(data: pd.DataFrame) -> Iterator[Finding]:
     """Cells of the table with fewer than three seeds, or whose seeds share their support sets."""
     part = data[is_true(data, "done") & (data["method"] != ZERO_SHOT).to_numpy()]
-    names = ("shots", "split", "split_seed")
-    rows = zip(*(values(part, name) for name in names), strict=True)
-    cells: defaultdict[int, list[int]] = defaultdict(list)
-    sets: defaultdict[int, set[str]] = defaultdict(set)
-    has_shots: dict[int, int] = {}
-    numbers = group(part, ("label", "evaluated", "shots", *OF_CONDITIONS))[0].tolist()
-    for row, (cell, (shots, split, split_seed)) in enumerate(zip(numbers, rows, strict=True)):
-        cells[cell].append(row)
-        sets[cell].add(split or str(split_seed))
-        has_shots[cell] = shots
-    few = [rows for rows in cells.values() if len(rows) < SEEDS]
+    part = part[["record", "label", "evaluated", "shots", "split", "split_seed", *OF_CONDITIONS]]
+    numbers, first = group(part, ("label", "evaluated", "shots", *OF_CONDITIONS))
+    sizes = Counter(numbers.tolist())
+    splits = zip(values(part, "split"), values(part, "split_seed"), strict=True)
+    pairs = {
+        (cell, split or str(seed))
+        for cell, (split, seed) in zip(numbers.tolist(), splits, strict=True)
+    }
+    sets = Counter(cell for cell, _ in pairs)
+    few = {cell: n for cell, n in sizes.items() if n < SEEDS}
     if few:
-        counts = spread(map(len, few))
+        counts = spread(few.values())
         why = "no interval, and " if counts == "1" else ""
         text = (
-            f"fewer than {SEEDS} seeds ({counts}) in {len(few)} of {len(cells)} cells of the table:"
+            f"fewer than {SEEDS} seeds ({counts}) in {len(few)} of {len(sizes)} cells of the table:"
             f" {why}differences may be chance ({{labels}})"
         )
-        yield find("finding", "few-seeds", 6, text, part.iloc[[*chain(*few)]])
-    shared = [
-        cell
-        for cell, rows in cells.items()
-        if len(sets[cell]) < min(SEEDS, len(rows)) and has_shots[cell]
-    ]
+        yield find("finding", "few-seeds", 6, text, part[np.isin(numbers, [*few])])
+    shots = values(part, "shots", first)
+    shared = {cell: n for cell, n in sets.items() if n < min(SEEDS, sizes[cell]) and shots[cell]}
     if shared:
-        counts = spread(len(sets[cell]) for cell in shared)
+        counts = spread(shared.values())
         text = (
             f"seeds with equal support sets: {counts} different "
-            f"{'one' if counts == '1' else 'ones'} in {len(shared)} of {len(cells)} cells of the "
+            f"{'one' if counts == '1' else 'ones'} in {len(shared)} of {len(sizes)} cells of the "
             "table; intervals and tests say nothing about others ({labels})"
         )
-        flat = [row for cell in shared for row in cells[cell]]
-        yield find("finding", "few-support-sets", 6, text, part.iloc[flat])
+        yield find("finding", "few-support-sets", 6, text, part[np.isin(numbers, [*shared])])
 
 
 def check_validation_used(data: pd.DataFrame) -> Iterator[Finding]:

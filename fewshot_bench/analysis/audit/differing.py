@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.audit.stated import STATED, read_mapping, text
 from fewshot_bench.analysis.conditions import (
@@ -16,8 +18,7 @@ from fewshot_bench.analysis.conditions import (
     OTHER_IMAGES,
     STALE_ADVICE,
 )
-from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, values
-from fewshot_bench.api.record import Record
+from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, group
 from fewshot_bench.api.spec import CONDITIONS
 
 if TYPE_CHECKING:
@@ -117,29 +118,22 @@ def find_differences(data: pd.DataFrame) -> Iterator[Finding]:
 
 def _describe(part: pd.DataFrame, same: Same) -> Iterator[Finding]:
     """One finding for all groups where the same methods differ in the same way."""
-    columns = (*(values(part, key) for key in same.keys), values(part, same.value))
-    rows = zip(part["record"].tolist(), values(part, "label"), *columns, strict=True)
-    groups: defaultdict[tuple[object, ...], defaultdict[str, list[tuple[Record, str]]]]
-    groups = defaultdict(lambda: defaultdict(list))
-    for record, label, *keys, value in rows:
-        groups[tuple(keys)][str(value)].append((record, label))
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    records: defaultdict[str, list[Record]] = defaultdict(list)
-    for where, by_value in groups.items():
-        said = _values_text(by_value, same.most)
-        places[said] += map(str, where[:1])
-        records[said] += [record for pairs in by_value.values() for record, _ in pairs]
-    is_named = same.keys and same.keys[0] not in _EVERYWHERE
-    for said, names in places.items():
-        on = f" on {some(names)}" if is_named else ""
-        line = f"different {same.what}{on}: {said}{f': {same.why}' if same.why else ''}"
-        yield Finding(same.level, same.kind, line, same.hazard, records[said])
+    groups: defaultdict[tuple[object, ...], defaultdict[str, set[str]]]
+    groups = defaultdict(lambda: defaultdict(set))
+    for *where, value, label in distinct(part, *same.keys, same.value, "label"):
+        groups[tuple(where)][str(value)].add(label)
+    said = {where: _list_values(labels, same.most) for where, labels in groups.items()}
+    numbers, _ = group(part, same.keys)
+    texts = np.array([*said.values()], object)[numbers]
+    for words in dict.fromkeys(said.values()):
+        names = [str(where[0]) for where, own in said.items() if own == words and where]
+        on = f" on {some(names)}" if names and same.keys[0] not in _EVERYWHERE else ""
+        line = f"different {same.what}{on}: {words}{f': {same.why}' if same.why else ''}"
+        records = part["record"].to_numpy()[texts == words].tolist()
+        yield Finding(same.level, same.kind, line, same.hazard, records)
 
 
-def _values_text(by_value: Mapping[str, list[tuple[Record, str]]], most: int) -> str:
+def _list_values(labels: Mapping[str, set[str]], most: int) -> str:
     """Text such as `v1 (coop), v2 (clip-lora)`; most: characters of a value."""
-    parts = []
-    for value in sorted(by_value):
-        labels = some(sorted({label for _, label in by_value[value]}), 4)
-        parts.append(f"{value[:most]} ({labels})" if most else f"({labels})")
-    return ", ".join(parts)
+    texts = [(value[:most], some(sorted(labels[value]), 4)) for value in sorted(labels)]
+    return ", ".join(f"{value} ({names})" if most else f"({names})" for value, names in texts)

@@ -6,26 +6,17 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewshot_bench.analysis.audit.stated import PUBLISHED, number, read_kit
+from fewshot_bench.analysis.audit.stated import number, read_kit
 from fewshot_bench.analysis.conditions import own_data
-from fewshot_bench.api.image_facts import split_digest
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import Record, entry, split_digest
 from fewshot_bench.api.spec import CONDITIONS
+
+_PUBLISHED = {True: "yes", False: "no", None: "none published"}
 
 
 def _each(part: str, *names: str) -> dict[str, str]:
     """Facts that are entries of a part of the record under their own names."""
     return {name: f"{part}.{name}" for name in names}
-
-
-def _templates(record: Record) -> list[Any]:
-    templates = record.split.get("templates")
-    return list(templates) if isinstance(templates, list | tuple) else []
-
-
-def _packages(record: Record) -> dict[str, Any]:
-    packages = record.environment.get("packages")
-    return dict(packages) if isinstance(packages, dict) else {}
 
 
 def _count(name: str) -> Callable[[Record], int | None]:
@@ -34,6 +25,20 @@ def _count(name: str) -> Callable[[Record], int | None]:
 
 def _kit(name: str) -> Callable[[Record], Any]:
     return lambda record: read_kit(record.environment.get("kit")).get(name)
+
+
+def _templates(record: Record) -> list[Any]:
+    templates = record.split.get("templates")
+    return [*templates] if isinstance(templates, list | tuple) else []
+
+
+def _packages(record: Record) -> dict[str, Any]:
+    packages = record.environment.get("packages")
+    return dict(packages) if isinstance(packages, dict) else {}
+
+
+def _incidents(record: Record) -> list[str]:
+    return [f"{each.get('kind', '?')}: {each.get('text', '')}" for each in record.incidents]
 
 
 # By name, in order, an entry of a part of the record, or what is computed of the record.
@@ -50,9 +55,7 @@ _FACTS: Mapping[str, str | Callable[[Record], Any]] = {
     "templates": _templates,
     "protocol": "spec.protocol",
     "split_digest": lambda record: split_digest(record.split) or None,
-    "split_published": lambda record: (
-        PUBLISHED.get(record.split.get("verified")) if record.split else None
-    ),
+    "split_published": lambda r: _PUBLISHED.get(r.split.get("verified")) if r.split else None,
     "revision": "spec.revision",
     "own_data": lambda record: own_data(record.spec),
     "mirrored": "split.mirrored",
@@ -70,9 +73,7 @@ _FACTS: Mapping[str, str | Callable[[Record], Any]] = {
     "stored_values": "footprint.stored",
     **_each("footprint", "steps", "images_seen", "images_encoded"),
     "images_billed": _count("work.billed.images"),
-    "incidents": lambda record: [
-        f"{incident.get('kind', '?')}: {incident.get('text', '')}" for incident in record.incidents
-    ],
+    "incidents": _incidents,
     "error": lambda record: (record.error or {}).get("type"),
     "backbone": "spec.backbone",
     "weights": lambda record: record.spec.weights or record.environment.get("weights_digest"),
@@ -94,11 +95,12 @@ def facts(record: Record) -> dict[str, Any]:
     """One tidy row: what the method could see, what it did, and on which hardware and software."""
     # A copy has read each of its fields once.
     record = copy.copy(record)
-    return {
-        name: fact(record) if callable(fact) else _read(record, *fact.split(".", 1))
-        for name, fact in _FACTS.items()
-    }
-
-
-def _read(record: Record, part: str, name: str) -> Any:
-    return getattr(record.spec, name) if part == "spec" else entry(getattr(record, part), name)
+    row = {}
+    for name, fact in _FACTS.items():
+        if callable(fact):
+            row[name] = fact(record)
+        else:
+            part, _, path = fact.partition(".")
+            owner = getattr(record, part)
+            row[name] = getattr(owner, path) if part == "spec" else entry(owner, path)
+    return row

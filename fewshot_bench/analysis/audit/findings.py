@@ -10,13 +10,12 @@ import numpy as np
 
 from fewshot_bench.analysis.frame import distinct, group, values
 from fewshot_bench.api.record import Record
-from fewshot_bench.utils.text import limited
+from fewshot_bench.utils.text import counted, limited
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Level = Literal["finding", "note"]
-_LISTED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +34,9 @@ class Finding:
     records: Sequence[Record] = ()
 
     @property
-    def cells(self) -> tuple[str, ...]:
+    def cells(self) -> list[str]:
         """Keys of the affected records."""
-        return tuple(record.spec.key() for record in self.records)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
-        fields = {name: getattr(self, name) for name in ("level", "kind", "text", "hazard")}
-        return {**fields, "cells": list(self.cells)}
+        return [record.spec.key() for record in self.records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +50,6 @@ class Answer:
     name: str
     text: str
     state: Literal["ok", "open", "not shown"]
-
-    @property
-    def open(self) -> bool:
-        """True if at least one finding concerns this hazard."""
-        return self.state == "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +80,16 @@ def find(
 
     text: `{labels}`, `{datasets}` and `{cells}` stand for those of the part, others for `more`.
     """
-    words = {"labels": labels_of(part), "datasets": datasets_of(part), "cells": cells_of(part)}
-    return Finding(level, kind, text.format(**words, **more), hazard, part["record"].tolist())
+    return Finding(level, kind, text.format(**words_of(part), **more), hazard, [*part["record"]])
+
+
+def words_of(part: pd.DataFrame) -> dict[str, str]:
+    """The methods as configured, the data sets of evaluation and the number of some records."""
+    return {
+        "labels": some(sorted(label for (label,) in distinct(part, "label"))),
+        "datasets": some(sorted(name for (name,) in distinct(part, "evaluated"))),
+        "cells": counted(len(part), "cell"),
+    }
 
 
 def select(data: pd.DataFrame, test: Callable[..., object], *names: str) -> pd.DataFrame:
@@ -107,30 +104,15 @@ def select(data: pd.DataFrame, test: Callable[..., object], *names: str) -> pd.D
     return narrow[passing[numbers]] if passing.any() else narrow.iloc[:0]
 
 
-def some(names: Iterable[object], most: int = _LISTED) -> str:
+def some(names: Iterable[object], most: int = 6) -> str:
     """Text such as `a, b and 3 more`: names deduplicated, in the order given."""
     return limited(list(dict.fromkeys(map(str, names))), most)
 
 
-def spread(numbers: Iterable[float | None]) -> str:
+def spread(numbers: Iterable[Any]) -> str:
     """One number, or the range from minimum to maximum; empty if no number is known."""
     stated = [number for number in numbers if number is not None]
     if not stated:
         return ""
     low, high = f"{min(stated):,.0f}", f"{max(stated):,.0f}"
     return low if low == high else f"{low}–{high}"
-
-
-def labels_of(part: pd.DataFrame) -> str:
-    """Labels of the methods as configured, sorted and deduplicated."""
-    return some(sorted(label for (label,) in distinct(part, "label")))
-
-
-def datasets_of(part: pd.DataFrame) -> str:
-    """Data sets of evaluation, sorted and deduplicated."""
-    return some(sorted(name for (name,) in distinct(part, "evaluated")))
-
-
-def cells_of(part: Sequence[object] | pd.DataFrame) -> str:
-    """The number of records, as `1 cell` or `5 cells`."""
-    return f"{len(part)} cell{'s' if len(part) != 1 else ''}"

@@ -6,21 +6,15 @@ project has written: it runs with the user's rights, in the process that counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.audit.findings import (
-    Answer,
-    Finding,
-    cells_of,
-    labels_of,
-    select,
-    some,
-    spread,
-)
+from fewshot_bench.analysis.audit.findings import Answer, Finding, select, some, spread, words_of
 from fewshot_bench.analysis.audit.stated import HELD
 from fewshot_bench.analysis.frame import distinct
 from fewshot_bench.api.record import NOT_OBSERVED, SEPARATE
+from fewshot_bench.utils.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +46,27 @@ HAZARDS = {
     14: ("versions of data sets", "no data set in two revisions"),
     15: ("tuning breadth", "configurations compared within a cell are counted: {tried}"),
 }
+# The hazard that a rule of the conformance kit concerns; other rules concern none.
+HAZARD_OF = {
+    "check_asks_only_for_what_is_handed_over": 1,
+    "check_logits_do_not_depend_on_the_batch": 1,
+    "check_hyperparameters_are_typed_fields": 2,
+    "check_needs_no_validation": 3,
+    "check_permuted_classes_permute_predictions": 5,
+    "check_one_shot_is_enough": 5,
+    "check_same_seed_gives_the_same_logits": 6,
+    "check_fit_is_repeatable": 6,
+    "check_draws_from_no_global_generator": 6,
+    "check_restored_from_its_tensors_it_answers_alike": 7,
+    "check_trained_parameters_are_stored": 11,
+    "check_training_moves_parameters": 11,
+    "check_tensors_are_detached_and_finite": 11,
+    "check_logits_come_from_the_stored_tensors": 11,
+    "check_fits_and_predicts_in_bf16": 12,
+    "check_follows_the_device": 12,
+}
 _OF_CODE = (1, 7, 8, 9, 10, 11, 15)
-# Hazards, what records do not show of them, the columns that tell, and a test of these.
+# Hazards, what finished records do not show of them, the columns that tell, and a test of these.
 _UNKNOWN: Sequence[tuple[tuple[int, ...], str, tuple[str, ...], Callable[..., object]]] = (
     (
         _OF_CODE,
@@ -82,48 +95,49 @@ _UNKNOWN: Sequence[tuple[tuple[int, ...], str, tuple[str, ...], Callable[..., ob
 )
 
 
+def group_by_hazard(rules: Iterable[str]) -> list[tuple[int, list[str]]]:
+    """Rules of the conformance kit by the hazard that they concern, 0 for none."""
+    groups: defaultdict[int, list[str]] = defaultdict(list)
+    for rule in rules:
+        groups[HAZARD_OF.get(rule, 0)].append(rule)
+    return sorted(groups.items())
+
+
 def answer_hazards(data: pd.DataFrame, findings: Sequence[Finding]) -> tuple[Answer, ...]:
     """The answer for every hazard, in order. data: of `load_stated`."""
     words = _words(data)
-    reasons = list(_reasons(data))
+    unknown: defaultdict[int, list[str]] = defaultdict(list)
+    for numbers, text, columns, test in _UNKNOWN:
+        part = select(data, test, *columns)
+        for number in numbers if len(part) else ():
+            unknown[number].append(text.format(**words_of(part)))
     answers = []
     for number, (name, text) in HAZARDS.items():
         mine = [finding for finding in findings if finding.hazard == number]
         grave = [finding.text for finding in mine if finding.level == "finding"]
         observed = "; ".join([text.format(**words), *(finding.text for finding in mine)])
-        unknown = "; ".join(reason for numbers, reason in reasons if number in numbers)
         if grave:
             answers.append(Answer(number, name, "; ".join(grave), "open"))
-        elif unknown:
-            text = f"not shown: {unknown}. Observed: {observed}"
+        elif unknown[number]:
+            text = f"not shown: {'; '.join(unknown[number])}. Observed: {observed}"
             answers.append(Answer(number, name, text, "not shown"))
         else:
             answers.append(Answer(number, name, observed, "ok"))
     return tuple(answers)
 
 
-def _reasons(data: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], str]]:
-    """The reasons why finished records do not show the answer to some hazards."""
-    for numbers, text, columns, test in _UNKNOWN:
-        part = select(data, test, *columns)
-        if len(part):
-            yield numbers, text.format(labels=labels_of(part), cells=cells_of(part))
-
-
 def _labels_text(data: pd.DataFrame) -> str:
     """Sentence on how many cells ran fit and logits in a process without test labels."""
-    done = select(data, bool, "done")
+    done = len(select(data, bool, "done"))
     apart = len(select(data, lambda is_done, held: is_done and held == SEPARATE, "done", HELD))
-    if not len(done):
+    cells = counted(done, "cell")
+    if not done:
         return "no result"
     if not apart:
-        return (
-            f"whether the process of fit and logits held test labels is not told: {cells_of(done)}"
-        )
-    said = "no test labels in the process of fit and logits: "
-    if apart == len(done):
-        return f"{said}{cells_of(done)}"
-    return f"{said}{apart} of {cells_of(done)}; the others do not say"
+        return f"whether the process of fit and logits held test labels is not told: {cells}"
+    some_apart = f"{apart:,} of {cells}; the others do not say"
+    which = cells if apart == done else some_apart
+    return f"no test labels in the process of fit and logits: {which}"
 
 
 def _words(data: pd.DataFrame) -> dict[str, str]:
@@ -131,17 +145,12 @@ def _words(data: pd.DataFrame) -> dict[str, str]:
     # Cells without shots are not repeated over seeds.
     rows = distinct(data, "split_seed", "train_seed", "shots")
     seeds = {(split_seed, train_seed) for split_seed, train_seed, shots in rows if shots}
-    numbers = {"steps": "steps", "images": "images billed", "trained": "trained", "tried": "tried"}
-    return {
-        "labels": _labels_text(data),
-        **{
-            name: some(sorted(value for (value,) in distinct(data, name)))
-            for name in ("val", "prompts", "protocol", "precision")
-        },
-        **{
-            name: spread(value for (value,) in distinct(data, column)) or "unknown"
-            for name, column in numbers.items()
-        },
-        "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
-        "records": f"{len(data):,}",
+    words = {
+        name: some(sorted(value for (value,) in distinct(data, name)))
+        for name in ("val", "prompts", "protocol", "precision")
     }
+    for name in ("steps", "images billed", "trained", "tried"):
+        numbers = spread(value for (value,) in distinct(data, name))
+        words[name.split()[0]] = numbers or "unknown"
+    count = f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}"
+    return words | {"labels": _labels_text(data), "seeds": count, "records": f"{len(data):,}"}

@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.frame import Computed, decode, encode, load
-from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.api.spec import CONDITIONS, Condition
 from fewshot_bench.utils.text import digest_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _OF_MACHINE = ("determinism", "device_name", "threads", "fewshot_bench", "commit", "python")
-PUBLISHED = {True: "yes", False: "no", None: "none published"}
 # Facts usually equal in all cells, shown once in that case: name of the fact to its column.
 SHARED: Mapping[str, str] = {
     "protocol": "protocol",
@@ -66,17 +64,17 @@ def read_kit(stated: object) -> Mapping[str, Any]:
 def _kit_mark(stated: str | None) -> str:
     """`v3` if that version of the kit was passed, else `2 broken`; empty if never checked."""
     kit = read_kit(read_mapping(stated))
-    if not kit:
-        return ""
-    return f"{len(kit['failed'])} broken" if kit["failed"] else f"v{kit['version']}"
+    if kit.get("failed"):
+        return f"{len(kit['failed'])} broken"
+    return f"v{kit['version']}" if kit else ""
 
 
 def _kit_text(stated: str | None, is_stated: bool) -> str:
     """Clause to follow a method's name: the kit result that a cell's record states for its code."""
     kit = read_kit(read_mapping(stated))
+    if not kit and not is_stated:
+        return "does not tell whether the conformance kit checked it"
     if not kit:
-        if not is_stated:
-            return "does not tell whether the conformance kit checked it"
         return "never checked by the conformance kit"
     failed, expected = kit["failed"], kit["expected"]
     total = kit["passed"] + len(failed) + len(expected)
@@ -88,8 +86,9 @@ def _kit_text(stated: str | None, is_stated: bool) -> str:
 
 
 def _picks_word(digest: Any, train: Any, verified: Any) -> str | None:
-    """The `PUBLISHED` word on whether the picks are the published ones; None without a split."""
-    return PUBLISHED.get(verified) if {digest, train, verified} != {None} else None
+    """Whether the picks are the published ones; None without a split."""
+    words = {True: "yes", False: "no", None: "n/a"}
+    return words.get(verified) if {digest, train, verified} != {None} else None
 
 
 def _schedule(card: str | None, overrides: str) -> str:

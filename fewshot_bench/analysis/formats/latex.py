@@ -53,29 +53,25 @@ _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
 def write(shown: Document) -> str:
     """Grids as floats, sentences as small print, commands as comments."""
-    grids = _grids(shown)
-    parts = [PACKAGES, *([r"% and \usepackage{longtable}"] if any(g.groups for g in grids) else [])]
-    is_long = len(grids) > _HELD
+    parts: list[str] = []
+    is_long = len(_grids(shown)) > _HELD
     for number, (heading, part) in enumerate(shown.headed):
         parts += [r"\clearpage"] if number and is_long else []
         parts += [_small(heading)] if heading else []
         for section in part.sections:
-            own = [_add_title(grid, part) for grid in section.grids]
             parts += [_item(item) for item in section.items]
+            own = [_add_title(grid, part) for grid in section.grids]
             parts += _output(_long(grid) if grid.groups else _float(grid) for grid in own)
         parts += [_small(note) for note in part.notes]
         parts += [f"% {printable(command)}" for command in part.commands]
-    return "\n".join(parts) + "\n"
+    longtable = [r"% and \usepackage{longtable}"] if any(g.groups for g in _grids(shown)) else []
+    return "\n".join([PACKAGES, *longtable, *parts]) + "\n"
 
 
 def _grids(shown: Document) -> list[Grid]:
     """All grids; those of several parts are told apart by their names."""
-    return [
-        _add_title(grid, part)
-        for _, part in shown.headed
-        for section in part.sections
-        for grid in section.grids
-    ]
+    pairs = ((part, section) for _, part in shown.headed for section in part.sections)
+    return [_add_title(grid, part) for part, section in pairs for grid in section.grids]
 
 
 def _add_title(grid: Grid, part: Document) -> Grid:
@@ -132,30 +128,6 @@ def _output(floats: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def _paper_float(grid: Grid, caption: str, label: str) -> str:
-    """A float, over both page columns if wide; extra space precedes the last number."""
-    numbers = sum(column.kind == "value" for column in grid.columns)
-    sides = len(grid.columns) - numbers
-    kind = "table*" if numbers + sides > _NARROW else "table"
-    last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
-    return "\n".join(
-        [
-            rf"\begin{{{kind}}}",
-            r"\centering",
-            r"\small",
-            r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{escape(caption)}{'' if caption.endswith(('?', '!')) else '.'}}}",
-            *([rf"\label{{{label}}}"] if label else []),
-            # What numbers and marks mean: the user's own caption may not say so.
-            *([] if grid.caption in caption else [f"% {printable(grid.caption)}"]),
-            *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * sides}"),
-            f"% {printable(grid.footer)}",
-            *([f"% signature: {printable(grid.signature)}"] if grid.signature else []),
-            rf"\end{{{kind}}}",
-        ]
-    )
-
-
 def escape(text: str) -> str:
     """Text that LaTeX prints literally; other characters outside Latin-1 become a question mark.
 
@@ -165,48 +137,75 @@ def escape(text: str) -> str:
     parts: list[str] = []
     before = ""
     for char in " ".join(text.split()):
-        joined = (before in _DASHES and char in _DASHES) or before == char == ","
-        parts.append(f"{'{}' if joined else ''}{_escape_character(char)}")
+        is_joined = (before in _DASHES and char in _DASHES) or before == char == ","
+        is_plain = char.isprintable() and ord(char) < 0x100
+        parts.append("{}" * is_joined + _ESCAPES.get(char, char if is_plain else "?"))
         before = char
     return "".join(parts)
 
 
-def _escape_character(char: str) -> str:
-    if char in _ESCAPES:
-        return _ESCAPES[char]
-    return char if char.isprintable() and ord(char) < 0x100 else "?"
-
-
 def _float(grid: Grid) -> str:
     columns = "".join("c" if column.kind == "value" else "r" for column in grid.columns)
+    footer = rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}"
+    below = [footer, *_signature(grid.signature)]
+    return _make_float("table", f"{grid.name}: {grid.caption}.", [], grid, f"l{columns}", below)
+
+
+def _paper_float(grid: Grid, caption: str, label: str) -> str:
+    """A float, over both page columns if wide; extra space precedes the last number."""
+    numbers = sum(column.kind == "value" for column in grid.columns)
+    sides = len(grid.columns) - numbers
+    last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
+    above = [rf"\label{{{label}}}"] if label else []
+    # What numbers and marks mean: the user's own caption may not say so.
+    above += [] if grid.caption in caption else [f"% {printable(grid.caption)}"]
+    below = [f"% {printable(grid.footer)}"]
+    below += [f"% signature: {printable(grid.signature)}"] if grid.signature else []
+    return _make_float(
+        "table*" if numbers + sides > _NARROW else "table",
+        caption if caption.endswith(("?", "!")) else f"{caption}.",
+        above,
+        grid,
+        f"l{'c' * (numbers - 1)}{last}{'r' * sides}",
+        below,
+        style=(r"\small", r"\setlength{\tabcolsep}{4pt}"),
+    )
+
+
+def _make_float(
+    kind: str,
+    caption: str,
+    above: Iterable[str],
+    grid: Grid,
+    columns: str,
+    below: Iterable[str],
+    style: Iterable[str] = (),
+) -> str:
+    """The float of a grid; above, below: lines around its `tabular`."""
     return "\n".join(
         [
-            r"\begin{table}",
+            rf"\begin{{{kind}}}",
             r"\centering",
-            rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
-            *_tabular(grid, f"l{columns}"),
-            rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}",
-            *_signature(grid.signature),
-            r"\end{table}",
+            *style,
+            rf"\caption{{{escape(caption)}}}",
+            *above,
+            rf"\begin{{tabular}}{{{columns}}}",
+            *_head(grid),
+            *map(_line, grid.lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *below,
+            rf"\end{{{kind}}}",
         ]
     )
 
 
-def _tabular(grid: Grid, columns: str) -> list[str]:
-    return [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        _row(map(escape, grid.heads)),
-        r"\midrule",
-        *map(_line, grid.lines),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
+def _head(grid: Grid) -> list[str]:
+    return [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
 
 
 def _long(grid: Grid) -> str:
     """A `longtable`, which may span pages, with a rule between groups."""
-    head = [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
     columns = "".join("l" if column.kind == "text" else "r" for column in grid.columns)
     body: list[str] = []
     for line, begins in zip(grid.lines, grid.begins_group(), strict=True):
@@ -217,9 +216,9 @@ def _long(grid: Grid) -> str:
         [
             rf"\begin{{longtable}}{{l{columns}}}",
             rf"\caption{{{escape(grid.name)}.}}\\",
-            *head,
+            *_head(grid),
             r"\endfirsthead",
-            *head,
+            *_head(grid),
             r"\endhead",
             *body,
             r"\bottomrule",

@@ -2,11 +2,7 @@
 
 from fewshot_bench.analysis.signature.commands import commands, commands_of, problems
 from fewshot_bench.analysis.signature.line import parse, write
-from fewshot_bench.analysis.signature.of_records import (
-    break_line,
-    signature_of,
-    splits_digest,
-)
+from fewshot_bench.analysis.signature.of_records import break_line, signature_of
 
 __all__ = [
     "break_line",
@@ -15,6 +11,5 @@ __all__ = [
     "parse",
     "problems",
     "signature_of",
-    "splits_digest",
     "write",
 ]

@@ -8,28 +8,26 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from fewshot_bench.analysis.signature.line import SHARED
-from fewshot_bench.analysis.signature.of_records import matrices
-from fewshot_bench.analysis.signature.parsed import (
+from fewshot_bench.analysis.signature.line import (
     Choice,
     Matrix,
     Named,
     Pair,
-    Signature,
     numbers,
     shots_text,
-    trains_by_split,
+    split_pairs,
 )
-from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
+from fewshot_bench.analysis.signature.of_records import matrices_of
+from fewshot_bench.api.spec import CONDITIONS, IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 
 
-def commands(signature: Signature, store: str = "") -> list[str]:
-    """`fsbench run` lines that together compute exactly the cells of the signature.
+def commands(matrices: Iterable[Matrix], store: str = "") -> list[str]:
+    """`fsbench run` lines that together compute exactly the cells of a signature.
 
     `problems` lists the exceptions.
     """
-    return _lines(signature.matrices, store)
+    return list(dict.fromkeys(line for matrix in matrices for line in _lines(matrix, store)))
 
 
 def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], list[str]]:
@@ -40,37 +38,32 @@ def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], l
     refused: dict[str, None] = {}
     usable = []
     for spec in specs:
-        reasons = [text for matrix in matrices([spec]) for text in _inexpressible(matrix)]
+        reasons = [text for matrix in matrices_of([spec]) for text in _inexpressible(matrix)]
         reasons += [f"no command can ask for {spec.shots} shots"] if spec.shots < 1 else []
         refused |= dict.fromkeys(reasons)
         usable += [] if reasons else [spec]
-    made = matrices(usable)
-    texts = [text for matrix in made for text in _remarks(matrix)]
-    return _lines(made, store), [*refused, *dict.fromkeys(texts)]
+    matrices = matrices_of(usable)
+    texts = [text for matrix in matrices for text in _remarks(matrix)]
+    return commands(matrices, store), [*refused, *dict.fromkeys(texts)]
 
 
-def _lines(made: Iterable[Matrix], store: str) -> list[str]:
-    return list(dict.fromkeys(line for matrix in made for line in _matrix(matrix, store)))
+def problems(matrices: Iterable[Matrix]) -> list[str]:
+    """Problems of a signature and its commands, one sentence each."""
+    return list(dict.fromkeys(text for matrix in matrices for text in _problems(matrix)))
 
 
-def problems(signature: Signature) -> list[str]:
-    """Problems of a line and its commands, one sentence each."""
-    texts = [text for matrix in signature.matrices for text in _problems(matrix)]
-    return list(dict.fromkeys(texts))
-
-
-def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
+def _lines(matrix: Matrix, store: str) -> Iterator[str]:
+    # A run accepts own class names for only one data set.
+    sets = [[d] for d in matrix.datasets] if matrix.classnames else [matrix.datasets]
     for choices in _each_method_once(matrix.methods):
         for seeds in _seed_options(matrix.seeds):
             for asked in _options_of_evaluations(matrix):
-                for datasets in _own_names(matrix):
+                for datasets in sets:
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
                     words += ["--dataset", _names(datasets), *asked]
                     words += ["--shots", shots_text(matrix.shots), *seeds]
-                    for part, _, words_of in SHARED:
-                        words += words_of(matrix.part(part))
-                    yield shlex.join(words)
+                    yield shlex.join([*words, *_shared_words(matrix)])
 
 
 def _each_method_once(choices: Sequence[Choice]) -> list[list[Choice]]:
@@ -95,13 +88,11 @@ def _method_words(choices: Sequence[Choice]) -> list[str]:
 
 
 def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
-    by_split = trains_by_split(pairs)
-    equal = [split for split, seeds in by_split.items() if seeds == [split]]
+    equal, crossed = split_pairs(pairs)
     if equal:
         yield ["--seeds", numbers(equal)]
-    for split, seeds in by_split.items():
-        if seeds != [split]:
-            yield ["--seeds", numbers(seeds), "--split-seed", str(split)]
+    for split, seeds in crossed.items():
+        yield ["--seeds", numbers(seeds), "--split-seed", str(split)]
 
 
 def _options_of_evaluations(matrix: Matrix) -> Iterator[list[str]]:
@@ -115,9 +106,15 @@ def _options_of_evaluations(matrix: Matrix) -> Iterator[list[str]]:
         yield [] if parts == ["all"] else ["--classes", ",".join(parts)]
 
 
-def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
-    """Data sets per command: a run accepts own class names for only one data set."""
-    return [[dataset] for dataset in matrix.datasets] if matrix.classnames else [matrix.datasets]
+def _shared_words(matrix: Matrix) -> list[str]:
+    """Options for what is equal in all cells; the file of own class names is a placeholder."""
+    words = ["--backbone", matrix.backbone.name]
+    for name, text in matrix.conditions.items():
+        words += CONDITIONS[name].words_of_command(text)
+    words += ["--holdout", matrix.holdout] if matrix.holdout else []
+    words += [word for text in matrix.templates for word in ("--templates", text)]
+    words += ["--classnames", "FILE"] if matrix.classnames else []
+    return words + (["--skip-damaged"] if matrix.skipped else [])
 
 
 def _names(values: Sequence[Named]) -> str:
@@ -146,34 +143,28 @@ def _remarks(matrix: Matrix) -> Iterator[str]:
             f"own class names (digest {matrix.classnames}) are too long for a command: put their "
             "file in the place of FILE"
         )
-    if matrix.part("protocol") == IMPORTED:
+    if matrix.conditions["protocol"] == IMPORTED:
         yield "the picks were imported: put them into the store first (fsbench splits import)"
 
 
 def _inexpressible(matrix: Matrix) -> Iterator[str]:
     """Problems with names and values that a command would split, strip, or display altered."""
-    for choice in matrix.methods:
-        for name, values in choice.options:
-            yield from _inexpressible_option(choice.method, name, values)
-    if matrix.part("protocol") == KEPT_MODEL:
+    for method, _, options in matrix.methods:
+        for name in (name for name, _ in options if not name.isidentifier()):
+            yield f"{method}: no command can express the option {name!r}"
+        for name, value in ((name, value) for name, values in options for value in values):
+            if value.endswith("\\") or value != value.strip() or not value.isprintable():
+                yield f"{method}: no command can express {name}={value!r}"
+    if matrix.conditions["protocol"] == KEPT_MODEL:
         yield "kept models are measured by fsbench evaluate MODEL --store DIR, not by a run"
-    for name in dict.fromkeys(choice.method for choice in matrix.methods):
-        if name != name.strip() or "=" in name or not name.isprintable():
+    methods = [choice.method for choice in matrix.methods]
+    sets = [named.name for named in (*matrix.datasets, *matrix.targets)]
+    for name in dict.fromkeys([*methods, *sets]):
+        if not name.isprintable() or (name in methods and (name != name.strip() or "=" in name)):
             yield f"no command can express the name {name!r}"
-    for name in dict.fromkeys(named.name for named in (*matrix.datasets, *matrix.targets)):
-        if not name.isprintable():
-            yield f"no command can express the name {name!r}"
-    prompts = matrix.part("prompts")
+    prompts = matrix.conditions["prompts"]
     if matrix.templates and prompts != "custom":
         yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
-    for text in (matrix.backbone.name, matrix.part("device"), *matrix.templates):
+    for text in (matrix.backbone.name, matrix.conditions["device"], *matrix.templates):
         if not text.isprintable():
             yield f"no command can show {text!r}"
-
-
-def _inexpressible_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
-    if not name.isidentifier():
-        yield f"{method}: no command can express the option {name!r}"
-    for value in values:
-        if value.endswith("\\") or value != value.strip() or not value.isprintable():
-            yield f"{method}: no command can express {name}={value!r}"

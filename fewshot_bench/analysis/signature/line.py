@@ -1,97 +1,104 @@
-"""Conversion between a signature and its line: every matrix part is a text field.
+"""The signature: cells of a table as one line of text. `write` and `parse` are the entries.
 
-`write` and `parse` are the entries. Conditions that `RunSpec` declares with a `short` name become
-fields automatically.
+    fsbench:1|m:clip-lora@1[rank=2/4]|b:ViT-B-16/openai#a1b2|d:dtd#9f3c|k:16|s:1-3|val:min4|p:bf16
+
+A line has the fields of a matrix (`FIELDS`); of several matrices first those that all share, then
+after each `||` those of one.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
-from operator import attrgetter
+from itertools import groupby
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from fewshot_bench.analysis.signature.parsed import (
-    FORMAT,
-    PREFIX,
-    UNSIGNED,
-    Choice,
-    Matrix,
-    Named,
-    Signature,
-    default_of,
-    distinct,
-    pairs_text,
-    read_number,
-    read_pairs,
-    read_shots,
-    shots_text,
-)
-from fewshot_bench.api.condition import YES_NO, Condition
-from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import (
+    ALL_SHOTS,
     CLASSES,
     CONDITIONS,
-    IMPORTED,
-    KEPT_MODEL,
-    RunSpec,
-    canonical_json,
+    LONGEST_NUMBER,
+    MOST_NUMBERS,
+    WORD,
+    YES_NO,
+    Condition,
 )
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import digest_of
 
+_START = "fsbench:1"
+LONGEST_LINE = 1_000_000
+# Conditions that are fields of a line, with the text that is assumed if the field is absent.
+UNSIGNED = {name: about.text(about.unsigned) for name, about in CONDITIONS.items() if about.short}
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
 _DIGEST = re.compile(r"[0-9a-f]*")
 
 
-DIGITS = 6
+class Named(NamedTuple):
+    """A data set or a backbone, and the first digits of the digest of its lists or weights.
 
-
-def short(text: str) -> str:
-    """The first digits of the SHA-256 of a text."""
-    return digest_of(text, DIGITS)
-
-
-def revision_digest(revision: str) -> str:
-    """Digest of a data set's revision; empty if unknown."""
-    return short(revision) if revision else ""
-
-
-def weights_digest(spec: RunSpec) -> str:
-    """Digest of the backbone's weights: their first digits if hexadecimal, else a hash."""
-    start = spec.weights[:DIGITS]
-    return start if set(start) <= set("0123456789abcdef") else short(spec.weights)
-
-
-def json_digest(value: Any) -> str:
-    """Digest of the user's own class names, or of skipped damaged images; empty for None."""
-    return "" if value is None else short(canonical_json(value))
-
-
-class Notation(NamedTuple):
-    """How values are written in a line; `read` raises ValueError with what it expects."""
-
-    write: Callable[[Any], str]
-    read: Callable[[str], Any]
-
-
-class Field(NamedTuple):
-    """A part of a matrix in a line.
-
-    name: in the line. part: name in `Matrix`. of: the fields of `RunSpec` that it covers. take:
-    reads the part from a specification, words: options for `fsbench run`; only for parts that are
-    equal in all cells, not for the axes of the matrix.
+    `digest` is empty where none is known.
     """
 
     name: str
-    part: str
-    notation: Notation
-    of: tuple[str, ...] = ()
-    take: Callable[[RunSpec], Any] | None = None
-    words: Callable[[Any], list[str]] = lambda _: []
+    digest: str = ""
+
+
+class Choice(NamedTuple):
+    """A method in one version, with the options that are not at their defaults in all cells.
+
+    `options` holds names with values as text and stands for every combination of the values.
+    """
+
+    method: str
+    version: str = ""
+    options: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+class Pair(NamedTuple):
+    """A split seed and a training seed."""
+
+    split: int
+    train: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Every combination of methods, data sets, shots, seeds and evaluations.
+
+    `conditions` holds the texts of the conditions in `UNSIGNED`. `classes` holds `all`, `base`,
+    `new`, and is empty if there are only transfers; `targets` are the other data sets that each fit
+    is evaluated on. `holdout` and `templates` are the user's own; `classnames`, `skipped` and
+    `splits` are digests of own class names, skipped images and all splits. `has` is (cells of the
+    table, cells of this matrix) if these differ.
+    """
+
+    methods: tuple[Choice, ...]
+    backbone: Named
+    datasets: tuple[Named, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[Pair, ...]
+    conditions: Mapping[str, str] = field(default_factory=lambda: UNSIGNED)
+    classes: tuple[str, ...] = ("all",)
+    targets: tuple[Named, ...] = ()
+    holdout: str = ""
+    templates: tuple[str, ...] = ()
+    classnames: str = ""
+    splits: str = ""
+    skipped: str = ""
+    has: tuple[int, int] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of its cells; a data set is never a target of itself."""
+        options = [[len(values) for _, values in choice.options] for choice in self.methods]
+        fits = sum(map(math.prod, options)) * len(self.shots) * len(self.seeds)
+        targets = [target.name for target in self.targets]
+        evaluated = [len(targets) - targets.count(dataset.name) for dataset in self.datasets]
+        return fits * (len(self.classes) * len(self.datasets) + sum(evaluated))
 
 
 def escape(text: str, safe: str = "") -> str:
@@ -117,10 +124,8 @@ def _read_named(text: str) -> Named:
 
 def _write_choice(value: Choice) -> str:
     version = f"@{escape(value.version)}" if value.version else ""
-    inner = ";".join(
-        f"{escape(name)}={'/'.join(map(escape, values))}" for name, values in value.options
-    )
-    return escape(value.method, "/:") + version + (f"[{inner}]" if inner else "")
+    options = [f"{escape(name)}={'/'.join(map(escape, texts))}" for name, texts in value.options]
+    return escape(value.method, "/:") + version + (f"[{';'.join(options)}]" if options else "")
 
 
 def _read_choice(text: str) -> Choice:
@@ -128,41 +133,38 @@ def _read_choice(text: str) -> Choice:
     if match is None:
         raise ValueError("METHOD@VERSION[OPTION=VALUE/VALUE;OPTION=VALUE]")
     method, version, inner = match.groups()
-    options = []
+    options = {}
     for part in inner.split(";") if inner else []:
         name, equals, values = part.partition("=")
-        if not name or not equals:
-            raise ValueError("options as NAME=VALUE/VALUE")
-        options.append((unescape(name), tuple(map(unescape, values.split("/")))))
-    if len({name for name, _ in options}) < len(options):
-        raise ValueError("each option once")
-    return Choice(unescape(method), unescape(version or ""), tuple(options))
+        if not name or not equals or unescape(name) in options:
+            raise ValueError("options as NAME=VALUE/VALUE, each once")
+        options[unescape(name)] = tuple(map(unescape, values.split("/")))
+    return Choice(unescape(method), unescape(version or ""), tuple(options.items()))
 
 
-def _several(notation: Notation) -> Notation:
-    """Values joined by commas, each once."""
-    return Notation(
-        lambda values: ",".join(map(notation.write, values)),
-        lambda text: distinct([notation.read(part) for part in text.split(",")] if text else []),
-    )
+def _write_list(write: Callable[[Any], str], values: Iterable[Any]) -> str:
+    return ",".join(map(write, values))
 
 
-def _word(*allowed: str) -> Notation:
-    """One of some words."""
-
-    def read(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"one of {', '.join(allowed)}")
-        return text
-
-    return Notation(str, read)
+def _read_list(read: Callable[[str], Any], text: str) -> tuple[Any, ...]:
+    return _distinct([read(part) for part in text.split(",")] if text else [])
 
 
-def _read_has(text: str) -> tuple[int, int] | None:
-    if text == "all":
-        return None
+def _read_word(words: Sequence[str], text: str) -> str:
+    if words and text not in words:
+        raise ValueError(f"one of {', '.join(words)}")
+    return unescape(text)
+
+
+def _read_condition(about: Condition, text: str) -> str:
+    if about.kind is int and text != about.text(None):
+        _read_number(text)
+    return _read_word(YES_NO if about.kind is bool else about.words, text)
+
+
+def _read_has(text: str) -> tuple[int, int]:
     some, _, total = text.partition("/")
-    return read_number(some), read_number(total)
+    return _read_number(some), _read_number(total)
 
 
 def _read_share(text: str) -> str:
@@ -177,141 +179,155 @@ def _read_digest(text: str) -> str:
     return text
 
 
-_TEXT = Notation(escape, unescape)
-_NAME = Notation(_write_named, _read_named)
-_DIGITS_ONLY = Notation(str, _read_digest)
-_NUMBER = Notation(
-    lambda value: "none" if value is None else str(value),
-    lambda text: None if text == "none" else read_number(text),
-)
+def numbers(values: Iterable[int]) -> str:
+    """Sorted numbers as text, `1,2,4` or `1-3`; three or more consecutive ones form a range."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(values)), key=lambda pair: pair[1] - pair[0]):
+        own = [value for _, value in run]
+        runs += [f"{own[0]}-{own[-1]}"] if len(own) > 2 else list(map(str, own))
+    return ",".join(runs)
 
 
-def _condition(about: Condition) -> Field:
-    """The field of a condition, named alike in `Matrix`, `RunSpec` and `fsbench run`."""
-    if about.kind is bool:
-        notation = Notation(about.text, lambda text: _word(*YES_NO).read(text) == YES_NO[0])
-    else:
-        notation = _NUMBER if about.kind is int else Notation(escape, partial(_read_word, about))
-    # Imported picks are determined by the store.
-    of = (about.name, "picks") if about.name == "protocol" else (about.name,)
-    take = attrgetter(about.name)
-    return Field(about.short, about.name, notation, of, take, about.words_of_command)
+def _read_numbers(text: str) -> tuple[int, ...]:
+    values: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = [first, last] if dash else [first]
+        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST_NUMBER for end in ends):
+            raise ValueError("whole numbers such as 1,2,4 or 1-3")
+        start, stop = int(ends[0]), int(ends[-1])
+        if not start <= stop < start + MOST_NUMBERS - len(values):
+            raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
+        values += range(start, stop + 1)
+    return _distinct(values)
 
 
-def _read_word(about: Condition, text: str) -> str:
-    """A text value; samplers and policies that are registered by now are accepted."""
-    drawn = {"protocol": (*SAMPLERS, IMPORTED, KEPT_MODEL), "val": tuple(VALIDATION)}
-    words = drawn.get(about.name, about.words)
-    return str(_word(*words).read(text)) if words else unescape(text)
+def _read_number(text: str) -> int:
+    values = _read_numbers(text)
+    if len(values) > 1:
+        raise ValueError("one whole number")
+    return values[0]
 
 
-# Every field of `RunSpec` is in `of` of one of these (tests/test_architecture.py); a condition
-# that declares a `short` name is included automatically.
+def shots_text(shots: Iterable[int]) -> str:
+    """Shots as text: numbers, then `all`."""
+    shots = set(shots)
+    counted = numbers(shots - {ALL_SHOTS})
+    return ",".join(filter(None, [counted, WORD if ALL_SHOTS in shots else ""]))
+
+
+def _read_shots(text: str) -> tuple[int, ...]:
+    counted, comma, last = text.rpartition(",")
+    if last != WORD:
+        return _read_numbers(text)
+    return (*(_read_numbers(counted) if comma else ()), ALL_SHOTS)
+
+
+def pairs_text(pairs: Iterable[Pair]) -> str:
+    """Seeds as text: numbers if equal, else `SPLIT/TRAIN` with training seeds joined by `+`."""
+    equal, crossed = split_pairs(pairs)
+    parts = [numbers(equal)] if equal else []
+    parts += [f"{split}/{numbers(own).replace(',', '+')}" for split, own in crossed.items()]
+    return ",".join(parts)
+
+
+def split_pairs(pairs: Iterable[Pair]) -> tuple[list[int], dict[int, list[int]]]:
+    """The seeds that split and train alike, and the training seeds of each other split seed."""
+    groups = groupby(sorted(pairs), key=lambda pair: pair.split)
+    trains = {split: [pair.train for pair in group] for split, group in groups}
+    equal = [split for split, own in trains.items() if own == [split]]
+    return equal, {split: own for split, own in trains.items() if own != [split]}
+
+
+def _read_pairs(text: str) -> tuple[Pair, ...]:
+    pairs = []
+    for part in text.split(","):
+        split, slash, trains = part.partition("/")
+        if slash:
+            number = _read_number(split)
+            pairs += [Pair(number, seed) for seed in _read_numbers(trains.replace("+", ","))]
+        else:
+            pairs += [Pair(seed, seed) for seed in _read_numbers(split)]
+    return _distinct(sorted(pairs))
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each value once")
+    return tuple(values)
+
+
+class Field(NamedTuple):
+    """A part of a matrix in a line.
+
+    name: in the line. part: in `Matrix`. read: raises ValueError with what it expects.
+    """
+
+    name: str
+    part: str
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+
+
+_NAMES = partial(_write_list, _write_named), partial(_read_list, _read_named)
+# A condition that declares a `short` name is a field.
 FIELDS = (
-    Field(
-        "m",
-        "methods",
-        _several(Notation(_write_choice, _read_choice)),
-        ("method", "method_version", "options", "overrides"),
+    Field("m", "methods", partial(_write_list, _write_choice), partial(_read_list, _read_choice)),
+    Field("b", "backbone", _write_named, _read_named),
+    Field("d", "datasets", *_NAMES),
+    Field("k", "shots", shots_text, _read_shots),
+    Field("s", "seeds", pairs_text, _read_pairs),
+    *(
+        Field(CONDITIONS[name].short, name, escape, partial(_read_condition, CONDITIONS[name]))
+        for name in UNSIGNED
     ),
+    Field("c", "classes", ",".join, partial(_read_list, partial(_read_word, CLASSES))),
+    Field("to", "targets", *_NAMES),
+    Field("hold", "holdout", str, _read_share),
     Field(
-        "b",
-        "backbone",
-        _NAME,
-        ("backbone", "weights"),
-        lambda spec: Named(spec.backbone, weights_digest(spec)),
-        lambda backbone: ["--backbone", backbone.name],
+        *("own", "templates"),
+        partial(_write_list, partial(escape, safe="{}")),
+        partial(_read_list, unescape),
     ),
-    Field("d", "datasets", _several(_NAME), ("dataset", "revision")),
-    Field("k", "shots", Notation(shots_text, read_shots), ("shots",)),
-    Field("s", "seeds", Notation(pairs_text, read_pairs), ("split_seed", "train_seed")),
-    *(_condition(about) for about in CONDITIONS.values() if about.short),
-    Field("c", "classes", _several(_word(*CLASSES)), ("classes",)),
-    Field("to", "targets", _several(_NAME), ("target", "target_revision")),
-    Field(
-        "hold",
-        "holdout",
-        Notation(str, _read_share),
-        ("data",),
-        lambda spec: str(spec.data.get("holdout") or ""),
-        lambda share: ["--holdout", share] if share else [],
-    ),
-    Field(
-        "own",
-        "templates",
-        _several(Notation(lambda text: escape(text, "{}"), unescape)),
-        ("data",),
-        lambda spec: tuple(spec.data.get("templates") or ()),
-        lambda templates: [word for text in templates for word in ("--templates", text)],
-    ),
-    # The names themselves are too long for a command.
-    Field(
-        "names",
-        "classnames",
-        _DIGITS_ONLY,
-        ("data",),
-        lambda spec: json_digest(spec.data.get("classnames")),
-        lambda digest: ["--classnames", "FILE"] if digest else [],
-    ),
-    Field(
-        "skip",
-        "skipped",
-        _DIGITS_ONLY,
-        ("data",),
-        lambda spec: json_digest(spec.data.get(SKIPPED) or None),
-        lambda digest: ["--skip-damaged"] if digest else [],
-    ),
-    Field("x", "splits", _DIGITS_ONLY),
-    Field(
-        "has",
-        "has",
-        Notation(lambda value: "all" if value is None else f"{value[0]}/{value[1]}", _read_has),
-    ),
+    Field("names", "classnames", str, _read_digest),
+    Field("skip", "skipped", str, _read_digest),
+    Field("x", "splits", str, _read_digest),
+    Field("has", "has", lambda pair: f"{pair[0]}/{pair[1]}", _read_has),
 )
-# Parts that are equal in all cells of a matrix.
-SHARED = tuple((field.part, field.take, field.words) for field in FIELDS if field.take)
-REQUIRED = ("m", "b", "d", "k", "s")
-
-
-LONGEST_LINE = 1_000_000
-_START = f"{PREFIX}:{FORMAT}"
+_REQUIRED = ("m", "b", "d", "k", "s")
 _BY_NAME = {field.name: field for field in FIELDS}
-_ALWAYS = {*REQUIRED, *(about.short for about in CONDITIONS.values() if about.signed)}
+_ALWAYS = {*_REQUIRED, *(about.short for about in CONDITIONS.values() if about.signed)}
+_DEFAULTS = {each.name: each.default for each in fields(Matrix)} | UNSIGNED
 
 
-def write(signature: Signature) -> str:
-    """The line: fields shared by all matrices, then after each `||` the fields of one matrix."""
-    texts = [_texts(matrix) for matrix in signature.matrices]
-    shared = {
-        name: text
-        for name, text in (texts[0] if texts else {}).items()
-        if all(other.get(name) == text for other in texts)
-    }
-    blocks = [shared, *({k: v for k, v in text.items() if k not in shared} for text in texts)]
+def write(matrices: Sequence[Matrix]) -> str:
+    """The line of these matrices."""
+    texts = [dict(_write_fields(matrix)) for matrix in matrices]
+    shared = dict(set.intersection(*(set(text.items()) for text in texts)))
+    # In the order of the fields.
+    first = {name: text for name, text in texts[0].items() if name in shared}
+    blocks = [first, *({k: v for k, v in text.items() if k not in shared} for text in texts)]
     parts = ["|".join(f"{name}:{text}" for name, text in block.items()) for block in blocks]
     head = "|".join(filter(None, [_START, parts[0]]))
     return head if len(texts) < 2 else "||".join([head, *parts[1:]])
 
 
-def _texts(matrix: Matrix) -> dict[str, str]:
-    """Fields as text; omits those at their default that need not always be written."""
-    values = {field: matrix.part(field.part) for field in FIELDS}
-    return {
-        field.name: field.notation.write(value)
-        for field, value in values.items()
-        if field.name in _ALWAYS or value != default_of(field.part)
-    }
+def _write_fields(matrix: Matrix) -> Iterator[tuple[str, str]]:
+    """Names and texts of the fields, without those at a default that need not be written."""
+    for name, part, write_part, _ in FIELDS:
+        value = matrix.conditions[part] if part in UNSIGNED else getattr(matrix, part)
+        if name in _ALWAYS or value != _DEFAULTS[part]:
+            yield name, write_part(value)
 
 
-def parse(text: str) -> Signature:
+def parse(text: str) -> tuple[Matrix, ...]:
     """The matrices of a line; UsageError names the part that cannot be read.
 
     Blanks and line breaks are ignored: names with blanks are escaped.
     """
     if len(text) > LONGEST_LINE:
         raise UsageError(f"signature of {len(text):,} characters: expected one line")
-    line = "".join(text.split())
-    first, *blocks = line.split("||")
+    first, *blocks = "".join(text.split()).split("||")
     start, _, head = first.partition("|")
     if start != _START:
         raise UsageError(
@@ -319,7 +335,7 @@ def parse(text: str) -> Signature:
             "(a larger number is written by a newer fewshot_bench)"
         )
     shared = _read_fields(head, {})
-    return Signature(tuple(_matrix(_read_fields(block, shared)) for block in blocks or [""]))
+    return tuple(_make_matrix(_read_fields(block, shared)) for block in blocks or [""])
 
 
 def _read_fields(block: str, shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,20 +350,19 @@ def _read_fields(block: str, shared: Mapping[str, Any]) -> dict[str, Any]:
             what = "for all parts and for one of them" if name in shared else "twice in one part"
             raise UsageError(f"signature: field '{name}' stands {what}")
         try:
-            values[name] = _BY_NAME[name].notation.read(text)
+            values[name] = _BY_NAME[name].read(text)
         except ValueError as error:
             raise UsageError(
                 f"signature: field '{name}:{text:.80}': expected {error} (docs/audit.md)"
             ) from None
-        if name in REQUIRED and not values[name]:
-            raise UsageError(f"signature: field '{name}' is empty (docs/audit.md)")
     return values
 
 
-def _matrix(values: Mapping[str, Any]) -> Matrix:
-    missing = [name for name in REQUIRED if name not in values]
-    if missing:
-        raise UsageError(f"signature: field '{missing[0]}' is missing (docs/audit.md)")
+def _make_matrix(values: Mapping[str, Any]) -> Matrix:
+    for name in _REQUIRED:
+        if not values.get(name):
+            what = "empty" if name in values else "missing"
+            raise UsageError(f"signature: field '{name}' is {what} (docs/audit.md)")
     parts = {_BY_NAME[name].part: value for name, value in values.items()}
     conditions = {name: parts.pop(name, default) for name, default in UNSIGNED.items()}
     return Matrix(**parts, conditions=conditions)

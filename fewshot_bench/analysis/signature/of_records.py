@@ -1,29 +1,199 @@
 """The signature of records: cells as few products of methods, data sets, shots and seeds.
 
-`signature_of` is the entry; `matrices` gives products that together hold every cell exactly once.
+`signature_of` is the entry; `matrices_of` gives products that together hold every cell once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.signature.line import FIELDS, SHARED, revision_digest, short, write
-from fewshot_bench.analysis.signature.parsed import UNSIGNED, Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.line import UNSIGNED, Choice, Matrix, Named, Pair, write
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CLASSES, RunSpec
+from fewshot_bench.api.spec import CLASSES, CONDITIONS, RunSpec, canonical_json
+from fewshot_bench.utils.text import digest_of
 
-Point = tuple[Hashable, ...]
+# With more products than this, write a single product around the cells, and their number.
+MOST_PARTS = 6
+DIGITS = 6
 Box = tuple[frozenset[Any], ...]
+# Method as configured, data set, set of evaluations, shots, seeds.
+_Fit = tuple["_Variant", "_Dataset", frozenset[Any], int, Pair]
 
 
-def boxes(points: Collection[Point]) -> list[Box]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Variant:
+    """A method as configured, values as text; equal ones are one object, which is fast to hash."""
+
+    method: str
+    version: str
+    overrides: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Dataset:
+    """A data set, and whether only half of its classes is fitted; equal ones are one object."""
+
+    named: Named
+    half: bool
+
+
+def signature_of(records: Sequence[Record]) -> str:
+    """The signature line below a table of these records; empty without records.
+
+    It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
+    yield the commands that compute them; `has` counts those that did not fail. Digests are the
+    first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
+    weights, and of all splits (`splits_digest`).
+    """
+    if not records:
+        return ""
+    specs = _with_weights(records)
+    failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
+    matrices = matrices_of(specs, failed, MOST_PARTS)
+    splits = splits_digest(records)
+    return write([dataclasses.replace(matrix, splits=splits) for matrix in matrices])
+
+
+def splits_digest(records: Sequence[Record]) -> str:
+    """The first digits of the SHA-256 over the lines `evaluated shots split-seed digest`.
+
+    Equal for two tables exactly when they are over the same images; empty where no split is known.
+    """
+    digests = Record.entries(records, "split", "digest")
+    lines = {
+        f"{record.spec.evaluated}\t{record.spec.shots}\t{record.spec.split_seed}\t{digest}"
+        for record, (digest,) in zip(records, digests, strict=True)
+        if digest
+    }
+    return _short("\n".join(sorted(lines)))
+
+
+def _with_weights(records: Sequence[Record]) -> list[RunSpec]:
+    """The specifications; those that name no weights with the digest of the loaded ones."""
+    if all(record.spec.weights for record in records):
+        return [record.spec for record in records]
+    digests = Record.entries(records, "environment", "weights_digest")
+    return [
+        dataclasses.replace(record.spec, weights=str(digest))
+        if digest and not record.spec.weights
+        else record.spec
+        for record, (digest,) in zip(records, digests, strict=True)
+    ]
+
+
+def matrices_of(
+    specs: Iterable[RunSpec], failed: Collection[int] = (), most: int | None = None
+) -> list[Matrix]:
+    """Products that together contain exactly these cells, each once.
+
+    failed: ids of specifications without a result, which `has` does not count. most: with more
+    products than this for one set of conditions, it is a single one that holds other cells too.
+    """
+    matrices = []
+    for members in _group_by_conditions(specs):
+        fits = _count_fits(members, failed)
+        products = sorted(boxes(fits), key=_order)
+        if most and len(products) > most:
+            products = [hull(fits)]
+        for box in products:
+            matrix = _make_matrix(members[0], box)
+            inside = (n for fit, n in fits.items() if all(map(_is_in, fit, box)))
+            some = sum(inside)
+            has = (some, matrix.count) if some < matrix.count else None
+            matrices.append(dataclasses.replace(matrix, has=has))
+    return matrices
+
+
+def _is_in(value: object, values: frozenset[Any]) -> bool:
+    return value in values
+
+
+_conditions_of = attrgetter("backbone", "weights", *UNSIGNED)
+
+
+def _group_by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+    alike: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
+    for spec in specs:
+        alike[_conditions_of(spec), id(spec.data)].append(spec)
+    groups: defaultdict[str, list[RunSpec]] = defaultdict(list)
+    for members in alike.values():
+        groups[repr(_read_shared(members[0]))] += members
+    return [groups[key] for key in sorted(groups)]
+
+
+def _read_shared(spec: RunSpec) -> dict[str, Any]:
+    """The parts of a matrix that are equal in all its cells."""
+    weights = spec.weights[:DIGITS]
+    if not set(weights) <= set("0123456789abcdef"):
+        weights = _short(spec.weights)
+    classnames, skipped = spec.data.get("classnames"), spec.data.get(SKIPPED)
+    return {
+        "backbone": Named(spec.backbone, weights),
+        "conditions": {name: CONDITIONS[name].text(getattr(spec, name)) for name in UNSIGNED},
+        "holdout": str(spec.data.get("holdout") or ""),
+        "templates": tuple(spec.data.get("templates") or ()),
+        "classnames": "" if classnames is None else _short(canonical_json(classnames)),
+        "skipped": _short(canonical_json(skipped)) if skipped else "",
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _short(text: str) -> str:
+    """The first digits of the SHA-256 of a text; empty for none."""
+    return digest_of(text, DIGITS) if text else ""
+
+
+def _count_fits(specs: Iterable[RunSpec], failed: Collection[int]) -> dict[_Fit, int]:
+    """Fits, each with all its evaluations, and how many of these have a result.
+
+    So no fit occurs in two products.
+    """
+    variants: dict[Hashable, _Variant] = {}
+    datasets: dict[Hashable, _Dataset] = {}
+    asked: defaultdict[tuple[Any, ...], dict[Named | str, bool]] = defaultdict(dict)
+    for spec in specs:
+        # Records of a store share equal options.
+        same = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
+        if same not in variants:
+            variant = _read_variant(spec)
+            parts = dataclasses.astuple(variant)
+            variants[same] = variants.setdefault(parts, variant)
+        key = spec.dataset, spec.revision, spec.classes != "all"
+        if key not in datasets:
+            datasets[key] = _Dataset(Named(spec.dataset, _short(spec.revision)), key[2])
+        fit = variants[same], datasets[key], spec.shots, spec.split_seed, spec.train_seed
+        target = Named(spec.target, _short(spec.target_revision))
+        asked[fit][target if spec.target else spec.classes] = id(spec) not in failed
+    return {
+        (variant, dataset, frozenset(states), shots, Pair(split, train)): sum(states.values())
+        for (variant, dataset, shots, split, train), states in asked.items()
+    }
+
+
+def _read_variant(spec: RunSpec) -> _Variant:
+    overrides = {name: _value_text(value) for name, value in spec.overrides.items()}
+    # Published values follow from the data set and shots.
+    stated = {} if spec.published else spec.options
+    options = {name: _value_text(value) for name, value in stated.items()} | overrides
+    parts = tuple(sorted(overrides.items())), tuple(sorted(options.items()))
+    return _Variant(spec.method, spec.method_version, *parts)
+
+
+def _value_text(value: Any) -> str:
+    """A hyper-parameter's value in the notation of `-o`."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def boxes(points: Collection[tuple[Any, ...]]) -> list[Box]:
     """Partition points into disjoint products; the fewest of a few attempts.
 
     Every point has the same number of axes. Points that agree on all other axes are merged along
@@ -37,14 +207,10 @@ def boxes(points: Collection[Point]) -> list[Box]:
     alone = {value: frozenset([value]) for value in set().union(*points)}
     single: list[Box] = [tuple(map(alone.__getitem__, point)) for point in points]
     firsts = [_merge(single, [axis]) for axis in range(len(whole))]
-    return min((_merge(firsts[first], rest) for first, *rest in _orders(len(whole))), key=len)
-
-
-def _orders(count: int) -> list[list[int]]:
-    """Some orders of the axes: all rotations, forward and reversed."""
-    axes = range(count)
-    orders = [[*axes[start:], *axes[:start]] for start in axes]
-    return orders + [order[::-1] for order in orders]
+    axes = range(len(whole))
+    rotations = [[*axes[start:], *axes[:start]] for start in axes]
+    orders = rotations + [order[::-1] for order in rotations]
+    return min((_merge(firsts[first], rest) for first, *rest in orders), key=len)
 
 
 def _merge(parts: list[Box], order: Sequence[int]) -> list[Box]:
@@ -58,168 +224,9 @@ def _merge(parts: list[Box], order: Sequence[int]) -> list[Box]:
     return parts
 
 
-def hull(points: Collection[Point]) -> Box:
+def hull(points: Collection[tuple[Any, ...]]) -> Box:
     """The smallest product that holds all points; it may hold others too."""
     return tuple(frozenset(values) for values in zip(*points, strict=True))
-
-
-def is_product(rows: Collection[Point]) -> bool:
-    """True when these distinct rows are all combinations of their columns' values."""
-    return set(rows) == set(itertools.product(*hull(rows))) if rows else True
-
-
-# The fields of a specification that are equal in all cells of a matrix, but own data.
-_conditions_of = attrgetter(
-    *sorted({name for field in FIELDS if field.take for name in field.of} - {"data"})
-)
-# With more products than this, write a single product around the cells, and their number.
-MOST_PARTS = 6
-_Variant = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
-# Name and revision of a data set, and whether only half of its classes is fitted.
-_Data = tuple[str, str, bool]
-# Places of a method as configured and of a data set in `_Fits`, set of evaluations, shots, seeds.
-_Fit = tuple[int, int, frozenset[Any], int, Pair]
-
-
-def signature_of(records: Sequence[Record]) -> str:
-    """The signature line below a table of these records; empty without records.
-
-    It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
-    yield the commands that compute them; `has` counts those that did not fail. Digests are the
-    first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
-    weights, and of all splits (`splits_digest`).
-    """
-    if not records:
-        return ""
-    splits = splits_digest(records)
-    is_named = all(record.spec.weights for record in records)
-    specs = [record.spec for record in records] if is_named else _with_weights(records)
-    failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
-    groups = _by_conditions(specs)
-    return write(Signature(tuple(m for group in groups for m in _few(group, failed, splits))))
-
-
-def splits_digest(records: Sequence[Record]) -> str:
-    """The first digits of the SHA-256 over the lines `evaluated shots split-seed digest`.
-
-    Equal for two tables exactly when they are over the same images; empty where no split is known.
-    """
-    digests = Record.entries(records, "split", "digest")
-    specs = (record.spec for record in records)
-    lines = {
-        f"{spec.evaluated}\t{spec.shots}\t{spec.split_seed}\t{digest}"
-        for spec, (digest,) in zip(specs, digests, strict=True)
-        if digest
-    }
-    return short("\n".join(sorted(lines))) if lines else ""
-
-
-def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
-    """Products that together contain exactly these cells, each once."""
-    products = []
-    for members in _by_conditions(specs):
-        fits = _Fits()
-        products += [_matrix(members[0], whole) for whole, _ in fits.boxes(fits.of(members))]
-    return products
-
-
-def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
-    alike: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
-    for spec in specs:
-        alike[_conditions_of(spec), id(spec.data)].append(spec)
-    groups: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
-    for members in alike.values():
-        groups[tuple(take(members[0]) for _, take, _ in SHARED)] += members
-    return [groups[key] for key in sorted(groups, key=repr)]
-
-
-def _with_weights(records: Sequence[Record]) -> list[RunSpec]:
-    """The specifications; those that name no weights with the digest of the loaded ones."""
-    digests = Record.entries(records, "environment", "weights_digest")
-    return [
-        dataclasses.replace(record.spec, weights=str(digest))
-        if digest and not record.spec.weights
-        else record.spec
-        for record, (digest,) in zip(records, digests, strict=True)
-    ]
-
-
-def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list[Matrix]:
-    """As `matrices` for one set of conditions, but one enclosing matrix instead of too many.
-
-    failed: ids of specifications whose cells have no result.
-    """
-    fits = _Fits()
-    points = fits.of(specs)
-    lost = fits.of(spec for spec in specs if id(spec) in failed)
-    products = fits.boxes(points)
-    if len(products) > MOST_PARTS:
-        whole = hull(points)
-        products = [(fits.read(whole), whole)]
-    made = []
-    for values, box in products:
-        matrix = _matrix(specs[0], values)
-        some = _cells(points, box) - _cells(lost, box)
-        has = (some, matrix.count) if some < matrix.count else None
-        made.append(dataclasses.replace(matrix, has=has, splits=splits))
-    return made
-
-
-def _cells(points: Iterable[_Fit], box: Box) -> int:
-    """The number of cells of these fits within a box, whose evaluations are those of its fits."""
-    variants, datasets, _, shots, seeds = box
-    return sum(
-        len(asked)
-        for variant, data, asked, k, pair in points
-        if variant in variants and data in datasets and k in shots and pair in seeds
-    )
-
-
-class _Fits:
-    """Fits of cells as points; numbers stand for methods and data sets, which are slow to hash."""
-
-    def __init__(self) -> None:
-        self._variants: dict[_Variant, int] = {}
-        self._data: dict[_Data, int] = {}
-        # By the identity of options, which records share.
-        self._known: dict[Hashable, tuple[int, RunSpec]] = {}
-
-    def of(self, specs: Iterable[RunSpec]) -> set[_Fit]:
-        """Fits, each with all its evaluations, so that no fit occurs in two products."""
-        asked: defaultdict[tuple[int, int, int, int, int], set[Named | str]] = defaultdict(set)
-        for spec in specs:
-            data = spec.dataset, spec.revision, spec.classes != "all"
-            number = self._data.setdefault(data, len(self._data))
-            fit = self._variant(spec), number, spec.shots, spec.split_seed, spec.train_seed
-            asked[fit].add(_target(spec) if spec.target else spec.classes)
-        return {
-            (variant, data, frozenset(evaluations), shots, Pair(split, train))
-            for (variant, data, shots, split, train), evaluations in asked.items()
-        }
-
-    def _variant(self, spec: RunSpec) -> int:
-        objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
-        if objects not in self._known:
-            number = self._variants.setdefault(_variant(spec), len(self._variants))
-            # Keep the specification alive, so that the ids are not reused.
-            self._known[objects] = number, spec
-        return self._known[objects][0]
-
-    def boxes(self, points: Collection[_Fit]) -> list[tuple[Box, Box]]:
-        """Disjoint products of all points, each with its methods and data sets, and as numbers."""
-        products = [(self.read(box), box) for box in boxes(points)]
-        return sorted(products, key=lambda pair: _order(pair[0]))
-
-    def read(self, box: Box) -> Box:
-        """The product with the methods and data sets for their numbers."""
-        variants, datasets, *others = box
-        methods, data = list(self._variants), list(self._data)
-        named = (data[number] for number in datasets)
-        return (
-            frozenset(map(methods.__getitem__, variants)),
-            frozenset(Named(name, revision_digest(revision)) for name, revision, _ in named),
-            *others,
-        )
 
 
 def _order(box: Box) -> str:
@@ -231,75 +238,48 @@ def _stable(value: Any) -> str:
     return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
-def _target(spec: RunSpec) -> Named:
-    """The target data set of a transfer."""
-    return Named(spec.target, revision_digest(spec.target_revision))
-
-
-def _variant(spec: RunSpec) -> _Variant:
-    """Method, version, overrides, and all options; values as text."""
-    overrides = {name: value_text(value) for name, value in spec.overrides.items()}
-    # Published values follow from the data set and shots.
-    stated = {} if spec.published else spec.options
-    options = {name: value_text(value) for name, value in stated.items()} | overrides
-    parts = tuple(sorted(overrides.items())), tuple(sorted(options.items()))
-    return (spec.method, spec.method_version, *parts)
-
-
-def value_text(value: Any) -> str:
-    """A hyper-parameter's value in the notation of `-o`."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
-
-
-def _matrix(spec: RunSpec, box: Box) -> Matrix:
+def _make_matrix(spec: RunSpec, box: Box) -> Matrix:
     """The product of a box under the conditions of a specification."""
     variants, datasets, groups, shots, seeds = box
     asked = frozenset().union(*groups)
-    taken = {part: take(spec) for part, take, _ in SHARED}
     return Matrix(
         methods=tuple(_choices(variants)),
-        datasets=tuple(sorted(datasets)),
+        datasets=tuple(sorted({dataset.named for dataset in datasets})),
         shots=tuple(sorted(shots)),
         seeds=tuple(sorted(seeds)),
         classes=tuple(name for name in CLASSES if name in asked),
         targets=tuple(sorted(value for value in asked if isinstance(value, Named))),
-        conditions={name: taken.pop(name) for name in UNSIGNED},
-        **taken,
+        **_read_shared(spec),
     )
 
 
-def _choices(variants: Collection[Any]) -> list[Choice]:
+def _choices(variants: Collection[_Variant]) -> list[Choice]:
     """Choices for these variants: one per method if its variants form a product, else one each."""
     groups: defaultdict[tuple[str, str], list[_Variant]] = defaultdict(list)
     for variant in variants:
-        groups[variant[0], variant[1]].append(variant)
+        groups[variant.method, variant.version].append(variant)
     choices: list[Choice] = []
     for (method, version), members in sorted(groups.items()):
-        names = sorted({name for member in members for name, _ in member[2]})
-        rows = [tuple(dict(member[3]).get(name) for name in names) for member in members]
-        whole = not any(value is None for row in rows for value in row)
-        if whole and len(set(rows)) == len(rows) and is_product(rows):
-            columns = [_sort_texts({str(row[i]) for row in rows}) for i in range(len(names))]
-            options = tuple(zip(names, columns, strict=True))
-            choices.append(Choice(method, version, options))
+        names = sorted({name for member in members for name, _ in member.overrides})
+        options: list[Mapping[str, str]] = [dict(member.options) for member in members]
+        rows = [tuple(own.get(name) for name in names) for own in options]
+        columns = hull(rows)
+        is_whole = None not in frozenset().union(*columns)
+        if is_whole and len({*rows}) == len(rows) == math.prod(map(len, columns)):
+            values = [tuple(sorted(map(str, column), key=_number_first)) for column in columns]
+            choices.append(Choice(method, version, tuple(zip(names, values, strict=True))))
         else:
-            single = sorted(member[2] for member in members)
+            single = sorted(member.overrides for member in members)
             choices += [Choice(method, version, tuple((n, (v,)) for n, v in o)) for o in single]
     return choices
 
 
-def _sort_texts(values: Iterable[str]) -> tuple[str, ...]:
-    """Sort numbers by value, then text."""
-
-    def key(text: str) -> tuple[bool, float, str]:
-        try:
-            return False, float(text), text
-        except ValueError:
-            return True, 0.0, text
-
-    return tuple(sorted(values, key=key))
+def _number_first(text: str) -> tuple[bool, float, str]:
+    """Sort key: numbers by value, then text."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
 
 
 # A long line is broken after `|`, `,` and `;`, or anywhere in a piece longer than a line.
@@ -313,14 +293,11 @@ def break_line(line: str, width: int) -> list[str]:
     """
     if not line or width <= 0:
         return [line] if line else []
-    pieces = [
-        piece[start : start + width]
-        for piece in _PIECES.findall(line)
-        for start in range(0, len(piece), width)
-    ]
     lines = [""]
-    for piece in pieces:
-        if lines[-1] and len(lines[-1]) + len(piece) > width:
-            lines.append("")
-        lines[-1] += piece
+    for piece in _PIECES.findall(line):
+        for start in range(0, len(piece), width):
+            part = piece[start : start + width]
+            if lines[-1] and len(lines[-1]) + len(part) > width:
+                lines.append("")
+            lines[-1] += part
     return lines

@@ -47,11 +47,10 @@ from fewshot_bench.analysis.table.table import (
     Status,
     Table,
 )
-from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import overlap_texts
-from fewshot_bench.api.method_files import aliases
+from fewshot_bench.api.dataset import SKIPPED
+from fewshot_bench.api.method_code import aliases
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.record import STATUSES, Record
+from fewshot_bench.api.record import STATUSES, Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
 

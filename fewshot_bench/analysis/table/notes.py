@@ -13,7 +13,7 @@ from fewshot_bench.analysis.table.table import (
     Cell,
     Table,
 )
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.table.table import Row, Seed, Table
-from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.metrics import RECORDED, Metric
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, split_digest
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.engines.base import EngineError, EngineSetup
-from fewshot_bench.engines.distributed import DistributedEngine, State, System
-from fewshot_bench.engines.job import Job, take_part_quietly
+from fewshot_bench.engines.distributed import DistributedEngine, Job, State, System
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import UsageError, require
+from fewshot_bench.utils.errors import FsbenchError, UsageError, require
 
 # How often Ray itself restarts a lost actor, on another node if there is one.
 RESTARTS = 3
@@ -30,7 +29,11 @@ class Host:
 
     def take_part(self, store: str, job: str) -> str:
         """Work on the job; returns why it gave up, or an empty text."""
-        return take_part_quietly(Job.read(Store(Path(store)), job))
+        try:
+            Job.read(Store(Path(store)), job).compute()
+        except FsbenchError as error:
+            return str(error)
+        return ""
 
 
 @dataclass

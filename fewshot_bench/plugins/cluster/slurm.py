@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot
-from fewshot_bench.engines.distributed import DistributedEngine, State, System
-from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.distributed import DistributedEngine, Job, State, System
 from fewshot_bench.store.store import JOBS, Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import FsbenchError, UsageError
@@ -32,8 +32,8 @@ SCRIPT = "job.sh"
 # Characters of a directive: none that ends it, opens another one or is special to sh.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
-# Directives of the fields of `Request` that Slurm calls by another name.
-_NAMES = {"cpus": "cpus-per-task", "memory": "mem"}
+# Options that Slurm calls by another name.
+_NAMES = {"cpus": "cpus-per-task"}
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 # Reasons that last until someone changes the job or the limits of the cluster.
 _ENDLESS = re.compile(
@@ -42,39 +42,32 @@ _ENDLESS = re.compile(
 _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
 
-@dataclass(frozen=True)
-class Request:
-    """Resources requested from Slurm per worker; empty values are left to the cluster."""
+def make_directives(options: Mapping[str, Any]) -> list[str]:
+    """Directives such as `--name=value`; UsageError for a value that is no plain word.
 
-    partition: str = ""
-    gpus: str = ""
-    time: str = ""
-    cpus: int | None = None
-    memory: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    more: tuple[str, ...] = ()
-
-    def directives(self) -> list[str]:
-        """Directives such as `--name=value`; UsageError for a value that is no plain word."""
-        given = {_NAMES.get(n, n): v for n, v in asdict(self).items() if n != "more" and v}
-        found = [f"--{name}={_check(name, str(value))}" for name, value in given.items()]
-        if self.time and not _TIME.fullmatch(self.time):
+    options: resources of each worker by name; empty values are left to the cluster.
+    """
+    given = {name: str(value) for name, value in options.items() if name != "sbatch" and value}
+    for name, value in [*given.items(), *(("sbatch", text) for text in options.get("sbatch", ()))]:
+        if not _WORD.fullmatch(value):
             raise UsageError(
-                f"--time '{self.time}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
+                f"--{name} '{value}': expected letters, digits and any of _ . , : @ + = [ ] / -"
             )
-        if self.time and 0 < _seconds(self.time) <= NOTICE_SECONDS:
-            raise UsageError(
-                f"--time '{self.time}': workers stop {NOTICE_SECONDS} s before their time limit, "
-                "and would compute nothing; expected more, such as 4:00:00"
-            )
-        for text in self.more:
-            if not re.fullmatch(r"--[a-z-]+(=.+)?", text, re.DOTALL):
-                raise UsageError(f"--sbatch '{text}': expected --name or --name=value")
-            _check("sbatch", text)
-            found.append(text)
-        return found
+    limit = given.get("time", "")
+    if limit and not _TIME.fullmatch(limit):
+        raise UsageError(
+            f"--time '{limit}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
+        )
+    if limit and 0 < _seconds(limit) <= NOTICE_SECONDS:
+        raise UsageError(
+            f"--time '{limit}': workers stop {NOTICE_SECONDS} s before their time limit, "
+            "and would compute nothing; expected more, such as 4:00:00"
+        )
+    for text in options.get("sbatch", ()):
+        if not re.fullmatch(r"--[a-z-]+(=.+)?", text):
+            raise UsageError(f"--sbatch '{text}': expected --name or --name=value")
+    directives = [f"--{_NAMES.get(name, name)}={value}" for name, value in given.items()]
+    return [*directives, *options.get("sbatch", ())]
 
 
 def _seconds(time_limit: str) -> int:
@@ -86,15 +79,7 @@ def _seconds(time_limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(parts, units, strict=False))
 
 
-def _check(name: str, value: str) -> str:
-    if not _WORD.fullmatch(value):
-        raise UsageError(
-            f"--{name} '{value}': expected letters, digits and any of _ . , : @ + = [ ] / -"
-        )
-    return value
-
-
-def script(job: Job, workers: int, request: Request) -> str:
+def write_script(job: Job, workers: int, directives: Sequence[str]) -> str:
     """The batch script of a job; UsageError for a path that Slurm cannot be given."""
     for path in (job.folder, job.store.path, Path(sys.executable)):
         if re.search(r"[\n\r\"\\]", str(path)):
@@ -109,7 +94,7 @@ def script(job: Job, workers: int, request: Request) -> str:
         "#SBATCH --requeue",
         f"#SBATCH --signal=B:TERM@{NOTICE_SECONDS}",
         "#SBATCH --ntasks=1",
-        *(f"#SBATCH {directive}" for directive in request.directives()),
+        *(f"#SBATCH {directive}" for directive in directives),
         "",
     ]
     return "\n".join([*lines, f"exec {shlex.join(job.command)}", ""])
@@ -120,7 +105,7 @@ class Slurm(System):
     """Workers of one job as one or more job arrays."""
 
     store: Store
-    request: Request
+    directives: Sequence[str] = ()
     name: str = "slurm"
     ids: list[str] = field(default_factory=list)
     _heard: float = 0.0
@@ -129,10 +114,10 @@ class Slurm(System):
         """Submit an array, or take over one that an earlier call submitted for these cells."""
         self._heard = time.monotonic()
         if not self.ids:
-            earlier, self.ids = self._still_queued(job)
+            earlier, self.ids = self._take_over_queued(job)
             if earlier is not None:
                 return earlier
-        text = script(job, workers, self.request)
+        text = write_script(job, workers, self.directives)
         path = job.folder / SCRIPT
         try:
             write_whole(path, text.encode())
@@ -175,8 +160,8 @@ class Slurm(System):
 
         Of several partitions, the reason of one says nothing about the others.
         """
-        asked = self.request.directives()
-        several = any("," in text for text in asked if text.startswith("--partition="))
+        partitions = [text for text in self.directives if text.startswith("--partition=")]
+        several = any("," in text for text in partitions)
         endless = [state in _WAITING and _ENDLESS.fullmatch(reason) for state, reason in rows]
         if several or not endless or not all(endless):
             return
@@ -192,7 +177,7 @@ class Slurm(System):
         if not workers:
             return ""
         job = Job(self.store, "NAME", (), Settings(), StoreSnapshot(self.store))
-        return script(job, workers, self.request)
+        return write_script(job, workers, self.directives)
 
     def cancel(self) -> None:
         """Cancel all submitted arrays."""
@@ -202,7 +187,7 @@ class Slurm(System):
 
     def _why(self) -> tuple[str, ...]:
         """End states of the jobs, as long as Slurm keeps them."""
-        found = []
+        reasons = []
         for number in self.ids:
             with suppress(EngineError):
                 for line in _ask("scontrol", "show", "job", number, "-o").splitlines():
@@ -210,10 +195,10 @@ class Slurm(System):
                     state, reason = words.get("JobState", ""), words.get("Reason", "None")
                     if state and state != "COMPLETED":
                         code = words.get("ExitCode", "")
-                        found.append(f"{state.lower()}, reason {reason}, exit code {code}")
-        return tuple(dict.fromkeys(found))
+                        reasons.append(f"{state.lower()}, reason {reason}, exit code {code}")
+        return tuple(dict.fromkeys(reasons))
 
-    def _still_queued(self, job: Job) -> tuple[Job | None, list[str]]:
+    def _take_over_queued(self, job: Job) -> tuple[Job | None, list[str]]:
         """A queued job for all of these cells, submitted alike, to take over, and its arrays."""
         if job.settings.force:
             return None, []
@@ -223,28 +208,22 @@ class Slurm(System):
                 earlier = Job.read(self.store, path.parent.name)
                 numbers = path.read_text(encoding="ascii").split()
                 there = {cell.key() for cell in earlier.open_cells()}
-                # Ours is read second, since the workers of the earlier job go on.
-                covered = there >= {cell.key() for cell in job.open_cells()}
+                scripts = (
+                    write_script(earlier, 1, self.directives),
+                    (earlier.folder / SCRIPT).read_text(encoding="utf-8"),
+                )
+                # As this one would be submitted, except for the number of workers.
+                ours, theirs = (re.sub(f"{ARRAY}.*", "", text) for text in scripts)
                 if (
                     earlier.settings == job.settings
-                    and covered
-                    and self._has_same_request(earlier)
+                    # Ours is read second, since the workers of the earlier job go on.
+                    and there >= {cell.key() for cell in job.open_cells()}
+                    and ours == theirs
                     and any(state not in _GONE for state, _ in _queue(numbers))
+                    and (taken := earlier.take_over(job)) is not None
                 ):
-                    taken = earlier.take_over(job)
-                    if taken is not None:
-                        return taken, numbers
+                    return taken, numbers
         return None, []
-
-    def _has_same_request(self, earlier: Job) -> bool:
-        """True if a job was submitted as this one would be, except for the number of workers."""
-        ours = script(earlier, 1, self.request)
-        theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
-        first, second = (
-            [line for line in text.splitlines() if not line.startswith(ARRAY)]
-            for text in (ours, theirs)
-        )
-        return first == second
 
 
 def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
@@ -300,8 +279,6 @@ def build(setup: EngineSetup) -> DistributedEngine:
             "--engine slurm talks over the network, which --offline forbids: leave --offline out, "
             f"and give --sbatch --export=ALL,{offline.VARIABLE}=1 to have it in the jobs"
         )
-    given = dict(setup.options)
-    most = given.pop("array")
-    request = Request(memory=given.pop("mem"), more=given.pop("sbatch"), **given)
-    request.directives()
-    return DistributedEngine(setup, Slurm(setup.store, request), most)
+    options = dict(setup.options)
+    most = options.pop("array")
+    return DistributedEngine(setup, Slurm(setup.store, make_directives(options)), most)

@@ -18,8 +18,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
@@ -34,7 +33,6 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,
     RuntimeError,
     ValueError,
     LookupError,
@@ -61,35 +59,22 @@ class UnsafeError(Exception):
     """An archive that must not be unpacked; the text says why."""
 
 
+Kind = Literal["file", "folder", "symbolic link", "hard link", "special file"]
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One entry. `target`: path that a link points to; `content`: readable until the next entry."""
 
     name: str
-    kind: Literal["file", "folder", "symbolic link", "hard link", "special file"]
+    kind: Kind
     size: int = 0
     target: str = ""
     content: IO[bytes] | None = None
 
 
-@contextmanager
-def damage_translated() -> Iterator[None]:
-    """Convert errors of the archive readers to DamagedError."""
-    try:
-        yield
-    except _DAMAGE as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise DamagedError(text) from None
-    except OSError as error:
-        # gzip and bz2 raise OSError without errno for unreadable content; an archive that makes
-        # its reader seek to before the start fails with EINVAL.
-        if error.errno in (None, errno.EINVAL):
-            raise DamagedError(str(error)) from None
-        raise
-
-
 def members_of(archive: Path, most: int) -> Iterator[Member]:
-    """Yield all members in archive order; call it within `damage_translated`.
+    """Yield all members in archive order; errors of the archive readers are those of `_DAMAGE`.
 
     most: bytes that a tar may expand to. Raises DamagedError if the end of a tar is missing or
     followed by further data, UnsafeError if it expands to more, has an oversized header, or a zip
@@ -118,21 +103,19 @@ def _zip_members(raw: IO[bytes]) -> Iterator[Member]:
             if info.flag_bits & 1:
                 raise UnsafeError(f"member {info.orig_filename!a} is encrypted")
             kind = _zip_kind(info)
-            if kind == "symbolic link":
-                # A link may be a bomb, too: no more of it is unpacked than a path can have.
-                with archive.open(info) as content:
-                    target = content.read(4096).decode("utf-8", "surrogateescape")
-                yield Member(info.orig_filename, kind, target=target)
-            elif kind == "file":
-                with archive.open(info) as content:
-                    yield Member(info.orig_filename, kind, info.file_size, content=content)
-            else:
+            if kind in ("folder", "special file"):
                 yield Member(info.orig_filename, kind)
+                continue
+            with archive.open(info) as content:
+                if kind == "file":
+                    yield Member(info.orig_filename, kind, info.file_size, content=content)
+                else:
+                    # A link may be a bomb, too: no more of it is unpacked than a path can have.
+                    target = content.read(4096).decode("utf-8", "surrogateescape")
+                    yield Member(info.orig_filename, kind, target=target)
 
 
-def _zip_kind(
-    info: zipfile.ZipInfo,
-) -> Literal["file", "folder", "symbolic link", "special file"]:
+def _zip_kind(info: zipfile.ZipInfo) -> Kind:
     mode = info.external_attr >> 16
     if stat.S_ISLNK(mode):
         return "symbolic link"
@@ -141,20 +124,22 @@ def _zip_kind(
     return "folder" if info.is_dir() or stat.S_ISDIR(mode) else "file"
 
 
+_TAR_KINDS: Mapping[bytes, Kind] = {
+    tarfile.DIRTYPE: "folder",
+    tarfile.SYMTYPE: "symbolic link",
+    tarfile.LNKTYPE: "hard link",
+}
+
+
 def _tar_members(plain: _Guarded) -> Iterator[Member]:
     with tarfile.open(fileobj=plain, mode="r:") as archive:
         while (info := archive.next()) is not None:
             if info.isreg():
                 content = archive.extractfile(info)
                 yield Member(info.name, "file", info.size, content=content)
-            elif info.isdir():
-                yield Member(info.name, "folder")
-            elif info.issym():
-                yield Member(info.name, "symbolic link", target=info.linkname)
-            elif info.islnk():
-                yield Member(info.name, "hard link", target=info.linkname)
             else:
-                yield Member(info.name, "special file")
+                kind = _TAR_KINDS.get(info.type, "special file")
+                yield Member(info.name, kind, target=info.linkname)
             # tarfile keeps every member that it has read; drop them to bound memory.
             archive.members = []  # type: ignore[attr-defined]
         # tarfile treats an unreadable or missing header as the end of the archive.
@@ -265,12 +250,20 @@ def _unpack_inner(name: str, state: _Unpacking) -> None:
 def _unpack_one(archive: Path, state: _Unpacking) -> None:
     allowed = max(RATIO_FLOOR, MAX_RATIO * archive.stat().st_size)
     limit = min(state.most, state.written + allowed)
-    with damage_translated():
+    try:
         for member in members_of(archive, 2 * limit + RATIO_FLOOR):
             state.members += 1
             if state.members > MAX_MEMBERS:
                 raise UnsafeError(f"it has more than {MAX_MEMBERS:,} members")
             _unpack_member(member, state, limit)
+    except _DAMAGE as error:
+        raise DamagedError(" ".join(str(error).split()) or type(error).__name__) from None
+    except OSError as error:
+        # gzip and bz2 raise OSError without errno for unreadable content; an archive that makes
+        # its reader seek to before the start fails with EINVAL.
+        if error.errno in (None, errno.EINVAL):
+            raise DamagedError(str(error)) from None
+        raise
     _copy_links(state, limit)
 
 
@@ -306,8 +299,8 @@ def safe_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if not name or leaves(name):
         raise UnsafeError(f"member {name[:200]!a} leads out of the folder")
-    lengths = [len(part.encode()) for part in path.parts]
-    if len(name.encode()) > MAX_PATH_BYTES or max(lengths, default=0) > MAX_NAME_BYTES:
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    if len(name.encode()) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
         raise UnsafeError(f"the name {name[:60]!a}... is too long")
     return path
 
@@ -355,12 +348,17 @@ def _write(member: Member, path: Path, state: _Unpacking, limit: int) -> None:
             state.written += len(chunk)
             if state.written > limit:
                 raise UnsafeError(f"it unpacks to more than {limit:,} bytes, the limit for it")
-            view = memoryview(chunk)
-            while view:
-                view = view[out.write(view) :]
-            current().advance(len(chunk) / MB)
+            write_fully(out, chunk)
     if state.written - before != member.size:
         raise DamagedError(f"member {member.name!a} is cut short")
+
+
+def write_fully(out: IO[bytes], chunk: bytes) -> None:
+    """Write all of a chunk to an unbuffered file, which may take less at once; counts the MB."""
+    view = memoryview(chunk)
+    while view:
+        view = view[out.write(view) :]
+    current().advance(len(chunk) / MB)
 
 
 def _copy_links(state: _Unpacking, limit: int) -> None:

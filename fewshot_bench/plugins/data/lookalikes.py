@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,8 +73,7 @@ class Nearest:
         return closer
 
 
-@dataclass(frozen=True)
-class _Comparison:
+class _Comparison(NamedTuple):
     """A comparison: a window (index into `WINDOWS`) of one picture, the whole of the other."""
 
     window: int
@@ -82,12 +81,8 @@ class _Comparison:
     mirrored: bool
 
 
-@dataclass(frozen=True)
-class _CodedPictures:
-    """Codes to compare, and the position of each among the base pictures or the queries."""
-
-    codes: Codes
-    places: Indices
+_Coded = tuple[Codes, Indices]
+"""Codes to compare, and the position of each among the base pictures or the queries."""
 
 
 def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1) -> Nearest:
@@ -130,39 +125,35 @@ class _Search:
         if base_cropped:
             cropped, whole = whole, cropped
         members = self._prints.indices_with(WINDOWS[window], cropped)
-        part = _CodedPictures(self._prints.codes[cropped[members], window], members)
+        part = self._prints.codes[cropped[members], window], members
         for mirrored in (False, True):
             codes = self._prints.mirrored[whole] if mirrored else self._prints.codes[whole, 0]
-            other = _CodedPictures(codes, np.arange(len(whole)))
+            other = codes, np.arange(len(whole))
             how = _Comparison(window, base_cropped, mirrored)
-            self._compare(pool, *((part, other) if base_cropped else (other, part)), how)
+            base, queries = (part, other) if base_cropped else (other, part)
+            self._compare(pool, base, queries, how)
 
     def _compare(
-        self,
-        pool: ThreadPoolExecutor,
-        base: _CodedPictures,
-        queries: _CodedPictures,
-        how: _Comparison,
+        self, pool: ThreadPoolExecutor, base: _Coded, queries: _Coded, how: _Comparison
     ) -> None:
         """Search all pairs of two sides, one band after the other."""
+        codes, positions = queries
         for number in range(BANDS):
-            band = Band(base.codes, base.places, number)
+            band = Band(*base, number)
 
             def search(block: Indices, band: Band = band) -> None:
-                for hits, others, distances in band.within(queries.codes[block]):
-                    query = queries.places[block[hits]]
-                    self._take(query, self._base[others], distances, how)
+                for hits, others, distances in band.within(codes[block]):
+                    self._take(positions[block[hits]], self._base[others], distances, how)
 
-            for _ in pool.map(search, band.blocks(queries.codes)):
+            for _ in pool.map(search, band.blocks(codes)):
                 pass
 
     def _take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
         """Record the pairs whose compared parts correlate."""
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
-            new = start + np.flatnonzero(
-                self.found.improves(query[part], base[part], distance[part])
-            )
+            better = self.found.improves(query[part], base[part], distance[part])
+            new = start + np.flatnonzero(better)
             alike = new[self._correlation(query[new], base[new], how) >= MIN_CORRELATION]
             self.found.take(query[alike], base[alike], distance[alike], how)
 
@@ -170,11 +161,8 @@ class _Search:
         """(n,) correlation of the compared parts of each pair."""
         windows = (WINDOWS[how.window], WINDOWS[0])[:: -1 if how.base_cropped else 1]
         first = self._prints.view(self._queries[query], windows[0])
-        second = self._prints.view(base, windows[1])
-        product: Floats = (first[..., ::-1] * second if how.mirrored else first * second).sum(
-            axis=(1, 2)
-        )
-        return product
+        first = first[..., ::-1] if how.mirrored else first
+        return np.asarray((first * self._prints.view(base, windows[1])).sum(axis=(1, 2)))
 
 
 class Band:

@@ -15,7 +15,7 @@ def register_commands(cli: LazyGroup) -> None:
     """Add the `data` group by name; its module is imported on first use."""
     cli.add_lazy(
         "data",
-        "fewshot_bench.plugins.data.command:command",
+        "fewshot_bench.plugins.data.commands:data",
         "Fetch, list and verify data sets.",
         "data",
     )

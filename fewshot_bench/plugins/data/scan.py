@@ -7,11 +7,14 @@ fingerprints.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -20,13 +23,15 @@ from PIL import Image
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import (
+    DatasetDigests,
+    Known,
+    dataset_digests,
     decode_or_explain,
     deep_problem,
     in_a_line,
     is_turned,
     unread,
 )
-from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
 from fewshot_bench.plugins.data.fingerprints import (
     Bytes,
     Fingerprints,
@@ -102,7 +107,8 @@ class Scan:
         self.turned += look.turned
         if min(look.size) <= 1:
             self.tiny.append(index)
-        self._measure(look.size)
+        self.smallest = min(self.smallest or look.size, look.size, key=math.prod)
+        self.largest = max(self.largest or look.size, look.size, key=math.prod)
         extension = PurePosixPath(self.listed[index][1].id).suffix.lower()
         form = Image.registered_extensions().get(extension, "")
         named = SAME_FORMAT.get(form, form)
@@ -122,17 +128,8 @@ class Scan:
             places, thumbnails, sizes = zip(*seen, strict=True)
             self.prints[np.array(places)] = fingerprints(np.stack(thumbnails), np.array(sizes))
 
-    def _measure(self, size: tuple[int, int]) -> None:
-        def area(size: tuple[int, int]) -> int:
-            return size[0] * size[1]
 
-        self.smallest = min(self.smallest or size, size, key=area)
-        self.largest = max(self.largest or size, size, key=area)
-
-
-def scan(
-    dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None] | None = None
-) -> Scan:
+def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None]) -> Scan:
     """Read and decode all images with `jobs` threads; `advance` gets the size of each done chunk.
 
     Digests of images that decode are cached for later runs, if the cache is writable.
@@ -140,7 +137,6 @@ def scan(
     Image.init()
     count = len(listed)
     digests = dataset_digests(dataset)
-    digests.load()
     result = Scan(
         listed,
         np.zeros((count, 32), np.uint8),
@@ -152,18 +148,15 @@ def scan(
         warnings.simplefilter("ignore")
         for start in range(0, count, CHUNK):
             chunk = [item for _, item in listed[start : start + CHUNK]]
-            result.add_chunk(
-                start, list(pool.map(lambda item: _look(dataset, digests, item), chunk))
-            )
-            if advance is not None:
-                advance(len(chunk))
+            result.add_chunk(start, list(pool.map(partial(_look, dataset, digests), chunk)))
+            advance(len(chunk))
     digests.save()
     return result
 
 
 def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     """Facts of an item's file, or one line on why it cannot be used."""
-    taken = now()
+    taken = time.time()
     try:
         stamp = digests.stamp(item)
         content = dataset.read(item)
@@ -172,25 +165,15 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     image = decode_or_explain(content)
     if isinstance(image, str):
         return f"damaged: {image}"
+    form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
     try:
-        look = deep_problem(image) or _facts(image, content)
+        if problem := deep_problem(image):
+            return problem
+        digest, turned = hashlib.sha256(content).digest(), is_turned(image)
+        look = Look(digest, form, image.mode, image.size, turned, thumbnail(image))
     except Exception as error:
         return f"damaged: {in_a_line(error)}"
-    if isinstance(look, str):
-        return look
-    facts = Known(look.digest, True, look.turned)
+    facts = Known(digest, True, turned)
     if digests.get(item, stamp) != facts:
         digests.put(item, stamp, facts, taken)
     return look
-
-
-def _facts(image: Image.Image, content: bytes) -> Look:
-    form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
-    return Look(
-        hashlib.sha256(content).digest(),
-        form,
-        image.mode,
-        image.size,
-        is_turned(image),
-        thumbnail(image),
-    )

@@ -1,14 +1,14 @@
 """State of a data set by its lists and file sizes, and its last verification; decodes no image.
 
 `status_of` is the entry point; exceptions of a data set become a state and a step. Verifications
-are stored as one small JSON file per data set in the cache folder (`remember`, `recall`).
+are stored as one small JSON file per data set in the cache folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from fewshot_bench.api.dataset import (
+    ROLES,
     Dataset,
     DatasetCard,
     Preparable,
@@ -25,10 +26,11 @@ from fewshot_bench.api.dataset import (
     data_roots,
 )
 from fewshot_bench.api.items import Item
-from fewshot_bench.plugins.data.checks import expected_classes
-from fewshot_bench.plugins.data.places import locate
+from fewshot_bench.plugins.data.prepare import locate
+from fewshot_bench.splits.published import published_splits
 from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, denied
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, explain_denial
+from fewshot_bench.utils.text import digest_of
 
 READY = "ready"
 NO_SPLIT = "split file missing"
@@ -62,22 +64,18 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.when[:10]
 
 
-def record_pass(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) -> Verified:
-    """Record of a verification that passed just now."""
+def keep_outcome(
+    name: str, card: DatasetCard, images: int, differs: tuple[str, ...], *, passed: bool
+) -> None:
+    """Store a verification that passed just now, or remove an earlier one; OSError on failure."""
+    path = _file_of(name, card)
+    if not passed:
+        path.unlink(missing_ok=True)
+        return
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Verified(name, _folder_of(card), card.revision, now, images, differs)
-
-
-def remember(verified: Verified) -> None:
-    """Store a verification; OSError if its file cannot be written."""
+    verified = Verified(name, _folder_of(card), card.revision, now, images, differs)
     # Not by msgspec, which writes no paths that are not UTF-8.
-    text = json.dumps(msgspec.structs.asdict(verified))
-    write(_file(verified.name, verified.folder), text.encode())
-
-
-def forget(name: str, card: DatasetCard) -> None:
-    """Remove the stored verification of a data set; OSError if that fails."""
-    _file(name, _folder_of(card)).unlink(missing_ok=True)
+    write(path, json.dumps(msgspec.structs.asdict(verified)).encode())
 
 
 def recall(name: str, card: DatasetCard) -> Verified | None:
@@ -86,7 +84,7 @@ def recall(name: str, card: DatasetCard) -> Verified | None:
     None if there is none or its file is damaged: the data set must be verified again.
     """
     try:
-        path = _file(name, _folder_of(card))
+        path = _file_of(name, card)
         verified = msgspec.convert(json.loads(path.read_bytes()), Verified)
         touch(path)
     except (OSError, ValueError, RecursionError):
@@ -98,9 +96,9 @@ def _folder_of(card: DatasetCard) -> str:
     return str(Path(card.folder).resolve()) if card.folder else ""
 
 
-def _file(name: str, folder: str) -> Path:
-    key = hashlib.sha256(f"{name}\n{folder}".encode(errors="surrogatepass")).hexdigest()[:32]
-    return cache_root() / VERIFIED / f"{key}.json"
+def _file_of(name: str, card: DatasetCard) -> Path:
+    digest = digest_of("\n".join((name, _folder_of(card))), 32)
+    return cache_root() / VERIFIED / f"{digest}.json"
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,17 @@ class Status:
     plain: bool = False
 
 
+def expected_classes(card: DatasetCard) -> int | None:
+    """Number of classes of the published set; None if unknown."""
+    split = published_splits().get(card.name)
+    return card.expected_classes or (split.classes if split else None)
+
+
+def join_counts(counts: Mapping[str, int]) -> str:
+    """Images in train, val and test as they are shown: 2,820/1,128/1,692; 0 for absent roles."""
+    return "/".join(f"{counts.get(role, 0):,}" for role in ROLES)
+
+
 def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
     """The status of one data set; whatever it raises becomes a state and a step."""
     status = Status(name, BROKEN)
@@ -134,7 +143,15 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
         dataset = open_it(name)
         status = replace(status, state=UNUSABLE)
         card = dataset.card()
-        status = _status_of_card(name, card)
+        status = Status(
+            name,
+            ABSENT,
+            classes=len(card.classnames) if card.counts else None,
+            expected_classes=expected_classes(card),
+            counts=dict(card.counts),
+            expected_counts=dict(card.expected_counts),
+            folder=card.folder,
+        )
         try:
             listed = list(all_items(dataset))
         except DataMissingError as error:
@@ -148,8 +165,13 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
         opened = status.state == UNUSABLE or (colon and Path(path).expanduser().exists())
         state = UNUSABLE if opened else ABSENT
         return replace(status, state=state, step=_step(name, error))
+    except PermissionError as error:
+        return replace(status, state=UNUSABLE, step=explain_denial(error))
     except (Exception, SystemExit) as error:
-        return _broken(status, error)
+        if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
+            return replace(status, state=UNUSABLE, step=_step(status.name, error))
+        text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
 
 
 def _step(name: str, error: FsbenchError) -> str:
@@ -163,40 +185,17 @@ def _names_entry(step: str) -> bool:
     return any(str(path) in step for root in roots for path in root.iterdir())
 
 
-def _broken(status: Status, error: BaseException) -> Status:
-    if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
-        return replace(status, state=UNUSABLE, step=_step(status.name, error))
-    if isinstance(error, PermissionError):
-        return replace(status, state=UNUSABLE, step=denied(error))
-    text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-    return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
-
-
-def _status_of_card(name: str, card: DatasetCard) -> Status:
-    return Status(
-        name,
-        ABSENT,
-        classes=len(card.classnames) if card.counts else None,
-        expected_classes=expected_classes(card),
-        counts=dict(card.counts),
-        expected_counts=dict(card.expected_counts),
-        folder=card.folder,
-    )
-
-
 def _ready(status: Status, dataset: Dataset, card: DatasetCard, listed: Listed) -> Status:
     """Status of a data set whose lists load, with sizes from the file stamps of its images."""
-    counts: dict[str, int] = {}
-    for role, _ in listed:
-        counts[role] = counts.get(role, 0) + 1
+    counts = dict(Counter(role for role, _ in listed))
     status = replace(status, state=READY, counts=counts, classes=len(card.classnames))
-    status = _with_sizes(status, dataset, listed)
+    status = _add_sizes(status, dataset, listed)
     verified = recall(status.name, card)
     current = verified is not None and bool(card.revision) and verified.revision == card.revision
     return replace(status, verified=verified, current=current)
 
 
-def _with_sizes(status: Status, dataset: Dataset, listed: Listed) -> Status:
+def _add_sizes(status: Status, dataset: Dataset, listed: Listed) -> Status:
     if not isinstance(dataset, Stamped):
         return status
     stamps = [(item, dataset.stamp(item)) for _, item in listed]

@@ -11,27 +11,36 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
-from fewshot_bench.api.items import Item
-from fewshot_bench.plugins.data.checks import (
-    DIFFERS,
-    FAILED,
-    OK,
-    Check,
-    State,
-    is_published,
-    list_checks,
-)
+from fewshot_bench.api.items import Item, digest_of
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.plugins.data.fingerprints import BITS, WINDOWS, Indices
-from fewshot_bench.plugins.data.lookalikes import Nearest, nearest, share_alike
+from fewshot_bench.plugins.data.lookalikes import nearest, share_alike
 from fewshot_bench.plugins.data.scan import Scan, same_bytes, scan
-from fewshot_bench.utils.errors import FsbenchError, denied
+from fewshot_bench.plugins.data.status import expected_classes, join_counts
+from fewshot_bench.runner.preflight import check_lists
+from fewshot_bench.splits.published import (
+    Lists,
+    compare_lists,
+    published_splits,
+    read_published_draws,
+    verify_file,
+)
+from fewshot_bench.utils.errors import FsbenchError, explain_denial
 from fewshot_bench.utils.text import shortened
 
+OK: Final = "ok"
+DIFFERS: Final = "differs"
+FAILED: Final = "FAILED"
+State = Literal["ok", "differs", "FAILED"]
+
+INCOMPARABLE = "not the published split: numbers cannot be compared with published ones"
 SAME, SIMILAR = "same file", "similar"
 # Share of the test images; more duplicates than this are not attributed to a published split.
 PUBLISHED_SHARE = 0.02
@@ -44,6 +53,107 @@ COLUMNS = (
     *("second_pool", "second_id", "second_label", "second_class"),
 )
 Progress = Callable[[int], Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check: one line, and details that are shown below it."""
+
+    name: str
+    state: State
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def list_checks(card: DatasetCard, pools: Pools) -> Iterator[Check]:
+    """Check the pools and their counts and, if lists are published, split, its file and draws."""
+    yield _labels(card, pools)
+    yield _counts(card, pools)
+    name = match_published(card.name, pools)
+    if name is not None:
+        yield from _check_published(name, card, pools)
+
+
+def match_published(name: str, pools: Pools) -> str | None:
+    """Name of the published split to compare a data set with, by its name or by its lists."""
+    splits = published_splits()
+    if name in splits:
+        return name
+    digest = digest_of((role, pools.get(role, ())) for role in ROLES)
+    return next((other for other, split in splits.items() if split.lists_sha256 == digest), None)
+
+
+def is_published(card: DatasetCard, pools: Pools) -> bool:
+    """True when the lists of a data set are published ones, under whatever class names."""
+    name = match_published(card.name, pools)
+    return name is not None and compare_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
+
+
+def _labels(card: DatasetCard, pools: Pools) -> Check:
+    if not any(pools.get(role) for role in ROLES):
+        return Check("lists", FAILED, "no images are listed in train, val or test")
+    wrong = [
+        f"{role} {item.id}: label {item.label}, class name '{item.classname}'"
+        for role in ROLES
+        for item in pools.get(role, ())
+        if item.label < 0 or card.classnames[item.label : item.label + 1] != (item.classname,)
+    ]
+    if wrong:
+        text = f"{len(wrong):,} images have a label or class name that is not in the class list"
+        return Check("lists", FAILED, text, shortened(wrong))
+    try:
+        check_lists(card, pools)
+    except FsbenchError as error:
+        return Check("lists", FAILED, str(error))
+    loaded = [role for role in ROLES if pools.get(role)]
+    return Check("lists", OK, f"{', '.join(loaded)} loaded; every label is in the class list")
+
+
+def _counts(card: DatasetCard, pools: Pools) -> Check:
+    classes = len(card.classnames)
+    counts = join_counts({role: len(items) for role, items in pools.items()})
+    text = f"{classes:,} classes, {counts} images (train/val/test)"
+    if not card.expected_counts:
+        return Check("counts", OK, f"{text}; no published counts to compare with")
+    published, expected = join_counts(card.expected_counts), expected_classes(card)
+    if counts == published and expected in (None, classes):
+        return Check("counts", OK, f"{text}, as published")
+    if expected is not None:
+        published = f"{expected:,} classes, {published}"
+    return Check("counts", DIFFERS, f"{text}; published: {published}; {INCOMPARABLE}")
+
+
+def _check_published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
+    split = published_splits()[name]
+    verdict = compare_lists(pools, name)
+    if verdict is Lists.EQUAL:
+        yield Check("split", OK, f"equals the published lists of {name}")
+        # In the folder of the images, or up to two levels above.
+        folder = Path(card.folder)
+        folders = [folder, *folder.resolve().parents[:2]] if card.folder else []
+        path = next((f / split.file for f in folders if (f / split.file).is_file()), None)
+        if path is not None and verify_file(path.read_bytes(), name):
+            yield Check("split file", OK, f"{split.file} is the published file, byte for byte")
+        elif path is not None:
+            text = (
+                f"{path} has the published paths, labels and class names, but is not the "
+                "published file: its formatting differs"
+            )
+            yield Check("split file", DIFFERS, text)
+    elif verdict is Lists.RENAMED:
+        yield Check("split", DIFFERS, f"{split.file}: {verdict.value}")
+    else:
+        yield Check("split", DIFFERS, f"the lists differ from {split.file}: {INCOMPARABLE}")
+    draws = read_published_draws(name, "", pools)
+    wrong = [f"{draw.shots}/{draw.seed}" for draw in draws if not draw.equal]
+    total = len(split.picks)
+    if not wrong:
+        yield Check("draws", OK, f"all {total} published few-shot draws are reproduced")
+        return
+    text = f"{total - len(wrong)} of {total} published few-shot draws are reproduced"
+    if len(wrong) < total:
+        text += f"; not those of shots/seed {', '.join(wrong)}"
+    yield Check("draws", DIFFERS, text)
 
 
 @dataclass(frozen=True)
@@ -88,8 +198,13 @@ def sides(images: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
     Test images that are byte-identical to a train or val image are skipped.
     """
     duplicates = {pair.second[1].id for pair in same if pair.second[0] == "test"}
-    tests = [i for i, t in _comparable(images) if t[0] == "test" and t[1].id not in duplicates]
-    others = [i for i, t in _comparable(images) if t[0] != "test"]
+    tests, others = [], []
+    for index in np.flatnonzero(images.compared).tolist():
+        role, item = images.listed[index]
+        if role != "test":
+            others.append(index)
+        elif item.id not in duplicates:
+            tests.append(index)
     return np.array(tests, int), np.array(others, int)
 
 
@@ -108,29 +223,19 @@ def alike_throughout(images: Scan, tests: Indices, others: Indices) -> float:
 def similar_pairs(images: Scan, tests: Indices, others: Indices, jobs: int) -> list[Pair]:
     """Pair every test image of these `sides` with its closest other image, if one looks alike."""
     close = nearest(images.prints, others, tests, jobs)
-    pairs = [
-        Pair(
-            *(SIMILAR, images.listed[close.index[index]], images.listed[tests[index]]),
-            *(
-                int(close.distance[index]),
-                _change(close, index, images.listed[close.index[index]][0]),
-            ),
-        )
-        for index in np.flatnonzero(close.index >= 0).tolist()
-    ]
+    pairs = []
+    for index in np.flatnonzero(close.index >= 0).tolist():
+        other, test = images.listed[close.index[index]], images.listed[tests[index]]
+        window = str(WINDOWS[close.window[index]])
+        # If a crop of one matches the whole of the other, then the other is the crop.
+        role = "test" if close.base_cropped[index] else other[0]
+        changes = [
+            f"{role} is a {window}" if window else "",
+            "mirrored" * bool(close.mirrored[index]),
+        ]
+        distance, change = int(close.distance[index]), ", ".join(filter(None, changes))
+        pairs.append(Pair(SIMILAR, other, test, distance, change))
     return sorted(pairs, key=lambda pair: pair.distance)
-
-
-def _change(close: Nearest, index: int, role: str) -> str:
-    """Describe how the test image at `place` and its closest image, of pool `role`, differ."""
-    window = str(WINDOWS[close.window[index]])
-    # If a crop of one matches the whole of the other, then the other is the crop.
-    cropped = f"{role if not close.base_cropped[index] else 'test'} is a {window}" if window else ""
-    return ", ".join(part for part in (cropped, "mirrored" * bool(close.mirrored[index])) if part)
-
-
-def _comparable(images: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
-    return ((index, entry) for index, entry in enumerate(images.listed) if images.compared[index])
 
 
 def same_check(images: Scan, pairs: Sequence[Pair], published: bool) -> Check:
@@ -230,12 +335,12 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
         replaced = dataset.look_again() if isinstance(dataset, Relisting) else ()
         card, pools = dataset.card(), dataset.items()
         listed = list(all_items(dataset))
-    except FsbenchError as error:
-        return Report(name, None, (Check("lists", FAILED, str(error)),))
-    except PermissionError as error:
-        return Report(name, None, (Check("lists", FAILED, denied(error)),))
     except (Exception, SystemExit) as error:
         text = f"the data set's plug-in failed: {type(error).__name__}: {error}"
+        if isinstance(error, FsbenchError):
+            text = str(error)
+        elif isinstance(error, PermissionError):
+            text = explain_denial(error)
         return Report(name, None, (Check("lists", FAILED, text),))
     checks = list(list_checks(card, pools))
     if checks[0].state == FAILED:
@@ -272,7 +377,8 @@ def image_checks(images: Scan) -> Iterator[Check]:
     if images.smallest is None or images.largest is None:
         return
     yield Check("formats", OK, _formats(images))
-    sizes = _sizes(images.smallest, images.largest)
+    first, last = (f"{w} x {h}" for w, h in (images.smallest, images.largest))
+    sizes = f"all {first} pixels" if first == last else f"{first} to {last} pixels"
     if images.tiny:
         lines = [_at(images, index) for index in images.tiny]
         text = f"{sizes}; {len(lines):,} are a single pixel wide or high"
@@ -296,9 +402,3 @@ def _formats(images: Scan) -> str:
 def _at(images: Scan, index: int) -> str:
     role, item = images.listed[index]
     return f"{role} {item.id}"
-
-
-def _sizes(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
-    """The range of sizes, by area."""
-    first, last = (f"{width} x {height}" for width, height in (smallest, largest))
-    return f"all {first} pixels" if first == last else f"{first} to {last} pixels"

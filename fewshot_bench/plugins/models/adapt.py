@@ -20,27 +20,25 @@ import numpy as np
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF
-from fewshot_bench.plugins.models import accuracy, calibration
-from fewshot_bench.plugins.models.accuracy import LEVEL
-from fewshot_bench.plugins.models.budget import Budget, duration, read_duration
+from fewshot_bench.plugins.models import estimates
+from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
-from fewshot_bench.plugins.models.folds import FOLDS, with_validation
-from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
-from fewshot_bench.plugins.models.pictures import support_of
-from fewshot_bench.plugins.models.place import free_place, put
+from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
-from fewshot_bench.store.model_files import (
+from fewshot_bench.store.kept_models import (
+    MODEL_FILES,
     SUPPORT,
     ModelConfig,
     config_of,
     image_digests,
+    pack_support,
     without_path,
     write_model,
 )
-from fewshot_bench.store.support_files import packed_support
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
     FLAG,
@@ -65,9 +63,6 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
 
-BUDGET = "10m"
-KEPT = 0.95
-"""Default share of right images that `--reject` keeps."""
 # The beginning of the name of a folder for features in TMPDIR.
 _FEATURES = "fsbench-adapt"
 _SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
@@ -159,7 +154,9 @@ def adapt(
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = free_place(given["output"], force)
+    folder = given["output"]
+    refuse = refuse_model(folder, force)
+    check_free(folder, refuse)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     if exif not in EXIF:
@@ -178,16 +175,19 @@ def adapt(
         say(last)
         current().step(last)
         fitted, chosen_by = search.final(winner)
-        support = support_of(runner) if keep_support else None
+        support = runner.make_support() if keep_support else None
     stated = _estimate(search, winner, given["reject"], chosen_by)
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
-    notes = (*material.notes, *_remarks(search, winner, stated, given["reject"]))
+    notes = (*material.notes, *_remark(search, winner, config, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
-    shown = b"" if support is None else packed_support(support)
+    shown = b"" if support is None else pack_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
-    written = put(folder, force, lambda made: write_model(made, config, tensors, told, shown))
+    written = put(
+        *(folder, MODEL_FILES, refuse),
+        lambda made: write_model(made, config, tensors, told, shown),
+    )
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
     return Adapted(written, config, tried, notes)
@@ -254,19 +254,10 @@ def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Req
     return request
 
 
-@dataclass(frozen=True)
-class _Stated:
-    """Facts about the chosen method, measured on held-out images."""
-
-    accuracy: Mapping[str, float]
-    temperature: float = 1.0
-    reject: float | None = None
-
-
 def _estimate(
     search: Search, winner: Candidate, kept: float | None, chosen_by: NDArray[np.float32]
-) -> _Stated:
-    """Accuracy, temperature and threshold of the winner, from its out-of-fold logits.
+) -> dict[str, Any]:
+    """`accuracy`, `temperature` and `reject` of the winner, from its out-of-fold logits.
 
     chosen_by: (n, classes) logits of the kept model for images that it chose its settings by. Fits
     that choose settings differ in logit scale, so the temperature is fitted to logits of equal
@@ -274,8 +265,8 @@ def _estimate(
     """
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
-        return _Stated({})
-    estimate = accuracy.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
+        return {"accuracy": {}}
+    estimate = estimates.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     # The folds of one repeat: an image of a fold is in other folds of the other repeats.
@@ -285,43 +276,42 @@ def _estimate(
     logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
     scale = 1.0
     if len(chosen_by):
-        logits, scale = calibration.rescale(logits, fits), calibration.scale_of(chosen_by)
-    temperature = calibration.temperature_of(logits, labels, estimate.images)
-    error = calibration.calibration_error(logits, labels, first[held], estimate.images)
+        logits, scale = estimates.rescale(logits, fits), estimates.scale_of(chosen_by)
+    temperature = estimates.temperature_of(logits, labels, estimate.images)
+    error = estimates.calibration_error(logits, labels, first[held], estimate.images)
     threshold = None
     if kept is not None:
-        threshold = calibration.threshold(logits, labels, temperature, kept, estimate.images)
+        threshold = estimates.threshold(logits, labels, temperature, kept, estimate.images)
     numbers = {
         "mean": estimate.mean,
         "low": estimate.low,
         "high": estimate.high,
-        "level": LEVEL,
+        "level": estimates.LEVEL,
         "folds": FOLDS,
         "repeats": repeats,
         "images": estimate.images,
         "methods": len(finalists),
         "calibration_error": error,
     }
-    return _Stated(numbers, temperature * scale, threshold)
+    return {"accuracy": numbers, "temperature": temperature * scale, "reject": threshold}
 
 
 def _config(
     runner: FitRunner,
     winner: Candidate,
     fitted: Fitted,
-    stated: _Stated,
+    stated: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> ModelConfig:
-    material, chosen, name = runner.material, runner.chosen, winner.name
-    every = np.arange(len(material.labels))
-    # Images that the final fit set apart.
-    validation = every[:0]
+    material, chosen = runner.material, runner.chosen
+    train = every = np.arange(len(material.labels))
     if winner.validation:
-        validation = with_validation(material.labels, every, chosen.seed)[1]
-    fitted_on = np.delete(material.labels, validation)
-    counts = np.bincount(fitted_on, minlength=len(material.classnames)).tolist()
+        # The final fit set the others apart.
+        train, _ = with_validation(material.labels, every, chosen.seed)
+    held_out = len(every) - len(train)
+    counts = np.bincount(material.labels[train], minlength=len(material.classnames)).tolist()
     return config_of(
-        name,
+        winner.name,
         fitted.cell.method,
         fitted.backbone,
         runner.space,
@@ -333,25 +323,23 @@ def _config(
             "split": material.digest,
             "shots": "all",
             "images": dict(zip(material.classnames, counts, strict=True)),
-            "validation": len(validation),
-            "val": "min4" if len(validation) else "none",
+            "validation": held_out,
+            "val": "min4" if held_out else "none",
             "selection": dict(fitted.declared.selection),
             "seed": chosen.seed,
             **files,
         },
         notes=fitted.declared.notes,
-        accuracy=stated.accuracy,
-        temperature=stated.temperature,
-        reject=stated.reject,
+        **stated,
     )
 
 
 def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, str]:
     """A line of the table of methods."""
-    share, interval = "–", "–"
+    share = interval = "–"
     if candidate.repeats:
         repeats = search.repeats if candidate in search.finalists else candidate.repeats
-        own = accuracy.own(candidate.right(search.labels, repeats))
+        own = estimates.own(candidate.right(search.labels, repeats))
         share = f"{100 * own.mean:.1f}"
         interval = f"{100 * own.low:.1f} to {100 * own.high:.1f}"
     return {
@@ -364,18 +352,17 @@ def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str
     }
 
 
-def _remarks(search: Search, winner: Candidate, stated: _Stated, kept: float | None) -> list[str]:
-    remarks = []
+def _remark(
+    search: Search, winner: Candidate, config: ModelConfig, kept: float | None
+) -> Iterator[str]:
     lone = int((search.runner.material.counts == 1).sum())
     if lone and search.folds:
-        remarks.append(f"{lone} classes with one image are in no estimate")
-    if not stated.accuracy:
-        early = "the budget ended before a comparison was finished"
-        unfinished = winner.dropped or early
+        yield f"{lone} classes with one image are in no estimate"
+    if not config.accuracy:
+        unfinished = winner.dropped or "the budget ended before a comparison was finished"
         reason = search.stopped or (unfinished if search.folds else "no class has two images")
-        remarks.append(f"nothing was held out ({reason}), so that no accuracy is stated")
+        yield f"nothing was held out ({reason}), so that no accuracy is stated"
     elif search.stopped:
-        remarks.append(search.stopped)
-    if kept is not None and stated.reject is None:
-        remarks.append("too few right answers for a threshold: nothing is rejected")
-    return remarks
+        yield search.stopped
+    if kept is not None and config.reject is None:
+        yield "too few right answers for a threshold: nothing is rejected"

@@ -74,11 +74,12 @@ def application(
     desk = _Service(model, most, complain)
     folder = Path(__file__).parent / "page"
     routes = [
-        Route(path, _constant((folder / name).read_bytes(), kind))
+        Route(path, _answer_constant((folder / name).read_bytes(), kind))
         for path, (name, kind) in FILES.items()
     ]
+    about = json.dumps(desk.about()).encode()
     routes += [
-        Route("/model", _constant(json.dumps(desk.about()).encode(), "application/json")),
+        Route("/model", _answer_constant(about, "application/json")),
         Route("/predict", desk.predict, methods=["POST"]),
         Route("/support/{number}", desk.picture),
     ]
@@ -91,7 +92,7 @@ def application(
     return made
 
 
-def _constant(content: bytes, kind: str) -> Callable[[Request], Response]:
+def _answer_constant(content: bytes, kind: str) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         return Response(content, media_type=kind)
 
@@ -144,18 +145,16 @@ class _Guard:
     def _problem(self, method: str, headers: Headers) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")
         # DNS rebinding: a foreign page may point its host name here; IP addresses are safe.
-        if not self._is_ours(host):
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            ours = name in self.hosts or bool(ipaddress.ip_address(name))
+        except ValueError:
+            ours = False
+        if not ours:
             return f"this server is not named {host!r:.80}; use the address that fsbench printed"
         if method == "POST" and origin is not None and origin.partition("://")[2] != host:
             return f"the page at {origin!r:.80} may not ask this server; open the server's own page"
         return ""
-
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in self.hosts or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ class _Service:
             image = open_image(data)
             try:
                 (prediction,) = self.model.stream([image], top=top)
-                near = [] if prediction.problem else self._nearest(image)
+                near = None if prediction.problem else self._find_nearest(image)
             except FsbenchError as error:
                 self.complain(str(error))
                 raise HTTPException(500, "the model did not answer; see the terminal") from None
@@ -236,11 +235,11 @@ class _Service:
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         classes = [{"class": name, "probability": share} for name, share in pairs]
         answer = {"rejected": prediction.rejected, "classes": classes}
-        return answer | ({"nearest": near} if self.model.support else {})
+        return answer if near is None else answer | {"nearest": near}
 
-    def _nearest(self, image: Image.Image) -> list[dict[str, Any]]:
+    def _find_nearest(self, image: Image.Image) -> list[dict[str, Any]] | None:
         if self.model.support is None:
-            return []
+            return None
         (neighbors,) = self.model.nearest([image], count=NEAREST)
         return [
             {

@@ -14,6 +14,9 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import size_text
 
+BUDGET = "10m"
+KEPT = 0.95
+"""Default share of right images that `--reject` keeps."""
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 # Share kept for writing the folder after the last fit; factor for a machine that gets slower.
@@ -84,12 +87,15 @@ class Budget:
 
         The time of all fits is predicted once a fit has reported steps for SEEN_SECONDS.
         """
-        begun, left = self.clock(), self.left
+        import psutil
+
+        begun, left, memory_info = self.clock(), self.left, psutil.Process().memory_info
         first: list[float] = []
 
         def progress(done: int, total: int) -> None:
             now = self.clock()
-            self.check_memory()
+            if self.memory is not None and (held := memory_info().rss) > self.memory:
+                raise OverBudget(f"no memory: {size_text(held)} of {size_text(self.memory)}")
             current().reach(done, total)
             # Work before the first report, such as encoding, is not repeated for later steps.
             first.extend(() if first else (now, done))
@@ -102,13 +108,3 @@ class Budget:
                 raise OverBudget(f"no time: {fits} fits of about {duration(whole)}")
 
         return progress
-
-    def check_memory(self) -> None:
-        """Raise OverBudget if this process uses more than `memory`."""
-        if self.memory is None:
-            return
-        import psutil
-
-        held = psutil.Process().memory_info().rss
-        if held > self.memory:
-            raise OverBudget(f"no memory: {size_text(held)} of {size_text(self.memory)}")

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewshot_bench.api.dataset import Undivided
-from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
@@ -35,7 +34,7 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.runner.own_data import ClassNames, read_own_data
-from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
+from fewshot_bench.store.kept_models import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
     from fewshot_bench.api.items import Item
     from fewshot_bench.profiling.meter import Meter
-    from fewshot_bench.store.model_files import ModelConfig
+    from fewshot_bench.store.kept_models import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,15 @@ class Evaluation:
         opened.create()
         return replace(self, record=opened.write(self.record, self.answers, self.ids))
 
+    def list_classes(self) -> dict[str, float]:
+        """The accuracy of each class that has test images, in percent."""
+        hits, labels = self.answers.hits, self.answers.labels
+        return {
+            name: round(100 * float(hits[labels == label].mean()), 6)
+            for label, name in enumerate(self.record.split["classnames"])
+            if (labels == label).any()
+        }
+
 
 def evaluate(
     model: Model | str | PathLike[str],
@@ -96,37 +104,50 @@ def evaluate(
 
     checked({"dataset": text("the name of a data set")}, {"dataset": dataset})
     opened = model if isinstance(model, Model) else load_model(model, device=device)
-    data = read_own_data(classnames, (), None)
-    evaluation = measure(opened, dataset, None if store is None else Path(store), data)
-    return (evaluation if store is None else evaluation.write(Path(store))).record
+    data, folder = read_own_data(classnames, (), None), None if store is None else Path(store)
+    evaluation = measure(opened, dataset, folder, data)
+    return (evaluation if folder is None else evaluation.write(folder)).record
 
 
-def measure(
-    model: Model, name: str, store: Path | None = None, data: Mapping[str, Any] | None = None
-) -> Evaluation:
+def measure(model: Model, name: str, store: Path | None, own: Mapping[str, Any]) -> Evaluation:
     """Measure a model on the test images of a data set.
 
-    store: has splits of own images. data: own class names, as in `RunSpec.data`.
+    store: has splits of own images. own: class names, as in `RunSpec.data`.
     """
     from fewshot_bench.profiling.meter import Meter
     from fewshot_bench.profiling.peak_memory import PeakMemory
     from fewshot_bench.runner.evaluate import environment_of
 
-    own = dict(data or {})
     dataset = registry().dataset(name, own, store or Path(DEFAULT_STORE))
     items = tuple(dataset.items().get("test", ()))
     if not items:
         raise DataMissingError(f"{name} has no test images; choose another data set")
     places = _match_columns(model.classnames, dataset.card().classnames, name)
     set_aside, later = _count_others(model, name, dataset, items)
-    items, digests, left_out = _unseen(model, name, dataset, items)
+    # Test images that are of the fit, by their bytes, are left out.
+    fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
+    new = [index for index, sha in enumerate(digests) if image_digest(sha) not in fitted]
+    left_out = len(items) - len(new)
+    if not new:
+        raise _refuse_seen(name, len(items))
+    items, digests = (tuple(all[index] for index in new) for all in (items, digests))
     spec = _spec(model, name, dataset, own)
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
     meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
     facts = image_facts((), (), digests)
-    with memory.watching():
+    with memory.watch():
         logits = _logits(model, dataset, split, places, meter)
     answers = Answers.of(logits, np.array([item.label for item in items], dtype=np.int64))
+    config = model.config
+    kept_model = {
+        "digest": spec.picks,
+        "fsbench": config.fsbench,
+        "method_code": config.method_code,
+        "data": {name: value for name, value in config.data.items() if name != IMAGES},
+        "notes": dict(config.notes),
+        "temperature": config.temperature,
+    }
+    kept_model |= {"left_out": left_out} if left_out else {}
     record = Record(
         spec=spec,
         status="done",
@@ -135,7 +156,7 @@ def measure(
         footprint=_footprint(model, meter) | {"peak_memory_mb": round(memory.megabytes, 1)},
         timings=meter.timings(),
         environment=environment_of(model.backbone, model.config.method, type(model.method)),
-        notes={"kept_model": _about(model.config) | ({"left_out": left_out} if left_out else {})},
+        notes={"kept_model": kept_model},
     )
     ids = tuple(item.id for item in items)
     return Evaluation(record, answers, ids, left_out, set_aside, later)
@@ -148,54 +169,32 @@ def _count_others(
 
     UsageError if the model may be made from the test images and does not state its images.
     """
+    from fewshot_bench.runner.preflight import revision_of
+
     if not isinstance(dataset, Undivided):
         return 0, 0
     whole = dataset.undivided()
     usable = {item.id for item in trainable(whole.items())}
     if usable.isdisjoint(item.id for item in items):
         return 0, 0
-    if not model.config.fitted_images:
-        _refuse_unstated(model.config, name, dataset, whole, len(items))
+    config = model.config
+    then, now = str(config.data.get("revision")), revision_of(name, dataset)
+    if not config.fitted_images and whole.card().revision == then:
+        raise _refuse_seen(name, len(items))
+    # Of the same revision, the test images are those of the split that the fit was a part of.
+    same = config.data.get("dataset") == without_path(dataset.card().name)
+    if not config.fitted_images and now != then and same:
+        split = ", or name the store of its run by --store" if "cell" in config.data else ""
+        raise UsageError(
+            f"the model was made from {config.data['dataset']} of revision {then:.12}, {name} has "
+            f"{now:.12}, and the model does not state its images: some of the {len(items):,} test "
+            f"images may be among them; evaluate a folder of other images{split}"
+        )
     training = {item.id for item in trainable(dataset.items())}
     return len(training), len(usable - training - {item.id for item in items})
 
 
-def _refuse_unstated(
-    config: ModelConfig, name: str, dataset: Dataset, whole: Dataset, count: int
-) -> None:
-    """UsageError if a model that states no images may be made from test images of its data set."""
-    from fewshot_bench.runner.preflight import revision_of
-
-    then, now = str(config.data.get("revision")), revision_of(name, dataset)
-    if whole.card().revision == then:
-        raise _all_seen(name, count)
-    # Of the same revision, the test images are those of the split that the fit was a part of.
-    if now == then or config.data.get("dataset") != without_path(dataset.card().name):
-        return
-    split = ", or name the store of its run by --store" if "cell" in config.data else ""
-    raise UsageError(
-        f"the model was made from {config.data['dataset']} of revision {then:.12}, {name} has "
-        f"{now:.12}, and the model does not state its images: some of the {count:,} test images "
-        f"may be among them; evaluate a folder of other images{split}"
-    )
-
-
-def _unseen(
-    model: Model, name: str, dataset: Dataset, items: Sequence[Item]
-) -> tuple[tuple[Item, ...], tuple[bytes, ...], int]:
-    """The test images that are not of the fit, by their bytes; their SHA-256; how many are.
-
-    UsageError if all are.
-    """
-    fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
-    new = [index for index, sha in enumerate(digests) if image_digest(sha) not in fitted]
-    if not new:
-        raise _all_seen(name, len(items))
-    kept = tuple(items[index] for index in new)
-    return kept, tuple(digests[index] for index in new), len(items) - len(new)
-
-
-def _all_seen(name: str, count: int) -> UsageError:
+def _refuse_seen(name: str, count: int) -> UsageError:
     return UsageError(
         f"all {count:,} test images of {name} are among the images that the model was made from: "
         "their accuracy says nothing about others; evaluate a folder of other images"
@@ -243,17 +242,13 @@ def _spec(model: Model, name: str, dataset: Dataset, own: Mapping[str, Any]) -> 
         "overrides": dict(variant.overrides),
         "method_version": variant.version,
         "revision": revision_of(name, dataset),
-        "picks": _digest(config),
+        "picks": str(config.as_json()["digest"]),
         "data": own,
     }
     try:
         return RunSpec.from_dict(values)
     except StoreError as error:
         raise StoreError(f"{model.path}: its config states no fit: {error}") from None
-
-
-def _digest(config: ModelConfig) -> str:
-    return str(config.as_json()["digest"])
 
 
 def _logits(
@@ -313,15 +308,3 @@ def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
         card = card_of(model.method)
         footprint |= {"card": card.to_dict()} if card else {}
     return footprint
-
-
-def _about(config: ModelConfig) -> dict[str, Any]:
-    """The model that was measured, for the notes of the record."""
-    return {
-        "digest": _digest(config),
-        "fsbench": config.fsbench,
-        "method_code": config.method_code,
-        "data": {name: value for name, value in config.data.items() if name != IMAGES},
-        "notes": dict(config.notes),
-        "temperature": config.temperature,
-    }

@@ -7,25 +7,25 @@ reproduced the model's logits on real images. `program.json` holds the facts tha
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.model import Model, open_model
 from fewshot_bench.plugins.models.export_formats import FORMATS, LOGITS, PIXELS, Ask, Format
+from fewshot_bench.plugins.models.place import check_free, put
 from fewshot_bench.utils.errors import (
     ContractError,
     DataMissingError,
     NotApplicableError,
     UsageError,
 )
-from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, write_whole
+from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import few
 from fewshot_bench.utils.version import __version__
@@ -99,46 +99,46 @@ def export(
     """
     written = FORMATS[form]
     written.require()
-    _check_free(output)
+    refuse = partial(_refuse_other, output)
+    check_free(output, refuse)
     model = open_model(path, device, None, warn)
-    _warn_of_steps(model, warn)
-    exact = model
-    if model.config.precision != precision:
-        # Its warnings were given when the model was opened first.
-        exact = open_model(model.path, device, None, lambda text: None, precision=precision)
-    pictures, source = _pictures(images, model.config.exif == "rotate")
-    allowed = tolerance
-    if allowed is None:
-        allowed = max(TOLERANCE[precision], TOLERANCE[model.config.precision])
-    with _beside(output) as folder:
-        file = folder / written.file
-        current().step("writing the program")
-        ask = written.write(_trace(path, exact), file)
-        current().step("comparing it with the model")
-        parity = _compare(model, ask, pictures, source, allowed)
-        if not parity.gap <= allowed * parity.scale:
-            raise UsageError(f"{path}: the {form} program answers otherwise on {parity}")
-        about = facts(model, form, precision, written) | {"parity": asdict(parity)}
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        _publish(folder, output, about)
-    return Exported(output, written.file, size, precision, parity)
-
-
-def _warn_of_steps(model: Model, warn: Callable[[str], None]) -> None:
-    """Warn of preprocessing that `program.json` can only name."""
     if unknown := [step["other"] for step in steps_of(model) if "other" in step]:
         warn(
             f"the preprocessing has steps that {ABOUT} can only name: {few(unknown)}; whoever "
             "makes pixels for the program needs code of their own for them"
         )
+    exact = model
+    if model.config.precision != precision:
+        # Its warnings were given when the model was opened first.
+        exact = open_model(model.path, device, None, lambda text: None, precision=precision)
+    pictures, source = _pictures(images, model.config.exif == "rotate")
+    if tolerance is None:
+        tolerance = max(TOLERANCE[precision], TOLERANCE[model.config.precision])
+    parities: list[Parity] = []
+
+    def write(folder: Path) -> None:
+        current().step("writing the program")
+        ask = written.write(_trace(path, exact), folder / written.file)
+        current().step("comparing it with the model")
+        parity = _compare(model, ask, pictures, source, tolerance)
+        if not parity.gap <= tolerance * parity.scale:
+            raise UsageError(f"{path}: the {form} program answers otherwise on {parity}")
+        about = facts(model, form, precision, written) | {"parity": asdict(parity)}
+        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        write_whole(folder / ABOUT, text.encode("utf-8", "backslashreplace"))
+        parities.append(parity)
+
+    names = dict.fromkeys((*_list_earlier(output), *written.files, ABOUT))
+    folder = put(output, tuple(names), refuse, write)
+    size = sum((folder / name).stat().st_size for name in written.files if (folder / name).exists())
+    return Exported(folder, written.file, size, precision, parities[0])
 
 
-def _check_free(output: Path) -> None:
-    """Raise UsageError if the output holds anything but an earlier program."""
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if os.path.lexists(output) and not (output / ABOUT).is_file():
-        raise UsageError(f"{output} is there and holds no program; choose another --output")
+def _refuse_other(output: Path, entries: list[Path]) -> str:
+    """Why a folder that is not empty must not be filled: it holds no earlier program."""
+    if (output / ABOUT).is_file():
+        return ""
+    return "is there and holds no program; choose another --output"
 
 
 def _trace(path: Path, model: Model) -> Any:
@@ -177,11 +177,8 @@ def _tiles() -> list[Image.Image]:
     tiles = []
     for photograph in map(Image.fromarray, load_sample_images().images):
         width, height = photograph.width // columns, photograph.height // rows
-        for left in range(0, columns * width, width):
-            boxes = (
-                (left, top, left + width, top + height) for top in range(0, rows * height, height)
-            )
-            tiles += [photograph.crop(box) for box in boxes]
+        corners = product(range(0, columns * width, width), range(0, rows * height, height))
+        tiles += [photograph.crop((x, y, x + width, y + height)) for x, y in corners]
     return tiles
 
 
@@ -189,10 +186,14 @@ def _compare(
     model: Model, ask: Ask, pictures: Sequence[Image.Image], source: str, tolerance: float
 ) -> Parity:
     """Compare the program's logits with the model's, in batches and one by one."""
+    import numpy as np
     import torch
 
+    from fewshot_bench.images.augment import pixels_of
+
     expected = model.logits(pictures)
-    pixels = _pixels(model, pictures)
+    # (n, 3, h, w) uint8, as the program takes them.
+    pixels = np.stack([pixels_of(model.backbone.preprocess(picture)) for picture in pictures])
     batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
     alone = [pixels[index : index + 1] for index in range(min(ALONE, len(pixels)))]
     answers = torch.cat([_answer(ask, batch, len(model.classnames)) for batch in batches + alone])
@@ -201,15 +202,6 @@ def _compare(
     differing = (answers.argmax(1) != wanted.argmax(1))[: len(pixels)].sum()
     scale = max(1.0, float(expected.abs().median()))
     return Parity(len(pixels), source, float(gap), scale, tolerance, int(differing))
-
-
-def _pixels(model: Model, pictures: Sequence[Image.Image]) -> np.ndarray[Any, Any]:
-    """(n, 3, h, w) uint8, as the program takes them."""
-    import numpy as np
-
-    from fewshot_bench.images.augment import pixels_of
-
-    return np.stack([pixels_of(model.backbone.preprocess(picture)) for picture in pictures])
 
 
 def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
@@ -225,40 +217,7 @@ def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
     return logits
 
 
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """Temporary folder beside the output, removed at the end; UsageError if it cannot be made."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for left in output.parent.glob(f"{TEMPORARY}~*"):
-            if left.is_dir() and is_stale(left):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = output.parent / temporary_name()
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write '{output}': {error.strerror or error}; choose another --output"
-        ) from error
-
-
-def _publish(folder: Path, output: Path, about: dict[str, Any]) -> None:
-    """Move the program to its place, its facts last: a folder without them is no program."""
-    output.mkdir(exist_ok=True)
-    earlier = _files_of_program(output)
-    (output / ABOUT).unlink(missing_ok=True)
-    for name in earlier:
-        (output / name).unlink(missing_ok=True)
-    for file in folder.iterdir():
-        os.replace(file, output / file.name)
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    write_whole(output / ABOUT, text.encode("utf-8", "backslashreplace"))
-
-
-def _files_of_program(output: Path) -> tuple[str, ...]:
+def _list_earlier(output: Path) -> tuple[str, ...]:
     """The files that the earlier program in a folder may consist of, in either format.
 
     Empty if `program.json` was not written here.
@@ -329,17 +288,12 @@ def steps_of(model: Model) -> list[dict[str, Any]]:
 def _step(step: Any) -> dict[str, Any]:
     """Describe a step on a PIL image: a resize or crop by its sizes, any other by its name."""
     kind, size = type(step).__name__, getattr(step, "size", None)
+    sizes = [size] if isinstance(size, int) else list(size or ())
     if kind == "Resize":
-        sizes = [size] if isinstance(size, int) else list(size or ())
-        what = "shortest_side" if len(sizes) == 1 else "height_width"
-        resized = {what: sizes[0] if len(sizes) == 1 else sizes}
+        resized = {"shortest_side": sizes[0]} if len(sizes) == 1 else {"height_width": sizes}
         return {"resize": resized, "interpolation": step.interpolation.value}
     if kind == "CenterCrop":
-        return {
-            "center_crop": {
-                "height_width": [size, size] if isinstance(size, int) else list(size or ())
-            }
-        }
+        return {"center_crop": {"height_width": sizes * 2 if len(sizes) == 1 else sizes}}
     name = getattr(step, "__name__", "")
     if name == "_convert_to_rgb" or kind == "MaybeConvertMode":
         return {"convert": "RGB"}

@@ -6,26 +6,29 @@ parts when memory runs out) and share features.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
-from fewshot_bench.plugins.models.folds import with_validation
-from fewshot_bench.plugins.models.material import Material
+from fewshot_bench.images.decode import decode_or_explain, upright
+from fewshot_bench.plugins.models.material import Material, with_validation
 from fewshot_bench.runner.variants import Variant
+from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.runner.examination import ImageList
+    from fewshot_bench.runner.examiner import ImageList
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 # Placeholder method where only the backbone matters.
 ZERO_SHOT = Variant("zero-shot", {}, {}, "1")
+QUALITY = 80
 Progress = Callable[[int, int], None]
 
 
@@ -50,8 +54,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.examination import LabelSpace
-        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.examiner import Examiner, LabelSpace
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
 
@@ -100,16 +103,12 @@ class FitRunner:
         validation: whether some of `train` are set apart as validation images. Errors of the
         method are raised.
         """
-        from fewshot_bench.images.features import open_views
-        from fewshot_bench.runner.retry import (
-            Failure,
-            evaluate_within_memory,
-            fit_within_memory,
-        )
+        from fewshot_bench.runner.evaluate import evaluate_within_memory
+        from fewshot_bench.runner.fit import Failure, fit_within_memory
         from fewshot_bench.utils.plugin_code import own_interruptions
 
         cell = self._cell(variant, train, queries, validation)
-        with open_views(), own_interruptions() as interrupted:
+        with own_interruptions() as interrupted:
             try:
                 fitted = fit_within_memory(cell, self._session, progress, interrupted)
                 if isinstance(fitted, Failure):
@@ -133,17 +132,25 @@ class FitRunner:
 
     def encode(self, places: Places) -> Tensor:
         """(n, width) unit-norm features of some images, cached for all fits that use them."""
-        from fewshot_bench.images.features import accounted, image_view, open_views
+        from fewshot_bench.images.features import accounted, image_view
         from fewshot_bench.profiling.meter import Meter
 
         session, spec = self._session, self.spec(ZERO_SHOT)
         meter = Meter(self.backbone.device)
-        with open_views(), accounted(session.features, meter):
+        with accounted(session.features, meter):
             source = session.source(self._images(places, labeled=False), spec)
             return image_view(source, session.features, meter, phase="encode_support").features
 
+    def make_support(self) -> Support:
+        """Features, classes and small pictures of the given images, or of an even part of many."""
+        material = self.material
+        places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
+        features, read = self.encode(places).cpu().numpy(), material.dataset.read
+        pictures = tuple(shrink(read(material.items[index])) for index in places.tolist())
+        return Support(features, material.labels[places], pictures)
+
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
-        from fewshot_bench.runner.examination import CellLists
+        from fewshot_bench.runner.examiner import CellLists
         from fewshot_bench.runner.session import Cell
 
         val = train[:0]
@@ -163,3 +170,18 @@ class FitRunner:
         items = tuple(self.material.items[index] for index in places.tolist())
         labels = tuple(item.label for item in items) if labeled else ()
         return self._examiner.images(self.material.dataset, items, labels)
+
+
+def shrink(data: bytes) -> bytes:
+    """A JPEG file of an image, upright, with no side longer than SUPPORT_SIDE.
+
+    It is re-encoded from pixels, without the metadata of the file (places, cameras, names).
+    """
+    image = decode_or_explain(data)
+    # All images were decoded before anything was fitted.
+    assert isinstance(image, Image.Image)
+    picture = upright(image).convert("RGB")
+    picture.thumbnail((SUPPORT_SIDE, SUPPORT_SIDE), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(picture)).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

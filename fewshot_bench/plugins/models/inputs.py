@@ -11,6 +11,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import IO
 
 from fewshot_bench.utils.errors import UsageError
@@ -31,7 +32,7 @@ def iterate_images(arguments: Sequence[str]) -> Iterator[str | None]:
     if not arguments:
         raise UsageError("no image is named; expected files, folders, 'patterns/*.jpg' or -")
     for argument in arguments:
-        if _is_pattern(argument) and next(_matches(argument), None) is None:
+        if _is_pattern(argument) and next(_match(argument), None) is None:
             raise UsageError(f"'{argument}' matches no file; check the pattern")
         if os.path.isdir(argument) and next(_below(argument), None) is None:
             raise UsageError(f"'{argument}' holds no image ({', '.join(image_endings())})")
@@ -46,7 +47,7 @@ def _of(argument: str) -> Iterator[str | None]:
             elif path := os.fsdecode(line.rstrip(b"\r\n")):
                 yield from _expand(path)
     elif _is_pattern(argument):
-        for path in sorted(_matches(argument)):
+        for path in sorted(_match(argument)):
             yield from _expand(path)
     else:
         yield from _expand(argument)
@@ -76,12 +77,11 @@ def _is_ready(stream: IO[bytes]) -> bool:
         return True
 
 
+_match = partial(glob.iglob, recursive=True)
+
+
 def _is_pattern(argument: str) -> bool:
     return glob.has_magic(argument) and not os.path.lexists(argument)
-
-
-def _matches(pattern: str) -> Iterator[str]:
-    return glob.iglob(pattern, recursive=True)
 
 
 def _expand(path: str) -> Iterator[str]:
@@ -102,11 +102,7 @@ def _below(folder: str) -> Iterator[str]:
         seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and _is_image(name):
+            # Images by their ending, readable here or not.
+            ending = os.path.splitext(name)[1][1:].lower()
+            if name[0] != "." and (ending in image_endings() or image_remedy(ending)):
                 yield os.path.join(parent, name)
-
-
-def _is_image(name: str) -> bool:
-    """True for the ending of an image, readable here or not."""
-    ending = os.path.splitext(name)[1][1:].lower()
-    return ending in image_endings() or bool(image_remedy(ending))

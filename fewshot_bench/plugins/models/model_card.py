@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from fewshot_bench.store.model_files import ModelConfig
+from fewshot_bench.store.kept_models import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
 LIBRARY = "fewshot_bench"
@@ -60,20 +60,33 @@ model.predict(["photo.jpg"])
 
 ## Limits
 
-{limits}
+- {foreign}
+- Images that are near copies of each other (bursts, frames of a film) make the stated accuracy \
+too good.
+- The accuracy is that of methods fitted on a part of the images; other places, cameras or shares \
+of classes give other numbers.
 """
+_ALL_ANSWERED = "It answers with one of its classes, whatever an image shows."
+_SOME_REJECTED = (
+    "What is rejected was decided without any image of another class: a threshold on the "
+    "probability finds the unsure, not everything that is foreign."
+)
 
 
 def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
     """README.md of a model. tried: rows of the table of methods; notes: on images and search."""
+    images = [f"- {_plain(name)}: {count:,}" for name, count in config.data["images"].items()]
+    table = [[*tried[0]], ["---"] * len(tried[0]), *([*row.values()] for row in tried)]
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
         title=f"{_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
-        opening="\n".join(_introduce(config)),
-        images="\n".join(_images(config)),
-        methods="\n".join(_table(tried)),
+        opening="\n\n".join(_introduce(config)),
+        images="\n".join(shortened(images, 200)),
+        methods="\n".join(
+            f"| {' | '.join(_plain(text).replace('|', '/') for text in row)} |" for row in table
+        ),
         notes="\n".join(f"- {_plain(note)}" for note in notes),
-        limits="\n".join(_limits(config)),
+        foreign=_ALL_ANSWERED if config.reject is None else _SOME_REJECTED,
     )
 
 
@@ -100,70 +113,36 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     return facts
 
 
-def _introduce(config: ModelConfig) -> list[str]:
+def _introduce(config: ModelConfig) -> Iterator[str]:
+    """The paragraphs of the opening."""
     license = license_of(config.backbone)
     weights = "licence not known here" if license == UNKNOWN else f"licence {license}"
-    lines = [
-        f"`{config.method}` (version {config.method_version}) was fitted on {_total(config):,} "
-        f"images of {len(config.classnames):,} classes. The folder holds what it adds to the "
-        f"backbone `{config.backbone}` ({weights}), not the backbone."
-    ]
-    if chosen_by := config.data.get("validation"):
-        lines[0] += f" {chosen_by:,} more images chose its settings."
-    if not config.accuracy:
-        return [*lines, "", "No accuracy is stated: no image was held out."]
-    a = config.accuracy
-    methods = a.get("methods", 1)
-    corrected = (
-        f"It is corrected for the choice among {methods:.0f} methods, and holds"
-        if methods > 1
-        else "It holds"
+    total, chosen_by = sum(config.data["images"].values()), config.data.get("validation")
+    more = f" {chosen_by:,} more images chose its settings." if chosen_by else ""
+    yield (
+        f"`{config.method}` (version {config.method_version}) was fitted on {total:,} images of "
+        f"{len(config.classnames):,} classes. The folder holds what it adds to the backbone "
+        f"`{config.backbone}` ({weights}), not the backbone.{more}"
     )
-    lines += [
-        "",
+    if not config.accuracy:
+        yield "No accuracy is stated: no image was held out."
+        return
+    a = config.accuracy
+    corrected = "It holds"
+    if (methods := a.get("methods", 1)) > 1:
+        corrected = f"It is corrected for the choice among {methods:.0f} methods, and holds"
+    yield (
         f"Accuracy on images that were held out: **{100 * a['mean']:.1f} %** "
         f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
         f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). {corrected} for images that "
-        "come as these did.",
-        "",
+        "come as these did."
+    )
+    yield (
         f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
-        f"error is {100 * a['calibration_error']:.1f} points.",
-    ]
+        f"error is {100 * a['calibration_error']:.1f} points."
+    )
     if config.reject is not None:
-        lines += ["", f"An image with a probability below {config.reject:.3f} is rejected."]
-    return lines
-
-
-def _images(config: ModelConfig) -> list[str]:
-    counts = config.data["images"]
-    rows = [f"- {_plain(name)}: {count:,}" for name, count in counts.items()]
-    return list(shortened(rows, 200))
-
-
-def _table(tried: Sequence[Mapping[str, str]]) -> list[str]:
-    heads = list(tried[0])
-    lines = [heads, ["---"] * len(heads), *([*row.values()] for row in tried)]
-    return [f"| {' | '.join(_plain(text).replace('|', '/') for text in row)} |" for row in lines]
-
-
-def _limits(config: ModelConfig) -> list[str]:
-    lines = [
-        "- It answers with one of its classes, whatever an image shows.",
-        "- Images that are near copies of each other (bursts, frames of a film) make the stated "
-        "accuracy too good.",
-        "- The accuracy is that of methods fitted on a part of the images; other places, cameras "
-        "or shares of classes give other numbers.",
-    ]
-    if config.reject is not None:
-        lines[0] = (
-            "- What is rejected was decided without any image of another class: a threshold on "
-            "the probability finds the unsure, not everything that is foreign."
-        )
-    return lines
-
-
-def _total(config: ModelConfig) -> int:
-    return sum(config.data["images"].values())
+        yield f"An image with a probability below {config.reject:.3f} is rejected."
 
 
 def _plain(text: str) -> str:

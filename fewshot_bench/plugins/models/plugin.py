@@ -23,4 +23,4 @@ COMMANDS = {
 def register_commands(cli: LazyGroup) -> None:
     """Add the commands by name; their modules are imported on first use."""
     for name, text in COMMANDS.items():
-        cli.add_lazy(name, f"fewshot_bench.plugins.models.{name}_command:command", text, "models")
+        cli.add_lazy(name, f"fewshot_bench.plugins.models.commands:{name}", text, "models")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.models import accuracy, calibration
+from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
 from fewshot_bench.plugins.models.fitting import FitRunner
-from fewshot_bench.plugins.models.folds import Fold, repeat_folds, with_validation
+from fewshot_bench.plugins.models.material import Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import current
@@ -24,7 +25,7 @@ from fewshot_bench.utils.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fewshot_bench.plugins.models.accuracy import Shares
+    from fewshot_bench.plugins.models.estimates import Shares
     from fewshot_bench.runner.fit import Fitted
 
 TIERS = (
@@ -90,18 +91,23 @@ class Candidate:
 
     def right(self, labels: NDArray[np.int64], repeats: int) -> Shares:
         """(held-out images,) share of the first `repeats` repeats with the right answer."""
-        stacked = np.stack(self.logits[:repeats])
-        held = ~np.isnan(stacked[0, :, 0])
-        shares: Shares = (stacked[:, held].argmax(axis=2) == labels[held]).mean(axis=0)
+        logits, labels = self._held_out(labels, repeats)
+        shares: Shares = (logits.argmax(axis=2) == labels).mean(axis=0)
         return shares
 
     def score(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) scores for `accuracy.best_of`."""
-        stacked = np.stack(self.logits[:repeats])
-        held = ~np.isnan(stacked[0, :, 0])
-        probabilities = calibration.true_probabilities(stacked[:, held], labels[held])
+        """(held-out images,) scores for `estimates.best_of`."""
+        probabilities = estimates.true_probabilities(*self._held_out(labels, repeats))
         scores: Shares = self.right(labels, repeats) + probabilities
         return scores
+
+    def _held_out(
+        self, labels: NDArray[np.int64], repeats: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(repeats, n, classes) logits of the images that are held out, and their labels."""
+        stacked = np.stack(self.logits[:repeats])
+        held = ~np.isnan(stacked[0, :, 0])
+        return stacked[:, held], labels[held]
 
 
 class Search:
@@ -125,11 +131,7 @@ class Search:
     @property
     def finalists(self) -> list[Candidate]:
         """Candidates that were not dropped and have a complete repeat."""
-        return [
-            candidate
-            for candidate in self.candidates
-            if candidate.repeats and not candidate.dropped
-        ]
+        return [each for each in self.candidates if each.repeats and not each.dropped]
 
     @property
     def repeats(self) -> int:
@@ -231,21 +233,16 @@ class Search:
                 raise OverBudget(
                     "no time left" if late else f"no time: a fit takes about {duration(each)}"
                 )
-            logits[fold.held_out] = self._fold(candidate, fold, fits + 1)
+            begun = self.budget.clock()
+            fitted, answers = self._fit(candidate, fold.train, fold.held_out, fits + 1)
+            candidate.seconds.append(self.budget.clock() - begun)
+            if fitted.peak_mb * 2**20 > (self.budget.memory or math.inf):
+                raise OverBudget(f"no memory: a fit took {fitted.peak_mb:,.0f} MiB")
+            logits[fold.held_out] = answers
             parts[fold.held_out] = fold.number
             self.budget.reserved = max(self.budget.reserved, SLOWER * candidate.each)
         candidate.logits.append(logits.astype(np.float32))
         candidate.parts.append(parts)
-
-    def _fold(self, candidate: Candidate, fold: Fold, fits: int) -> NDArray[np.float32]:
-        """Fit one fold; returns (held out, classes) logits."""
-        begun = self.budget.clock()
-        fitted, logits = self._fit(candidate, fold.train, fold.held_out, fits)
-        candidate.seconds.append(self.budget.clock() - begun)
-        memory = self.budget.memory
-        if memory is not None and fitted.peak_mb * 2**20 > memory:
-            raise OverBudget(f"no memory: a fit took {fitted.peak_mb:,.0f} MiB")
-        return logits
 
     def _fit(
         self,
@@ -292,8 +289,8 @@ class Search:
         shares = self.shares
         best = max(range(len(running)), key=lambda index: float(shares[index].mean()))
         for candidate, right in zip(running, shares, strict=True):
-            gap, error = accuracy.lead(shares[best], right)
-            if candidate is not running[best] and gap > accuracy.CLEARLY * error:
+            gap, error = estimates.lead(shares[best], right)
+            if candidate is not running[best] and gap > estimates.CLEARLY * error:
                 candidate.dropped = f"{LOST} than {running[best].title}"
 
     def choose(self) -> Candidate:
@@ -304,15 +301,11 @@ class Search:
             ranks = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
             tiers = [ranks.get(candidate.name, len(TIERS)) for candidate in finalists]
             scores = [candidate.score(self.labels, self.repeats) for candidate in finalists]
-            return finalists[accuracy.best_of(scores, tiers)]
+            return finalists[estimates.best_of(scores, tiers)]
         without = FAILED, INAPPLICABLE
-        usable = [
-            candidate for candidate in self.candidates if not candidate.dropped.startswith(without)
-        ]
+        usable = [each for each in self.candidates if not each.dropped.startswith(without)]
         if not usable:
-            reasons = "; ".join(
-                f"{candidate.title}: {candidate.dropped}" for candidate in self.candidates
-            )
+            reasons = "; ".join(f"{each.title}: {each.dropped}" for each in self.candidates)
             raise UsageError(f"no method could be fitted: {reasons}")
         # If nothing can be held out, ONE_SHOT by prior knowledge; if out of time, the cheapest.
         wanted = [each for each in usable if each.name == ONE_SHOT] if not self.folds else []
@@ -321,13 +314,9 @@ class Search:
 
 def order() -> list[str]:
     """The methods that `auto` chooses among, from cheap to expensive: all built-in ones."""
-    entries = registry().methods.entries
-    listed = [name for tier in TIERS for name in tier if name in entries]
-    packages = {_package(name) for name in listed}
-    return listed + [
-        name for name in sorted(entries) if name not in listed and _package(name) in packages
-    ]
-
-
-def _package(name: str) -> str:
-    return registry().methods.find(name).origin.partition(":")[0]
+    methods = registry().methods
+    package = {name: methods.find(name).origin.partition(":")[0] for name in methods.entries}
+    listed = [name for tier in TIERS for name in tier if name in package]
+    packages = {package[name] for name in listed}
+    others = [name for name in sorted(package) if name not in listed and package[name] in packages]
+    return listed + others

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING, Column, Grid
+from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
@@ -16,6 +17,8 @@ from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 from fewshot_bench.plugins.report.rows import NOTHING, Field, method_row
+from fewshot_bench.plugins.report.verdict import subject
+from fewshot_bench.utils.text import counted
 
 LONGEST_REASON = 80
 # More methods than this make no table of all pairs.
@@ -23,8 +26,13 @@ MOST_IN_MATRIX = 20
 _DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+# Methods, and lines of the signature, on a card.
+ROWS, LINES = 5, 3
+# Characters of a title, of a name, and of a line of small print that fit on a card.
+_TITLE, _NAME, _PRINT = 50, 26, 118
+
+
+class Bar(NamedTuple):
     """Position of a mean and its interval on a scale from 0 to 100 that all lines share."""
 
     at: float
@@ -67,7 +75,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         error = headline.calibration_error(contestant, headline.group) if cell else None
         fields.append(NOTHING if error is None else Field(f"{error:.1f}", sort=error))
         row = method_row(contestant, fields, "best" if lead else "")
-        lines.append(dataclasses.replace(row, paper=contestant.paper))
+        lines.append(replace(row, paper=contestant.paper))
     caption = f"Leaderboard by {headline.table.main.title}, the best first"
     return Grid("leaderboard", caption, tuple(columns), tuple(lines))
 
@@ -90,12 +98,12 @@ def _compare(
 
 def _format_corrected(pair: Pair) -> Field:
     """A corrected p-value; marked as a tie if it is not significant."""
-    return Field(_format_p(pair.p), sort=pair.p, css="" if pair.significant else "tie")
+    return _format_p(pair.p, css="" if pair.significant else "tie")
 
 
-def _format_p(p: float) -> str:
+def _format_p(p: float, css: str = "") -> Field:
     """A p-value without its equals sign."""
-    return text.p_value(p).removeprefix("= ")
+    return Field(text.p_value(p).removeprefix("= "), sort=p, css=css)
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
@@ -118,6 +126,38 @@ def bars_of(values: Sequence[Estimate]) -> list[Bar]:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
     return [Bar(scale(value.mean), *map(scale, value.bounds)) for value in values]
+
+
+def card(
+    headline: Headline, title: str, marks: Sequence[str], signature: str
+) -> Mapping[str, Any] | None:
+    """A picture of 1200 x 630 points for a slide or a post; None without any number.
+
+    It has the best methods of the headline, its marks and signature, for the template card.svg.
+    """
+    best = headline.ranked[:ROWS]
+    if not best:
+        return None
+    estimates = [headline.estimate(contestant) for contestant in best]
+    rows = [
+        replace(method_row(c, [Field(text.interval(value))]), title=text.short(c.label, _NAME))
+        for c, value in zip(best, estimates, strict=True)
+    ]
+    about = subject(headline)
+    values = [f"{row.title} {row.entries[0].text} %" for row in rows]
+    more = len(headline.contestants) - len(rows)
+    printed = [text.short(mark, _PRINT) for mark in marks[:1]]
+    line = break_line(signature, _PRINT)
+    # What a line has no room for would make it another comparison.
+    printed += line if len(line) <= LINES else [*line[: LINES - 1], f"{line[LINES - 1][:-1]}…"]
+    return {
+        "title": text.short(title, _TITLE),
+        "subject": about,
+        "description": "; ".join([about, *values]),
+        "rows": list(zip(rows, bars_of(estimates), strict=True)),
+        "more": f"and {counted(more, 'more method')}" if more else "",
+        "small": printed,
+    }
 
 
 def results(headline: Headline, group: Group, number: int) -> Grid:
@@ -229,7 +269,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
             fields = [
                 Field(text.gap(pair.difference), sort=pair.difference),
                 Field(ends, sort=pair.low) if pair.bounded else NOTHING,
-                Field(_format_p(pair.raw), sort=pair.raw),
+                _format_p(pair.raw),
                 _format_corrected(pair),
                 NOTHING,
             ]
@@ -242,7 +282,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 fields.append(Field(f"{pair.won} / {pair.tied} / {pair.lost}", sort=pair.won))
             if sets >= SIGNED_RANK_FROM:
                 rank = pair.signed_rank
-                fields.append(NOTHING if rank is None else Field(_format_p(rank), sort=rank))
+                fields.append(NOTHING if rank is None else _format_p(rank))
         lines.append(method_row(other, fields))
     caption = f"{best.label} against each other method, in points of {metric.title}"
     return Grid("against", caption, tuple(columns), tuple(lines), first="against")

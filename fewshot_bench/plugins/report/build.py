@@ -27,11 +27,10 @@ from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.rows import method_row
-from fewshot_bench.plugins.report.share import card, latex_of
 from fewshot_bench.plugins.report.thumbnails import Budget
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import joined, printable, printable_lines
+from fewshot_bench.utils.text import joined, limited, printable, printable_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +103,7 @@ def body(
         subject=subject(chosen),
         more_shots=_more_shots(chosen),
         signature=table.signature(chosen.group.seeds),
-        latex=latex_of(chosen),
+        latex=_write_latex(chosen),
         bibtex=printable_lines(of_records(records).text),
         verdict=verdict(chosen, pairs, records, str(predictions.store)),
         cost=cost(chosen, pairs),
@@ -115,7 +114,7 @@ def body(
         findings=[each.text for each in checked.findings if each.level == "finding"],
         problems=predictions.problems,
         most={"notes": MOST_NOTES, "commands": MOST_COMMANDS},
-        card=card(chosen, title, marks, line),
+        card=board.card(chosen, title, marks, line),
     )
 
 
@@ -163,6 +162,15 @@ def _prefix_ids(html: str, prefix: str) -> str:
     return _TAG.sub(lambda tag: _IDS.sub(rename, tag[0]), html) if prefix else html
 
 
+def _write_latex(chosen: Headline) -> str:
+    """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
+    from fewshot_bench.analysis.formats import latex
+    from fewshot_bench.analysis.table.layouts import paper
+
+    table = dataclasses.replace(chosen.table, shots=(chosen.shots,), commands=())
+    return printable_lines(latex.write_paper(paper(table, "latex")))
+
+
 def _more_shots(chosen: Headline) -> str:
     """Larger numbers of shots than the headline's: `At 4 and 8 shots`."""
     larger = [shots for shots in chosen.group.shots if shots > chosen.shots]
@@ -182,14 +190,11 @@ def _marks(table: Table) -> list[str]:
         for limit in limits
     ]
     if unfair:
-        names = joined(unfair[:MOST_NAMES])
-        more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
         marks.append(
-            f"unfair validation: {names}{more} had the full validation set, which has many "
-            "more labels than the shots"
+            f"unfair validation: {limited(unfair, MOST_NAMES)} had the full validation set, which "
+            "has many more labels than the shots"
         )
-    stated = mark_notes((row.label, row.stated) for row in table.rows)
-    marks += map(text.message, stated)
+    marks += map(text.message, mark_notes((row.label, row.stated) for row in table.rows))
     return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]
 
 

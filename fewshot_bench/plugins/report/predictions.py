@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.api.metrics import BINS
@@ -12,16 +11,11 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.store.predictions import Outcome, Outcomes
 from fewshot_bench.utils.errors import StoreError
 
-ABSENT = "its logits are not in the store"
+ABSENT = "are not in the store"
 
 
-@dataclass(frozen=True, slots=True)
-class Bins:
-    """Mean confidence and accuracy (0 to 1) and share of the queries, per bin that is not empty."""
-
-    confidence: Sequence[float]
-    accuracy: Sequence[float]
-    share: Sequence[float]
+# Mean confidence, accuracy (0 to 1) and share of the queries of each bin that is not empty.
+Bins = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
 class Predictions:
@@ -40,10 +34,12 @@ class Predictions:
         for record in records:
             try:
                 outcomes.check(record)
-            except StoreError:
-                self.problems.append(f"{record.spec.describe()}: {self._explain(record)}")
-            else:
                 self._usable.add(record.spec.key())
+            except StoreError:
+                reasons = {damage.path: damage.reason for damage in outcomes.damaged}
+                path = outcomes.store.file(record.spec.key()).with_suffix(".npz")
+                reason = f"cannot be used: {reasons[path]}" if path in reasons else ABSENT
+                self.problems.append(f"{record.spec.describe()}: its logits {reason}")
 
     @property
     def store(self) -> Path:
@@ -71,9 +67,4 @@ class Predictions:
                 weight = len(usable) * len(outcome.labels) * len(headline.members)
                 total += outcome.reliability / weight
         share, hits, sure = total[:, total[0] > 0]
-        return Bins((sure / share).tolist(), (hits / share).tolist(), share.tolist())
-
-    def _explain(self, record: Record) -> str:
-        reasons = {damage.path: damage.reason for damage in self._outcomes.damaged}
-        reason = reasons.get(self._outcomes.store.file(record.spec.key()).with_suffix(".npz"))
-        return f"its logits cannot be used: {reason}" if reason else ABSENT
+        return (sure / share).tolist(), (hits / share).tolist(), share.tolist()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -45,8 +46,6 @@ class Wanted:
 
 # Labels of rows in tables of several sources whose numbers are not the authors' own.
 _SAID = {"rerun": "re-run by ", "secondary": "listed by "}
-# Suite of the data sets behind published means, in this harness's order.
-EVERY = "all"
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ class Cell:
 
     label: its row. variant: the paper's options with deliberate changes, None for a method that is
     not installed. changed: whether there are such changes. mean: the printed mean over data sets,
-    this one among them, if the row has only that.
+    this one among them, if the row has only that. shots: 0 for zero-shot.
     """
 
     label: str
     number: Number
     setting: Setting
-    variant: Variant | None = field(repr=False)
+    variant: Variant | None = field(default=None, repr=False)
     changed: bool = False
     mean: Number | None = None
 
@@ -71,9 +70,9 @@ class Cell:
         return self.number.shots or 0
 
     @property
-    def run_shots(self) -> int:
-        """Shots of the run: at least 1, since every run has a support set, even if unused."""
-        return self.shots or 1
+    def run(self) -> tuple[str, int, str]:
+        """Data set, shots and classes of its runs; all have a support set, even if unused."""
+        return self.number.dataset, self.shots or 1, self.number.classes
 
     @property
     def paper(self) -> float | None:
@@ -83,103 +82,93 @@ class Cell:
     @property
     def prompts(self) -> str:
         """The set of prompt templates."""
-        return self.setting.prompts_of(self.number.dataset)
+        setting = self.setting
+        return "ensemble" if self.number.dataset in setting.ensemble else setting.prompts
 
     @property
     def val(self) -> str:
         """The validation policy."""
-        return self.setting.val_of(self.number.dataset)
+        return "min4" if self.number.dataset in self.setting.min4 else self.setting.val
 
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     """The cells in the order of the published table; UsageError where nothing matches."""
-    printed = table.numbers()
-    labels = {number.row: _label(table, number) for number in printed}
-    settings = {number.row: table.setting(number) for number in printed}
-    variants = _Variants(wanted.options)
-    # A mean over data sets that is printed alone stands for one number per data set.
-    names = registry().expand_datasets([EVERY])
-    rows = []
-    for number in printed:
-        sets = names if number.dataset == AVERAGE else [number.dataset]
-        mean = number if number.dataset == AVERAGE else None
-        for name in sets:
-            setting = settings[number.row]
-            assert setting is not None
+    rows = _select(table, list(_rows(table)), wanted)
+    _refuse_varied(table, rows, wanted.options)
+    methods = sorted({cell.number.method for cell in rows if cell.setting.shipped})
+    if len(expand_methods(methods, wanted.options, registry())) > len(methods):
+        raise UsageError("an option has several values; a published cell is repeated with one")
+    configured = _configure(rows, wanted.options)
+    asked = [
+        (name, text.split(","))
+        for pair in wanted.where
+        for name, text in as_options([pair]).items()
+    ]
+    # Rows without an installed method have no configuration to choose by.
+    chosen = [
+        cell
+        for cell, options in configured
+        if all(name in options and str(options[name]) in texts for name, texts in asked)
+    ]
+    if not chosen:
+        raise UsageError(
+            f"no row of this table has {', '.join(wanted.where)}; leave --where out to see all rows"
+        )
+    return chosen
+
+
+def _rows(table: Reproduction) -> Iterator[Cell]:
+    """A cell per number; a mean over data sets that is printed alone stands for one each."""
+    every = registry().expand_datasets(["all"])
+    for number in table.numbers():
+        setting = table.setting(number)
+        assert setting is not None
+        source = sources()[number.source, number.table]
+        label = number.name
+        if table.collected:
+            label = f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
+        elif number.table != table.tables[0][1]:
+            label = f"{number.name} ({number.table})"
+        if number.dataset != AVERAGE:
+            yield Cell(label, number, setting)
+            continue
+        for name in every:
             single = msgspec.structs.replace(number, dataset=name)
-            rows.append(Cell(labels[number.row], single, setting, None, mean=mean))
-    chosen = _select_methods(rows, wanted.methods)
-    chosen = _select_options(chosen, variants, wanted.where)
-    chosen = _select_datasets(chosen, wanted.datasets)
-    chosen = _select_shots(table, chosen, wanted.shots)
-    _refuse_varied(table, chosen, wanted.options)
-    variants.check({cell.number.method for cell in chosen if cell.setting.shipped})
-    return [variants.add_to(cell) if cell.setting.shipped else cell for cell in chosen]
+            yield Cell(label, single, setting, mean=number)
 
 
-def _label(table: Reproduction, number: Number) -> str:
-    """Label of a row: the method, with its source or table where the method has several rows."""
-    source = sources()[number.source, number.table]
-    if table.collected:
-        return f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
-    return number.name if number.table == table.tables[0][1] else f"{number.name} ({number.table})"
-
-
-def _select_methods(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
-    """Rows of these methods, or with these labels."""
-    if not names:
-        return rows
+def _select(table: Reproduction, rows: list[Cell], wanted: Wanted) -> list[Cell]:
+    """Rows of these methods or labels, data sets and shots; zero-shot belongs to all shots."""
     methods = {cell.number.method for cell in rows}
     printed = methods | {cell.label for cell in rows}
-    wanted = split_list(",".join(names), printed)
-    for name in wanted:
+    names = split_list(",".join(wanted.methods), printed) if wanted.methods else []
+    for name in names:
         if name not in printed:
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
-    return [cell for cell in rows if cell.number.method in wanted or cell.label in wanted]
-
-
-def _select_options(rows: list[Cell], variants: _Variants, pairs: Sequence[str]) -> list[Cell]:
-    """Rows of installed methods whose configuration has all these values, defaults included."""
-    if not pairs:
-        return rows
-    asked = [
-        (name, value.split(",")) for pair in pairs for name, value in as_options([pair]).items()
+    rows = [cell for cell in rows if not names or {cell.number.method, cell.label} & {*names}]
+    datasets = list(dict.fromkeys(cell.number.dataset for cell in rows))
+    for name in wanted.datasets:
+        if name not in datasets:
+            step = "leave --dataset out for all"
+            raise unknown("data set of this table", name, datasets, step)
+    shots = sorted({number.shots or 0 for number in table.numbers()})
+    for count in wanted.shots:
+        if count not in shots:
+            raise UsageError(
+                f"shots {count}: this table has {', '.join(map(str, shots))}; choose among these"
+            )
+    chosen = [
+        cell
+        for cell in rows
+        if (not wanted.datasets or cell.number.dataset in wanted.datasets)
+        and (not wanted.shots or cell.shots in (0, *wanted.shots))
     ]
-    kept = []
-    for cell in (cell for cell in rows if cell.setting.shipped):
-        options = variants.configure(cell.number).options
-        if all(name in options and str(options[name]) in values for name, values in asked):
-            kept.append(cell)
-    if not kept:
-        raise UsageError(
-            f"no row of this table has {', '.join(pairs)}; leave --where out to see all rows"
-        )
-    return kept
-
-
-def _select_datasets(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
-    there = list(dict.fromkeys(cell.number.dataset for cell in rows))
-    for name in names:
-        if name not in there:
-            raise unknown("data set of this table", name, there, "leave --dataset out for all")
-    return [cell for cell in rows if not names or cell.number.dataset in names]
-
-
-def _select_shots(table: Reproduction, rows: list[Cell], shots: Sequence[int]) -> list[Cell]:
-    """Rows of these shots; zero-shot rows stay, since they belong to all shots."""
-    printed = sorted({number.shots or 0 for number in table.numbers()})
-    missing = [count for count in shots if count not in printed]
-    if missing:
-        raise UsageError(
-            f"shots {missing[0]}: this table has {', '.join(map(str, printed))}; choose among these"
-        )
-    kept = [cell for cell in rows if not shots or not cell.shots or cell.shots in shots]
-    if not kept:
+    if not chosen:
         raise UsageError(
             f"{table.name} has no number for these methods, data sets and shots together; leave "
             "out one of --method, --where, --dataset and --shots"
         )
-    return kept
+    return chosen
 
 
 def _refuse_varied(table: Reproduction, rows: Sequence[Cell], options: Sequence[str]) -> None:
@@ -199,45 +188,38 @@ def _split_word(word: str) -> tuple[str, str]:
     return owner, name.replace("-", "_")
 
 
-class _Variants:
-    """Configurations of methods, cached by method and options."""
+def _configure(
+    rows: Iterable[Cell], changes: Sequence[str]
+) -> Iterator[tuple[Cell, Mapping[str, object]]]:
+    """The cells with their configurations, and all options of the paper's."""
+    published = PublishedVariants(registry())
+    variants: dict[tuple[str, ...], Variant] = {}
 
-    def __init__(self, options: Sequence[str]) -> None:
-        self.options = tuple(options)
-        self._variants: dict[tuple[str, tuple[str, ...]], Variant] = {}
-        self._published = PublishedVariants(registry())
-
-    def check(self, methods: Iterable[str]) -> None:
-        """UsageError for an option that no method has, or that has several values."""
-        names = sorted(methods)
-        if len(expand_methods(names, self.options, registry())) > len(names):
-            raise UsageError("an option has several values; a published cell is repeated with one")
-
-    def configure(self, number: Number, options: Iterable[str] = ()) -> Variant:
-        """The configuration that a number names, with further options."""
+    def expand_words(number: Number, words: Iterable[str]) -> Variant:
         method = number.method
         fields = {field.name for field in hyperparameters(registry().method_class(method))}
         own = {}
-        for word in (*(f"{name}={value}" for name, value in number.options.items()), *options):
+        for word in (*(f"{name}={value}" for name, value in number.options.items()), *words):
             owner, parameter = _split_word(word)
             if owner == method or (not owner and parameter in fields):
                 # The last value counts.
                 own[parameter] = word
-        key = method, tuple(own.values())
-        if key not in self._variants:
-            (self._variants[key],) = expand_methods([method], key[1], registry())
-        return self._variants[key]
+        key = method, *own.values()
+        if key not in variants:
+            (variants[key],) = expand_methods([method], [*own.values()], registry())
+        return variants[key]
 
-    def add_to(self, cell: Cell) -> Cell:
-        """The cell with its configuration, and whether that differs from the paper's."""
-        number, options = cell.number, cell.setting.options
-        paper, ours = (
-            self.configure(number, words) for words in (options, (*options, *self.options))
-        )
+    for cell in rows:
+        if not cell.setting.shipped:
+            yield cell, {}
+            continue
+        own = cell.setting.options
+        paper, ours = (expand_words(cell.number, words) for words in (own, (*own, *changes)))
         if cell.setting.published:
-            fit = FitSetting(number.dataset, cell.shots, number.classes != "all")
-            paper, ours = (self._published.of(variant, fit) for variant in (paper, ours))
-        return dataclasses.replace(cell, variant=ours, changed=ours.options != paper.options)
+            fit = FitSetting(cell.number.dataset, cell.shots, cell.number.classes != "all")
+            paper, ours = (published.of(variant, fit) for variant in (paper, ours))
+        changed = ours.options != paper.options
+        yield dataclasses.replace(cell, variant=ours, changed=changed), paper.options
 
 
 def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path) -> Plan:
@@ -248,60 +230,48 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     support set are adjacent.
     """
     merged = Plan([], {}, {})
-    groups: defaultdict[tuple[str | bool, ...], list[Cell]] = defaultdict(list)
+    groups: defaultdict[tuple[Any, ...], defaultdict[tuple[str, int, str], list[Variant]]]
+    groups = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        setting, whole = cell.setting, cell.number.classes == "all"
         if cell.variant:
-            how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random
-            groups[*how, whole].append(cell)
-    specs = [
-        spec
-        for group in groups.values()
-        for spec in _expand(group, wanted, backbone, device, store, merged)
-    ]
-    merged.cells = list({spec.key(): spec for spec in specs}.values())
-    return merged
-
-
-def _expand(
-    group: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path, merged: Plan
-) -> list[RunSpec]:
-    first = group[0]
-    request = Request(
-        methods=(first.setting.method,),
-        datasets=tuple(dict.fromkeys(cell.number.dataset for cell in group)),
-        shots=tuple(sorted({cell.run_shots for cell in group})),
-        # If nothing is drawn, one seed is enough.
-        seeds=wanted.seeds if first.setting.random else wanted.seeds[:1],
-        backbone=backbone,
-        devices=(device,),
-        precision=wanted.precision,
-        protocol=first.setting.protocol,
-        val=first.val,
-        prompts=first.prompts,
-        limit=wanted.limit,
-        published=first.setting.published,
-        classes=tuple(dict.fromkeys(cell.number.classes for cell in group)),
-        store=store,
-        partial=True,
-    )
-    expanded = expand(request)
-    merged.datasets.update(expanded.datasets)
-    merged.problems.update(expanded.problems)
-    merged.left_out.update(expanded.left_out)
-    variants: defaultdict[tuple[str, int, str], list[Variant]] = defaultdict(list)
-    for cell in group:
-        if cell.variant:
-            key = (cell.number.dataset, cell.run_shots, cell.number.classes)
-            variants[key].append(cell.variant)
-    return [
-        dataclasses.replace(
-            spec,
-            method=variant.method,
-            options=variant.options,
-            overrides=variant.overrides,
-            method_version=variant.version,
+            setting, whole = cell.setting, cell.number.classes == "all"
+            how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random, whole
+            groups[how][cell.run].append(cell.variant)
+    specs: dict[str, RunSpec] = {}
+    for (protocol, val, prompts, published, random, _), variants in groups.items():
+        columns = zip(*variants, strict=True)
+        datasets, shots, classes = (tuple(dict.fromkeys(column)) for column in columns)
+        request = Request(
+            methods=(next(iter(variants.values()))[0].method,),
+            datasets=datasets,
+            shots=tuple(sorted(shots)),
+            # If nothing is drawn, one seed is enough.
+            seeds=wanted.seeds if random else wanted.seeds[:1],
+            backbone=backbone,
+            devices=(device,),
+            precision=wanted.precision,
+            protocol=protocol,
+            val=val,
+            prompts=prompts,
+            limit=wanted.limit,
+            published=published,
+            classes=classes,
+            store=store,
+            partial=True,
         )
-        for spec in expanded.cells
-        for variant in variants[spec.dataset, spec.shots, spec.classes]
-    ]
+        expanded = expand(request)
+        merged.datasets |= expanded.datasets
+        merged.problems |= expanded.problems
+        merged.left_out |= expanded.left_out
+        for spec in expanded.cells:
+            for variant in variants[spec.dataset, spec.shots, spec.classes]:
+                run = dataclasses.replace(
+                    spec,
+                    method=variant.method,
+                    options=variant.options,
+                    overrides=variant.overrides,
+                    method_version=variant.version,
+                )
+                specs.setdefault(run.key(), run)
+    merged.cells = list(specs.values())
+    return merged

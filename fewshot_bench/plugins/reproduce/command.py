@@ -16,36 +16,22 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.filters import split_version
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
+from fewshot_bench.api.options import names_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
-from fewshot_bench.cli.completion import (
-    backbones,
-    datasets,
-    methods,
-    one_of,
-    several_of,
-    suites,
-)
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, split_values
-from fewshot_bench.cli.filters import listed, refuse_file
-from fewshot_bench.cli.options import (
-    NAMES,
-    NUMBERS,
-    format_option,
-    run_options,
-)
+from fewshot_bench.cli.filters import list_records, refuse_file
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, run_options
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.cli.working import working
 from fewshot_bench.engines.asking import precision_in, read_request, settle
 from fewshot_bench.engines.matrix import INTERRUPTED, run_plan
-from fewshot_bench.plugins.reproduce import tables
-from fewshot_bench.plugins.reproduce.build import backbone_of, build, no_data
 from fewshot_bench.plugins.reproduce.cells import Wanted, cells, plan
-from fewshot_bench.plugins.reproduce.judge import NO_DATA
 from fewshot_bench.plugins.reproduce.published import reproduction, reproductions
+from fewshot_bench.plugins.reproduce.report import NO_DATA, build, document, list_needs, no_data
 from fewshot_bench.runner.request import Request
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -53,7 +39,6 @@ from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import encodable, option_name, printable
 
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form")
-_NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
 @click.command(
@@ -113,32 +98,25 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     are there. Without NAME: lists what can be repeated.
     """
     own, declared = split_values(values)
-    own |= {"methods": (), "datasets": (), "options": ()}
-    request = read_request(own, declared)
-    if values["name"] is None:
-        _refuse_options(ctx)
-        _list()
-        return
-    ctx.exit(_reproduce(ctx, request, **values))
-
-
-def _refuse_options(ctx: click.Context) -> None:
-    """UsageError for options without a NAME, which only lists the names."""
-    source = ctx.get_parameter_source
-    given = [p for p in ctx.command.params if source(str(p.name)) is ParameterSource.COMMANDLINE]
-    if given:
+    request = read_request(own | {"methods": (), "datasets": (), "options": ()}, declared)
+    if values["name"] is not None:
+        ctx.exit(_reproduce(ctx, request, **values))
+    for param in _given(ctx):
         raise UsageError(
-            f"{given[0].opts[0]} belongs to a reproduction: name one ('fsbench reproduce' alone "
+            f"{param.opts[0]} belongs to a reproduction: name one ('fsbench reproduce' alone "
             "lists them)"
         )
-
-
-def _list() -> None:
-    names = reproductions()
-    width = max(map(len, names))
-    for name, table in names.items():
+    width = max(map(len, reproductions()))
+    for name, table in reproductions().items():
         methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
         click.echo(f"{name:<{width}}  {table.title} ({methods})")
+
+
+def _given(ctx: click.Context) -> list[click.Parameter]:
+    """The parameters that the command line names."""
+    source = ctx.get_parameter_source
+    params = ctx.command.get_params(ctx)
+    return [p for p in params if source(p.name or "") is ParameterSource.COMMANDLINE]
 
 
 def _reproduce(
@@ -152,9 +130,10 @@ def _reproduce(
     **values: Any,
 ) -> int:
     store, dry_run = request.store, request.dry_run
-    asked = [name for name in ("dry_run", "retry_failed", "keep_stale") if values[name]]
-    if only_existing and asked:
-        raise UsageError(f"{_NO_RUN} {option_name(asked[0])}")
+    for option in ("dry_run", "retry_failed", "keep_stale"):
+        if only_existing and values[option]:
+            flag = option_name(option)
+            raise UsageError(f"--only-existing runs nothing; leave it out, or leave out {flag}")
     table = reproduction(name)
     wanted = _read_wanted(values)
     if wanted.versions and not only_existing:
@@ -163,7 +142,7 @@ def _reproduce(
     with working("reproduce", "reading the table"):
         chosen = cells(table, wanted)
     code, absent = 0, {}
-    backbone = backbone_of(table, wanted)
+    backbone = wanted.backbone or table.backbone
     if only_existing or not any(cell.variant for cell in chosen):
         if only_existing and not store.is_dir():
             click.echo(
@@ -190,14 +169,16 @@ def _reproduce(
         absent = dict.fromkeys(problems, NO_DATA) | dict.fromkeys(planned.left_out, "left out")
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
-    again = "" if wanted.versions else _again(ctx)
+    again = _again(ctx)
     with working("reproduce"):
         refuse_file(store)
-        report = build(table, wanted, chosen, listed(Store(store)), absent, again)
-    if form != "terminal" or full or wanted.versions or tables.has_results(report):
-        shown = tables.document(report)
+        records = list_records(Store(store))
+        report = build(table, wanted, chosen, records, absent, "" if wanted.versions else again)
+    has_results = any(line.status not in ("missing", "not shipped") for line in report.lines)
+    if form != "terminal" or full or wanted.versions or has_results:
+        shown = document(report)
     else:
-        shown = tables.list_needs(report, chosen, wanted, _again(ctx))
+        shown = list_needs(report, chosen, wanted, again)
     text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
@@ -228,12 +209,10 @@ def _read_wanted(values: Mapping[str, Any]) -> Wanted:
 def _again(ctx: click.Context) -> str:
     """The same call for display, with the options that choose cells and how they run."""
     words = ["fsbench", "reproduce", str(ctx.params["name"])]
-    for param in ctx.command.get_params(ctx):
-        name = param.name or ""
-        given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
-        if not given or name in _THIS_CALL:
+    for param in _given(ctx):
+        value, flag = ctx.params[str(param.name)], param.opts[0]
+        if param.name in _THIS_CALL:
             continue
-        value, flag = ctx.params[name], param.opts[0]
         if isinstance(value, bool):
             words.append(flag)
         elif param.multiple:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
-from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
@@ -23,7 +21,7 @@ _FACTS: Sequence[tuple[str, Callable[[Record], object], bool]] = (
     ("revision", attrgetter("spec.revision"), False),
     ("weights", loaded_weights, True),
     ("templates", templates, True),
-    ("bytes of test images", lambda record: test_images(record.split), True),
+    ("bytes of test images", lambda record: record.split.get("test_images") or "", True),
     ("code", code, False),
 )
 CROSSED = "another split seed than training seed"
@@ -69,36 +67,28 @@ class Matches:
         for record in self._records[cell.variant.method, options, number.dataset, number.classes]:
             spec = record.spec
             own = _describe_own_data(spec)
-            crossed = not own and spec.split_seed != spec.train_seed
-            if not cell.setting.random:
-                left_out = crossed
-            elif spec.shots != cell.shots:
-                left_out = True
-            else:
-                left_out = not crossed and spec.train_seed not in self.wanted.seeds
-            if not left_out:
-                yield record, own or (CROSSED if crossed else self._compare(spec, cell))
+            is_crossed = not own and spec.split_seed != spec.train_seed
+            is_asked = is_crossed or spec.train_seed in self.wanted.seeds
+            if (is_asked and spec.shots == cell.shots) if cell.setting.random else not is_crossed:
+                yield record, own or (CROSSED if is_crossed else self._compare(spec, cell))
 
     def _compare(self, spec: RunSpec, cell: Cell) -> str:
         """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
-        method, installed = cell.setting.method, cell.variant.version if cell.variant else ""
-        expected: dict[str, Any] = {
+        installed = cell.variant.version if cell.variant else ""
+        # All papers have the default values of the other conditions.
+        expected = {name: about.default for name, about in CONDITIONS.items()} | {
             "backbone": self.backbone,
             "precision": self.wanted.precision,
             "limit": self.wanted.limit,
             "protocol": cell.setting.protocol,
             "val": cell.val,
             "prompts": cell.prompts,
-            "method_version": self.wanted.versions.get(method, installed),
+            "method_version": self.wanted.versions.get(cell.setting.method, installed),
         }
-        # All papers have the default values of the other conditions.
-        expected = expected | {
-            name: about.default for name, about in CONDITIONS.items() if name not in expected
-        }
-        # If nothing is drawn, the sampling does not matter.
-        ignored = {"device", "weights", "revision", "published"} | (
-            set() if cell.setting.random else {"protocol", "val"}
-        )
+        ignored = {"device", "weights", "revision", "published"}
+        if not cell.setting.random:
+            # If nothing is drawn, the sampling does not matter.
+            ignored |= {"protocol", "val"}
         return ", ".join(
             f"{name.replace('_', ' ')} {getattr(spec, name)}"
             for name, value in expected.items()

@@ -83,19 +83,15 @@ def half_width(cells: Sequence[Parts], *, printed_once: bool = False) -> float |
         return None
     count = len(cells)
     variances = [cell.seeds or 0.0 for cell in cells]
-    below = math.fsum(
-        variance**2 / cell.freedom
-        for variance, cell in zip(variances, cells, strict=True)
-        if variance
-    )
+    pairs = zip(variances, cells, strict=True)
+    below = math.fsum(variance**2 / cell.freedom for variance, cell in pairs if variance)
     freedom = math.fsum(variances) ** 2 / below if below else math.inf
     if freedom < FEWEST - 1:
         return None
     student = NORMAL if math.isinf(freedom) else quantile(max(int(freedom), 1))
-    roundings = [cell.rounding * (count if printed_once else 1) for cell in cells]
-    others = (cell.images + own for cell, own in zip(cells, roundings, strict=True))
-    squares = student**2 * math.fsum(variances), NORMAL**2 * math.fsum(others)
-    return math.sqrt(sum(squares)) / count
+    times = count if printed_once else 1
+    others = math.fsum(cell.images + cell.rounding * times for cell in cells)
+    return math.hypot(student * math.sqrt(math.fsum(variances)), NORMAL * math.sqrt(others)) / count
 
 
 def binomial(accuracy: float, images: int) -> float | None:

@@ -11,7 +11,7 @@ import csv
 import functools
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -123,19 +123,23 @@ def all_numbers() -> tuple[Number, ...]:
     return msgspec.convert(numbers, tuple[Number, ...], strict=False)
 
 
-def numbers(*, metric: str | None = "top1", **wanted: str | int | None) -> list[Number]:
-    """The numbers whose fields have these values (None: any), such as `source="coop", shots=16`.
+def numbers(*, metric: str | None = "top1", **wanted: Any) -> list[Number]:
+    """The numbers whose fields have these values, such as `source="coop", shots=(4, 16)`.
 
-    UsageError for a value that no number has.
+    None stands for any value. UsageError for a value that no number has.
     """
-    given = {
-        name: value for name, value in {**wanted, "metric": metric}.items() if value is not None
-    }
-    for name, value in given.items():
-        values = {getattr(number, name) for number in all_numbers()} - {None}
-        if value not in values:
-            raise unknown(f"published {name}", str(value), map(str, values), "docs/reproduce.md")
-    return [n for n in all_numbers() if all(getattr(n, k) == v for k, v in given.items())]
+    chosen: Iterable[Number] = all_numbers()
+    for field, asked in {**wanted, "metric": metric}.items():
+        if asked is None:
+            continue
+        values = asked if isinstance(asked, tuple) else (asked,)
+        printed = {getattr(number, field) for number in all_numbers()} - {None, ""}
+        for value in values:
+            if value not in printed:
+                names = map(str, printed)
+                raise unknown(f"printed {field}", str(value), names, "docs/reproduce.md")
+        chosen = [number for number in chosen if getattr(number, field) in values]
+    return list(chosen)
 
 
 def as_options(pairs: Iterable[str]) -> dict[str, str]:

@@ -21,13 +21,13 @@ def register_commands(cli: LazyGroup) -> None:
     )
     cli.add_lazy(
         "rerun",
-        "fewshot_bench.plugins.reproduce.rerun_command:command",
+        "fewshot_bench.plugins.reproduce.rerun:command",
         "Repeat the cell of a record and show what differs.",
         "run",
     )
     cli.add_lazy(
         "printed",
-        "fewshot_bench.plugins.reproduce.printed_command:command",
+        "fewshot_bench.plugins.reproduce.printed:command",
         "List numbers that papers print, and where they disagree.",
         "results",
     )

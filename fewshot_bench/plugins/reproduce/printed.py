@@ -1,16 +1,30 @@
-"""What several sources print for the same setting, and how far apart these numbers are."""
+"""`fsbench printed`: what sources print for the same setting, and how far apart it is."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import click
+
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import document as doc
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, sources
+from fewshot_bench.analysis.formats.style import COLORS, MARKERS, SETTINGS
+from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
+from fewshot_bench.analysis.table.figure import save
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, output_option
+from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
+from fewshot_bench.cli.panels import list_option
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, numbers, sources
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import counted
 
+# As many lines as one reads in a terminal, unless something was asked for.
+FIRST = 20
 # Numbers with a difference of more than so many points disagree.
 POINT = 1.0
 HEADS = ("method", "setting", "gap", "printed")
@@ -47,11 +61,11 @@ class PrintedSetting:
         return ", ".join(f"{n.printed}{'*' if n.note else ''} {n.source}" for n in self.numbers)
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """The texts of a line of the table after the method."""
+    def line(self) -> doc.Line:
+        """The line of the table."""
         classes = "" if self.classes == "all" else f", {self.classes}"
         setting = f"{self.backbone}, {self.dataset}, {self.shots}-shot{classes}"
-        return setting, f"{self.gap:.2f}", self.text
+        return doc.Line.of(self.method, setting, f"{self.gap:.2f}", self.text)
 
 
 def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSetting]:
@@ -95,11 +109,10 @@ def document(
 ) -> doc.Document:
     """A table of the first `most` settings; CSV and JSON have every number of all of them."""
     shown = settings[:most]
-    lines = tuple(doc.Line.of(setting.method, *setting.cells) for setting in shown)
-    first, *heads = HEADS
+    lines = tuple(setting.line for setting in shown)
     title = "Top-1 accuracy in %, as printed"
-    columns = doc.Column.sides(*heads, left=("setting", "printed"))
-    grid = doc.Grid(title, "", columns, lines, first=first)
+    columns = doc.Column.sides(*HEADS[1:], left=("setting", "printed"))
+    grid = doc.Grid(title, "", columns, lines, first=HEADS[0])
     notes = [agreement(numbers), "Schedules, prompts and validation images may differ."]
     marks = dict.fromkeys(n.note for setting in shown for n in setting.numbers if n.note)
     if marks:
@@ -115,3 +128,124 @@ def _row(number: Number) -> dict[str, Any]:
     source = sources()[number.source, number.table]
     row = {name: getattr(source if name in _OF_SOURCE else number, name) for name in FIELDS}
     return row | {"method": number.name}
+
+
+@click.command("printed", short_help="List numbers that papers print, and where they disagree.")
+@list_option("--method", "-m", type=NAMES, help="Only these methods.")
+@list_option("--dataset", "-d", type=NAMES, help="Only these data sets; average: printed means.")
+@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@list_option("--backbone", type=NAMES, help="Only these backbones, such as ViT-B-16.")
+@list_option("--classes", type=NAMES, help="Only all, base, new or harmonic.")
+@click.option(
+    "--sources",
+    "least",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Only what at least so many sources print.",
+)
+@format_option(formats.FORMATS, "How to write the table.")
+@output_option("Write to this file instead of the terminal.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw to .svg, .png or .pdf, too.")
+@click.option("--dark", is_flag=True, help="Draw for a dark page.")
+def command(
+    least: int,
+    form: str,
+    output: Path | None,
+    figure: Path | None,
+    dark: bool,
+    **filters: Any,
+) -> None:
+    """List the numbers that papers and repositories print, and where they disagree.
+
+    Each line is one setting (method, backbone, data set, shots, classes) with all numbers that
+    sources print for it, the widest gap first. CSV and JSON give every number with its table,
+    citation, address and commit.
+
+    \b
+    fsbench printed                                   what sources disagree about
+    fsbench printed -m coop -d dtd --sources 1        all numbers of CoOp on DTD
+    fsbench printed -d average --shots 16 --classes all --figure gaps.svg
+    """
+    chosen = numbers(**filters)
+    settings = settings_of(chosen, least)
+    if not settings:
+        raise UsageError(
+            f"no setting here is printed by {least} sources; --sources 1 shows what one prints"
+        )
+    if figure is not None:
+        _write_figure(figure, settings, dark)
+    asked = any(values is not None for values in filters.values())
+    shown = document(settings, chosen, len(settings) if asked else FIRST)
+    write_text(output, formats.render(shown, form, **terminal_style(output)))
+
+
+def _write_figure(path: Path, settings: list[PrintedSetting], dark: bool) -> None:
+    check_file("--figure", path, FIGURES)
+    kinds = {(each.backbone, each.dataset, each.shots, each.classes) for each in settings}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"--figure draws one data set, shots and backbone, here are {len(kinds)}: name them, "
+            "such as -d average --shots 16 --backbone ViT-B-16 --classes all"
+        )
+    suffix = path.suffix.lower()
+    write_bytes(path, drawn(lambda: _draw(settings, suffix[1:], int(dark)), suffix))
+    say(f"{path}: {len(settings)} methods")
+
+
+# (on a light page, on a dark page)
+_INK, _FAINT = ("#1f2328", "#e6edf3"), ("#d0d7de", "#3d444d")
+# Inches.
+_WIDTH, _LINE, _AROUND = 7.2, 0.34, 0.9
+
+
+def content(settings: Sequence[PrintedSetting]) -> str:
+    """The numbers of a figure as JSON, which the file states about itself."""
+    return json.dumps([[s.method, s.gap, s.text] for s in settings], ensure_ascii=False)
+
+
+def _draw(settings: Sequence[PrintedSetting], form: str, shade: int) -> bytes:
+    """A line per method, a dot per number. shade: 0 for a light page, 1 for a dark one."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, faint = _INK[shade], _FAINT[shade]
+    sources = sorted({number.source for setting in settings for number in setting.numbers})
+    looks = {name: (COLORS[i % len(COLORS)][shade], MARKERS[i]) for i, name in enumerate(sources)}
+    style = SETTINGS | {"font.size": 9.5, "text.color": ink}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(_WIDTH, len(settings) * _LINE + _AROUND), layout="constrained")
+        axes: Any = figure.subplots()
+        for y, setting in enumerate(reversed(settings)):
+            ends = [setting.numbers[0].value, setting.numbers[-1].value]
+            axes.plot(ends, [y, y], color=faint, linewidth=3, zorder=1)
+            for number in setting.numbers:
+                color, marker = looks[number.source]
+                look = {"markerfacecolor": "none", "markeredgewidth": 2.0, "markersize": 8.0}
+                axes.plot(number.value, y, marker, color=color, label=number.source, **look)
+            around = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{setting.gap:.1f} points", (ends[1], y), color=ink, **around)
+        axes.set_yticks(range(len(settings)), [setting.method for setting in reversed(settings)])
+        axes.set_xlabel(_quantity(settings[0]), color=ink)
+        axes.tick_params(colors=ink, length=0)
+        axes.grid(axis="x", color=faint, linewidth=0.5)
+        axes.margins(x=0.12, y=0.08)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        legend = dict(zip(labels, handles, strict=True))
+        figure.legend(
+            [legend[name] for name in sources],
+            [f"printed by {name}" if name == sources[0] else name for name in sources],
+            loc="outside upper center",
+            ncols=min(len(legend), 5),
+            frameon=False,
+            handletextpad=0.2,
+        )
+    return save(figure, form, content(settings), style, transparent=True)
+
+
+def _quantity(setting: PrintedSetting) -> str:
+    where = "mean over 11 data sets" if setting.dataset == AVERAGE else setting.dataset
+    classes = "" if setting.classes == "all" else f", {setting.classes} classes"
+    return f"top-1 accuracy in %, {where}, {setting.shots}-shot, {setting.backbone}{classes}"

@@ -12,13 +12,12 @@ import msgspec
 
 from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
     HARMONIC,
     Number,
-    Source,
     numbers,
-    sources,
 )
 from fewshot_bench.utils.errors import unknown
 
@@ -51,24 +50,12 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def shipped(self) -> bool:
         """True when a method of this name is installed."""
-        from fewshot_bench.api.registry import registry
-
         return self.method in registry().methods.entries
 
     @property
     def card(self) -> MethodCard | None:
         """Facts of the installed method; None where it states none, or is not shipped."""
-        from fewshot_bench.api.registry import registry
-
         return card_of(registry().method_class(self.method)) if self.shipped else None
-
-    def prompts_of(self, dataset: str) -> str:
-        """The prompt template set for a data set."""
-        return "ensemble" if dataset in self.ensemble else self.prompts
-
-    def val_of(self, dataset: str) -> str:
-        """The validation policy for a data set."""
-        return "min4" if dataset in self.min4 else self.val
 
     @property
     def _is_scheduled(self) -> bool:
@@ -154,10 +141,6 @@ class Reproduction:
     def others(self) -> list[str]:
         """Methods of the published tables without settings."""
         return sorted({number.method for number in self.printed if not self.setting(number)})
-
-    def sources(self) -> list[Source]:
-        """The sources of the numbers."""
-        return [sources()[key] for key in self.tables]
 
 
 @functools.cache

@@ -1,24 +1,27 @@
-"""Repeats the cell of a record, and lists what differs between then and now."""
+"""`fsbench rerun`: repeats the cell of a record, and lists what differs between then and now."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.method_files import canonical, parts
+import click
+
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
-from fewshot_bench.store.answer_files import largest_gap, whole_digest
-from fewshot_bench.store.method_copies import source_place
-from fewshot_bench.store.store import Kept
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.cli.options import store_option
+from fewshot_bench.cli.output import aligned
+from fewshot_bench.cli.working import working
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.text import printable, shown
 
 if TYPE_CHECKING:
-    from fewshot_bench.runner.examination import Outcome
+    from fewshot_bench.runner.examiner import Outcome
+    from fewshot_bench.store.store import Kept
 
 FACTS = {
     "environment": (
@@ -30,26 +33,82 @@ FACTS = {
     "metrics": (*METRICS, "n"),
     "footprint": ("trained", "stored", "steps"),
 }
+# The name of a fact, and its values then and now.
+Fact = tuple[str, Any, Any]
 
 
-class Difference(NamedTuple):
-    """One fact that changed."""
+@click.command("rerun", short_help="Repeat the cell of a record and show what differs.")
+@click.argument("record")
+@store_option("Store in which a key is looked for.")
+@click.option("--anyway", is_flag=True, help="Run even if the method or the data has changed.")
+@click.option("--method", metavar="FILE.py:CLASS", help="The method, if its file has moved.")
+@click.pass_context
+def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: str | None) -> None:
+    """Repeat the cell of a record and show what differs.
 
-    name: str
-    then: Any
-    now: Any
+    RECORD is a record's file, or a cell's key or its beginning. Nothing is stored.
+
+    Exit code: 0 same result or same predictions, 1 different, 2 wrong usage, 3 data missing.
+    """
+    from fewshot_bench.analysis.signature import commands_of
+    from fewshot_bench.store.store import find
+
+    kept = _move_method(find(record, store), method)
+    then, spec = kept.record, kept.record.spec
+    click.echo(spec.describe())
+    for text in commands_of([spec])[0]:
+        click.echo(f"  {printable(text)}")
+    if kept.problem:
+        click.echo(f"not used: {kept.problem}", err=True)
+    changed = _unequal(_facts_before(then, kept.store))
+    for name, before, after in changed:
+        click.echo(f"warning: {name} was {before}, is {after}", err=True)
+    if changed and not anyway:
+        names = " and ".join(name for name, _, _ in changed)
+        raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
+    with working("rerun"):
+        outcome = _repeat(kept)
+    facts = _unequal(_facts_after(then, outcome.record))
+    rows = [("", "then", "now"), *((name, shown(a), shown(b)) for name, a, b in facts)]
+    for line in aligned([*rows, *_other_rows(then, outcome.record)]):
+        click.echo(line)
+    text, same = _compare(kept, outcome)
+    click.echo(text)
+    ctx.exit(0 if same else FsbenchError.exit_code)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The result of a repetition. same: equal bits, predictions, metrics or error (exit code 0)."""
-
-    text: str
-    same: bool
+def _unequal(facts: Iterable[Fact]) -> list[Fact]:
+    return [fact for fact in facts if fact[1] != fact[2]]
 
 
-def obstacles(record: Record, store: Path | None) -> list[Difference]:
-    """Changes found before anything is trained: of the method, the data or the weights.
+def _move_method(kept: Kept, file: str | None) -> Kept:
+    """The record with its method in another file (`file.py:Class`), for one whose file has moved.
+
+    UsageError for a method in no file, and for a missing file whose source the store holds: no code
+    of a store runs unless the user names it.
+    """
+    from fewshot_bench.api.method_code import canonical, parts
+    from fewshot_bench.store.merge import source_path
+
+    spec = kept.record.spec
+    reference, copied = parts(spec.method), source_path(spec.method)
+    if file is not None:
+        if reference is None:
+            raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
+        spec = dataclasses.replace(spec, method=canonical(file))
+        return dataclasses.replace(kept, record=dataclasses.replace(kept.record, spec=spec))
+    if reference and copied and kept.store and not Path(reference[0]).is_file():
+        copy = kept.store / copied
+        if copy.is_file():
+            raise UsageError(
+                f"the method's file '{reference[0]}' is gone, and the store has its source: "
+                f"read it, then add --method {shlex.quote(f'{copy}:{reference[1]}')}"
+            )
+    return kept
+
+
+def _facts_before(record: Record, store: Path | None) -> Iterator[Fact]:
+    """Facts of the method, the data and the weights that must be equal before anything is trained.
 
     store: the folder of the record, if known. UsageError for the record of a kept model.
     """
@@ -75,44 +134,19 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
             f"method '{spec.method}' is not installed; {made} computed the record: install it, "
             "then run the same command again"
         ) from error
-    facts = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
-    if is_dataclass(cls):
+    yield "method version", spec.method_version, str(getattr(cls, "version", "1"))
+    if dataclasses.is_dataclass(cls):
         names = sorted(field.name for field in hyperparameters(cls))
-        then = ", ".join(sorted(spec.options))
-        facts.append(("list of hyper-parameters", then, ", ".join(names)))
-    revision = revision_of(spec.dataset, catalog.dataset(spec.dataset, spec.data, store))
-    facts.append(("revision", spec.revision, revision))
+        yield "list of hyper-parameters", ", ".join(sorted(spec.options)), ", ".join(names)
+    dataset = catalog.dataset(spec.dataset, spec.data, store)
+    yield "revision", spec.revision, revision_of(spec.dataset, dataset)
     if spec.target:
-        revision = revision_of(spec.target, catalog.dataset(spec.target, store=store))
-        facts.append(("target revision", spec.target_revision, revision))
-    facts.append(("weights", spec.weights, weights_of(spec.backbone)))
-    return [Difference(*fact) for fact in facts if fact[1] != fact[2]]
+        target = revision_of(spec.target, catalog.dataset(spec.target, store=store))
+        yield "target revision", spec.target_revision, target
+    yield "weights", spec.weights, weights_of(spec.backbone)
 
 
-def from_file(kept: Kept, file: str | None) -> Kept:
-    """The record with its method in another file (`file.py:Class`), for one whose file has moved.
-
-    UsageError for a method in no file, and for a missing file whose source the store holds: no code
-    of a store runs unless the user names it.
-    """
-    spec = kept.record.spec
-    reference, copied = parts(spec.method), source_place(spec.method)
-    if file is not None:
-        if reference is None:
-            raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
-        method = canonical(file)
-        return replace(kept, record=replace(kept.record, spec=replace(spec, method=method)))
-    if reference and copied and kept.store and not Path(reference[0]).is_file():
-        copy = kept.store / copied
-        if copy.is_file():
-            raise UsageError(
-                f"the method's file '{reference[0]}' is gone, and the store has its source: "
-                f"read it, then add --method {shlex.quote(f'{copy}:{reference[1]}')}"
-            )
-    return kept
-
-
-def repeat(kept: Kept) -> Outcome:
+def _repeat(kept: Kept) -> Outcome:
     """Compute the cell again in this process, with the number of CPU threads of the record.
 
     Nothing is stored and no cached feature is read.
@@ -124,53 +158,71 @@ def repeat(kept: Kept) -> Outcome:
     from fewshot_bench.runner.session import Session
 
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
+    index = int(spec.device.partition(":")[2] or 0)
+    if spec.device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise UsageError(f"the record was made on '{spec.device}', which this machine lacks")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
     return run_one(spec, Session(None, spec.device, Examiner(kept.store, as_planned=False)))
 
 
-def differences(then: Record, now: Record) -> list[Difference]:
-    """Facts of two records that are not equal."""
-    facts = [Difference("status", then.status, now.status)]
+def _facts_after(then: Record, now: Record) -> Iterator[Fact]:
+    """Facts of two records of one cell."""
+    yield "status", then.status, now.status
     for part, names in FACTS.items():
         before, after = getattr(then, part), getattr(now, part)
         for name in names:
             if part == "metrics" and name not in before:
                 continue  # A metric that was added after the record was made.
-            pair = before.get(name), after.get(name)
-            if all(isinstance(value, Mapping) for value in pair):
+            old, new = before.get(name), after.get(name)
+            if isinstance(old, Mapping) and isinstance(new, Mapping):
                 prefix = "" if name == "packages" else f"{name} "
-                keys = sorted({*pair[0], *pair[1]})
-                facts += [Difference(prefix + key, *(v.get(key) for v in pair)) for key in keys]
+                yield from (
+                    (prefix + key, old.get(key), new.get(key)) for key in sorted({**old, **new})
+                )
             else:
-                facts.append(Difference(f"{part} {name}", *pair))
-    return [fact for fact in facts if fact.then != fact.now]
+                yield f"{part} {name}", old, new
 
 
-def verdict(kept: Kept, outcome: Outcome) -> Verdict:
-    """Compare a repetition with its record.
+def _other_rows(then: Record, now: Record) -> Iterator[tuple[str, str, str]]:
+    """The times of both, and the last lines of their errors."""
+    for name in ("billed_seconds", "elapsed_seconds"):
+        times = [record.timings.get(name) for record in (then, now)]
+        if None not in times:
+            yield name.replace("_", " "), f"{times[0]:.3f}", f"{times[1]:.3f}"
+    for name in ("type", "message", "traceback"):
+        texts = [str((record.error or {}).get(name, "")) for record in (then, now)]
+        if texts[0] != texts[1] or (texts[0] and name != "traceback"):
+            last = [(text.strip().splitlines() or [""])[-1] for text in texts]
+            yield f"error {name}", last[0], last[1]
+
+
+def _compare(kept: Kept, outcome: Outcome) -> tuple[str, bool]:
+    """The verdict on a repetition, and whether bits, predictions, metrics or errors are equal.
 
     The digest of all logits decides on equal bits, even if only some of them were stored.
     """
+    from fewshot_bench.store.answer_files import largest_gap, whole_digest
+
     then, now = kept.record, outcome.record
     if then.status != "done" or now.status != "done" or outcome.answers is None:
         if then.status != now.status:
-            return Verdict(f"different: was {then.status}, is {now.status}", False)
+            return f"different: was {then.status}, is {now.status}", False
         errors = [record.error or {} for record in (then, now)]
         same = all(errors[0].get(name) == errors[1].get(name) for name in ("type", "message"))
-        return Verdict(f"{'same' if same else 'different'} error", same)
+        return f"{'same' if same else 'different'} error", same
     before, after = kept.answers, outcome.answers
     same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
     bits = then.logits_digest == whole_digest(after, outcome.ids)
     if bits and (same or before is not None):
-        return Verdict("same result, bit for bit", True)
+        return "same result, bit for bit", True
     if before is None:
-        return Verdict(f"{'same' if same else 'different'} metrics; no answers to compare", same)
+        return f"{'same' if same else 'different'} metrics; no answers to compare", same
     shapes = [(len(answers.labels), answers.classes) for answers in (before, after)]
     if shapes[0] != shapes[1]:
-        return Verdict(f"different: logits of shape {shapes[0]}, now {shapes[1]}", False)
+        return f"different: logits of shape {shapes[0]}, now {shapes[1]}", False
     gap = f"log-probabilities of labels differ by up to {largest_gap(before, after):.3g}"
     changed = int((before.predictions != after.predictions).sum())
     if not changed:
-        return Verdict(f"same predictions, {gap}", True)
-    return Verdict(f"different: {changed} of {shapes[0][0]} predictions changed, {gap}", False)
+        return f"same predictions, {gap}", True
+    return f"different: {changed} of {shapes[0][0]} predictions changed, {gap}", False

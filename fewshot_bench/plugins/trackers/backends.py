@@ -1,6 +1,7 @@
 """TensorBoard, Weights & Biases and MLflow: one run per cell, on this machine by default.
 
-`BACKENDS` maps a tracker to the function that writes one cell into its folder.
+`contents` are the parameters, metrics and tags of a record; `BACKENDS` maps a tracker to the
+function that writes them into its folder.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from fewshot_bench.plugins.trackers import switch
-from fewshot_bench.plugins.trackers.contents import Contents
+from fewshot_bench.analysis.signature import signature_of
+from fewshot_bench.analysis.table.columns import number
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import per_class
 from fewshot_bench.utils import offline
+from fewshot_bench.utils.text import printable
 
 NAME = "fewshot-bench"
 _LOCK_SECONDS = 60.0
@@ -25,6 +30,98 @@ _LOCK_SECONDS = 60.0
 _ANSWER_SECONDS = 15
 # Bytes; most file systems take 255, MLflow 250 characters.
 _LONGEST_FILE_NAME = 200
+LONGEST, LONGEST_NAME = 500, 200
+_FOOTPRINT = (
+    *("trained", "stored", "backbone", "peak_memory_mb", "images_seen", "images_encoded"),
+    "steps",
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A cell for a tracker: finite numbers, or printable text of bounded length.
+
+    parameters: the run spec, hyper-parameters as `option.NAME`; metrics: with the prefix `time.`,
+    `footprint.` or `selection.` if they are no metric of the result; tags: digests, versions, the
+    signature, the status, and the error of a failed cell.
+    """
+
+    key: str
+    name: str
+    method: str
+    status: str
+    step: int
+    parameters: Mapping[str, int | float | str | bool]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+def contents(record: Record) -> Contents:
+    """The contents of one record, whatever its status."""
+    spec, split = record.spec, record.split
+    classes = split.get("fitted_classes") or split.get("classes") or 1
+    metrics = {printable(name, LONGEST_NAME): value for name, value in _metrics(record)}
+    return Contents(
+        key=spec.key(),
+        name=printable(spec.describe(), LONGEST),
+        method=printable(spec.label, LONGEST),
+        status=record.status,
+        # If all images were used, the mean size of a class.
+        step=per_class(spec.shots, split.get("train") or 0, classes),
+        parameters=dict(_parameters(record)),
+        metrics={
+            name: float(v) for name, value in metrics.items() if (v := number(value)) is not None
+        },
+        tags={name: printable(str(v), LONGEST) for name, v in _tags(record) if v not in (None, "")},
+    )
+
+
+def _parameters(record: Record) -> Iterator[tuple[str, int | float | str | bool]]:
+    values = record.spec.to_dict()
+    options = values.pop("options")
+    for name in ("overrides", "data", "weights", "revision", "target_revision"):
+        values.pop(name, None)
+    for name, value in (values | {f"option.{n}": v for n, v in options.items()}).items():
+        plain = isinstance(value, int | float | bool)
+        text = str(value).lower() if value is None else str(value)
+        yield printable(name, LONGEST_NAME), value if plain else printable(text, LONGEST)
+
+
+def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
+    yield from record.metrics.items()
+    for name in ("billed_seconds", "elapsed_seconds"):
+        yield f"time.{name}", record.timings.get(name)
+    for phase, costs in _entries(record.timings.get("phases")).items():
+        yield f"time.{phase}_seconds", _entries(_entries(costs).get("billed")).get("wall")
+    for name in _FOOTPRINT:
+        yield f"footprint.{name}", record.footprint.get(name)
+    for name, value in _entries(record.footprint.get("selection")).items():
+        yield f"selection.{name}", value
+
+
+def _entries(value: object) -> Mapping[str, Any]:
+    """The entries of a mapping; none of anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tags(record: Record) -> Iterator[tuple[str, Any]]:
+    spec, env, error = record.spec, record.environment, record.error or {}
+    yield "status", record.status
+    yield "key", spec.key()
+    yield "signature", signature_of([record])
+    yield "split_digest", record.split.get("digest")
+    yield "split_verified", record.split.get("verified")
+    yield "revision", spec.revision
+    yield "weights", env.get("weights_digest") or spec.weights
+    yield "record_digest", record.digests.get("record")
+    yield "logits_digest", record.digests.get("logits")
+    for name in ("fewshot_bench", "commit", "device_name", "determinism", "method_origin"):
+        yield name, env.get(name)
+    yield "code_digest", record.code_digest
+    yield "error_type", error.get("type")
+    yield "error_message", error.get("message")
+    for count, incident in enumerate(record.incidents, 1):
+        yield f"incident_{count}", f"{incident.get('kind')}: {incident.get('text')}"
 
 
 def tensorboard(cell: Contents, folder: Path) -> None:
@@ -52,8 +149,8 @@ def wandb(cell: Contents, folder: Path) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # An unreachable server must not delay the cells that follow: W&B waits for 90 s.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_ANSWER_SECONDS))
-    mode: Any = (not offline.is_on() and os.environ.get(switch.WANDB_VARIABLE)) or "offline"
-    os.environ[switch.WANDB_VARIABLE] = mode
+    mode: Any = (not offline.is_on() and os.environ.get("WANDB_MODE")) or "offline"
+    os.environ["WANDB_MODE"] = mode
     import wandb as library
 
     run = library.init(
@@ -88,21 +185,23 @@ def mlflow(cell: Contents, folder: Path) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(os.environ.get(switch.MLFLOW_VARIABLE) or folder.absolute().as_uri())
-    experiment = _experiment(client, folder)
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri())
+    experiment = _find_experiment(client, folder)
     run = client.create_run(experiment, run_name=cell.name)
     now = int(time.time() * 1000)
     client.log_batch(
         run.info.run_id,
-        metrics=[Metric(_plain(n), value, now, cell.step) for n, value in cell.metrics.items()],
-        params=[Param(_plain(n), str(value)) for n, value in cell.parameters.items()],
-        tags=[RunTag(_plain(n), value) for n, value in cell.tags.items()],
+        metrics=[
+            Metric(_make_plain(n), value, now, cell.step) for n, value in cell.metrics.items()
+        ],
+        params=[Param(_make_plain(n), str(value)) for n, value in cell.parameters.items()],
+        tags=[RunTag(_make_plain(n), value) for n, value in cell.tags.items()],
     )
     status = "FAILED" if cell.status == "failed" else "FINISHED"
     client.set_terminated(run.info.run_id, status)
 
 
-def _experiment(client: Any, folder: Path) -> str:
+def _find_experiment(client: Any, folder: Path) -> str:
     """Id of the experiment; a lock makes one of several starting workers create it."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
     with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
@@ -110,7 +209,7 @@ def _experiment(client: Any, folder: Path) -> str:
         return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
-def _plain(text: str) -> str:
+def _make_plain(text: str) -> str:
     """A name that MLflow accepts and that is no path, since it becomes a file name."""
     # Letters of any script stay: options named by Greek letters would have one name otherwise.
     name = re.sub(r"[^\w. -]|^\.", "_", text) or "_"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.analysis.formats.style import INK
+from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.analysis.statistics.ranks import (
     average_ranks,
     cliques,
@@ -27,17 +26,15 @@ ROW, BAR, TOP = 0.24, 0.13, 0.62
 LONGEST: Mapping[Page, int] = {"wide": 22, "narrow": 15}
 
 
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """Average ranks of methods; `difference` is the critical one of two ranks.
+class Ranks(NamedTuple):
+    """Average ranks of methods, the best first; `difference` is the critical one of two ranks.
 
-    order: indices of the methods, the best first. bars: indices of methods that are not told apart.
+    bars: indices of methods that are not told apart.
     """
 
     methods: Sequence[Contestant]
     average: Sequence[float]
     difference: float
-    order: Sequence[int]
     bars: Sequence[Sequence[int]]
 
 
@@ -56,22 +53,21 @@ def draw(headline: Headline) -> Picture | str:
     average = np.asarray(average_ranks(scores), dtype=float)
     statistic, p = friedman(scores)
     difference = float(critical_difference(len(methods), sets))
-    order = np.argsort(average, kind="stable").tolist()
-    ranks = Ranks(methods, average.tolist(), difference, order, cliques(average, difference))
+    order = np.argsort(average, kind="stable")
+    average = average[order]
+    methods = [methods[index] for index in order]
+    ranks = Ranks(methods, average.tolist(), difference, cliques(average, difference))
     some = "" if len(methods) == ranked else f"The best {len(methods)} of {ranked} methods. "
     caption = (
         f"{some}Friedman test over {sets} data sets: χ² = {float(statistic):.1f}, "
         f"p {text.p_value(float(p))}. Critical difference {difference:.2f} (Nemenyi, 5 %)."
     )
-    description = f"{caption} {_describe(ranks)}"
-    return draw_twice("", caption, lambda page: _draw(page, ranks, description))
-
-
-def _describe(ranks: Ranks) -> str:
-    averages = "; ".join(f"{ranks.methods[i].label} {ranks.average[i]:.2f}" for i in ranks.order)
-    bars = [joined([ranks.methods[i].label for i in bar]) for bar in ranks.bars]
+    averages = zip(methods, ranks.average, strict=True)
+    listed = "; ".join(f"{method.label} {rank:.2f}" for method, rank in averages)
+    bars = [joined([methods[i].label for i in bar]) for bar in ranks.bars]
     groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
-    return f"Average ranks (1 is best): {averages}.{groups}"
+    description = f"{caption} Average ranks (1 is best): {listed}.{groups}"
+    return draw_twice("", caption, lambda page: _draw(page, ranks, description))
 
 
 def _draw(page: Page, ranks: Ranks, description: str) -> Any:
@@ -87,11 +83,12 @@ def _draw(page: Page, ranks: Ranks, description: str) -> Any:
     axes.set_xlim(1, count)
     axes.set_ylim(height, 0)
     _draw_scale(axes, count, ranks.difference)
-    for number, index in enumerate(ranks.order):
+    for number, (method, rank) in enumerate(zip(ranks.methods, ranks.average, strict=True)):
         left = number < half
         y = first + ROW * (number if left else count - 1 - number)
-        name = text.short(ranks.methods[index].label, LONGEST[page])
-        _draw_stem(canvas, axes, ranks, index, name, y, left=left)
+        name = text.short(method.label, LONGEST[page])
+        words = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+        _draw_stem(canvas, axes, method.look, rank, words, y, left=left, bold=number == 0)
     for number, bar in enumerate(ranks.bars):
         ends = [ranks.average[index] for index in bar]
         y = TOP + 0.1 + BAR * number
@@ -112,27 +109,22 @@ def _draw_scale(axes: Any, count: int, difference: float) -> None:
 
 
 def _draw_stem(
-    canvas: Canvas, axes: Any, ranks: Ranks, index: int, name: str, y: float, *, left: bool
+    canvas: Canvas,
+    axes: Any,
+    look: Look,
+    rank: float,
+    words: str,
+    y: float,
+    *,
+    left: bool,
+    bold: bool,
 ) -> None:
     """Draw a line from a rank down and to the side, with the name at its end."""
-    look, rank = ranks.methods[index].look, ranks.average[index]
     low, high = axes.get_xlim()
     span = high - low
     side = low - 0.03 * span if left else high + 0.03 * span
-    common = {"color": look.sentinel, "clip_on": False}
-    (line,) = axes.plot([rank, rank, side], [TOP, y, y], linewidth=1.1, **common)
-    size = 5 * look.scale
-    (mark,) = axes.plot(
-        [rank], [TOP], marker=look.marker, markersize=size, markeredgewidth=0, **common
-    )
-    words = axes.text(
-        side + (-0.01 if left else 0.01) * span,
-        y,
-        f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}",
-        ha="right" if left else "left",
-        va="center",
-        fontsize=8.5,
-        fontweight="bold" if index == ranks.order[0] else "normal",
-    )
-    for artist in (line, mark, words):
-        canvas.tag(artist, "curve", look.css)
+    canvas.plot(axes, [rank, rank, side], [TOP, y, y], look, linewidth=1.1, clip_on=False)
+    mark = {"marker": look.marker, "markersize": 5 * look.scale, "clip_on": False}
+    canvas.plot(axes, [rank], [TOP], look, **mark)
+    at = side + (-0.01 if left else 0.01) * span, y
+    canvas.write(axes, at, words, look, ha="right" if left else "left", fontsize=8.5, bold=bold)

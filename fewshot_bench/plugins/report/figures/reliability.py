@@ -21,34 +21,30 @@ def draw_all(headline: Headline, predictions: Predictions) -> list[Picture]:
         if bins is not None:
             error = headline.calibration_error(contestant, headline.group)
             note = "" if error is None else f"ECE {error:.1f} %"
-            name = f"reliability-{len(pictures)}"
-            pictures.append(_draw(name, contestant, bins, note))
+            pictures.append(_draw(f"reliability-{len(pictures)}", contestant, bins, note))
     return pictures
 
 
 def _draw(name: str, contestant: Contestant, bins: Bins, note: str) -> Picture:
     """The diagram of one method; the area of a point is the share of queries in its bin."""
+    confidences, accuracies, shares = bins
     canvas = Canvas(name, 1.9, 1.9)
     axes = canvas.figure.add_axes((0.2, 0.18, 0.74, 0.77))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5, linestyle=(0, (3, 3)))
     color = contestant.look.sentinel
-    axes.plot(bins.confidence, bins.accuracy, color=color, linewidth=1.2)
-    sizes = [4 + 90 * share for share in bins.share]
-    axes.scatter(bins.confidence, bins.accuracy, s=sizes, color=color, linewidths=0)
+    axes.plot(confidences, accuracies, color=color, linewidth=1.2)
+    sizes = [4 + 90 * share for share in shares]
+    axes.scatter(confidences, accuracies, s=sizes, color=color, linewidths=0)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     axes.text(0.04, 0.95, note, va="top", fontsize=8)
     axes.set_ylabel("accuracy", fontsize=8, labelpad=1)
     axes.set_xlabel("confidence", fontsize=8, labelpad=1)
-    lean = _lean(bins)
+    # Mean confidence minus accuracy, in points.
+    parts = zip(shares, confidences, accuracies, strict=True)
+    gap = 100 * math.fsum(share * (sure - right) for share, sure, right in parts)
+    lean = f"{'Overconfident' if gap > 0 else 'Underconfident'} by {abs(gap):.1f} points."
+    if abs(gap) < 0.5:
+        lean = "As sure as it is right."
     label = contestant.label
     svg = canvas.svg(f"{label}: reliability diagram", f"{lean} {note}".strip())
     return Picture(svg, label, lean)
-
-
-def _lean(bins: Bins) -> str:
-    """Sentence on a method's mean confidence minus its accuracy, over its bins."""
-    parts = zip(bins.share, bins.confidence, bins.accuracy, strict=True)
-    gap = 100 * math.fsum(share * (sure - right) for share, sure, right in parts)
-    if abs(gap) < 0.5:
-        return "As sure as it is right."
-    return f"{'Overconfident' if gap > 0 else 'Underconfident'} by {abs(gap):.1f} points."

@@ -1,0 +1,516 @@
+"""The commands that make and use kept models: parse the options, call, print."""
+
+from __future__ import annotations
+
+import csv
+import io
+import ipaddress
+import json
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from fewshot_bench.analysis.formats.tidy import field
+from fewshot_bench.api.method_code import parts
+from fewshot_bench.api.metrics import METRICS, PERCENT
+from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, EXIF, PRECISIONS
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
+from fewshot_bench.cli.options import (
+    NUMBER,
+    SIZE,
+    Finite,
+    PathName,
+    device_option,
+    format_option,
+    output_option,
+)
+from fewshot_bench.cli.output import (
+    aligned,
+    refuse_image,
+    refuse_kept,
+    replaced,
+    say,
+    warn,
+)
+from fewshot_bench.cli.working import working
+from fewshot_bench.plugins.models.budget import BUDGET, KEPT
+from fewshot_bench.plugins.models.inputs import iterate_images, list_images
+from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.store.hub import PREFIX
+from fewshot_bench.utils.errors import UsageError, require
+from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.progress import Work
+from fewshot_bench.utils.text import encodable, printable, size_text
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.model import Model, Prediction
+
+WIDEST = 40
+"""Maximum characters of a class name in a table."""
+Row = dict[str, str | float | None]
+Line = Callable[[Row], str]
+
+
+@click.command("adapt", short_help="Choose and fit a method on your images, and keep the model.")
+@click.option(
+    "--dataset",
+    "-d",
+    required=True,
+    help="Data set, or FAMILY:ARG such as folder:photos; its test images are left alone.",
+    shell_complete=one_of(datasets),
+)
+@click.option(
+    "--output",
+    "-O",
+    type=PathName(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder of the model, which is made.",
+)
+@click.option(
+    "--method",
+    "-m",
+    default=AUTO,
+    show_default=True,
+    help="A method; auto: chosen by cross-validation within the images.",
+    shell_complete=one_of(methods),
+)
+@click.option(
+    "--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Hyper-parameter."
+)
+@click.option(
+    "--budget",
+    default=BUDGET,
+    show_default=True,
+    metavar="TIME",
+    help="Time for all of it: 90s, 10m, 1h.",
+)
+@click.option("--memory", type=SIZE, help="Most memory of this process, such as 4GB.")
+@click.option(
+    "--reject",
+    type=float,
+    is_flag=False,
+    flag_value=KEPT,
+    metavar="[SHARE]",
+    help="Find a probability below which an image belongs to no class: the one that this share of "
+    f"right held-out images reaches (alone: {KEPT}).",
+)
+@click.option("--shots", type=NUMBER, help="Use at most so many images of each class.")
+@click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
+@click.option(
+    "--backbone",
+    default=AUTO,
+    show_default=True,
+    help="MODEL/TAG[@FILE] or a name.",
+    shell_complete=one_of(backbones),
+)
+@click.option(
+    "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True
+)
+@click.option("--device", default=AUTO, show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
+@click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
+@click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
+@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option(
+    "--keep-support",
+    is_flag=True,
+    help="Put small pictures of the images into the folder, for fsbench app to show.",
+)
+@click.option("--force", is_flag=True, help="Replace the model in the folder.")
+def adapt(**values: Any) -> None:
+    """Choose and fit a method on your images, and keep the model.
+
+    Methods are compared on images that are held out in turn, from cheap to expensive, within the
+    budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
+    """
+    from fewshot_bench.plugins.models import adapt as adapting
+
+    interrupt_on_signals()
+    with working("adapt", "reading images"):
+        adapted = adapting.adapt(**values)
+    heads = list(adapted.tried[0])
+    numbers = [index for index, head in enumerate(heads) if head not in ("method", "note")]
+    rows = [tuple(map(printable, row.values())) for row in adapted.tried]
+    for line in (*aligned([tuple(heads), *rows], numbers), *adapted.notes):
+        say(line)
+    config = adapted.config
+    text = f"{config.method} on {config.backbone}"
+    if figures := config.accuracy:
+        text += (
+            f": accuracy {100 * figures['mean']:.1f} % on held-out images "
+            f"({100 * figures['level']:.0f} % interval "
+            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
+        )
+    say(text)
+    if config.reject is not None:
+        say(f"images with a probability below {config.reject:.3f} belong to no class")
+    # No command runs a file that a model names.
+    own, folder = parts(config.method), str(adapted.folder)
+    use = f"fsbench predict {shlex.quote(folder)} IMAGES"
+    if own is not None:
+        use = f"in Python: load_model({folder!r}, method={own[1]})"
+    say(f"model in {folder}; {use}")
+
+
+@click.command("export", short_help="Write a kept model as a torch or ONNX program.")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("torch", "onnx")),
+    required=True,
+    help="torch.export (model.pt2), or ONNX (model.onnx; needs the extra [export]).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "fp16")),
+    default="fp32",
+    show_default=True,
+    help="Of the encoder; the head is always fp32.",
+)
+@click.option(
+    "-O",
+    "--output",
+    type=PathName(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write into this folder; by default MODEL-torch or MODEL-onnx, beside the model.",
+)
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="IMAGES",
+    help="Compare on these files, folders or 'patterns' (repeatable); by default on parts of two "
+    "photographs that scikit-learn holds.",
+)
+@click.option(
+    "--tolerance",
+    type=Finite(0, min_open=True),
+    metavar="X",
+    help="Allow this gap of logits, in parts of their scale; by default 1e-4, 0.02 with fp16, 0.05 "
+    "with a model in bf16.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, cuda:N or auto: where a torch program computes. ONNX runs anywhere.",
+)
+def export(
+    model: Path,
+    form: str,
+    precision: str,
+    output: Path | None,
+    images: tuple[str, ...],
+    tolerance: float | None,
+    device: str,
+) -> None:
+    """Write the model in the folder MODEL, or hub:USER/NAME@REVISION, as one program.
+
+    The program needs no fewshot_bench. It takes uint8 pixels of any number of images and gives
+    logits; how to make pixels stands in program.json beside it, with class names and temperature.
+    Nothing is written unless it answers as the model does.
+    """
+    paths = list(list_images(images)) if images else None
+    if output is None and str(model).startswith(PREFIX):
+        output = Path(f"{model.name.partition('@')[0]}-{form}")
+    elif output is None:
+        output = model.resolve().with_name(f"{model.resolve().name}-{form}")
+    from fewshot_bench.plugins.models import export as exporting
+
+    with working("export"):
+        done = exporting.export(
+            model,
+            form,
+            output,
+            precision=precision,
+            images=paths,
+            tolerance=tolerance,
+            device=device,
+            warn=warn,
+        )
+    say(f"compared on {done.parity}")
+    say(f"wrote {done.folder / done.program} ({size_text(done.bytes)}, {done.precision})")
+
+
+@click.command("predict", short_help="Classify images with a kept model.")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
+@click.argument("images", nargs=-1, metavar="IMAGES...")
+@format_option(("terminal", "csv", "jsonl"), "A table, CSV, or JSON lines.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Show so many classes; class and runner-up are always there.",
+)
+@output_option()
+@device_option
+def predict(
+    model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str
+) -> None:
+    """Classify images with the model in the folder MODEL, or hub:USER/NAME@REVISION.
+
+    IMAGES are files, folders (with all images below them, sorted), patterns such as 'new/*.jpg',
+    or - for paths on standard input, one per line. An image that cannot be read is named on stderr
+    and left out, and the exit code is 1.
+    """
+    if output is not None:
+        refuse_image(output)
+        refuse_kept(output, "--output")
+    paths = iterate_images(images)
+    from fewshot_bench.analysis.model import columns, open_model
+
+    stdout, done, skipped = sys.stdout, 0, 0
+    # What a method or a backbone prints goes to stderr: stdout has rows alone.
+    with redirect_stdout(sys.stderr), _progress("-" in images, output, stdout) as work:
+        opened = open_model(model, device, None, warn)
+        head = columns(min(max(2, top), max(2, len(opened.classnames))))
+        line = _LINES[form](head, opened.classnames)
+        work.step("images")
+        with _open_writer(output, stdout) as write:
+            if form != "jsonl":
+                write(line({name: name for name in head}))
+            for prediction in _answers(opened, paths, top):
+                done += 1
+                if prediction.problem:
+                    skipped += 1
+                    click.echo(
+                        printable(f"skipped: {prediction.image}: {prediction.problem}"), err=True
+                    )
+                else:
+                    # A model may have fewer classes than columns.
+                    write(line(dict.fromkeys(head) | prediction.row()))
+                work.advance()
+            if not done:
+                # Raised here, so that an earlier file stays.
+                raise UsageError("no path came on standard input; write one per line")
+    if skipped:
+        click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
+        sys.exit(1)
+
+
+def _answers(model: Model, paths: Iterator[str | None], top: int) -> Iterator[Prediction]:
+    """Predictions in order; those of paths before a None do not wait for later paths."""
+    for first in paths:
+        if first is not None:
+            yield from model.stream(chain((first,), iter(paths.__next__, None)), top=top)
+
+
+def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
+    def line(row: Row) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([field(row[name]) for name in head])
+        return text.getvalue()
+
+    return line
+
+
+def _json(head: list[str], classnames: tuple[str, ...]) -> Line:
+    return lambda row: json.dumps(row) + "\n"
+
+
+def _table(head: list[str], classnames: tuple[str, ...]) -> Line:
+    """Column widths depend on the class names only, so that each row can be shown at once."""
+    names = [printable(name) for name in (*classnames, "class")]
+    width = max(len("runner_up"), min(WIDEST, max(map(len, names))))
+
+    def line(row: Row) -> str:
+        classes, values = head[1::2], head[2::2]
+        cells = []
+        for name, value in zip(classes, values, strict=True):
+            shown = "-" if row[name] is None else printable(str(row[name]))
+            cells.append(f"{_cut(shown, width):<{width}}  {_share(row[value])}")
+        return "  ".join([*cells, printable(str(row["image"]))]) + "\n"
+
+    return line
+
+
+def _share(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return f"{'share':>7}"
+    return f"{'':>7}" if value is None else f"{100 * value:5.1f} %"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+_LINES = {"terminal": _table, "csv": _csv, "jsonl": _json}
+
+
+@contextmanager
+def _open_writer(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], None]]:
+    """Write lines to stdout, or to a file that is put in place only on success."""
+    if output is None:
+        yield lambda text: click.echo(encodable(text), file=stdout, nl=False, color=True)
+        return
+    with replaced(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(text: str) -> None:
+            file.write(encodable(text))
+
+        yield write
+
+
+def _progress(waits: bool, output: Path | None, stdout: TextIO) -> AbstractContextManager[Work]:
+    """Progress on stderr, unless a terminal shows the results or paths are waited for."""
+    if waits or (output is None and stdout.isatty()):
+        return nullcontext(Work())
+    return working("predict")
+
+
+@click.command("evaluate", short_help="Measure a kept model on a data set's test images.")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
+@click.option(
+    "-d",
+    "--dataset",
+    required=True,
+    shell_complete=one_of(datasets),
+    metavar="NAME",
+    help="A data set with the classes of the model, by name.",
+)
+@click.option(
+    "--store",
+    type=PathName(path_type=Path),
+    metavar="DIR",
+    help="Write a record, with its answers, into this folder of results. Splits of own images "
+    f"are read from it, too, and from {DEFAULT_STORE} without it.",
+)
+@click.option(
+    "--classnames",
+    type=PathName(path_type=Path),
+    help="Own names for the classes of the data set, as the model was made with.",
+)
+@format_option(("terminal", "json"), "A table, or JSON.")
+@device_option
+def evaluate(
+    model: Path,
+    dataset: str,
+    store: Path | None,
+    classnames: Path | None,
+    form: str,
+    device: str,
+) -> None:
+    """Measure the model in the folder MODEL on the test images of a data set.
+
+    Classes are matched by their names. Metrics are those of records, and each class has its
+    accuracy. With --store the result is a record like any other, of the protocol `kept`, which no
+    table mixes with the cells of a run.
+    """
+    from fewshot_bench.analysis.model import open_model
+    from fewshot_bench.plugins.models.evaluation import measure
+
+    data = read_own_data(classnames, (), None)
+    # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
+    with redirect_stdout(sys.stderr), working("evaluate"):
+        opened = open_model(model, device, None, warn)
+        evaluation = measure(opened, dataset, store, data)
+        if store is not None:
+            evaluation = evaluation.write(store)
+    values, classes = evaluation.record.metrics, evaluation.list_classes()
+    key = evaluation.record.spec.key() if store is not None else None
+    if form == "json":
+        about = {"model": str(model), "dataset": dataset, "images": len(evaluation.ids)}
+        about |= {"left_out": evaluation.left_out, "record": key}
+        click.echo(json.dumps({**about, "metrics": dict(values), "classes": classes}))
+        return
+    config = opened.config
+    say(f"{config.method} on {config.backbone}, {len(evaluation.ids):,} test images of {dataset}")
+    if evaluation.left_out:
+        say(f"  {evaluation.left_out:,} more are left out: the model was made from them")
+    if evaluation.set_aside:
+        say(
+            f"  {evaluation.set_aside:,} other images of it are its training part; put all into "
+            "test/ to use them"
+        )
+    if evaluation.later:
+        say(f"  {evaluation.later:,} images of it are not in its stored split, and not used")
+    for name, metric in METRICS.items():
+        unit = " %" if metric.unit == PERCENT else ""
+        say(f"  {metric.title:<40} {values[name]:.{metric.digits}f}{unit}")
+    for name, value in classes.items():
+        say(f"  {name[:40]:<40} {value:.2f} %")
+    if key:
+        say(f"record {key[:12]} in {store}")
+
+
+@click.command("app", short_help="Open a page that classifies images with a kept model.")
+@click.argument("model", metavar="MODEL")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option(
+    "--max-size",
+    type=SIZE,
+    default="10MB",
+    show_default=True,
+    help="The largest file that is taken.",
+)
+@device_option
+def app(model: str, host: str, port: int, max_size: int, device: str) -> None:
+    """Serve a page that classifies images with the model in the folder MODEL.
+
+    Its address is the first line that is printed; MODEL may be hub:USER/NAME@REVISION too. Images
+    are not stored. The same as an API: curl --data-binary @photo.jpg ADDRESS/predict. Ctrl-C ends
+    it.
+    """
+    if max_size < 1:
+        raise UsageError(f"--max-size {max_size}: no file fits; expected a size such as 10MB")
+    for package in ("starlette", "uvicorn"):
+        require(package, "app", "fsbench app")
+    from fewshot_bench.analysis.model import open_model
+    from fewshot_bench.plugins.models.app import application
+    from fewshot_bench.plugins.models.connections import listen, serve
+
+    with listen(host, port) as listener:
+        address, taken = listener.getsockname()[:2]
+        loopback = ipaddress.ip_address(address).is_loopback
+        names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
+        with working("app"):
+            opened = open_model(model, device, None, warn)
+        page = application(opened, max_size, names, warn)
+        shown = host if host not in ("0.0.0.0", "::", "") else "127.0.0.1"
+        say(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken}")
+        if not loopback:
+            warn(f"whoever reaches {address} may ask this model: there is no password")
+        serve(page, listener)
+
+
+@click.command("push", short_help="Put a kept model on a hub.")
+@click.argument("model", metavar="MODEL")
+@click.argument("destination", metavar="hub:USER/NAME")
+@click.option("--private", is_flag=True, help="Let only those with access see it.")
+@click.option(
+    "--revision",
+    default="",
+    metavar="BRANCH",
+    help="Write to this branch, which is made if need be; without it, to the main one.",
+)
+def push(model: str, destination: str, private: bool, revision: str) -> None:
+    """Put the model in the folder MODEL on a hub, as one commit.
+
+    The files are checked first, and a model card (README.md) has to be there. The repository is
+    made if need be. The hub is the one of HF_ENDPOINT, the token that of `hf auth login` or
+    HF_TOKEN. Whatever takes a model takes the name that is printed.
+    """
+    from fewshot_bench.store import hub
+
+    with working("push"):
+        folder = hub.model_folder(model, warn)
+        name = hub.push(folder, destination, private=private, branch=revision)
+    say(str(name))

@@ -1,0 +1,14 @@
+"""Fixtures that several files on data sets share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only data root."""
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
+    return tmp_path
