@@ -5,7 +5,6 @@ While the store has no result, what the table needs stands there in a few lines 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -121,30 +120,25 @@ def _judge_blocks(
     bases: dict[tuple[str, int], tuple[Line, set[str]]] = {}
     for (label, shots, classes), block in blocks.items():
         first = block[0]
-        judged = [
-            judge(
-                cell, matches.of(cell), len(wanted.seeds), other, counts[name], absent.get(name, "")
-            )
-            for cell in block
-            for name in [cell.number.dataset]
-        ]
+        lines: list[Line] = []
+        for cell in block:
+            records, name = matches.of(cell), cell.number.dataset
+            reason = absent.get(name, "")
+            lines.append(judge(cell, records, len(wanted.seeds), other, counts[name], reason))
         # For a method that is not shipped, a mean that is printed alone is all there is.
-        lines = [] if first.mean and first.variant is None else list(judged)
-        if first.mean or len(judged) > 1:
-            over = {line.dataset for line in select_averaged(judged)}
-            lines.append(average(judged, first.mean.value if first.mean else None))
-            if classes == "base":
-                bases[label, shots] = lines[-1], over
-            elif classes == "new" and (label, shots) in bases:
-                base, sets = bases[label, shots]
-                printed = table.harmonic(first.number)
-                value = printed.value if printed else None
-                lines.append(harmonic(base, lines[-1], value, same=over == sets))
-        kind = sources()[first.number.source, first.number.table].kind
-        for line in lines:
-            own = HARMONIC if line.classes == HARMONIC else classes
-            schedule = first.setting.schedule
-            yield dataclasses.replace(line, classes=own, kind=kind, schedule=schedule)
+        if not (first.mean and first.variant is None):
+            yield from lines
+        if not first.mean and len(lines) < 2:
+            continue
+        mean = average(lines, first.mean.value if first.mean else None)
+        over = {line.dataset for line in select_averaged(lines)}
+        yield mean
+        if classes == "base":
+            bases[label, shots] = mean, over
+        elif classes == "new" and (label, shots) in bases:
+            base, sets = bases[label, shots]
+            printed = table.harmonic(first.number)
+            yield harmonic(base, mean, printed.value if printed else None, same=over == sets)
 
 
 def _count_statuses(lines: Iterable[Line]) -> dict[str, int]:
