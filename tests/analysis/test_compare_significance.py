@@ -19,7 +19,7 @@ from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.layouts import full
-from fewshot_bench.analysis.table.significance import Contrast, Ranking, Significance
+from fewshot_bench.analysis.table.table import Contrast, Ranking, Significance
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers, stored_arrays

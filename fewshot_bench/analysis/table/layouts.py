@@ -40,8 +40,17 @@ from fewshot_bench.analysis.table.columns import (
     text_columns,
 )
 from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
-from fewshot_bench.analysis.table.significance import Ranking, Significance, Standing
-from fewshot_bench.analysis.table.table import AVERAGE, Cell, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.table import (
+    AVERAGE,
+    Cell,
+    Group,
+    Ranking,
+    Row,
+    Scope,
+    Significance,
+    Standing,
+    Table,
+)
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.utils.text import beside_level, counted, signed
 

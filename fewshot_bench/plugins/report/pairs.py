@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.table.significance import (
-    LEVEL,
     SIGNED_RANK_FROM,
     Answers,
     paired_spread,
     remember,
 )
+from fewshot_bench.analysis.table.table import LEVEL
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 
