@@ -291,20 +291,6 @@ def test_zero_shot_needs_one_record(tmp_path: Path) -> None:
     assert cell["verdict"] == "agrees"
 
 
-def test_json_has_the_types_and_says_what_differs(tmp_path: Path) -> None:
-    store = save(tmp_path, three("dtd", 54.0))
-    document = json.loads(shown(store, "--shots", 1, "--format", "json"))
-    by_set = {row["dataset"]: row for row in document["rows"]}
-    assert by_set["dtd"]["shots"] == 1
-    assert by_set["dtd"]["ours"] == pytest.approx(54.0)
-    assert by_set["eurosat"]["ours"] is None
-    assert document["meta"]["cells"] == {"agrees": 1, "missing": 10}
-    first, *others = document["meta"]["differences"]
-    assert first == "precision fp32, the paper: fp16"
-    assert all(text.startswith("clip-lora: differs from the official code: ") for text in others)
-    assert "https://arxiv.org/abs/2405.18541v2" in document["meta"]["sources"][0]
-
-
 def test_markdown_is_one_table(tmp_path: Path) -> None:
     store = save(tmp_path, three("dtd", 54.0))
     call = (TABLE, "--only-existing", "--store", store, "--shots", 1, "-d", "dtd")
