@@ -85,7 +85,7 @@ HARM = st.tuples(
 BUDGETS = [0, 300_000, 600_000, None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.one_of(GET, GET, HARM), max_size=16), st.sampled_from(BUDGETS))
 def test_no_interleaving_serves_a_wrong_row(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple], budget: int | None
