@@ -112,6 +112,11 @@ def is_edited(module: str) -> bool:
     return root is not None and note_import(module) != _digest(root)
 
 
+def forget(module: str) -> None:
+    """Drop the remembered digest of an unloaded module."""
+    _SEEN.pop(module, None)
+
+
 def _list_imported(root: str) -> frozenset[str]:
     # The last name is that of the latest import; nothing was imported or unloaded since.
     state, listed = (len(sys.modules), next(reversed(sys.modules))), _LISTED.get(root)
@@ -393,7 +398,7 @@ def refresh() -> None:
                 if _lies_in(getattr(sys.modules.get(name), "__file__", None), path.parent):
                     del sys.modules[name]
             del _MODULES[path], sys.modules[module.__name__]
-            _SEEN.pop(module.__name__, None)
+            forget(module.__name__)
 
 
 def _execute(path: Path) -> ModuleType:

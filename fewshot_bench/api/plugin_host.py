@@ -220,19 +220,17 @@ class PluginHost:
     def _option(self, kind: str, entry: str, values: Mapping[str, Any]) -> Option:
         option = {"kind": kind, "entry": entry, "option": values["name"]}
 
-        def read(text: str) -> Any:
-            return unpack(self.ask("read_option", **option, text=text))
-
-        def asks(value: Any) -> bool:
-            return bool(self.ask("ask_for_gpus", **option, value=pack(value)))
+        def call(function: str, value: Any) -> Any:
+            asked = {"function": function, "value": pack(value)}
+            return unpack(self.ask("call_option", **option, **asked))
 
         named = values["type"]
         return Option(
             **{
                 **values,
-                "type": read if named is None else unpack_type(named),
+                "type": partial(call, "type") if named is None else unpack_type(named),
                 "default": unpack(values["default"]),
-                "asks_gpus": asks if values["asks_gpus"] else None,
+                "asks_gpus": partial(call, "asks_gpus") if values["asks_gpus"] else None,
             }
         )
 

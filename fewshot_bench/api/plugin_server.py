@@ -45,21 +45,18 @@ def describe_plugin() -> Mapping[str, Any]:
 
 
 def _describe_entry(entry: Entry) -> dict[str, Any]:
+    target = entry.target
+    if not isinstance(target, str):
+        target = f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', target)}"
     return {
         "name": entry.name,
-        "target": _place(entry.target),
+        "target": target,
         "origin": entry.origin,
         "suites": list(entry.suites),
         "elsewhere": entry.elsewhere,
         "options": [_describe_option(option) for option in entry.options],
         "papers": pack(entry.papers),
     }
-
-
-def _place(target: Any) -> str:
-    if isinstance(target, str):
-        return target
-    return f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', target)}"
 
 
 def _describe_option(option: Option) -> dict[str, Any]:
@@ -126,20 +123,11 @@ def call_method(method: str, values: Any, function: str, sizes: list[int]) -> An
         return pack(getattr(built, function)(*sizes))
 
 
-def read_option(kind: str, entry: str, option: str, text: str) -> Any:
-    """The value of an option that has a function as its type."""
-    return pack(_option(kind, entry, option).type(text))
-
-
-def ask_for_gpus(kind: str, entry: str, option: str, value: Any) -> bool:
-    """True if this value of an option requests GPUs."""
-    asks = _option(kind, entry, option).asks_gpus
-    return asks is not None and bool(asks(unpack(value)))
-
-
-def _option(kind: str, entry: str, name: str) -> Option:
+def call_option(kind: str, entry: str, option: str, function: str, value: Any) -> Any:
+    """What a function of an option gives for a value: its `type`, or `asks_gpus`."""
     (catalog,) = (catalog for catalog in registry().catalogs if catalog.kind == kind)
-    return next(option for option in catalog.entries[entry].options if option.name == name)
+    (declared,) = (one for one in catalog.entries[entry].options if one.name == option)
+    return pack(getattr(declared, function)(unpack(value)))
 
 
 def call_hook(hook: str, arguments: Any) -> Any:
@@ -160,8 +148,8 @@ def set_variables(variables: Mapping[str, str]) -> None:
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(describe_plugin, describe_method, build_method, call_method, read_option),
-        *(ask_for_gpus, call_hook, set_variables),
+        *(describe_plugin, describe_method, build_method, call_method),
+        *(call_option, call_hook, set_variables),
     )
 }
 

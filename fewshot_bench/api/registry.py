@@ -297,12 +297,12 @@ class Registry:
         suites = self.datasets.suites()
         datasets: list[str] = []
         for name in names:
-            family, colon, _ = name.partition(":")
             if name in suites:
                 datasets += suites[name]
-            elif name in self.datasets.entries or (colon and f"{family}:" in self.datasets.entries):
+            elif self.dataset_entry(name) is not None:
                 datasets.append(name)
             else:
+                family, colon, _ = name.partition(":")
                 self.datasets.refuse_conflict(f"{family}:" if colon else name)
                 names = [*self.datasets.entries, *suites]
                 if is_place(name):

@@ -52,8 +52,7 @@ from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.text import counted, encodable, option_name
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.blocks import Block
-    from fewshot_bench.analysis.comparison import Shown
+    from fewshot_bench.analysis.comparison import Block, Shown
     from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
@@ -301,8 +300,13 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
     data set, and transfers. Lists are separated by commas: --method coop,clip-lora --shots 1,16.
     Cells that do not exist are shown as missing, with the command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
-    from fewshot_bench.analysis.comparison import compare, find_metrics
+    from fewshot_bench.analysis.comparison import (
+        compare,
+        document_of,
+        find_metrics,
+        map_blocks,
+        the_only,
+    )
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
@@ -319,6 +323,8 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             older += undrawn
         names = {metric, sort, *map(str.strip, (columns or "").split(","))}
         metrics = find_metrics(names)
+        if form not in ("csv", "json"):
+            metrics = {name: about for name, about in metrics.items() if name in names}
         options = Options(
             metric=metric,
             metrics=metrics,
@@ -335,9 +341,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
-            # CSV and JSON show all that are known.
-            needed = set(metrics) if form in ("csv", "json") else names & set(metrics)
-            made = compare(chosen, outcomes, options, needed, warn)
+            made = compare(chosen, outcomes, options, warn)
             caption = asked["caption"] or ""
             lay = partial(
                 _document, form=form, layout=asked["layout"], caption=caption, swept=swept
@@ -381,8 +385,7 @@ def _tables_only(block: Block, options: Options) -> Shown:
 
 
 def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:
-    from fewshot_bench.analysis.table.per_class import build_classes, document
+    from fewshot_bench.analysis.table.per_class import document
 
     table, records = shown
-    classes = build_classes(table, records, outcomes)
-    return document(classes, [note for note in before if note in table.notes])
+    return document(table, records, outcomes, [note for note in before if note in table.notes])

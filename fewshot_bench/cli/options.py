@@ -61,9 +61,9 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 class Text(_ParamType):
     """A value that a function reads from text; its ValueError says what is wrong."""
 
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        """name: placeholder of values in the help."""
-        self.name, self.read = name, read
+    def __init__(self, name: str, read: Callable[[str], Any], expected: str = "") -> None:
+        """name: placeholder of values in the help. expected: said if the function says nothing."""
+        self.name, self.read, self.expected = name, read, expected
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the value, unless it is a default that is no text."""
@@ -72,7 +72,8 @@ class Text(_ParamType):
         try:
             return self.read(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            text = f"'{value:.40}': {self.expected}" if self.expected else str(error)
+            self.fail(text, param, ctx)
 
 
 def _read_names(text: str) -> tuple[str, ...]:
@@ -116,19 +117,11 @@ def _read_number(text: str) -> int:
     return int(text)
 
 
-def _read_size(text: str) -> int:
-    """A size in bytes, such as 20GB."""
-    try:
-        return read_size(text)
-    except ValueError:
-        raise ValueError(f"'{text:.40}': expected {SIZES}") from None
-
-
 NAMES = Text("names", _read_names)
 NUMBER = Text("integer", _read_number)
 # `none` is what tables and filters show for the absence of a limit.
 OPTIONAL_NUMBER = Text("integer", lambda text: None if text == "none" else _read_number(text))
-SIZE = Text("size", _read_size)
+SIZE = Text("size", read_size, f"expected {SIZES}")
 NUMBERS = Text("numbers", _read_numbers)
 SHOTS = Text("numbers", partial(_read_numbers, words={WORD: ALL_SHOTS}))
 

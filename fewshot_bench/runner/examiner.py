@@ -381,7 +381,7 @@ class Examiner:
     def _title(self, match: re.Match[str]) -> str:
         handle, index = match[1], int(match[2])
         is_listed = handle in self._lists and index < len(self._lists[handle])
-        return self._lists[handle].named(index) if is_listed else match[0]
+        return self._lists[handle].name_image(index) if is_listed else match[0]
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -223,7 +223,12 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
-        _check_classifier(classifier, spec.method)
+        for part in ("logits", "tensors"):
+            if not callable(getattr(classifier, part, None)):
+                raise ContractError(
+                    f"{spec.method}.fit returned {type(classifier).__name__} without {part}(); "
+                    "return a Classifier"
+                )
         _check_options(cell)
         check_backbone(backbone, fingerprint, f"{spec.method}.fit")
     observer.declared = context.declared
@@ -277,15 +282,6 @@ def _task(cell: Cell, session: Session, meter: Meter) -> Task:
         val=view(val) if len(val) else None,
         asked=spec.shots,
     )
-
-
-def _check_classifier(classifier: Any, method: str) -> None:
-    for part in ("logits", "tensors"):
-        if not callable(getattr(classifier, part, None)):
-            raise ContractError(
-                f"{method}.fit returned {type(classifier).__name__} without {part}(); return a "
-                "Classifier"
-            )
 
 
 def _check_options(cell: Cell) -> None:

@@ -129,7 +129,18 @@ def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
             f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
             "distinct class_ids: expected one id per class, or none"
         )
-    _check_classnames(card)
+    labels: dict[str, int] = {}
+    for label, title in enumerate(classnames):
+        if not title.strip() or not plain_text(title):
+            raise PluginError(
+                f"{name}: the class name of label {label} is {title!a}: expected text without "
+                "control characters (mend it in the card)"
+            )
+        if labels.setdefault(title, label) != label and not card.class_ids:
+            raise PluginError(
+                f"{name}: labels {labels[title]} and {label} are both named '{title}': expected "
+                "distinct class names, or class_ids that tell the classes apart"
+            )
     for part in (part for items in pools.values() for part in parts(items)):
         if not 0 <= part.label < len(classnames):
             raise PluginError(
@@ -163,22 +174,6 @@ def revision_of(name: str, dataset: Dataset) -> str:
     # Without a revision, the identity also covers all card facts that can change a number.
     said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
     return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
-
-
-def _check_classnames(card: DatasetCard) -> None:
-    """PluginError for a class name that no prompt can hold, or for a name of two classes."""
-    labels: dict[str, int] = {}
-    for label, title in enumerate(card.classnames):
-        if not title.strip() or not plain_text(title):
-            raise PluginError(
-                f"{card.name}: the class name of label {label} is {title!a}: expected text "
-                "without control characters (mend it in the card)"
-            )
-        if labels.setdefault(title, label) != label and not card.class_ids:
-            raise PluginError(
-                f"{card.name}: labels {labels[title]} and {label} are both named '{title}': "
-                "expected distinct class names, or class_ids that tell the classes apart"
-            )
 
 
 def _find_duplicates(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:

@@ -187,13 +187,12 @@ def test_reproduce_takes_the_precision_of_the_paper_where_it_can(
     assert first_line(shown) == f"backbone {USUAL}, device cuda, precision fp16"
 
 
-def test_a_sweep_draws_what_it_ran(tmp_path: Path) -> None:
-    words = ("-o", "epochs=1,2", "-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "9")
-    ran = fsbench("run", "-m", "coop", *words, "--store", tmp_path)
-    assert ran.code == 0, ran.err
-    assert first_line(ran).startswith("backbone tiny (a toy")
-    for more in ((), ("-m", "coop", "-o", "epochs=1,2"), ("-d", "digits")):
-        drawn = fsbench("compare", "--layout", "sweep", *more, "--store", tmp_path)
+def test_a_sweep_says_that_it_is_a_toys(tmp_path: Path) -> None:
+    options = [{"epochs": epochs} for epochs in (1, 2)]
+    records = [make("coop", backbone="tiny", options=o, overrides=o) for o in options]
+    store = save(tmp_path, records)
+    for more in ((), ("-m", "coop", "-o", "epochs=1,2")):
+        drawn = fsbench("compare", "--layout", "sweep", *more, "--store", store)
         assert drawn.code == 0, drawn.err
         assert TOY_NOTE in " ".join(drawn.out.split("\n"))
 

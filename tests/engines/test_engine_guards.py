@@ -225,7 +225,7 @@ def test_devices(tmp_path: Path) -> None:
         ("tpu", "expected auto, cpu, cuda or cuda:N"),
         ("cpu,cuda:0", "one kind of device"),
         ("cuda:0,cuda:0", "stands there twice"),
-        ("cuda:0,cuda:99", "CUDA devices; use --device cpu"),
+        ("cuda:0,cuda:99", "CUDA devices; use cpu"),
     ):
         done = fsbench(
             *("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path),

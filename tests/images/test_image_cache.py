@@ -84,14 +84,6 @@ def test_another_size_or_transform_is_another_cache(folder: Path) -> None:
     assert found == [COUNT] * 6 + [0]
 
 
-def test_a_step_that_cannot_be_described_is_not_cached(folder: Path) -> None:
-    backbone = load_tiny()
-    backbone._steps = [*backbone._steps, lambda image: image.transpose(0)]
-    for _ in range(2):
-        assert len(evaluated(folder, backbone)[1]) == COUNT
-    assert not segments(folder)
-
-
 @pytest.mark.parametrize("damage", ["flip", "swap", "cut", "empty", "tail", "other"])
 def test_a_damaged_file_is_decoded_again(folder: Path, damage: str) -> None:
     first, _, _ = evaluated(folder)

@@ -10,7 +10,7 @@ from fsbench_methods.coop import CoOp
 
 from fewshot_bench import Augment, Task, UsageError
 from fewshot_bench.training import epoch_views, minibatches, steps_per_epoch
-from fewshot_bench.training.provisional import dassl_rate, views_in_turn
+from fewshot_bench.training.provisional import views_in_turn
 from tests.reference import coop as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 
@@ -64,12 +64,6 @@ def test_a_random_context_has_the_documented_spread() -> None:
     start = method.initial_context(task, backbone, backbone.text_tower(), context())
     assert start.shape == (50, 16, 32)
     assert float(start.std()) == pytest.approx(0.02, rel=0.03)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_rates_are_those_of_dassl(epochs: int) -> None:
-    ours = [dassl_rate(epoch, epochs, 2e-3, 1e-5) for epoch in range(epochs)]
-    assert ours == pytest.approx(reference.dassl_rates(2e-3, 1e-5, epochs), rel=1e-9)
 
 
 def test_epochs_follow_the_shots() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from fsbench_methods.lp_plus_plus import LpPlusPlus
 from fsbench_methods.taskres import TaskRes
 from torch import Tensor
 
-from fewshot_bench import Augment, Task
-from fewshot_bench.profiling.optimizer import ParameterObserver
+from fewshot_bench import Augment
 from fewshot_bench.training import template_features
 from tests.reference import frozen as reference
 from tests.reference.toy import context, random_backbone, random_shots, random_task, relative_gap
@@ -44,14 +42,6 @@ def batches(views: Tensor, labels: Tensor, size: int) -> list[reference.Batches]
         full = [index for index in indices if len(index) == size] or indices
         epochs.append([(view[index], labels[index]) for index in full])
     return epochs
-
-
-def trained(method: Any, task: Task = TASK) -> int:
-    """Number of trained parameters, observed at the optimizer."""
-    observer = ParameterObserver()
-    with observer.watch():
-        method.fit(task, BACKBONE, context())
-    return observer.trained
 
 
 def gradients_agree(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor]) -> None:
@@ -84,7 +74,6 @@ def test_taskres(batch_size: int) -> None:
             reference.taskres_logits(epochs[0][0][0], raw, x, 0.5, SCALE), epochs[0][0][1]
         ),
     )
-    assert trained(method) == TEXT.numel()
 
 
 def test_clip_adapter() -> None:
@@ -108,7 +97,6 @@ def test_clip_adapter() -> None:
     expected = reference.adapter_logits(raw, TEXT, module, 0.2, SCALE)
     assert relative_gap(before, expected) > 1e-3
     same_answers(method.fit(TASK, BACKBONE, context()).logits(QUERIES), expected)
-    assert trained(method) == 2 * 24 * 6
 
 
 @pytest.mark.parametrize("val", [4, 0])
@@ -164,4 +152,3 @@ def test_lp_plus_plus(val: int) -> None:
     unit = QUERIES.features
     same_answers(classifier.logits(QUERIES), unit @ kept[0].T + kept[1] + kept[2] * (unit @ TEXT.T))
     assert ctx.notes == ({"epoch": epoch} if val else {})
-    assert trained(LpPlusPlus(epochs=20), task) == 6 * (24 + 1) + 6

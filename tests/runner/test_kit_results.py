@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
-from fewshot_bench.analysis.audit.hazards import HAZARD_OF, HAZARDS
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
@@ -131,18 +130,6 @@ def test_an_expected_failure_without_rule_or_reason_is_refused(given: str, said:
     refused = fsbench("check", "zero-shot", "--expect-failure", given)
     assert refused.code == 2
     assert said in refused.err
-
-
-def test_broken_rules_are_filed_under_the_hazard_that_they_concern() -> None:
-    assert set(HAZARD_OF) < {check.name for check in all_checks()}
-    assert set(HAZARD_OF.values()) < set(HAZARDS)
-    broken = list(HAZARD_OF)[3:]
-    kit = {"version": KIT_VERSION, "passed": 20, "failed": broken, "expected": {}}
-    found = audit(fair(environment={"kit": kit}))
-    filed = {finding.hazard: finding.text for finding in found.findings if finding.hazard}
-    assert all(rule in filed[HAZARD_OF[rule]] for rule in broken)
-    answers = {answer.number: answer.state == "open" for answer in found.hazards}
-    assert {number for number, is_open in answers.items() if is_open} == {3, 5, 6, 7, 11, 12}
 
 
 def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,11 +121,6 @@ def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
         cells("coop", "clip-lora", options=options)
 
 
-def test_a_split_seed_is_shared() -> None:
-    found = cells("zero-shot", seeds=(1, 2), split_seed=7)
-    assert [(cell.split_seed, cell.train_seed) for cell in found] == [(7, 1), (7, 2)]
-
-
 def test_resume_divides_the_cells(tmp_path: Path) -> None:
     plan = expand(Request(("zero-shot",), ("digits",), shots=(1,), seeds=(1, 2, 3)))
     store = Store(tmp_path)

@@ -171,13 +171,6 @@ def test_nested_does_not_depend_on_the_order_of_the_lists(
     assert (first.train, first.val) == (second.train, second.val)
 
 
-@ANY_PROTOCOL
-@pytest.mark.parametrize(("policy", "count"), [("none", 0), ("min4", 4), ("shots", 6), ("full", 8)])
-def test_validation_policies(protocol: str, policy: str, count: int) -> None:
-    split = pick(make_pools(), protocol, shots=6, val=policy)
-    assert len(split.val) == 3 * count
-
-
 def test_coop_walks_train_then_val_on_one_stream_in_order_of_appearance() -> None:
     pools = make_pools(classes=2, train=5, val=3)
     pools["train"] = tuple(reversed(pools["train"]))
@@ -217,12 +210,6 @@ def test_nested_ranks_images_by_a_hash_of_seed_role_and_name() -> None:
     split = pick(pools, "nested", 4, 3)
     for role in ("train", "val"):
         assert list(getattr(split, role)) == ranked(pools[role], f"3\t{role}")[:4]
-
-
-def test_clip_lora_repeats_images_of_a_short_class() -> None:
-    split = pick(make_pools(classes=1, train=2), "clip-lora", 8)
-    assert len(split.train) == 8
-    assert len(set(split.train)) <= 2
 
 
 @ANY_PROTOCOL

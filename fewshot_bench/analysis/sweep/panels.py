@@ -24,8 +24,8 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.grids import COMMANDS, SCREENS, close, marks
-from fewshot_bench.analysis.table.groups import Names
+from fewshot_bench.analysis.table.build import Names
+from fewshot_bench.analysis.table.layouts import COMMANDS, SCREENS, close, marks
 from fewshot_bench.analysis.table.notes import RANGES
 from fewshot_bench.analysis.table.table import (
     AVERAGE,

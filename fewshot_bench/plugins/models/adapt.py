@@ -293,6 +293,8 @@ def _estimate(
         "methods": len(finalists),
         "calibration_error": error,
     }
+    # A config holds floats, which counts would differ from once it is read.
+    numbers = {name: float(value) for name, value in numbers.items()}
     return {"accuracy": numbers, "temperature": temperature * scale, "reject": threshold}
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
-    from fewshot_bench.analysis.blocks import Made
+    from fewshot_bench.analysis.comparison import Made
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 

@@ -70,7 +70,7 @@ def command(store: Path, output: Path, title: str, metric: str, images: int, **a
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.analysis.blocks import Block, map_blocks
+    from fewshot_bench.analysis.comparison import Block, map_blocks
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.statistics.intervals import holm
-from fewshot_bench.analysis.table.contrasts import LEVEL
 from fewshot_bench.analysis.table.significance import (
+    LEVEL,
     SIGNED_RANK_FROM,
     Answers,
     paired_spread,

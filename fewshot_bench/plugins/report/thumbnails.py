@@ -100,11 +100,11 @@ def _list_wrong(outcomes: Sequence[Outcome], label: int, other: int) -> list[tup
 
 def _encode(dataset: Any, item: Any) -> str:
     """A small JPEG of an image as a data URI; empty if the image cannot be read."""
-    from fewshot_bench.images.decode import opened
+    from fewshot_bench.images.decode import open_image
 
     buffer = io.BytesIO()
     # A plug-in's reader and the decoders may raise anything; the example is left out.
-    with suppress(Exception), opened(dataset.read(item)) as image:
+    with suppress(Exception), open_image(dataset.read(item)) as image:
         if image.width * image.height <= MOST_PIXELS:
             small = image.convert("RGB")
             small.thumbnail((SIDE, SIDE))

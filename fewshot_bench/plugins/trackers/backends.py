@@ -186,7 +186,11 @@ def mlflow(cell: Contents, folder: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri())
-    experiment = _find_experiment(client, folder)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
+    # One of several starting workers creates the experiment.
+    with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
+        earlier = client.get_experiment_by_name(name)
+        experiment = str(earlier.experiment_id if earlier else client.create_experiment(name))
     run = client.create_run(experiment, run_name=cell.name)
     now = int(time.time() * 1000)
     client.log_batch(
@@ -199,14 +203,6 @@ def mlflow(cell: Contents, folder: Path) -> None:
     )
     status = "FAILED" if cell.status == "failed" else "FINISHED"
     client.set_terminated(run.info.run_id, status)
-
-
-def _find_experiment(client: Any, folder: Path) -> str:
-    """Id of the experiment; a lock makes one of several starting workers create it."""
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
-    with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
-        experiment = client.get_experiment_by_name(name)
-        return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def _make_plain(text: str) -> str:
