@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.models import accuracy
+from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import Budget
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.material import Material, gather
@@ -57,7 +57,7 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
     search.run()
     winner, count = search.choose(), len(few.items)
-    stated = accuracy.estimate(search.shares, search.finalists.index(winner), seed)
+    stated = estimates.estimate(search.shares, search.finalists.index(winner), seed)
     workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}

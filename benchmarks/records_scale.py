@@ -32,7 +32,7 @@ from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.answer_files import ASKED
-from fewshot_bench.store.index_file import index_files
+from fewshot_bench.store.index import index_files
 from fewshot_bench.store.store import Store
 
 if TYPE_CHECKING:

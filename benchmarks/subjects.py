@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import minimize
 from fewshot_bench.training.provisional import minimize_by
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index_file import index_files
+from fewshot_bench.store.index import index_files
 from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 

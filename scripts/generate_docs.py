@@ -39,9 +39,9 @@ def cli_page() -> str:
         if isinstance(command, click.Group):
             context = click.Context(command)
             for inner in command.list_commands(context):
-                found = command.get_command(context, inner)
-                assert found is not None
-                parts.append(_help(f"fsbench {name} {inner}", found))
+                subcommand = command.get_command(context, inner)
+                assert subcommand is not None
+                parts.append(_help(f"fsbench {name} {inner}", subcommand))
     return "\n".join(parts)
 
 
@@ -100,18 +100,22 @@ repository-code: "{THIS_TOOL.code}"
 """
 
 
-def main() -> None:
-    """Write all pages; with --check, exit with an error if one is out of date."""
-    pages = {
+def pages() -> dict[Path, str]:
+    """The text of every page."""
+    return {
         DOCS / "cli.md": cli_page(),
         DOCS / "methods.md": methods_page(),
         ROOT / "README.md": readme(),
         ROOT / "CITATION.cff": citation(),
     }
+
+
+def main() -> None:
+    """Write all pages; with --check, exit with an error if one is out of date."""
     if "--check" in sys.argv:
-        stale = [p.name for p, text in pages.items() if p.read_text(encoding="utf-8") != text]
+        stale = [p.name for p, text in pages().items() if p.read_text(encoding="utf-8") != text]
         sys.exit(f"not current: {', '.join(stale)}" if stale else 0)
-    for path, text in pages.items():
+    for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
 
 

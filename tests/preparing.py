@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -135,6 +136,17 @@ def open_shop(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Shop]:
     finally:
         registry.cache_clear()
         sys.modules.pop(MODULE, None)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Limit the size of files that this process writes, which acts like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def sha256(content: bytes) -> str:

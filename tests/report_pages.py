@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.answers import put_answers
@@ -61,6 +64,24 @@ def report(folder: Path, store: Path, *words: str) -> str:
     done = fsbench("report", "--store", store, "-O", page, *words)
     assert done.code == 0, done.err
     return page.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Reports inside have no figures, which take two thirds of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw_large", lambda *_: None)
+        patch.setattr(curves, "draw_panels", lambda *_: [])
+        patch.setattr(costs, "draw_all", lambda *_: ([], []))
+        patch.setattr(ranks, "draw", lambda *_: "")
+        patch.setattr(reliability, "draw_all", lambda *_: [])
+        yield
+
+
+def read(folder: Path, store: Path, *words: str) -> str:
+    """The text of a report without figures."""
+    with without_figures():
+        return Page(report(folder, store, *words)).text
 
 
 class Page(HTMLParser):

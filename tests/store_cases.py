@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record, digests_of_text
@@ -22,10 +21,10 @@ from tests.answers import answers_of, put_answers
 QUERIES, CLASSES = 30, 4
 
 
-def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Tensor, list[int]]:
+def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, np.ndarray, list[int]]:
     """A done record with its logits and labels; `shift` moves one logit."""
     rng = np.random.default_rng(seed)
-    logits = torch.from_numpy(rng.normal(size=(QUERIES, CLASSES)).astype(np.float32))
+    logits = rng.normal(size=(QUERIES, CLASSES)).astype(np.float32)
     logits[0, 0] += shift
     labels = [number % (CLASSES - 1) for number in range(QUERIES)]
     values = {"method": "m", "dataset": "d", "shots": 1, "split_seed": seed, "train_seed": seed}
@@ -43,7 +42,7 @@ def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Te
 def put(store: Store, seed: int, shift: float = 0.0, **spec: Any) -> Path:
     """Store a done cell; return the path of its record file."""
     record, logits, labels = result(seed, shift, **spec)
-    put_answers(store, record, logits.numpy(), labels, [f"q{number}" for number in range(QUERIES)])
+    put_answers(store, record, logits, labels, [f"q{number}" for number in range(QUERIES)])
     return store.file(record.spec.key())
 
 

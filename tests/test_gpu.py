@@ -12,7 +12,7 @@ from fsbench_methods.coop import CoOp
 
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.training import minimize

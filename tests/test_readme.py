@@ -14,8 +14,7 @@ import pytest
 
 from fewshot_bench.cli import demo
 from fewshot_bench.plugins.reproduce.numbers import numbers
-from fewshot_bench.plugins.reproduce.printed import agreement, settings_of
-from fewshot_bench.plugins.reproduce.printed_figure import content
+from fewshot_bench.plugins.reproduce.printed import agreement, content, settings_of
 from scripts.generate_docs import built_in_methods
 from scripts.make_pictures import MADE_OF, PICTURES, digests
 from tests.dataset_trees import put, write_set

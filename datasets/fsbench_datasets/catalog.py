@@ -100,12 +100,7 @@ def _freeze(value: Any) -> Any:
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
-def _sets() -> Iterator[PublicSet]:
-    for name, facts in read_table("catalog.toml").items():
-        yield PublicSet(name, **facts)
-
-
-PUBLIC_SETS = tuple(_sets())
+PUBLIC_SETS = tuple(PublicSet(name, **facts) for name, facts in read_table("catalog.toml").items())
 
 
 def public_set(name: str) -> PublicSet:

@@ -6,6 +6,7 @@ Main entry point: `find_images`. Every omission of files is reported by a line i
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,7 +170,8 @@ def _role_folders(root: Path, top: Tree) -> tuple[dict[str, Tree], list[Tree]]:
             trees.setdefault(_role(folder), []).append(folder)
     named = all(_role(folder) for folder in top.below)
     if "train" not in trees and not ("test" in trees and named):
-        _refuse_bare(root, top)
+        if named and top.below and all(folder.holds_images for folder in top.below):
+            raise _no_classes(root, top.below[0])
         return {}, []
     for role, folders in trees.items():
         if len(folders) > 1:
@@ -179,13 +181,6 @@ def _role_folders(root: Path, top: Tree) -> tuple[dict[str, Tree], list[Tree]]:
     order: tuple[str, ...] = ("train", "val", "test")
     roles = {role: trees[role][0] for role in order if role in trees}
     return roles, [folder for folder in top.below if folder not in roles.values()]
-
-
-def _refuse_bare(root: Path, top: Tree) -> None:
-    """DataMissingError if all folders are role folders that hold images directly."""
-    bare = [folder for folder in top.below if _role(folder) and folder.holds_images]
-    if bare and len(bare) == len(top.below):
-        raise _no_classes(root, bare[0])
 
 
 def _no_classes(root: Path, folder: Tree) -> DataMissingError:
@@ -236,14 +231,13 @@ def _class_names(name: str, classes: Sequence[ClassFolder]) -> list[str]:
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
     if not all(parts[-1].strip() for parts in paths):
         raise UsageError(f"{name}: a class folder has a blank name; expected a name of the class")
-    ends: dict[str, int] = {}
-    for parts in paths:
-        end = in_prompts(parts[-1])
-        ends[end] = ends.get(end, 0) + 1
+    ends = Counter(in_prompts(parts[-1]) for parts in paths)
     # If paths are one in prompts, even the full path is no distinct class name.
     folded = {tuple(map(in_prompts, parts)) for parts in paths}
     if len(folded) < len(paths):
-        raise _twins(name, classes)
+        whole = {"/".join(map(tidy_name, folder.parts)): folder.tree.path for folder in classes}
+        twins = twin_names(whole)
+        raise twins_refused(name, twins, [whole[text] for text in twins])
     names = []
     for folder in classes:
         parts = tuple(map(tidy_name, folder.parts))
@@ -266,12 +260,6 @@ def _refuse_equal(name: str, classes: Sequence[ClassFolder]) -> None:
                 f"'{'/'.join(parts)}', as blanks and the Unicode form of a name do not count: "
                 "expected one folder per class (put the images into one, or rename the other)"
             )
-
-
-def _twins(name: str, classes: Sequence[ClassFolder]) -> UsageError:
-    paths = {"/".join(map(tidy_name, folder.parts)): folder.tree.path for folder in classes}
-    twins = twin_names(paths)
-    return twins_refused(name, twins, [paths[text] for text in twins])
 
 
 def _notes_on_rest(

@@ -151,7 +151,11 @@ class ListedImages:
     def _found_base(self) -> Path | None:
         """The folder with most images of a spread-out sample of the lists; None if none has any."""
         sample = [item.id for pool in self._loaded.pools.values() for item in _spread(pool)]
-        held = {base: _count_images(base, sample) for base in self.image_places if base.is_dir()}
+        held = {
+            base: sum(file_size(f"{base}/{id}") >= 0 for id in sample)
+            for base in self.image_places
+            if base.is_dir()
+        }
         best = max(held, key=lambda base: held[base], default=None)
         return best if best is not None and held[best] else None
 
@@ -167,7 +171,9 @@ class ListedImages:
         probes = [pool[0].id for pool in self._loaded.pools.values() if pool]
         there = [base for base in self.image_places if base.is_dir()]
         if not there:
-            return self._no_folder(probes)
+            wanted = ", ".join(map(str, self.image_places))
+            steps = self.steps.images(self.steps.hint(probes))
+            return f"{steps}; no images folder: expected one of {wanted}"
         deep = next(filter(None, (_too_deep(base, probes[0]) for base in there)), "")
         hint = deep or self.steps.hint(probes)
         foreign = "" if deep else self._foreign()
@@ -183,11 +189,6 @@ class ListedImages:
             f"its lists have {count} classes, {self.known.name} has {expected}: perhaps these are "
             "the lists of another set; otherwise "
         )
-
-    def _no_folder(self, probes: Sequence[str]) -> str:
-        wanted = ", ".join(map(str, self.image_places))
-        hint = self.steps.hint(probes)
-        return f"{self.steps.images(hint)}; no images folder: expected one of {wanted}"
 
     def _incomplete(self, missing: Sequence[str]) -> DataMissingError:
         mend = self.steps.incomplete.replace("FOLDER", str(self._base))
@@ -213,10 +214,6 @@ class PublicImages(ListedImages):
 def _spread(pool: Sequence[Item]) -> list[Item]:
     step = max(1, len(pool) // SAMPLE)
     return list(pool[::step][:SAMPLE])
-
-
-def _count_images(base: Path, ids: Sequence[str]) -> int:
-    return sum(file_size(f"{base}/{id}") >= 0 for id in ids)
 
 
 def _refuse_locked(base: Path, ids: Iterable[str]) -> None:

@@ -87,6 +87,9 @@ class OwnSet:
         """Facts, class names and counts."""
         pools, note = self._lists
         listing = self._listing
+        # Prompt templates that belong to the source are contents, too.
+        own = listing.templates != SIMPLE_TEMPLATES
+        own_templates = lines_of(listing.templates) if own else ()
         return DatasetCard(
             self.name,
             self.title,
@@ -94,7 +97,7 @@ class OwnSet:
             listing.templates,
             counts=counts_of(pools),
             license=listing.license,
-            revision=revision_of(pools, (*listing.contents, *self._own_templates())),
+            revision=revision_of(pools, (*listing.contents, *own_templates)),
             sources=listing.sources,
             notes=(note, *untested_note(pools), *listing.notes),
             folder=listing.folder,
@@ -126,11 +129,6 @@ class OwnSet:
     def unnamed(self) -> OwnSet:
         """The same data set, with placeholder names for labels without class names."""
         return replace(self, placeholders=True)
-
-    def _own_templates(self) -> tuple[bytes, ...]:
-        """Prompt templates that belong to the source, as contents for the revision."""
-        templates = self._listing.templates
-        return () if templates == SIMPLE_TEMPLATES else lines_of(templates)
 
     @cached_property
     def _listing(self) -> Listing:

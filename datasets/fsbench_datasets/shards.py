@@ -75,7 +75,10 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
                 )
     _refuse_one_file_twice(name, files)
     base = Path(os.path.commonpath([_fix(pattern) for _, pattern in parts]))
-    shards = tuple(_shard(name, path, base, files[path]) for path in sorted(files))
+    shards = tuple(
+        Shard(path, (below := path.relative_to(base)).as_posix(), files[path] or _role(name, below))
+        for path in sorted(files)
+    )
     roles = {shard.role for shard in shards}
     if UNSPLIT in roles and len(roles) > 1:
         bare = next(shard for shard in shards if shard.role == UNSPLIT)
@@ -151,7 +154,12 @@ def _expand(name: str, pattern: str) -> list[Path]:
         folder = glob.escape(pattern)
         patterns = [os.path.join(folder, "*.tar"), os.path.join(folder, "*", "*.tar")]
         paths = [path for each in patterns for path in glob.glob(each)]
-        _check_files(name, [path for path in paths if not os.path.isfile(path)])
+        if others := [path for path in paths if not os.path.isfile(path)]:
+            raise DataMissingError(
+                f"{name}: {len(others)} of its .tar are links to nothing, folders, pipes or the "
+                f"like: {shortened(others)}; expected archives (mend them, or take them out of the "
+                "folder)"
+            )
     elif not MAGIC.search(pattern) or os.path.isfile(pattern):
         paths = [pattern] if os.path.isfile(pattern) else []
     else:
@@ -159,7 +167,11 @@ def _expand(name: str, pattern: str) -> list[Path]:
         paths = [
             path for each in plain for path in (glob.glob(each) if WILD.search(each) else [each])
         ]
-        _check_there(name, [path for path in paths if not os.path.isfile(path)])
+        if missing := [path for path in paths if not os.path.isfile(path)]:
+            raise DataMissingError(
+                f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, "
+                "or make the range shorter"
+            )
     if not paths:
         raise DataMissingError(
             f"{name}: no shard matches {pattern}: expected .tar files, or a folder of them"
@@ -185,27 +197,6 @@ def _ranges(name: str, pattern: str) -> list[str]:
     tails = _ranges(name, tail)
     numbers = range(int(first), int(last) + 1)
     return [f"{head}{number:0{len(first)}d}{rest}" for number in numbers for rest in tails]
-
-
-def _check_there(name: str, missing: Sequence[str]) -> None:
-    if missing:
-        raise DataMissingError(
-            f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, or "
-            "make the range shorter"
-        )
-
-
-def _check_files(name: str, others: Sequence[str]) -> None:
-    if others:
-        raise DataMissingError(
-            f"{name}: {len(others)} of its .tar are links to nothing, folders, pipes or the like: "
-            f"{shortened(others)}; expected archives (mend them, or take them out of the folder)"
-        )
-
-
-def _shard(name: str, path: Path, base: Path, role: str) -> Shard:
-    relative = path.relative_to(base)
-    return Shard(path, relative.as_posix(), role or _role(name, relative))
 
 
 def _role(name: str, relative: Path) -> str:

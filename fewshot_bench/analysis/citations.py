@@ -34,6 +34,13 @@ class Citations:
                     f"{kind} '{name}': another paper has the key '{key}'; its own is left out"
                 )
 
+    def add_each(
+        self, kind: str, names: Iterable[str], papers_of: Callable[[str], Iterable[Paper]]
+    ) -> None:
+        """Add the papers of these names, each once."""
+        for name in dict.fromkeys(names):
+            self.add(kind, name, entries_of(papers_of(name)))
+
     @property
     def text(self) -> str:
         """All entries, sorted by key."""
@@ -50,15 +57,11 @@ def of_records(records: Sequence[Record]) -> Citations:
     specs = [record.spec for record in records]
     citations = Citations()
     for name in sorted(stated):
-        citations.add(
-            "method",
-            method_code.short(name),
-            stated[name] or entries_of(papers_of_installed(name)),
-        )
-    for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
-        citations.add("data set", name, entries_of(papers_of_dataset(name)))
-    for name in sorted({spec.backbone for spec in specs}):
-        citations.add("backbone", name, entries_of(papers_of_backbone(name)))
+        entries = stated[name] or entries_of(papers_of_installed(name))
+        citations.add("method", method_code.short(name), entries)
+    names = {name for spec in specs for name in (spec.dataset, spec.target) if name}
+    citations.add_each("data set", sorted(names), papers_of_dataset)
+    citations.add_each("backbone", sorted({spec.backbone for spec in specs}), papers_of_backbone)
     return citations
 
 
@@ -67,14 +70,9 @@ def of_names(
 ) -> Citations:
     """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
     citations = Citations()
-    readers: tuple[tuple[str, Iterable[str], Callable[[str], Sequence[Paper]]], ...] = (
-        ("method", methods, papers_of_method),
-        ("data set", datasets, papers_of_dataset),
-        ("backbone", backbones, papers_of_backbone),
-    )
-    for kind, names, read in readers:
-        for name in dict.fromkeys(names):
-            citations.add(kind, name, entries_of(read(name)))
+    citations.add_each("method", methods, papers_of_method)
+    citations.add_each("data set", datasets, papers_of_dataset)
+    citations.add_each("backbone", backbones, papers_of_backbone)
     return citations
 
 

@@ -88,36 +88,30 @@ _VALUES: Mapping[str, Filter] = {
 }
 
 
-def select(
-    records: Sequence[Record],
-    names: Mapping[str, str | None],
-    conditions: Mapping[str, str | None],
-) -> list[Record]:
+def select(records: Sequence[Record], filters: Mapping[str, str | None]) -> list[Record]:
     """The records that match every filter; UsageError for a value that no record has.
 
-    names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`. conditions: one
-    value for each condition of the table; a prefix suffices for `weights`, `revision` (of the data
-    set or of the target), `own_data` and `code`. `code` does not filter other methods. `weights`
-    keeps cells of the same backbone without a result, which have loaded none.
+    filters: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`, and one value for
+    each condition of the table; a prefix suffices for `weights`, `revision` (of the data set or of
+    the target), `own_data` and `code`. `code` does not filter other methods. `weights` keeps cells
+    of the same backbone without a result, which have loaded none.
     """
-    named = {name: text for name, text in names.items() if text is not None}
-    for name, text in named.items():
-        if not split_list(text, ()):
+    names = (*(name for name in _NAMES if name in filters), *filters)
+    given = {name: text for name in names if (text := filters[name]) is not None}
+    for name, text in given.items():
+        if name in _NAMES and not split_list(text, ()):
             raise UsageError(
                 f"{option_name(name)} {text!r} names nothing, as a variable of a script that is "
                 "not set: expected a name, or no such option to take all"
             )
-    given = {name: text for name, text in conditions.items() if text is not None}
-    if not named and not given:
+    if not given:
         return list(records)
     data = frame(records)
     chosen = np.ones(len(data), bool)
-    for name, text in named.items():
-        chosen &= _by_name(data, name, text)
     for name, text in given.items():
-        chosen &= _by_condition(data, name, text)
+        chosen &= (_by_name if name in _NAMES else _by_condition)(data, name, text)
     if records and not chosen.any():
-        asked = ", ".join(f"{option_name(n)} {text}" for n, text in {**named, **given}.items())
+        asked = ", ".join(f"{option_name(name)} {text}" for name, text in given.items())
         raise UsageError(f"no record matches {asked} together; leave out one of them")
     return list(data["record"][chosen])
 
@@ -400,7 +394,7 @@ def of_methods(records: Sequence[Record], methods: Sequence[Any]) -> Sequence[Re
             if not own:
                 raise unknown("method", name, map(_label, records), _STEP)
         else:
-            own = select(records, {"method": name}, {})
+            own = select(records, {"method": name})
         keys |= {record.spec.key() for record in own}
     return [record for record in records if record.spec.key() in keys]
 

@@ -7,7 +7,10 @@ logits equal those of the run, bit for bit on one device.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import itertools
+import reprlib
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fewshot_bench.analysis.comparison import frame
-from fewshot_bench.analysis.fitted_method import build_method, error_line
-from fewshot_bench.api.defaults import cuda_is_there
-from fewshot_bench.api.keeping import class_named, restore
-from fewshot_bench.api.method import Classifier
-from fewshot_bench.api.spec import EXIF, PRECISIONS
+from fewshot_bench.analysis.comparison import frame_rows
+from fewshot_bench.api import method_code
+from fewshot_bench.api.defaults import check_device, cuda_is_there
+from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
+from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
+from fewshot_bench.api.method_code import parts
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
     from fewshot_bench.api.backbone import LoadedBackbone
     from fewshot_bench.images.feature_cache import FeatureCache
+    from fewshot_bench.images.features import ImageView
     from fewshot_bench.images.loader import ImageSource
     from fewshot_bench.profiling.meter import Meter
 
@@ -54,6 +60,8 @@ BATCH = 1024
 _ARGUMENTS = {"top": whole(1), "batch": whole(1)}
 # Image views and work accounting are global to the process.
 _ASKING = threading.Lock()
+# Files of the functions that `dataclass` makes, the last for `__repr__` from Python 3.13 on.
+_MADE = ("<string>", dataclasses.__file__, reprlib.__file__)
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,9 @@ class Model:
         image.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        head = frame([], columns(min(max(2, top), len(self.classnames))))
+        head = frame_rows([], columns(min(max(2, top), len(self.classnames))))
         rows = [prediction.row() for prediction in self._all(images, top, batch)]
-        return frame(rows) if rows else head
+        return frame_rows(rows) if rows else head
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU, of images as `predict` takes them."""
@@ -138,12 +146,12 @@ class Model:
         import torch
 
         checked(_ARGUMENTS, {"batch": batch})
-        parts = []
+        chunks = []
         ask = partial(self._ask_logits, meter=meter)
         for names, logits, problems in self._answers(_as_list(images), batch, ask):
             _refuse(names, problems)
-            parts.append(logits)
-        return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
+            chunks.append(logits)
+        return torch.cat(chunks) if chunks else torch.empty(0, len(self.classnames))
 
     def probabilities(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float64: the softmax of logits over the model's temperature."""
@@ -166,21 +174,14 @@ class Model:
         if self.support is None:
             raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
         support, neighbors = torch.from_numpy(self.support.features), []
-        answers = self._answers(_as_list(images), BATCH, self._features_of)
-        for names, features, problems in answers:
+        names_of = [self.classnames[int(label)] for label in self.support.labels]
+        for names, features, problems in self._answers(_as_list(images), BATCH, self._features_of):
             _refuse(names, problems)
             best = (features @ support.T).topk(min(count, len(support)))
-            pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            neighbors += [self._neighbors(*pair) for pair in pairs]
+            for line in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                pairs = zip(*line, strict=True)
+                neighbors.append([Neighbor(names_of[i], value, i) for value, i in pairs])
         return neighbors
-
-    def _neighbors(self, values: Sequence[float], places: Sequence[int]) -> list[Neighbor]:
-        assert self.support is not None
-        labels = self.support.labels
-        return [
-            Neighbor(self.classnames[int(labels[index])], value, index)
-            for value, index in zip(values, places, strict=True)
-        ]
 
     def stream(
         self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
@@ -239,17 +240,14 @@ class Model:
         """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
-        from fewshot_bench.images.features import image_view, pad_order
-
         if not len(source):
             return torch.empty(0, len(self.classnames))
-        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
+        with self._view(source, meter) as (view, meter):
             # Copy the classifier, so that state left by one call does not affect the next one.
-            ask, order = copy.copy(self.classifier).logits, pad_order(len(source))
-            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+            ask = copy.copy(self.classifier).logits
             with _translate_errors(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
-        shape = (len(order), len(self.classnames))
+        shape = (len(view), len(self.classnames))
         if tuple(logits.shape) != shape:
             raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
         if not bool(logits.isfinite().all()):
@@ -260,14 +258,24 @@ class Model:
         """(n, width) float32 features of unit length on the CPU."""
         import torch
 
-        from fewshot_bench.images.features import image_view, pad_order
-
         if not len(source):
             return torch.empty(0, self.backbone.embed_dim)
-        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
-            order = pad_order(len(source))
-            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+        with self._view(source) as (view, _):
             return view.features[: len(source)].to("cpu", torch.float32)
+
+    @contextmanager
+    def _view(
+        self, source: ImageSource, meter: Meter | None = None
+    ) -> Iterator[tuple[ImageView, Meter]]:
+        """The images as a method sees them in a run, padded, and the meter of the work."""
+        from fewshot_bench.images.features import image_view, pad_order
+
+        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as used:
+            order = pad_order(len(source))
+            yield (
+                image_view(source, self._features, used, phase="encode_queries", order=order),
+                used,
+            )
 
     def __repr__(self) -> str:
         count = len(self.classnames)
@@ -305,8 +313,11 @@ def open_model(
     path = model_folder(name, warn)
     config, tensors = read_model(path)
     config = msgspec.structs.replace(config, precision=precision or config.precision)
-    fitted = build_method(path, config, method, warn)
-    backbone = _backbone(path, config, _device(device))
+    fitted = _build_method(path, config, method, warn)
+    if device == AUTO:
+        device = "cuda" if cuda_is_there() else "cpu"
+    check_device(device, here=True)
+    backbone = _backbone(path, config, device)
     config = msgspec.structs.replace(config, backbone=backbone.name)
     from fewshot_bench.images.feature_cache import FeatureCache
 
@@ -318,18 +329,109 @@ def open_model(
     return Model(path, config, backbone, fitted, classifier, features)
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if cuda_is_there() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
-        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        import torch
+def _build_method(
+    path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
+) -> Any:
+    """The method with the hyper-parameters of the fit; UsageError if it is another version.
 
-        if int(index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"device '{name}' is not on this machine; use cpu or auto")
-    return name
+    given: the class of a method that no plug-in registers; UsageError if it is none, or another.
+    warn: called if the code is not, or not known to be, that of the fit.
+    """
+    cls = _find_class(path, config) if given is None else _check_class(path, config, given)
+    version = str(getattr(cls, "version", "1"))
+    if version != config.method_version:
+        raise UsageError(
+            f"{path} was fitted by {config.method} version {config.method_version}, installed is "
+            f"{version}; install {config.method_origin or 'the package of then'}, or fit again"
+        )
+    if reason := reason_not_to_keep(cls):
+        raise UsageError(f"{path}: a model of {config.method} cannot be used: {reason}")
+    if config.method_code and not _is_code_of_fit(config, cls, given is not None):
+        warn(
+            f"{path}: the code of {config.method} is not that of the fit "
+            f"({config.method_origin or 'unknown'}); its answers may differ"
+        )
+    return _configure(path, config, cls)
+
+
+def _find_class(path: Path, config: ModelConfig) -> type:
+    plugins, name = registry(), config.method
+    if name in plugins.methods.entries:
+        return plugins.method_class(name)
+    if spot := parts(name):
+        raise UsageError(
+            f"{path}: its method is class {spot[1]} of {Path(spot[0]).name}, which no plug-in "
+            f"registers, and files that a model names are not run: load it in Python with "
+            f"method={spot[1]}"
+        )
+    error = plugins.methods.unknown(name, plugins.methods.entries, "fsbench list methods")
+    raise UsageError(f"{path}: {error}; install its plug-in, or load_model(..., method=Class)")
+
+
+def _check_class(path: Path, config: ModelConfig, given: type) -> type:
+    """The class that was handed over; UsageError if it has not the name of the method."""
+    if not isinstance(given, type) or not callable(getattr(given, "fit", None)):
+        raise UsageError(f"method={given!r:.80}: expected the class of a method")
+    spot = parts(config.method)
+    expected, name = spot[1] if spot else config.method, given.__name__
+    if expected not in (name, getattr(given, "name", name)):
+        raise UsageError(
+            f"{path} was fitted by {config.method}, method={name} is another class; pass {expected}"
+        )
+    return given
+
+
+def _is_code_of_fit(config: ModelConfig, cls: type, given: bool) -> bool:
+    """True if the source of a class is that of the fit.
+
+    `fewshot_bench.run` writes a class of a session to a file of the store. Its digest says nothing
+    about the session, so the functions of the class are looked up in that file.
+    """
+    if method_code.running_digest(cls) == config.method_code:
+        return True
+    spot = parts(config.method)
+    if not given or spot is None:
+        return False
+    try:
+        written = Path(spot[0]).read_text(encoding="utf-8")
+        return all(source in written for source in _sources(cls))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _sources(cls: type) -> Iterator[str]:
+    """The source of each function of a class; OSError or TypeError if one has none."""
+    for member in vars(cls).values():
+        inner = (getattr(member, name, None) for name in ("fget", "func", "__func__"))
+        function = next(filter(None, inner), member)
+        # What `dataclass` makes is no source of the author.
+        if inspect.isfunction(function) and function.__code__.co_filename not in _MADE:
+            yield inspect.getsource(function).rstrip()
+
+
+def _configure(path: Path, config: ModelConfig, cls: type) -> Any:
+    parameters = {parameter.name: parameter for parameter in hyperparameters(cls)}
+    differing = sorted(set(parameters) ^ set(config.options))
+    if differing:
+        raise StoreError(
+            f"{path} and the installed {config.method} have other hyper-parameters "
+            f"({', '.join(differing)}); fit again"
+        )
+    try:
+        options = {
+            name: convert_value(config.method, parameters[name], value)
+            for name, value in config.options.items()
+        }
+        with plugin_code():
+            return cls(**options)
+    except (Exception, SystemExit) as error:
+        raise StoreError(f"{path}: {_error_line(error)}") from error
+
+
+def _error_line(error: BaseException) -> str:
+    """An error in one line; errors of libraries and plug-ins with their type, cut short."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, FsbenchError) else f"{type(error).__name__}: {words:.160}"
 
 
 def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
@@ -353,7 +455,7 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
     except FsbenchError as error:
         raise type(error)(f"{path}: {error}{hint}") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: backbone '{config.backbone}': {error_line(error)}") from error
+        raise StoreError(f"{path}: backbone '{config.backbone}': {_error_line(error)}") from error
     if backbone.weights_digest != config.weights_digest:
         raise StoreError(
             f"{path} was fitted on other weights of {config.backbone} "
@@ -409,7 +511,7 @@ def _translate_errors(path: Path, config: ModelConfig) -> Iterator[None]:
     except ContractError as error:
         raise _misfit(path, config, str(error)) from error
     except (Exception, SystemExit) as error:
-        raise _misfit(path, config, error_line(error)) from error
+        raise _misfit(path, config, _error_line(error)) from error
 
 
 def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame
+from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame_rows
 from fewshot_bench.analysis.filters import (
     is_method_object,
     of_methods,
@@ -246,9 +246,9 @@ class Results:
         if name == "method" and any(map(is_method_object, several(value))):
             return of_methods(records, several(value))
         if name in _LISTS:
-            return select(records, {name: words_of(value)}, {})
+            return select(records, {name: words_of(value)})
         if name in _CONDITIONS:
-            parts = [select(records, {}, {name: words_of(text)}) for text in several(value)]
+            parts = [select(records, {name: words_of(text)}) for text in several(value)]
             keys = {record.spec.key() for part in parts for record in part}
             return [record for record in records if record.spec.key() in keys]
         raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/python.md")
@@ -310,7 +310,7 @@ class Results:
             warnings.warn(lack, stacklevel=2)
         _warn_of_damage(outcomes)
         heads = dict.fromkeys((*HEADS, *every))
-        return frame([_row(record, every) for record in records], list(heads))
+        return frame_rows([_row(record, every) for record in records], list(heads))
 
     def compare(
         self,
@@ -383,7 +383,7 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [about for about in metrics.values() if about.source])
-        made = compare(records, outcomes, table_options, metrics, warnings.warn)
+        made = compare(records, outcomes, table_options, warnings.warn)
         _warn_of_damage(outcomes)
         return Comparison(made, layout, SweepOptions(values, each))
 

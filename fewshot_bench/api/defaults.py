@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, TOY
+from fewshot_bench.utils.errors import UsageError
 
 # The suite of the embedded data sets, for which the toy was trained; all others use `USUAL`.
 DEMO = "demo"
@@ -44,6 +45,19 @@ def full_name(name: str) -> str:
     model = _SLASH.sub(r"\1-", model)
     tagged = at or "/" in model or not model.startswith(("ViT-", "RN"))
     return f"{model}{at}{file}" if tagged else f"{model}/openai"
+
+
+def check_device(name: str, *, here: bool) -> None:
+    """UsageError unless a device is `cpu`, `cuda` or `cuda:N`, and, if `here`, on this machine."""
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
+        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+    if here and kind == "cuda":
+        import torch
+
+        count = torch.cuda.device_count()
+        if int(index or 0) >= count:
+            raise UsageError(f"device '{name}': this machine has {count} CUDA devices; use cpu")
 
 
 def cuda_is_there() -> bool:

@@ -156,7 +156,7 @@ _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
 _HANG = "Silent seconds that end a worker (default: 600)."
 _LEASE = "Seconds that claims outlive a machine (default: 60)."
-_BUDGET = "Disk for features, such as 20GB (default: half of what is free)."
+_BUDGET = "Disk for features, such as 20GB (default: half of the free)."
 _SPLIT = "Where a split of own images is kept (default: store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
@@ -184,11 +184,11 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
         _flag("retry_failed", "Compute failed cells again."),
-        _flag("keep_stale", "Keep results whose method's code or images have changed since."),
-        _flag("traceback", "Print whole tracebacks of cells that fail."),
+        _flag("keep_stale", "Keep results of code or images that have changed since."),
+        _flag("traceback", "Print whole tracebacks."),
     ),
     ("advanced", "plan"): (
-        _flag("skip_damaged", "Go on without images that cannot be used."),
+        _flag("skip_damaged", "Go on without unusable images."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
@@ -202,7 +202,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
-        _flag("deterministic", "Equal bits in every run, also where that is slower."),
+        _flag("deterministic", "Equal bits in every run; may be slower."),
     ),
 }
 # Every option of a run by name, in the order of `fsbench run --help`.

@@ -19,13 +19,13 @@ from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import draw, panels
+from fewshot_bench.analysis.table.figure import figure, panels, save
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
+    PATH,
     MetricName,
-    PathName,
     allow_mixed_option,
     filter_options,
     format_option,
@@ -52,9 +52,8 @@ from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.text import counted, encodable, option_name
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.blocks import Block
-    from fewshot_bench.analysis.comparison import Shown
-    from fewshot_bench.analysis.formats import Document
+    from fewshot_bench.analysis.comparison import Block, Shown
+    from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.table import Table
@@ -189,12 +188,13 @@ def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
         from fewshot_bench.analysis.sweep.panels import sweep_of
 
         swept = sweep_of(table, sweep)
-        count, draw_it = len(swept.panels), partial(heat_map.draw, swept, suffix[1:])
+        count, draw = len(swept.panels), partial(heat_map.figure, swept)
     else:
-        count, draw_it = len(panels(table)), partial(draw, table, suffix[1:])
+        count, draw = len(panels(table)), partial(figure, table)
     if not count:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    write_bytes(path, drawn(draw_it, suffix))
+    signature = table.signatures.get("", "")
+    write_bytes(path, drawn(lambda: save(draw(), suffix[1:], signature), suffix))
     click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
@@ -222,9 +222,6 @@ def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
 
 _TABLE = "table"
 _in_table = partial(option, panel=_TABLE)
-
-
-_FILE: Any = PathName(path_type=Path)
 
 
 @click.command(
@@ -275,13 +272,13 @@ _FILE: Any = PathName(path_type=Path)
 )
 @option(
     "--figure",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also draw curves over shots: .pdf, .svg, .png.",
 )
 @option(
     "--predictions",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also write all predictions per test image: .csv, .parquet.",
 )
@@ -303,8 +300,13 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
     data set, and transfers. Lists are separated by commas: --method coop,clip-lora --shots 1,16.
     Cells that do not exist are shown as missing, with the command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
-    from fewshot_bench.analysis.comparison import compare, find_metrics
+    from fewshot_bench.analysis.comparison import (
+        compare,
+        document_of,
+        find_metrics,
+        map_blocks,
+        the_only,
+    )
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
@@ -321,6 +323,8 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             older += undrawn
         names = {metric, sort, *map(str.strip, (columns or "").split(","))}
         metrics = find_metrics(names)
+        if form not in ("csv", "json"):
+            metrics = {name: about for name, about in metrics.items() if name in names}
         options = Options(
             metric=metric,
             metrics=metrics,
@@ -337,9 +341,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
-            # CSV and JSON show all that are known.
-            needed = set(metrics) if form in ("csv", "json") else names & set(metrics)
-            made = compare(chosen, outcomes, options, needed, warn)
+            made = compare(chosen, outcomes, options, warn)
             caption = asked["caption"] or ""
             lay = partial(
                 _document, form=form, layout=asked["layout"], caption=caption, swept=swept
@@ -383,8 +385,7 @@ def _tables_only(block: Block, options: Options) -> Shown:
 
 
 def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:
-    from fewshot_bench.analysis.table.per_class import build_classes, document
+    from fewshot_bench.analysis.table.per_class import document
 
     table, records = shown
-    classes = build_classes(table, records, outcomes)
-    return document(classes, [note for note in before if note in table.notes])
+    return document(table, records, outcomes, [note for note in before if note in table.notes])

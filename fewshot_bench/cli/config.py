@@ -133,7 +133,9 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
         raise UsageError(f"--save-config {path}: expected a name ending in .yaml, .yml or .toml")
     kept = {name.replace("_", "-"): value for name, value in values.items() if is_given(value)}
     if path.suffix == ".toml":
-        text = "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
+        # A TOML value is as in JSON, but for a character that TOML alone forbids in texts.
+        text = "".join(f"{n} = {json.dumps(v, ensure_ascii=False)}\n" for n, v in kept.items())
+        text = text.replace("\x7f", "\\u007f")
     else:
         # YAML would not read back unescaped characters that it takes for line ends.
         plain = json.dumps(kept, ensure_ascii=False, default=str).isprintable()
@@ -151,8 +153,3 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
             f"--save-config {path}: a value is not UTF-8, which TOML cannot hold; expected a name "
             "ending in .yaml"
         ) from None
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML: as JSON, but for a character that only TOML forbids in texts."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.options import FILTER_NAMES, LISTED
+from fewshot_bench.cli.options import FILTER_NAMES
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import printable
 
@@ -41,8 +41,7 @@ def match_records(records: Sequence[Record], values: Mapping[str, Any]) -> list[
     """The records that match the filters, in any version."""
     from fewshot_bench.analysis.filters import select
 
-    names = {name: values[name] for name in LISTED}
-    return select(records, names, {n: values[n] for n in FILTER_NAMES if n not in LISTED})
+    return select(records, {name: values[name] for name in FILTER_NAMES})
 
 
 def read_records(store: Store) -> list[Record]:

@@ -177,7 +177,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     ignore_pillow_warnings()
     # Records are many small objects without cycles: collect garbage less often.
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(1_000_000, 50, 100)
     if "_FSBENCH_COMPLETE" in os.environ:
         from fewshot_bench.cli.completion import mend_fish
 

@@ -61,9 +61,9 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 class Text(_ParamType):
     """A value that a function reads from text; its ValueError says what is wrong."""
 
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        """name: placeholder of values in the help."""
-        self.name, self.read = name, read
+    def __init__(self, name: str, read: Callable[[str], Any], expected: str = "") -> None:
+        """name: placeholder of values in the help. expected: said if the function says nothing."""
+        self.name, self.read, self.expected = name, read, expected
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the value, unless it is a default that is no text."""
@@ -72,7 +72,8 @@ class Text(_ParamType):
         try:
             return self.read(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            text = f"'{value:.40}': {self.expected}" if self.expected else str(error)
+            self.fail(text, param, ctx)
 
 
 def _read_names(text: str) -> tuple[str, ...]:
@@ -116,19 +117,11 @@ def _read_number(text: str) -> int:
     return int(text)
 
 
-def _read_size(text: str) -> int:
-    """A size in bytes, such as 20GB."""
-    try:
-        return read_size(text)
-    except ValueError:
-        raise ValueError(f"'{text:.40}': expected {SIZES}") from None
-
-
 NAMES = Text("names", _read_names)
 NUMBER = Text("integer", _read_number)
 # `none` is what tables and filters show for the absence of a limit.
 OPTIONAL_NUMBER = Text("integer", lambda text: None if text == "none" else _read_number(text))
-SIZE = Text("size", _read_size)
+SIZE = Text("size", read_size, f"expected {SIZES}")
 NUMBERS = Text("numbers", _read_numbers)
 SHOTS = Text("numbers", partial(_read_numbers, words={WORD: ALL_SHOTS}))
 
@@ -187,6 +180,17 @@ class Finite(click.FloatRange):
         return number
 
 
+class PathName(click.Path):
+    """A path that is not empty: an unset variable in a script would name the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert text to a path."""
+        if value == "":
+            self.fail("'' is empty: expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH: Any = PathName(path_type=Path)
 allow_mixed_option = option(
     "--allow-mixed",
     is_flag=True,
@@ -210,16 +214,6 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
     )
 
 
-class PathName(click.Path):
-    """A path that is not empty: an unset variable in a script would name the current folder."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a path."""
-        if value == "":
-            self.fail("'' is empty: expected a path", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Callback: refuse an empty name, which a script has from an unset variable."""
     if value is not None and not value.strip():
@@ -234,7 +228,7 @@ def store_option(
     return option(
         "--store",
         *names,
-        type=PathName(path_type=Path),
+        type=PATH,
         default=default,
         show_default=True,
         metavar="DIR",
@@ -317,42 +311,39 @@ def _option_of(row: RunOption) -> click.Option:
     text = row.help.replace("{words}", ", ".join(drawn.get(row.name, row.words)))
     if row.kind == "flag":
         return Option([*row.flags, row.name], is_flag=True, help=text, **more)
-    kind: Any = _TYPES[row.kind](row)
-    default = row.default
     if row.kind in ("settings", "texts"):
         more["multiple"] = True
-    elif default not in (None, ()):
-        listed = isinstance(default, tuple)
-        more |= {"default": ",".join(map(str, default)) if listed else default}
+    elif row.default not in (None, ()):
+        listed = isinstance(row.default, tuple)
+        more["default"] = ",".join(map(str, row.default)) if listed else row.default
         more["show_default"] = "default" not in text
     if row.metavar:
         more["metavar"] = row.metavar
     cls = ListOption if row.kind in ("methods", "names") else Option
-    return cls(
-        [*row.flags, row.name],
-        type=kind,
-        required=row.required,
-        help=text,
-        **more,
-    )
+    more |= {"type": _type_of(row), "required": row.required, "help": text}
+    return cls([*row.flags, row.name], **more)
 
 
-_TYPES: Mapping[str, Callable[[RunOption], Any]] = {
-    "methods": lambda row: NAMES,
-    "names": lambda row: NAMES,
-    "shots": lambda row: SHOTS,
-    "numbers": lambda row: NUMBERS,
-    "number": lambda row: NUMBER,
-    "limit": lambda row: OPTIONAL_NUMBER,
-    "count": lambda row: click.IntRange(int(row.least), row.most),
-    "settings": lambda row: str,
-    "texts": lambda row: str,
-    "text": lambda row: str,
-    "word": lambda row: click.Choice(row.words),
-    "own": lambda row: PathName(path_type=Path),
-    "store": lambda row: PathName(path_type=Path),
-    "share": lambda row: float,
-    "above": lambda row: Finite(row.least, min_open=True),
-    "seconds": lambda row: Finite(row.least),
-    "size": lambda row: SIZE,
+_TYPES: Mapping[str, Any] = {
+    "methods": NAMES,
+    "names": NAMES,
+    "shots": SHOTS,
+    "numbers": NUMBERS,
+    "number": NUMBER,
+    "limit": OPTIONAL_NUMBER,
+    "own": PATH,
+    "store": PATH,
+    "share": float,
+    "size": SIZE,
 }
+
+
+def _type_of(row: RunOption) -> Any:
+    match row.kind:
+        case "count":
+            return click.IntRange(int(row.least), row.most)
+        case "word":
+            return click.Choice(row.words)
+        case "above" | "seconds":
+            return Finite(row.least, min_open=row.kind == "above")
+    return _TYPES.get(row.kind, str)

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import RunCommand, split_values
-from fewshot_bench.cli.options import PathName, run_options
+from fewshot_bench.cli.options import PATH, run_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import option
 from fewshot_bench.cli.working import working
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.request import Request
 
 
-class TerminalReporter:
+class TerminalReporter(reporting.Reporter):
     """Messages of a run: progress on stdout, problems on stderr.
 
     Within its context, what happens before the first cell is shown on stderr. title: the command.
@@ -110,19 +110,16 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
         ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
-_PATH: Any = PathName(path_type=Path)
-
-
 @click.command(
     "run",
     cls=RunCommand,
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=_PATH, help="Write these options to a file.", panel="advanced")
+@option("--save-config", type=PATH, help="Write these options to a file.", panel="advanced")
 @option(
     "--config",
-    type=_PATH,
+    type=PATH,
     multiple=True,
     is_eager=True,
     expose_value=False,

@@ -23,7 +23,7 @@ from fewshot_bench.api.split_file import Pools, coop_text, pools_from
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, kept_split_option, store_option
+from fewshot_bench.cli.options import NUMBERS, PATH, SHOTS, kept_split_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import Command, Option, add_options
 from fewshot_bench.cli.working import working
@@ -240,7 +240,7 @@ def _show_file(path: Path) -> None:
     "-O",
     "--output",
     required=True,
-    type=PathName(path_type=Path),
+    type=PATH,
     metavar="FILE|FOLDER",
     help="Where to write: a file with the ending of its format, or a folder, which is made.",
 )
@@ -321,7 +321,7 @@ def _file_name(file: SplitFile, ending: str) -> str:
 
 
 @command.command("import", short_help="Take over the lists or few-shot picks of a file.")
-@click.argument("path", metavar="FILE", type=PathName(path_type=Path))
+@click.argument("path", metavar="FILE", type=PATH)
 @click.option(
     "--dataset",
     required=True,

@@ -16,7 +16,7 @@ import click
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import match_records, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
+from fewshot_bench.cli.options import NAMES, PATH, filter_options, store_option, yes_option
 from fewshot_bench.cli.output import confirm, refuse_kept, say
 from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
@@ -35,7 +35,6 @@ def command() -> None:
     """
 
 
-_PATH: Any = PathName(path_type=Path)
 FOUND = 1
 
 this_store = store_option("The store.", "folder")
@@ -123,7 +122,7 @@ def verify_command(folder: Path) -> None:
 @command.command(
     "merge", short_help="Bring results of other stores, from other machines, together."
 )
-@click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", type=PATH, nargs=-1, required=True)
 @this_store
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @working("store merge", live=False)
@@ -246,7 +245,7 @@ def _line(record: Record) -> str:
 
 
 @command.command("export", cls=PanelCommand, short_help="Write all records as one table.")
-@click.argument("file", metavar="FILE", type=_PATH)
+@click.argument("file", metavar="FILE", type=PATH)
 @this_store
 @status_option
 @filter_options

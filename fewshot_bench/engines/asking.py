@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Entry
-from fewshot_bench.api.defaults import backbone_for, cuda_is_there, precision_for
+from fewshot_bench.api.defaults import backbone_for, check_device, cuda_is_there, precision_for
 from fewshot_bench.api.options import RUN_OPTIONS, Option, is_given, names_of, values_of
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
@@ -116,8 +115,7 @@ def _choose_device(request: Request) -> str:
 def _check_devices(names: tuple[str, ...], here: bool) -> None:
     """UsageError unless the devices go together, and this machine has them if cells run `here`."""
     for name in names:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+        check_device(name, here=here)
     if len(set(names)) != len(names):
         raise UsageError(f"devices {','.join(names)}: one stands there twice")
     if len({name.partition(":")[0] for name in names}) > 1:
@@ -127,16 +125,6 @@ def _check_devices(names: tuple[str, ...], here: bool) -> None:
         )
     if len(names) > 1 and "cuda" in names:
         raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
-    if not here or names[0] == "cpu":
-        return
-    import torch
-
-    count = torch.cuda.device_count()
-    for name in names:
-        if int(name.partition(":")[2] or 0) >= count:
-            raise UsageError(
-                f"device '{name}': this machine has {count} CUDA devices; use --device cpu"
-            )
 
 
 def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:

@@ -336,8 +336,13 @@ class DistributedEngine(Engine):
             time.sleep(max(POLL_SECONDS, spent * (1 / POLL_SHARE - 1)))
         self._running = False
         if self._starts and not job.open_cells():
+            # First, the hooks that workers call after their last records may end.
+            end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
             with suppress(EngineError):
-                self._end_workers()
+                while (alive := self.system.state().alive) and time.monotonic() < end:
+                    time.sleep(1.0)
+                if alive:
+                    self.system.cancel()
 
     def _ask_state(self, job: Job) -> State:
         try:
@@ -376,12 +381,3 @@ class DistributedEngine(Engine):
             raise
         self._starts += 1
         return self._job
-
-    def _end_workers(self) -> None:
-        """Cancel workers, once their `run_finished` hooks of the last records have ended."""
-        end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
-        while self.system.state().alive:
-            if time.monotonic() >= end:
-                self.system.cancel()
-                return
-            time.sleep(1.0)

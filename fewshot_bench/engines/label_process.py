@@ -52,18 +52,19 @@ class LabelProcess:
     """Engine-side handle of the label process of a run; start it before any worker."""
 
     def __init__(self, store: Path, settings: Settings) -> None:
-        """Start it, with the environment that the command was started with."""
+        """Start it, with the environment of the command but for what makes it run other code."""
         self._control, other = Channel.pair()
         self._workers = 0
         # Those whose code runs in it.
         self.plugins: set[str] = set()
-        environment = {**clean_environment(), **settings.environment()}
+        before = environment_at_start().items()
+        clean = {name: value for name, value in before if not name.startswith(_LOADING)}
         reading, writing = os.pipe()
         try:
             self.process = start(
                 __name__,
                 [str(store), settings.keep_logits],
-                {**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
+                {**clean, **settings.environment(), plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
                 [other],
                 errors=writing,
                 path=[*filter(None, sys.path)],
@@ -155,12 +156,6 @@ def _pass_on(descriptor: int) -> None:
             with suppress(OSError, ValueError):
                 sys.stderr.write(line)
                 sys.stderr.flush()
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment of the command, without variables that make Python or the loader run code."""
-    before = environment_at_start().items()
-    return {name: value for name, value in before if not name.startswith(_LOADING)}
 
 
 def list_needed_plugins(cells: Iterable[RunSpec]) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -42,6 +42,7 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import (
+    Data,
     Event,
     Message,
     Slot,
@@ -84,7 +85,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     return jobs or 1, max(1, cores() // (jobs or 1))
 
 
-def describe_data(cell: RunSpec) -> tuple[Any, Any]:
+def describe_data(cell: RunSpec) -> Data:
     """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
 
     For cells with an equal second key, the worker has support images decoded and encoded.
@@ -95,42 +96,28 @@ def describe_data(cell: RunSpec) -> tuple[Any, Any]:
     return loaded, (loaded, drawn)
 
 
-class Choice:
-    """Cache-aware scheduling: prefers groups whose data this worker, else no other worker holds.
+def choose(
+    groups: Sequence[Group], held: Data | None, others: Collection[Data], avoid: Sequence[bool]
+) -> int:
+    """The index of the best group for a worker; ties go to the earlier one.
 
-    Near the end, groups with the most shots go before others of the same data set: their fits take
-    longest, and one that starts last keeps one worker busy while the others are idle.
+    It prefers groups whose data this worker, else no other worker holds. Near the end, groups with
+    the most shots go before others of the same data set: their fits take longest, and one that
+    starts last keeps one worker busy while the others are idle.
+    avoid: per group, True if it lost a worker in this worker's slot.
     """
+    mine, my_draw = held or (None, None)
+    drawn_by_others = {drawn for _, drawn in others}
+    ahead = [describe_data(group[0]) for group in groups]
+    last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * (len(others) + 1)
 
-    def __init__(self) -> None:
-        self._held: dict[object, tuple[Any, Any]] = {}
+    def rank(index: int) -> tuple[bool, int, int, bool, int]:
+        loaded, drawn = ahead[index]
+        tier = 0 if drawn == my_draw else 1 + (drawn in drawn_by_others)
+        shots = groups[index][0].shots if last else 0
+        return avoid[index], tier, -shots, loaded != mine, index
 
-    def took(self, worker: object, group: Group) -> None:
-        """Record that a worker computes a group, and holds its data from now on."""
-        self._held[worker] = describe_data(group[0])
-
-    def forget(self, worker: object) -> None:
-        """Forget a worker that has ended."""
-        self._held.pop(worker, None)
-
-    def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
-        """The index in `waiting` of the best group for a worker; ties go to the earlier one.
-
-        avoid: per group, True if it lost a worker in this worker's slot.
-        """
-        mine, my_draw = self._held.get(worker, (None, None))
-        others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
-        ahead = [describe_data(group[0]) for group in waiting]
-        workers = len(self._held.keys() | {worker})
-        last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
-
-        def rank(index: int) -> tuple[bool, int, int, bool, int]:
-            loaded, drawn = ahead[index]
-            tier = 0 if drawn == my_draw else 1 + (drawn in others)
-            shots = waiting[index][0].shots if last else 0
-            return avoid[index], tier, -shots, loaded != mine, index
-
-        return min(range(len(ahead)), key=rank)
+    return min(range(len(ahead)), key=rank)
 
 
 class HookCalls:
@@ -251,7 +238,6 @@ class LocalEngine(Engine):
     _elsewhere: list[Group] = field(default_factory=list)
     _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
-    _choice: Choice = field(default_factory=Choice)
     # By key of the cell.
     _histories: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))
     _memory_kills: int = field(default_factory=count_memory_kills)
@@ -417,7 +403,8 @@ class LocalEngine(Engine):
                 ahead = [self._waiting[index] for index in indices]
                 slots = [self._histories[group[0].key()].slot for group in ahead]
                 avoid = [slot == worker.slot.name for slot in slots]
-                group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
+                others = [w.held for w in self._workers if w is not worker and w.held]
+                group = self._waiting.pop(indices[choose(ahead, worker.held, others, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
@@ -449,7 +436,7 @@ class LocalEngine(Engine):
         return [cell for cell, record in zip(group, records, strict=True) if record is None]
 
     def _send(self, worker: Worker, cells: Group) -> None:
-        self._choice.took(worker, cells)
+        worker.held = describe_data(cells[0])
         owner, histories = self._owner(cells), self._histories
         worker.send(
             cells,
@@ -520,7 +507,6 @@ class LocalEngine(Engine):
             # Given up earlier.
             return
         self._workers.remove(worker)
-        self._choice.forget(worker)
         if worker.fatal is not None:
             error = EngineError(worker.fatal.message)
             error.exit_code = worker.fatal.exit_code

@@ -107,6 +107,8 @@ class Message(msgspec.Struct):
             raise ValueError(f"{values!r:.80} is no event") from error
 
 
+# Keys of a backbone with a data set, and of a support set of it.
+Data = tuple[Any, Any]
 # None once the worker has ended.
 Event = tuple["Worker", Message | None]
 
@@ -122,6 +124,8 @@ class Worker:
     # The foreign plug-in whose code it has run, empty for built-in methods; None before any cell.
     owner: str | None = None
     cells: Group = field(default_factory=list)
+    # The data in its memory.
+    held: Data | None = None
     # Key of the fit whose lease the engine holds for this worker.
     claimed: str = ""
     fatal: Message | None = None

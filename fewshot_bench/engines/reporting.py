@@ -13,13 +13,14 @@ import shutil
 import sys
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
@@ -62,39 +63,38 @@ class FsbenchWarning(UserWarning):
     """
 
 
-class Reporter(Protocol):
+class Reporter(ABC):
     """Receives the messages of a run; texts may contain names from files."""
 
+    @abstractmethod
     def info(self, text: str) -> None:
         """A message on the state of the run."""
-        ...
 
     def notice(self, text: str) -> None:
         """A message beside the results, such as the next step after an interrupt."""
-        ...
+        self.info(text)
 
+    @abstractmethod
     def warning(self, text: str) -> None:
         """A warning about results."""
-        ...
 
     def unusable(self, text: str) -> None:
         """The reason why a data set cannot be used."""
-        ...
+        self.warning(text)
 
+    @abstractmethod
     def failures(self, lines: Sequence[str]) -> None:
         """The reasons of cells that failed."""
-        ...
 
     def results(self, folder: Path) -> None:
         """The folder of the results, at the end of a run."""
-        ...
 
+    @abstractmethod
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
         """The display of running cells."""
-        ...
 
 
-class CallReporter:
+class CallReporter(Reporter):
     """Reports a call from Python: progress on stderr or in the notebook, problems as warnings.
 
     shown: False hides progress; True and None show it, as a bar on a terminal and in a notebook,
@@ -110,25 +110,14 @@ class CallReporter:
             stream = sys.stdout if in_notebook() else sys.stderr
             print(printable_lines(text), file=stream, flush=True)
 
-    def notice(self, text: str) -> None:
-        """Same as `info`."""
-        self.info(text)
-
     def warning(self, text: str) -> None:
         """Issue a warning at the line that called the library."""
         _warn(printable(text))
-
-    def unusable(self, text: str) -> None:
-        """Same as `warning`."""
-        self.warning(text)
 
     def failures(self, lines: Sequence[str]) -> None:
         """One warning of several lines."""
         if lines:
             _warn("\n".join(map(printable, lines)))
-
-    def results(self, folder: Path) -> None:
-        """Print nothing: the call returns the results."""
 
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
         """A bar or lines, or nothing."""

@@ -29,7 +29,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.images.decode import EncodedFiles, numbered
-from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
+from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import errors, offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of

@@ -154,13 +154,11 @@ class Cutter:
         return in_background(lambda: self._cut(images, crops))
 
     def _cut(self, images: Sequence[Image.Image], crops: list[Crop]) -> Tensor:
-        pairs = list(zip(images, crops, strict=True))
-        return mirror(torch.stack(spread(self._crop, pairs, self._threads, 4)), crops)
+        def cut(number: int) -> Tensor:
+            part = images[number].crop(crops[number].box)
+            return torch.from_numpy(pixels_of(part.resize((self._width, self._height), BICUBIC)))
 
-    def _crop(self, pair: tuple[Image.Image, Crop]) -> Tensor:
-        image, crop = pair
-        part = image.crop(crop.box).resize((self._width, self._height), BICUBIC)
-        return torch.from_numpy(pixels_of(part))
+        return mirror(torch.stack(spread(cut, range(len(crops)), self._threads, 4)), crops)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:

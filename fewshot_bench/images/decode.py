@@ -1,7 +1,7 @@
 """Read the encoded image files of a data set, identify them by digests, check and decode them.
 
-Digests and findings are cached by file stamp, so that unchanged files are not read again. `opened`
-and `decode` open one file, `find_unreadable` checks many, `ImageFiles` reads those of a cell.
+Digests and findings are cached by file stamp, so that unchanged files are not read again. `decode`
+reads one file, `find_unreadable` checks many, `ImageFiles` reads those of a cell.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class UnsuitableError(ValueError):
     """An image that could be decoded, but not used."""
 
 
-def opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """The PIL image of an encoded file whose pixels are not read yet; any error if it has none.
 
     Formats of photographs alone are tried: for others, Pillow starts programs (Ghostscript).
@@ -81,31 +81,28 @@ def opened(data: bytes) -> Image.Image:
 
 
 def decode(data: bytes) -> Image.Image:
-    """The PIL image of an encoded file, fully read; errors as those of `opened`.
+    """The PIL image of an encoded file, fully read; errors as those of `open_image`.
 
     UnsuitableError for colors of 16 bits that look black (or white, in CMYK) in the 8 bits that
     Pillow keeps of them.
     """
-    image = opened(data)
+    image = open_image(data)
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
     wide = WIDE.search(str(getattr(image, "tile", ())))
     image.load()
+    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3], 0)
+    if not wide or not colors:
+        return image
+    extrema: Any = image.getextrema()
+    highest = max(high for _, high in extrema[:colors])
     # Pillow rounds the colors of PPM, and cuts the lower 8 bits off others.
-    highest = _brightest(image) if wide else None
-    if wide and highest is not None and highest < BLACK + bool(wide["rounded"]):
+    if highest < BLACK + bool(wide["rounded"]):
         raise UnsuitableError(
             f"colors of 16 bits, none of them above {256 * highest + 255:,} of 65,535: they would "
             f"look {'white' if image.mode == 'CMYK' else 'black'}; scale it to 0 to 255 and "
             "convert it to 8 bits"
         )
     return image
-
-
-def _brightest(image: Image.Image) -> int | None:
-    """The largest value of the colors of an image in RGB, RGBA or CMYK; None in another mode."""
-    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3])
-    extrema: Any = image.getextrema()
-    return int(max(high for _, high in extrema[:colors])) if colors else None
 
 
 def decode_or_explain(data: bytes) -> Image.Image | str:
@@ -191,10 +188,6 @@ class Known:
     decodes: bool
     turned: bool = False
 
-    def packed(self) -> bytes:
-        """The bytes of a record that follow its key."""
-        return self.sha + bytes([self.decodes + 2 * self.turned])
-
 
 class DatasetDigests:
     """Digests of one data set's image files; safe to use from several threads and processes."""
@@ -225,7 +218,8 @@ class DatasetDigests:
         """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
         if stamp is not None and not is_racy(stamp, taken):
             with self._lock:
-                self._new[_key(item, stamp)] = facts.packed()
+                flags = facts.decodes + 2 * facts.turned
+                self._new[_key(item, stamp)] = facts.sha + bytes([flags])
 
     def save(self) -> None:
         """Add new digests to the cache; on failure, `problem` holds the reason."""
@@ -234,12 +228,15 @@ class DatasetDigests:
             self._known.update(new)
         if not new:
             return
+
+        def merge(before: bytes | None) -> bytes:
+            """The content of the cache with new records; those of decoded images win."""
+            records = _split(before)
+            new_ones = {k: v for k, v in new.items() if k not in records or v[SHA]}
+            return b"".join(key + packed for key, packed in (records | new_ones).items())
+
         try:
-            change(
-                *(DIGESTS, self._key, lambda before: _merge(before, new)),
-                title=self._name,
-                images=len(self._known),
-            )
+            change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
         except (OSError, RuntimeError) as error:
             self.problem = f"digests of images are not kept: {error}"
 
@@ -262,15 +259,6 @@ def is_racy(stamp: Stamp, taken: float) -> bool:
 def _key(item: Item, stamp: Stamp) -> bytes:
     text = f"{stamp.token}\0{stamp.size}\0{item.id}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
-
-
-def _merge(before: bytes | None, new: dict[bytes, bytes]) -> bytes:
-    """The content of the cache with new records; those of decoded images take precedence."""
-    records = _split(before)
-    for key, packed in new.items():
-        if key not in records or packed[SHA]:
-            records[key] = packed
-    return b"".join(key + packed for key, packed in records.items())
 
 
 def _split(content: bytes | None) -> dict[bytes, bytes]:
@@ -364,8 +352,8 @@ def with_skipped(
     data: Mapping[str, Any], datasets: Mapping[str, Dataset], *names: str
 ) -> Mapping[str, Any]:
     """The `RunSpec.data` of these data sets, including the ids of skipped images."""
-    opened = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
-    skipped = {n: list(d.skipped) for n, d in opened.items() if isinstance(d, Without)}
+    used = {name: datasets[name] for name in names if name in datasets}
+    skipped = {n: list(d.skipped) for n, d in used.items() if isinstance(d, Without)}
     return {**data, SKIPPED: skipped} if skipped else data
 
 
@@ -479,9 +467,9 @@ class ImageFiles(EncodedFiles):
 
     def title(self, index: int) -> str:
         """The image with its id, or with its number if there is a handle."""
-        return numbered(self._handle, index) if self._handle else self.named(index)
+        return numbered(self._handle, index) if self._handle else self.name_image(index)
 
-    def named(self, index: int) -> str:
+    def name_image(self, index: int) -> str:
         """The image with its id."""
         return f"image '{self._items[index].id}'"
 

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -65,25 +64,21 @@ def _describe_preprocessing(backbone: Any) -> dict[str, Any]:
 
 
 def encode(source: ImageSource, batches: Iterator[Tensor], *, projected: bool = True) -> Tensor:
-    """Raw features (n, width) of batches of pixels, on the CPU."""
-    encode_image = source.backbone.encode_image
-    if not projected:
-        encode_image = partial(encode_image, projected=False)
-    return torch.cat([_encode_batch(encode_image, pixels).cpu() for pixels in batches])
+    """Raw features (n, width) of batches of pixels, on the CPU.
 
-
-def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """Features (b, width) whose rounding does not depend on the batch that an image is in.
-
-    Small matrix products use other kernels, so that a small batch is padded with repetitions; on an
-    accelerator, where more depends on the size, every incomplete batch is.
+    Their rounding does not depend on the batch that an image is in. Small matrix products use other
+    kernels, so that a small batch is padded with repetitions; on an accelerator, where more depends
+    on the size, every incomplete batch is.
     """
-    count = len(pixels)
-    least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
-    if count >= least:
-        return encode_image(pixels)
-    index = torch.arange(least, device=pixels.device) % count
-    return encode_image(pixels[index])[:count]
+    options = {} if projected else {"projected": False}
+    rows = []
+    for pixels in batches:
+        count = len(pixels)
+        least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
+        if count < least:
+            pixels = pixels[torch.arange(least, device=pixels.device) % count]
+        rows.append(source.backbone.encode_image(pixels, **options)[:count].cpu())
+    return torch.cat(rows)
 
 
 def pad_order(count: int) -> list[int]:
@@ -100,14 +95,6 @@ def pad_order(count: int) -> list[int]:
 def list_visits(order: Any, count: int) -> list[int]:
     """Indices of the images that a pass visits, in order; all `count` of them by default."""
     return list(range(count)) if order is None else indices("batches: order", order, count)
-
-
-def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch with its part of the labels, which are in the order of the images."""
-    start = 0
-    for pixels in batches:
-        yield pixels, labels[start : start + len(pixels)].to(pixels.device)
-        start += len(pixels)
 
 
 def _check_augment(what: str, augment: Any) -> None:
@@ -310,7 +297,15 @@ class ShotsView(ImageView):
             return pixels
         visits = [self._order[number] for number in list_visits(passed.get("order"), len(self))]
         chosen = self._source.labels[torch.tensor(visits, dtype=torch.int64)]
-        return labeled(pixels, send(chosen, self._source.backbone.device))
+        chosen = send(chosen, self._source.backbone.device)
+
+        def pair() -> Iterator[tuple[Tensor, Tensor]]:
+            start = 0
+            for batch in pixels:
+                yield batch, chosen[start : start + len(batch)].to(batch.device)
+                start += len(batch)
+
+        return pair()
 
     @property
     def labels(self) -> Tensor:

@@ -164,9 +164,12 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
-    def _ahead(self, jobs: Iterator[Callable[[], Loaded]]) -> Ahead[Loaded]:
+    def _load_ahead(
+        self, load: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]
+    ) -> Ahead[Loaded]:
         on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
-        return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
+        depth = (0 if on_cpu else DEPTH) if self._depth is None else self._depth
+        return Ahead((functools.partial(load, chunk) for chunk in chunks), depth)
 
     def allowed(self, augment: Augment) -> Augment:
         """The augmentation, without flips if a mirror image would show another class."""
@@ -228,13 +231,16 @@ class ImageSource:
         """uint8 (b, 3, h, w) of the published evaluation transform."""
         with tally.unbilled():
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
-        loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._evaluation_batch, chunks)
         try:
             for loaded in self._wait_for(loading, "evaluation", tally):
-                decoded = [i for i, price in enumerate(loaded.prices) if price is None]
-                if decoded:
-                    with tally.unbilled():
-                        self._keep(loaded, decoded, keeper)
+                decoded = [row for row, price in enumerate(loaded.prices) if price is None]
+                with tally.unbilled():
+                    for row in decoded:
+                        index, pixels = loaded.indices[row], loaded.images[row]
+                        if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
+                            # In memory if that is not possible on disk.
+                            self._evaluation.put(index, pixels.copy(), pixels.nbytes)
                 yield torch.from_numpy(loaded.images)
                 if loaded.mapped is not None:
                     loaded.mapped.release()
@@ -246,11 +252,15 @@ class ImageSource:
 
     def _evaluation_batch(self, indices: Sequence[int]) -> Loaded:
         start = time.perf_counter(), time.thread_time()
-        mapped = self._map_batch(indices, start)
-        if mapped is not None:
-            return mapped
+        digests = [self._files.digests[index] for index in indices] if self._cache else []
+        run = self._cache.run_of(digests) if self._cache else None
+        if run is not None:
+            # A view of a cache file, without a copy.
+            pixels, segment = run
+            serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
+            return Loaded(indices, pixels, [segment.price] * len(indices), serving, 0.0, segment)
         height, width = self.backbone.image_size
-        pixels: Pixels = np.empty((len(indices), 3, height, width), np.uint8)
+        pixels = np.empty((len(indices), 3, height, width), np.uint8)
         prices: list[Cost | None] = [None] * len(indices)
         for row, index in enumerate(indices):
             kept = self._evaluation.get(index)
@@ -258,8 +268,8 @@ class ImageSource:
                 pixels[row], prices[row] = kept, self._prices[("evaluation", index)]
         absent = [row for row, price in enumerate(prices) if price is None]
         if self._cache is not None and absent:
-            digests = {row: self._files.digests[indices[row]] for row in absent}
-            for row, price in self._cache.take(digests, pixels).items():
+            cached = self._cache.take({row: digests[row] for row in absent}, pixels)
+            for row, price in cached.items():
                 prices[row] = price
         serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
         absent = [row for row, price in enumerate(prices) if price is None]
@@ -285,25 +295,6 @@ class ImageSource:
             size = f"{picture.width} x {picture.height} pixels"
             reason = f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
             raise self._files.unusable(index, reason) from error
-
-    def _map_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
-        """A batch as a view of a cache file, without a copy; None if not contiguous in one."""
-        if self._cache is None:
-            return None
-        run = self._cache.run_of([self._files.digests[index] for index in indices])
-        if run is None:
-            return None
-        pixels, segment = run
-        prices: list[Cost | None] = [segment.price] * len(indices)
-        serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-        return Loaded(indices, pixels, prices, serving, 0.0, segment)
-
-    def _keep(self, loaded: Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
-        """Cache newly decoded images on disk, or in memory if that is not possible."""
-        for row in decoded:
-            index, pixels = loaded.indices[row], loaded.images[row]
-            if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
-                self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
     def _wait_for(self, loading: Ahead[Loaded], kind: str, tally: ImageCost) -> Iterator[Loaded]:
         """Yield loaded batches; add their costs to the tally, remember that of each new image."""
@@ -331,7 +322,7 @@ class ImageSource:
         tally: ImageCost,
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
-        loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._rgb_batch, chunks)
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:

@@ -64,29 +64,29 @@ def _value(value: object) -> Any:
     return len(value) if isinstance(value, (dict, *_SEQUENCES)) else None
 
 
-def _parts(one: object) -> list[Any]:
+def _parts(value: object) -> list[Any]:
     """The objects that an object holds; none of them is made here, since ids are reused."""
     parts: list[Any] = []
-    if isinstance(one, dict):
-        parts += [*one.keys(), *one.values()]
-    elif isinstance(one, _SEQUENCES):
-        parts += one
-    elif isinstance(one, MethodType):
-        parts += [one.__self__, one.__func__]
-    elif isinstance(one, FunctionType):
-        for cell in one.__closure__ or ():
+    if isinstance(value, dict):
+        parts += [*value.keys(), *value.values()]
+    elif isinstance(value, _SEQUENCES):
+        parts += value
+    elif isinstance(value, MethodType):
+        parts += [value.__self__, value.__func__]
+    elif isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
             with suppress(ValueError):
                 # A variable without a value.
                 parts.append(cell.cell_contents)
     # An object of a plug-in may raise anything when it is asked.
     with suppress(Exception):
-        for name, value in vars(one).items():
+        for name, part in vars(value).items():
             # A cached property follows from the rest.
-            if not isinstance(getattr(type(one), name, None), cached_property):
-                parts += [name, value]
-    for base in type(one).__mro__:
+            if not isinstance(getattr(type(value), name, None), cached_property):
+                parts += [name, part]
+    for base in type(value).__mro__:
         names = base.__dict__.get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
             with suppress(Exception):
-                parts.append(base.__dict__[name].__get__(one))
+                parts.append(base.__dict__[name].__get__(value))
     return parts

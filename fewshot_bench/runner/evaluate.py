@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
-from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.api.paper import entries_of
@@ -30,7 +29,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examination import adapt_classifier
+from fewshot_bench.runner.examiner import adapt_classifier
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,
@@ -106,12 +105,18 @@ def evaluate(
         answers = np.ascontiguousarray(answers[:, columns])
         verdict = _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
-        stored = _count_stored(fitted.classifier, spec.method)
+        tensors: Any = fitted.classifier.tensors()
+        if not isinstance(tensors, Mapping) or not all(
+            isinstance(tensor, Tensor) for tensor in tensors.values()
+        ):
+            raise ContractError(
+                f"{spec.method}: tensors() returned {tensors!r:.80}, expected names to tensors"
+            )
         card = _card(cell, incidents)
     said = fitted.printed + printed.text
     footprint = {
         **fitted.sum_trained(observer),
-        "stored": stored,
+        "stored": sum(tensor.numel() for tensor in tensors.values()),
         "backbone": getattr(fitted.backbone, "parameters", None),
         "images_seen": meter.images_seen,
         "images_encoded": meter.images_encoded,
@@ -212,12 +217,12 @@ def _answer(
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
     """The method card; an error in it becomes an incident, since the result is already computed."""
+    spec = cell.spec
+    setting = (
+        FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
+    )
     try:
         card = card_of(cell.method)
-        spec = cell.spec
-        setting = (
-            FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
-        )
         if card is None:
             return {}
         facts = card.to_dict(spec.overrides, setting)
@@ -227,7 +232,7 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
             facts["papers"] = entries_of(card.papers)
         return {"card": facts}
     except (Exception, SystemExit) as error:
-        incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
+        incidents.add("card", f"{spec.method}: {error}; the record holds no card")
         return {}
 
 
@@ -248,15 +253,6 @@ def environment_of(
         "code": code,
         "kit": kit_results.of_record(method, str(code["digest"])),
     }
-
-
-def _count_stored(classifier: Classifier, method: str) -> int:
-    """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
-    kept = classifier.tensors()
-    wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
-    if wrong:
-        raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
-    return sum(tensor.numel() for tensor in kept.values())
 
 
 def plain_logits(logits: object, queries: int, classes: int, precision: str = "fp32") -> np.ndarray:

@@ -1,7 +1,8 @@
 """The side of a run that holds query labels: serves tasks and images, and computes metrics.
 
-`Examiner` is the entry point. Metrics are computed here, from the array that is stored, and never
-where plug-in code runs.
+`Examination` is the contract with the process that runs plug-in code, `Examiner` implements it.
+Queries are numbered in a shuffled order: a `CellLists` holds no label, id or path of a query.
+Metrics are computed here, from the array that is stored, and never where plug-in code runs.
 """
 
 from __future__ import annotations
@@ -13,28 +14,162 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
 from fewshot_bench.api.items import Item, digest_of
+from fewshot_bench.api.method import Classifier, Transferable
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
-from fewshot_bench.api.task import Split
-from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
+from fewshot_bench.api.task import Split, Vocabulary
+from fewshot_bench.images.decode import EncodedFiles, ImageFiles
 from fewshot_bench.runner.preflight import revision_of
-from fewshot_bench.splits.draw import draw_all_classes, narrow, short_facts, split_key
+from fewshot_bench.splits.draw import class_half, draw_all_classes, narrow, short_facts, split_key
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import verify_picks
-from fewshot_bench.utils.errors import ContractError, DataMissingError
+from fewshot_bench.utils.errors import ContractError, DataMissingError, NotApplicableError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 64, 256
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
+TIED = "its classifier has no for_classes(): it answers for the classes that it was fitted on only"
+
+
+@dataclass(frozen=True)
+class LabelSpace(Vocabulary):
+    """Class names and templates, and the identity of every class."""
+
+    identities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, card: DatasetCard, prompts: str, classes: str) -> LabelSpace:
+        """All classes of a data set, or its base or new half."""
+        half = class_half(len(card.classnames), classes)
+        part = slice(half.start, half.stop)
+        return cls(card.classnames[part], card.templates(prompts), card.identities[part])
+
+    @classmethod
+    def of_fit(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+        """The classes that a cell is fitted on; `card`: the card of its data set."""
+        return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
+
+    @classmethod
+    def of_evaluation(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+        """The classes that a cell is evaluated on; `card`: the card of its target."""
+        return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
+
+    def is_subset_of(self, other: LabelSpace) -> bool:
+        """True if `other` contains all classes; False if identities are ambiguous."""
+        distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
+        return distinct and set(self.identities) <= set(other.identities)
+
+    def is_answered_by(self, fitted: LabelSpace) -> bool:
+        """True if a classifier of `fitted` answers: it has these classes and templates."""
+        return self.is_subset_of(fitted) and self.templates == fitted.templates
+
+    def name_as(self, fitted: LabelSpace) -> LabelSpace:
+        """This space under the names of the prompts that answer for it.
+
+        These are the names of `fitted` if it answers, which may be the user's own.
+        """
+        if not self.is_answered_by(fitted):
+            return self
+        names = dict(zip(fitted.identities, fitted.classnames, strict=True))
+        return replace(self, classnames=tuple(names[identity] for identity in self.identities))
+
+
+def adapt_classifier(
+    classifier: Classifier, fitted: LabelSpace, evaluated: LabelSpace
+) -> tuple[Classifier, Tensor | None]:
+    """A classifier for `evaluated`, and the columns of its logits to keep (None: all).
+
+    Under the same prompts, fitted classes are columns of the fitted classifier, whatever the
+    method; other classes need `for_classes`. NotApplicableError if the classifier has none.
+    """
+    if fitted == evaluated:
+        return classifier, None
+    if evaluated.is_answered_by(fitted):
+        import torch
+
+        columns = {identity: column for column, identity in enumerate(fitted.identities)}
+        return classifier, torch.tensor([columns[identity] for identity in evaluated.identities])
+    if not isinstance(classifier, Transferable):
+        raise NotApplicableError(TIED)
+    return classifier.for_classes(Vocabulary(evaluated.classnames, evaluated.templates)), None
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images that are read by number; `labels` are class indices, and empty for queries.
+
+    handle: an opaque name of the list; equal lists share a handle within a process. mirrored: as in
+    the data set's card. stamped: True if unchanged files are recognized without reading them.
+    """
+
+    handle: str
+    dataset: str
+    count: int
+    mirrored: bool
+    stamped: bool
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CellLists:
+    """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
+
+    train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
+    `fsbench splits show`; support: the digest of `train` alone. queries: without labels, and
+    shuffled by a secret of the run, since an order that is known would reveal labels by position.
+    """
+
+    fitted: LabelSpace
+    evaluated: LabelSpace
+    train: ImageList
+    val: ImageList
+    queries: ImageList
+    picks: str = ""
+    support: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The result of one cell: its record and, if it is done, its answers and the image ids.
+
+    Answers and ids are in the order of the test list.
+    """
+
+    record: Record
+    answers: Answers | None = None
+    ids: Sequence[str] = ()
+
+    @property
+    def logits(self) -> Tensor | None:
+        """Logits of shape (n, classes); None without answers."""
+        import torch
+
+        return None if self.answers is None else torch.from_numpy(self.answers.logits)
+
+
+class Examination(Protocol):
+    """Interface of the label side for the process that runs plug-in code; see `Examiner`."""
+
+    def cell(self, spec: RunSpec) -> CellLists:
+        """The label spaces and image lists of a cell."""
+        ...
+
+    def files(self, images: ImageList) -> EncodedFiles:
+        """The encoded files of an image list."""
+        ...
+
+    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
+        """Complete a record; answers: (n, classes) float32 logits in the order of the queries."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -246,7 +381,7 @@ class Examiner:
     def _title(self, match: re.Match[str]) -> str:
         handle, index = match[1], int(match[2])
         is_listed = handle in self._lists and index < len(self._lists[handle])
-        return self._lists[handle].named(index) if is_listed else match[0]
+        return self._lists[handle].name_image(index) if is_listed else match[0]
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -7,14 +7,16 @@ sees side effects of another.
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
+import math
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,11 +32,11 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
-from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
-from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError
+from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.rng import derive, isolate
 
@@ -48,6 +50,117 @@ _TEXTS = (
 )
 # The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
 _ONEDNN = "could not create a primitive"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Declarations(NamedTuple):
+    """Notes and selection that a method declared during `fit`."""
+
+    notes: dict[str, Any]
+    selection: dict[str, int]
+
+
+class Context:
+    """Named randomness, precision, notes and progress of one cell (see `RunContext`)."""
+
+    def __init__(
+        self,
+        seed: int,
+        device: torch.device,
+        precision: str = "fp32",
+        on_progress: Callable[[int, int], None] | None = None,
+        parts: int = 1,
+    ) -> None:
+        self.device = device
+        self.precision = precision
+        self.notes: dict[str, Any] = {}
+        self.selection = {"configurations": 0, "labels": 0}
+        self.declared: int | None = None
+        self._seed = seed
+        self._on_progress = on_progress
+        self._parts = parts
+        self.divisible = False
+
+    def declarations(self) -> Declarations:
+        """A copy of the notes and the selection so far."""
+        return Declarations(copy.deepcopy(self.notes), dict(self.selection))
+
+    def restore(self, declarations: Declarations) -> None:
+        """Reset notes and selection to earlier declarations."""
+        self.notes = copy.deepcopy(declarations.notes)
+        self.selection = dict(declarations.selection)
+
+    @property
+    def memory_parts(self) -> int:
+        """Number of parts to divide the work into; reading it sets `divisible`."""
+        self.divisible = True
+        return self._parts
+
+    @property
+    def parts_used(self) -> int:
+        """Number of parts that the work was divided into; 1 if `memory_parts` was never read."""
+        return self._parts if self.divisible else 1
+
+    def rng(self, name: str) -> torch.Generator:
+        """A fresh CPU generator for the named stream of this cell."""
+        if not isinstance(name, str) or not name:
+            raise ContractError(f"ctx.rng({name!r}): expected the name of a stream, such as 'init'")
+        return streams.generator(self._seed, name)
+
+    def autocast(self) -> Any:
+        """Context for encoder work at the run's precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Gradient scaler; does nothing unless the precision is fp16 on CUDA."""
+        enabled = self.precision == "fp16" and self.device.type == "cuda"
+        return torch.amp.GradScaler(self.device.type, enabled=enabled)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of `fit`."""
+        if self._on_progress is not None:
+            self._on_progress(
+                whole_number("ctx.progress: done", done, 0),
+                whole_number("ctx.progress: total", total, 0),
+            )
+
+    def note(self, **values: object) -> None:
+        """Add JSON-able facts to the record."""
+        for name, value in values.items():
+            self.notes[name] = _plain(name, value)
+
+    def count_selection(self, configurations: int, labels: int) -> None:
+        """Declare that `configurations` were compared on `labels` validation labels."""
+        where = "ctx.count_selection:"
+        compared = whole_number(f"{where} configurations", configurations, 0)
+        used = whole_number(f"{where} labels", labels, 0)
+        self.selection["configurations"] += compared
+        self.selection["labels"] = max(self.selection["labels"], used)
+
+    def declare_trained(self, parameters: int) -> None:
+        """Declare trained parameters of a solver that has no torch optimizer."""
+        trained = whole_number("ctx.declare_trained: parameters", parameters, 0)
+        self.declared = (self.declared or 0) + trained
+
+
+def _plain(name: str, value: object) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(name, part) for key, part in value.items()}
+    if hasattr(value, "item"):
+        return _plain(name, value.item())
+    raise ContractError(
+        f"note({name}=...) is a {type(value).__name__}, expected numbers, strings, lists or dicts"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +223,12 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
-        _check_classifier(classifier, spec.method)
+        for part in ("logits", "tensors"):
+            if not callable(getattr(classifier, part, None)):
+                raise ContractError(
+                    f"{spec.method}.fit returned {type(classifier).__name__} without {part}(); "
+                    "return a Classifier"
+                )
         _check_options(cell)
         check_backbone(backbone, fingerprint, f"{spec.method}.fit")
     observer.declared = context.declared
@@ -164,15 +282,6 @@ def _task(cell: Cell, session: Session, meter: Meter) -> Task:
         val=view(val) if len(val) else None,
         asked=spec.shots,
     )
-
-
-def _check_classifier(classifier: Any, method: str) -> None:
-    for part in ("logits", "tensors"):
-        if not callable(getattr(classifier, part, None)):
-            raise ContractError(
-                f"{method}.fit returned {type(classifier).__name__} without {part}(); return a "
-                "Classifier"
-            )
 
 
 def _check_options(cell: Cell) -> None:

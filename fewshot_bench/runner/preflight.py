@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
-from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
+from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
@@ -129,7 +129,18 @@ def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
             f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
             "distinct class_ids: expected one id per class, or none"
         )
-    _check_classnames(card)
+    labels: dict[str, int] = {}
+    for label, title in enumerate(classnames):
+        if not title.strip() or not plain_text(title):
+            raise PluginError(
+                f"{name}: the class name of label {label} is {title!a}: expected text without "
+                "control characters (mend it in the card)"
+            )
+        if labels.setdefault(title, label) != label and not card.class_ids:
+            raise PluginError(
+                f"{name}: labels {labels[title]} and {label} are both named '{title}': expected "
+                "distinct class names, or class_ids that tell the classes apart"
+            )
     for part in (part for items in pools.values() for part in parts(items)):
         if not 0 <= part.label < len(classnames):
             raise PluginError(
@@ -165,40 +176,16 @@ def revision_of(name: str, dataset: Dataset) -> str:
     return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
 
 
-def _check_classnames(card: DatasetCard) -> None:
-    """PluginError for a class name that no prompt can hold, or for a name of two classes."""
-    labels: dict[str, int] = {}
-    for label, title in enumerate(card.classnames):
-        if not title.strip() or not plain_text(title):
-            raise PluginError(
-                f"{card.name}: the class name of label {label} is {title!a}: expected text "
-                "without control characters (mend it in the card)"
-            )
-        if labels.setdefault(title, label) != label and not card.class_ids:
-            raise PluginError(
-                f"{card.name}: labels {labels[title]} and {label} are both named '{title}': "
-                "expected distinct class names, or class_ids that tell the classes apart"
-            )
-
-
 def _find_duplicates(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
     """Ids that occur twice, with the roles of both places; compared folder by folder."""
-    if not any(isinstance(items, ItemList) for items in pools.values()):
-        # Packing tuples takes longer than comparing their ids, which already exist.
-        ids = [item.id for items in pools.values() for item in items]
-        if len(set(ids)) == len(ids):
-            return
     folders: dict[str, list[tuple[str, Run]]] = {}
     for role, items in pools.items():
         for run in packed(items).runs:
             folders.setdefault(run.folder, []).append((role, run))
     for folder, runs in folders.items():
-        listed = [(role, run.names.listed()) for role, run in runs]
-        if len({name for _, names in listed for name in names}) == sum(len(n) for _, n in listed):
-            continue
         first: dict[str, str] = {}
-        for role, names in listed:
-            for name in names:
+        for role, run in runs:
+            for name in run.names.listed():
                 if name in first:
                     yield folder + name, first[name], role
                 first.setdefault(name, role)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from fewshot_bench.utils.errors import (
     explain_denial,
     unknown,
 )
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -292,8 +292,19 @@ def _open_source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
             f"add --transfer {shlex.quote(name)}"
         )
     check_train(name, pools, val)
-    tested = set(label_counts(pools["test"]))
-    _check_halves(name, len(dataset.card().classnames), tested, request.classes)
+    classes, tested = len(dataset.card().classnames), set(label_counts(pools["test"]))
+    for half in (part for part in ("base", "new") if part in request.classes):
+        labels = class_half(classes, half)
+        if len(labels) < 2:
+            raise UsageError(
+                f"{name} has {counted(classes, 'class', 'classes')}, {len(labels)} of them in the "
+                f"half '{half}': expected at least 2 to tell apart; leave {half} out of --classes"
+            )
+        if tested.isdisjoint(labels):
+            raise UsageError(
+                f"{name} has no test images of the {len(labels)} classes in the half '{half}': "
+                f"expected some to evaluate on; leave {half} out of --classes"
+            )
     return dataset, revision_of(name, dataset)
 
 
@@ -303,26 +314,6 @@ def _open_target(name: str, request: Request) -> tuple[Dataset, str]:
 
     dataset = _open(name, {}, request)
     return dataset, revision_of(name, dataset)
-
-
-def _check_halves(name: str, classes: int, tested: Set[int], asked: Sequence[str]) -> None:
-    """UsageError unless each half that is asked for has two classes to tell apart, and test images.
-
-    tested: labels of the test images.
-    """
-    for half in ("base", "new"):
-        labels = class_half(classes, half)
-        count = len(labels)
-        if half in asked and count < 2:
-            raise UsageError(
-                f"{name} has {classes} class{'es' if classes > 1 else ''}, {count} of them in the "
-                f"half '{half}': expected at least 2 to tell apart; leave {half} out of --classes"
-            )
-        if half in asked and tested.isdisjoint(labels):
-            raise UsageError(
-                f"{name} has no test images of the {count} classes in the half '{half}': expected "
-                f"some to evaluate on; leave {half} out of --classes"
-            )
 
 
 def weights_of(backbone: str) -> str:

@@ -22,7 +22,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.session import Cell, Session

@@ -17,8 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import CellLists, Examination, ImageList
-from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
 

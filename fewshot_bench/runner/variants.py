@@ -212,13 +212,13 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
 class PublishedVariants:
     """Variants with the values of their methods' authors, cached by method and values."""
 
-    def __init__(self, known: Registry) -> None:
-        self.known = known
+    def __init__(self, catalog: Registry) -> None:
+        self._catalog = catalog
         self._made: dict[tuple[str, str], Variant] = {}
 
     def of(self, variant: Variant, setting: FitSetting) -> Variant:
         """The variant with its authors' values in a setting; values that the user named win."""
-        cls = self.known.method_class(variant.method)
+        cls = self._catalog.method_class(variant.method)
         card = card_of(cls)
         values = {**(card.published_in(setting) if card else {}), **variant.chosen}
         key = variant.method, repr((sorted(values.items()), sorted(variant.chosen)))

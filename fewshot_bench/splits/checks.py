@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item
@@ -154,12 +155,40 @@ def map_to_items(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
     images, or whose label or class name differs there.
     """
     items_by_id = {item.id: item for role in ROLES for item in pools.get(role, ())}
-    written = [item.id for items in file.lists.values() for item in items]
-    matches = find_items(written, items_by_id)
-    _refuse_missing(file, dataset, written, matches, next(iter(items_by_id), "none"))
-    meant = iter(matches)
-    lists = {role: tuple(next(meant)[0] for _ in items) for role, items in file.lists.items()}
-    _refuse_other_labels(file, dataset, lists)
+    written = [item for items in file.lists.values() for item in items]
+    matches = find_items([item.id for item in written], items_by_id)
+    pairs = list(zip(written, matches, strict=True))
+    absent = [item.id for item, items in pairs if not items]
+    if absent:
+        example = next(iter(items_by_id), "none")
+        raise DataMissingError(
+            f"{len(absent)} of {len(pairs)} images in {file.path} are not in '{dataset}': "
+            f"{few(absent)}; expected paths that end in ids such as '{example}' "
+            f"(fsbench splits show {shlex.quote(dataset)})"
+        )
+    several = [(item.id, items) for item, items in pairs if len(items) > 1]
+    if several:
+        first, second = several[0][1][:2]
+        raise DataMissingError(
+            f"{len(several)} of {len(pairs)} paths in {file.path} may be several images of "
+            f"'{dataset}': {few(id for id, _ in several)} ('{first.id}' or '{second.id}'); "
+            "expected longer paths"
+        )
+    meant = [items[0] for items in matches]
+    differing = [
+        (item, other)
+        for item, other in zip(written, meant, strict=True)
+        if (item.label, item.classname) != (other.label, other.classname)
+    ]
+    if differing:
+        item, other = differing[0]
+        raise DataMissingError(
+            f"{len(differing)} images have another class in {file.path} than in '{dataset}': "
+            f"'{other.id}' is {item.label} '{item.classname}' in the file and "
+            f"{other.label} '{other.classname}' in the data set; expected the same labels and names"
+        )
+    left = iter(meant)
+    lists = {role: tuple(islice(left, len(items))) for role, items in file.lists.items()}
     return replace(file, lists=lists)
 
 
@@ -168,42 +197,3 @@ def _parts(path: str) -> list[str]:
     if DRIVE.match(path) or "/" not in path:
         path = path.replace("\\", "/")
     return [part for part in path.split("/") if part not in ("", ".")]
-
-
-def _refuse_missing(
-    file: SplitFile,
-    dataset: str,
-    written: Sequence[str],
-    matches: Sequence[list[Item]],
-    example: str,
-) -> None:
-    absent = [path for path, items in zip(written, matches, strict=True) if not items]
-    if absent:
-        raise DataMissingError(
-            f"{len(absent)} of {len(matches)} images in {file.path} are not in '{dataset}': "
-            f"{few(absent)}; expected paths that end in ids such as '{example}' "
-            f"(fsbench splits show {shlex.quote(dataset)})"
-        )
-    several = [path for path, items in zip(written, matches, strict=True) if len(items) > 1]
-    if several:
-        first, second = next(items for items in matches if len(items) > 1)[:2]
-        raise DataMissingError(
-            f"{len(several)} of {len(matches)} paths in {file.path} may be several images of "
-            f"'{dataset}': {few(several)} ('{first.id}' or '{second.id}'); expected longer paths"
-        )
-
-
-def _refuse_other_labels(file: SplitFile, dataset: str, lists: Pools) -> None:
-    differing = [
-        (written, item)
-        for role, items in lists.items()
-        for written, item in zip(file.lists[role], items, strict=True)
-        if (written.label, written.classname) != (item.label, item.classname)
-    ]
-    if differing:
-        written, item = differing[0]
-        raise DataMissingError(
-            f"{len(differing)} images have another class in {file.path} than in '{dataset}': "
-            f"'{item.id}' is {written.label} '{written.classname}' in the file and "
-            f"{item.label} '{item.classname}' in the data set; expected the same labels and names"
-        )

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
-from fewshot_bench.store.index import Index
-from fewshot_bench.store.index_file import index_files
+from fewshot_bench.store.index import Index, index_files
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
     model_folder,
@@ -28,7 +27,7 @@ from fewshot_bench.store.kept_models import (
     size_of,
 )
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.outcome_cache import OutcomeCache
+from fewshot_bench.store.predictions import OutcomeCache
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -37,7 +36,7 @@ from fewshot_bench.utils.files import (
     Damaged,
     clock_of,
     is_stale,
-    sorted_entries,
+    list_entries,
     temporary_name,
 )
 from fewshot_bench.utils.progress import over
@@ -59,11 +58,11 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
     """
     files = [
         path
-        for folder in filter(Path.is_dir, sorted_entries(store.root))
-        for path in sorted_entries(folder)
+        for folder in filter(Path.is_dir, list_entries(store.root))
+        for path in list_entries(folder)
     ]
-    folders = [store.path, store.root, *sorted_entries(store.path / FOLDER)]
-    others = [path for folder in filter(Path.is_dir, folders) for path in sorted_entries(folder)]
+    folders = [store.path, store.root, *list_entries(store.path / FOLDER)]
+    others = [path for folder in filter(Path.is_dir, folders) for path in list_entries(folder)]
     for path in [*files, *others]:
         if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
             yield TEMPORARIES, path
@@ -116,7 +115,7 @@ def collect(
     folders += [(kind, path) for kind, path in leftovers if kind == UNCLAIMED]
     files = [(kind, path) for kind, path in leftovers if kind != UNCLAIMED]
     files += [(INDICES, path) for path in index_files(store.path)]
-    files += [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
+    files += [(kind, path) for kind, folder in folders for path in list_entries(folder)]
     # What is removed must be old by the clock of those who may be publishing it, too.
     latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
     for kind, path in over(files, "files"):

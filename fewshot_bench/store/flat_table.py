@@ -6,7 +6,6 @@ write_table(columns_of(records), Path("results.parquet"))
 
 from __future__ import annotations
 
-import csv
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -29,6 +28,7 @@ _OF_RECORD: Mapping[str, Callable[[Record], Any]] = {
 }
 _OF_SPEC = tuple(field.name for field in fields(RunSpec))
 TABLE = "records"
+ENDINGS = (".csv", ".parquet", ".sqlite")
 
 Columns = dict[str, list[Any]]
 
@@ -69,34 +69,22 @@ def _flatten(values: list[Any]) -> list[Any]:
 
 def write_table(columns: Columns, path: Path) -> None:
     """Write a table in the format of the file's ending; UsageError for another ending."""
-    writers = {".csv": _write_csv, ".parquet": _write_parquet, ".sqlite": _write_sqlite}
-    if path.suffix.lower() not in writers:
-        raise UsageError(f"'{path}': expected a name that ends with {', '.join(writers)}")
-    try:
-        with whole(path) as temporary:
-            writers[path.suffix.lower()](columns, temporary)
-    except OSError as error:
-        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from None
-
-
-def _write_csv(columns: Columns, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _write_sqlite(columns: Columns, path: Path) -> None:
-    names = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' for name in columns)
-    marks = ", ".join("?" * len(columns))
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(f"create table {TABLE} ({names})")
-        rows = zip(*columns.values(), strict=True)
-        connection.executemany(f"insert into {TABLE} values ({marks})", rows)
-
-
-def _write_parquet(columns: Columns, path: Path) -> None:
-    require("pyarrow", "parquet", "a parquet file", "name a .csv or .sqlite file")
     import pandas as pd
 
-    pd.DataFrame(columns).to_parquet(path, engine="pyarrow", index=False)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"'{path}': expected a name that ends with {', '.join(ENDINGS)}")
+    if ending == ".parquet":
+        require("pyarrow", "parquet", "a parquet file", "name a .csv or .sqlite file")
+    frame = pd.DataFrame(columns, dtype=object)
+    try:
+        with whole(path) as temporary:
+            if ending == ".csv":
+                frame.to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
+            elif ending == ".parquet":
+                frame.to_parquet(temporary, engine="pyarrow", index=False)
+            else:
+                with closing(sqlite3.connect(temporary)) as connection, connection:
+                    frame.to_sql(TABLE, connection, index=False)
+    except OSError as error:
+        raise UsageError(f"cannot write '{path}': {error.strerror or error}") from None

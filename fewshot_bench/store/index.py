@@ -1,38 +1,48 @@
-"""The contents of a store's records in one file (`index_file`), so that listing opens no record.
+"""The SQLite file of what is derived from a store, in this machine's cache folder.
 
-A row is believed only while its record has the stamp under which it was read and checked. What the
-file cannot give, for whatever reason, is read from the record.
+It holds the contents of records, so that listing opens none (`Index`), and the predictions of cells
+(`predictions`); it may be deleted at any time. A row is believed only while its record has the
+stamp under which it was read and checked; any other record is read from its own file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
+import hashlib
+import json
 import operator
+import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, defstruct
+from msgspec import defstruct
 
-from fewshot_bench.api.record import Record, encode_json, entry, parse_json
+from fewshot_bench.api.record import SCHEMA, Record, encode_json, entry, parse_json
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.store.index_file import digest_of_text, open_index_file
-from fewshot_bench.store.record_files import (
-    Stamp,
-    pack_stamp,
-    path_of,
-    read_record,
-    stamp_of,
-)
-from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import Damaged
+from fewshot_bench.store.record_files import Stamp, pack_stamp
+from fewshot_bench.utils.cache_dir import STORES, cache_root, is_shared
+from fewshot_bench.utils.database import JOURNALS, Database
+from fewshot_bench.utils.version import __version__
 
+# Texts that several records share, by their digest; a row per record; its predictions.
+# `sum` is a checksum, since SQLite does not notice changed bytes.
+TABLES = """
+create table texts (digest blob primary key, text blob);
+create table records (
+    key text primary key, stamp blob, numbers blob, facts blob, split blob, own blob, sum integer,
+    verified blob
+);
+create table outcomes (key text primary key, stamp blob, queries blob, content blob, sum integer)
+"""
+# What the validity and the meaning of a row depend on.
+_MEANING = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
+VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 # Fewer new rows are not worth a file; more are written at once.
 WORTH, MOST = 64, 2048
 # Two changes within one tick of the file system's clock can leave the same stamp.
@@ -45,43 +55,76 @@ _STATE = ("status", "error", "incidents")
 _OWN = ("metrics", "footprint", "timings", "digests", "notes")
 _OWN_ENTRY = {"environment": "load"}
 _SHARED_ENTRY = {"footprint": "card"}
-_HEAD = ("key", "stamp", "numbers", "facts", "split", "sum", "verified")
-_ROW = f"{', '.join(_HEAD)}, own"
-_FACTS, _SPLIT = _HEAD.index("facts"), _HEAD.index("split")
-_TEXT = "select text from texts where digest = ?"
+_ROW = "key, stamp, numbers, facts, split, own, sum"
 
-Head = tuple[Any, ...]
 Names = tuple[str, ...]
 
 
+def index_file(store: Path) -> Path:
+    """The file of a store, which may not exist."""
+    location = os.fsencode(os.path.realpath(store))
+    return cache_root() / STORES / f"{hashlib.sha256(location).hexdigest()[:32]}.sqlite"
+
+
+def open_index_file(store: Path, *, create: bool = False) -> Database:
+    """Open the file of a store; memory if it cannot be used, or is absent and not to be created."""
+    path = index_file(store)
+    used = path if create or path.exists() else None
+    return Database(used, TABLES, VERSION, timeout=10.0, writes=is_shared())
+
+
+def digest_of_text(text: bytes) -> bytes:
+    """The key of a shared text."""
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def index_files(store: Path) -> list[Path]:
+    """The files of a store's index that exist, in the order in which they may be removed."""
+    path = index_file(store)
+    every = (path.with_name(f"{path.name}{ending}") for ending in (*JOURNALS, ""))
+    return [file for file in every if file.is_file()]
+
+
 class Row:
-    """One record of an index; its fields are read on access."""
+    """One record of an index; its fields are read on access.
 
-    __slots__ = ("_head", "_index", "key")
+    stamp: of its file, packed. numbers: JSON of the values of `_NUMBERS`. facts, split: values that
+    are one object for all records that have them. own: JSON of the other fields. verified: the
+    packed stamp of logits that were verified against the record.
+    """
 
-    def __init__(self, index: Index, head: Head) -> None:
-        self._index = index
-        self._head = head
-        self.key: str = head[0]
+    __slots__ = ("facts", "key", "numbers", "own", "split", "stamp", "verified")
+
+    def __init__(
+        self,
+        key: str,
+        stamp: bytes,
+        numbers: bytes,
+        facts: Any,
+        split: Any,
+        own: bytes,
+        verified: bytes | None,
+    ) -> None:
+        self.key, self.stamp, self.numbers, self.own = key, stamp, numbers, own
+        self.facts, self.split, self.verified = facts, split, verified
 
     def record(self, spec: RunSpec | None = None) -> Record:
         """The record, which reads most fields lazily. spec: that of its key, if known."""
-        facts = self._index.facts(self._head)
         if spec is None:
-            numbers = zip(_NUMBERS, msgspec.json.decode(self._head[2]), strict=True)
-            spec = RunSpec.read({**facts["spec"], **dict(numbers)}, self.key)
-        return Record.reading(spec, facts, self)
+            numbers = zip(_NUMBERS, msgspec.json.decode(self.numbers), strict=True)
+            spec = RunSpec.read({**self.facts["spec"], **dict(numbers)}, self.key)
+        return Record.reading(spec, self.facts, self)
 
     def __call__(self, part: str) -> Any:
         """A field by name."""
-        index, head = self._index, self._head
         if part == "split":
-            return index.read_shared(head, _SPLIT)
+            return self.split
+        own = _parse_own(self.own)
         if part in _OWN_ENTRY:
-            return index.facts(head)[part] | index.own(head, part)
+            return self.facts[part] | own[part]
         if part in _SHARED_ENTRY:
-            return index.own(head, part) | index.facts(head)[part]
-        return index.own(head, part)
+            return own[part] | self.facts[part]
+        return own[part]
 
     def entries(self, part: str, names: Names) -> tuple[Any, ...]:
         """The named values of a field; None for missing ones."""
@@ -92,20 +135,21 @@ class Row:
         rows: Iterable[Row], part: str, names: Names, absent: Any = None
     ) -> list[tuple[Any, ...]]:
         """The named values of a field of many records, a tuple for each; see `Record.entries`."""
-        lines: list[tuple[Any, ...]] = []
-        for index, members in itertools.groupby(rows, attrgetter("_index")):
-            lines += index.entries([row._head for row in members], part, names, absent)
-        return lines
+        rows = list(rows)
+        own = tuple(name for name in names if _is_own(part, name))
+        shared = tuple(name for name in names if name not in own)
+        if not own:
+            return _read_shared(rows, part, shared, absent)
+        lines = _read_lines([row.own for row in rows], part, own, absent)
+        if not shared:
+            return lines
+        columns = [(*own, *shared).index(name) for name in names]
+        both = map(operator.add, lines, _read_shared(rows, part, shared, absent))
+        return [tuple(line[column] for column in columns) for line in both]
 
     def is_verified(self, stamp: Stamp | None) -> bool:
         """True if logits with this file stamp were already verified against the record."""
-        verified = self._index.verified.get(self._head[:2], self._head[-1])
-        return stamp is not None and bool(verified == pack_stamp(stamp))
-
-    def mark_verified(self, stamp: Stamp | None) -> None:
-        """Note that logits with this file stamp are verified; None if the record has none."""
-        if stamp is not None and _is_settled(stamp):
-            self._index.verify(self._head, pack_stamp(stamp))
+        return stamp is not None and self.verified == pack_stamp(stamp)
 
 
 class Index:
@@ -113,21 +157,15 @@ class Index:
 
     def __init__(self, store: Path) -> None:
         self.store = store
-        # Stamps of verified logits, by the key and stamp of the record; those not in the file.
-        self.verified: dict[tuple[str, bytes], bytes] = {}
-        self._verdicts: dict[tuple[str, bytes], bytes] = {}
         self._database = open_index_file(store)
-        # Heads of rows in the file, by the first digits of their keys.
-        self._heads: dict[str, dict[str, Head]] = {}
-        # Whole rows that are not in the file: to be written, and others.
+        # Rows in the file, by the first digits of their keys.
+        self._rows: dict[str, dict[str, Row]] = {}
+        # What is to be written: rows, shared texts by digest, and rows with newly verified logits.
         self._new: dict[str, tuple[Any, ...]] = {}
-        self._kept: dict[str, tuple[Any, ...]] = {}
-        # Shared texts that may not be in the file, and their values; equal ones are one object.
         self._texts: dict[bytes, bytes] = {}
+        self._verdicts: dict[str, Row] = {}
+        # Values of shared texts; equal ones are one object.
         self._values: dict[bytes, Any] = {}
-        self._digests: dict[bytes, bytes] = {}
-        # Fields of the row that was read last, and its whole text under the name "".
-        self._last: tuple[Head, dict[str, Any]] = (), {}
         self._found: set[str] = set()
         self._is_refused = False
 
@@ -135,49 +173,59 @@ class Index:
         """The row of a record file; None unless it was read from a file with this stamp."""
         if stamp is None or not key:
             return None
-        heads = self._heads.get(key[:2])
-        if heads is None:
-            heads = self._heads[key[:2]] = self._read_heads(key[:2])
-        head = heads.get(key)
-        if head is None or head[1] != pack_stamp(stamp):
-            return None
-        if self._look_up(head[_FACTS]) is None:
-            # Another process has removed the file, or the text, since.
+        if key[:2] not in self._rows:
+            self._rows[key[:2]] = self._read_rows(key[:2])
+        row = self._rows[key[:2]].get(key)
+        if row is None or row.stamp != pack_stamp(stamp):
             return None
         self._found.add(key)
-        return Row(self, head)
+        return row
 
-    def _read_heads(self, begin: str) -> dict[str, Head]:
-        sql = f"select {', '.join(_HEAD)} from records where key between ? and ?"
-        heads = {}
-        share = self._digests.setdefault
-        for head in self._database.read(sql, (begin, f"{begin}g")):
-            if _is_whole(head):
-                key, stamp, *shared = head[:-2]
-                heads[key] = (key, stamp, *map(share, shared, shared), None, head[-1])
-        return heads
+    def _read_rows(self, begin: str) -> dict[str, Row]:
+        """The rows of the file that nothing but this module has changed."""
+        sql = f"select {_ROW}, verified from records where key between ? and ?"
+        rows = {}
+        for *content, total, verified in self._database.read(sql, (begin, f"{begin}g")):
+            with suppress(TypeError, AttributeError):
+                if _sum_of(content) == total:
+                    key, stamp, numbers, *shared, own = content
+                    facts, split = map(self._look_up, shared)
+                    if facts is not None and split is not None:
+                        rows[key] = Row(key, stamp, numbers, facts, split, own, verified)
+        return rows
+
+    def _look_up(self, digest: bytes) -> Any:
+        """The value of a shared text; None if the file does not have it."""
+        if digest not in self._values:
+            sql = "select text from texts where digest = ?"
+            for (text,) in self._database.read(sql, (digest,)):
+                if isinstance(text, bytes) and digest_of_text(text) == digest:
+                    self._values[digest] = parse_json(text)
+        return self._values.get(digest)
 
     def add(self, key: str, stamp: Stamp | None, record: Record) -> Row:
         """Add the row of a valid record. stamp: of its file, taken before reading it."""
-        numbers, *shared, own = _take_apart(record)
-        digests = map(self._share, map(encode_json, shared))
-        head = (key, pack_stamp(stamp), encode_json(numbers), *digests)
-        row = (*head, _sum_of(head), None, _seal(key, encode_json(own)))
-        settled = stamp is not None and _is_settled(stamp)
-        (self._new if settled else self._kept)[key] = row
+        numbers, facts, split, own = map(encode_json, _take_apart(record))
+        shared = digest_of_text(facts), digest_of_text(split)
+        texts = dict(zip(shared, (facts, split), strict=True))
+        for digest in texts.keys() - self._values.keys():
+            self._values[digest] = parse_json(texts[digest])
+        packed = pack_stamp(stamp)
+        content = (key, packed, numbers, *shared, own)
+        if stamp is not None and _is_settled(stamp):
+            self._new[key] = (*content, _sum_of(content))
+            self._texts |= texts
         self._found.add(key)
         if len(self._new) >= MOST and not self._is_refused:
             self._write_new()
-        return Row(self, row[: len(_HEAD)])
+        of_facts, of_split = (self._values[digest] for digest in shared)
+        return Row(key, packed, numbers, of_facts, of_split, own, None)
 
-    def _share(self, text: bytes) -> bytes:
-        digest = digest_of_text(text)
-        self._texts.setdefault(digest, text)
-        return self._digests.setdefault(digest, digest)
-
-    def verify(self, head: Head, logits: bytes) -> None:
-        """Note that logits with this stamp were verified against a row's record."""
-        self.verified[head[:2]] = self._verdicts[head[:2]] = logits
+    def mark_verified(self, row: Row, stamp: Stamp | None) -> None:
+        """Note that a row's logits, with this file stamp, are verified; None if it has none."""
+        if stamp is not None and _is_settled(stamp):
+            row.verified = pack_stamp(stamp)
+            self._verdicts[row.key] = row
 
     def save(self, *, complete: bool = False) -> None:
         """Write new rows and verdicts, if there are enough and the file can be written.
@@ -185,7 +233,7 @@ class Index:
         complete: True if all record files were looked up, so that rows not found are obsolete.
         """
         changed = len(self._new) + len(self._verdicts)
-        if changed >= WORTH or (changed and any(self._heads.values())):
+        if changed >= WORTH or (changed and any(self._rows.values())):
             self._write_new()
         if complete:
             keys = self._database.read("select key from records")
@@ -194,26 +242,21 @@ class Index:
     def _write_new(self) -> None:
         if self._database.path is None:
             self._database = open_index_file(self.store, create=True)
-        marks = ", ".join("?" * (len(_HEAD) + 1))
-        verdicts = ((logits, *record) for record, logits in self._verdicts.items())
+        marks = ", ".join("?" * len(_ROW.split()))
+        verdicts = ((row.verified, key, row.stamp) for key, row in self._verdicts.items())
+        texts = "insert or ignore into texts values (?, ?)"
+        rows = f"insert or replace into records ({_ROW}) values ({marks})"
+        verified = "update records set verified = ? where key = ? and stamp = ?"
         try:
             with self._database.write() as connection:
-                connection.executemany(
-                    "insert or ignore into texts values (?, ?)", self._texts.items()
-                )
-                connection.executemany(
-                    f"insert or replace into records ({_ROW}) values ({marks})", self._new.values()
-                )
-                connection.executemany(
-                    "update records set verified = ? where key = ? and stamp = ?", verdicts
-                )
+                connection.executemany(texts, self._texts.items())
+                connection.executemany(rows, self._new.values())
+                connection.executemany(verified, verdicts)
         except OSError:
             # Rows stay in memory.
             self._is_refused = True
             return
-        self._new, self._verdicts = {}, {}
-        if not self._kept:
-            self._texts = {}
+        self._new, self._texts, self._verdicts = {}, {}, {}
 
     def remove(self, keys: Sequence[str]) -> None:
         """Remove rows, and texts that no row needs any more, if the file can be written."""
@@ -226,104 +269,6 @@ class Index:
         with suppress(OSError), self._database.write() as connection:
             connection.executemany("delete from records where key = ?", zip(keys))
             connection.execute(f"delete from texts where digest not in ({texts})")
-
-    def facts(self, head: Head) -> Any:
-        """What other records of a row's method share with it: fields with their shared entries."""
-        return self.read_shared(head, _FACTS)
-
-    def read_shared(self, head: Head, column: int) -> Any:
-        """The value of a shared text. column: of its digest in the head."""
-        value = self._look_up(head[column])
-        if value is None:
-            value = parse_json(encode_json(_take_apart(self.read_file(head))[column - 2]))
-        return value
-
-    def _look_up(self, digest: bytes) -> Any:
-        """The value of a shared text; None if the file has it no more."""
-        if digest not in self._values:
-            text = self._texts.get(digest)
-            if text is None:
-                ((text,),) = self._database.read(_TEXT, (digest,)) or ((None,),)
-            if not isinstance(text, bytes) or digest_of_text(text) != digest:
-                return None
-            # Of two threads, both return the object that is kept.
-            self._values.setdefault(digest, parse_json(text))
-        return self._values[digest]
-
-    def own(self, head: Head, field: str) -> Any:
-        """A field of a row's own text, without entries that others share."""
-        last, values = self._last
-        if last != head[:2]:
-            values = {}
-            self._last = head[:2], values
-        if field not in values:
-            text = values[""] = values.get("") or self._own_text(head)
-            values[field] = _reader(field, (), None)(text)
-        return values[field]
-
-    def _own_texts(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Keys, stamps and own texts of all rows of the file, some at a time."""
-        sql = "select key, stamp, own from records where key between ? and ?"
-        for begin in "0123456789abcdef":
-            for key, stamp, sealed in self._database.read(sql, (begin, f"{begin}g")):
-                text = _unseal(key, sealed)
-                if text is not None:
-                    yield key, stamp, text
-
-    def _own_text(self, head: Head) -> bytes:
-        key, stamp = head[:2]
-        row = self._new.get(key) or self._kept.get(key)
-        if row is None or row[1] != stamp:
-            sql = "select own from records where key = ? and stamp = ?"
-            row = next(iter(self._database.read(sql, (key, stamp))), (None,))
-        text = _unseal(key, row[-1])
-        return encode_json(_take_apart(self.read_file(head))[-1]) if text is None else text
-
-    def entries(
-        self, heads: Sequence[Head], field: str, names: Names, absent: Any
-    ) -> list[tuple[Any, ...]]:
-        """The named values of a field for each row."""
-        of_own = [name for name in names if _is_own(field, name)]
-        shared = tuple(name for name in names if name not in of_own)
-        if not of_own:
-            return self._shared_lines(heads, field, shared, absent)
-        lines = self._own_lines(heads, field, tuple(of_own), absent)
-        if not shared:
-            return lines
-        others = self._shared_lines(heads, field, shared, absent)
-        columns = [(*of_own, *shared).index(name) for name in names]
-        both = map(operator.add, lines, others)
-        return [tuple(line[column] for column in columns) for line in both]
-
-    def _shared_lines(
-        self, heads: Sequence[Head], field: str, names: Names, absent: Any
-    ) -> list[tuple[Any, ...]]:
-        column = _SPLIT if field == "split" else _FACTS
-        lines = {}
-        for digest, head in {head[column]: head for head in heads}.items():
-            value = self.read_shared(head, column)
-            value = value if field == "split" else value[field]
-            lines[digest] = tuple(entry(value, name, absent) for name in names)
-        return [lines[head[column]] for head in heads]
-
-    def _own_lines(
-        self, heads: Sequence[Head], field: str, names: Names, absent: Any
-    ) -> list[tuple[Any, ...]]:
-        read = _reader(field, names, absent)
-        lines = {}
-        if 8 * len(heads) > len(self._found):
-            lines = {(key, stamp): read(text) for key, stamp, text in self._own_texts()}
-        # Rows of other files, or of none.
-        return [lines.get(head[:2]) or read(self._own_text(head)) for head in heads]
-
-    def read_file(self, head: Head) -> Record:
-        """The record of a row from its file; StoreError if it is another one now."""
-        key, stamp = head[:2]
-        path = path_of(self.store, key)
-        with suppress(OSError, Damaged):
-            if pack_stamp(stamp_of(path.stat())) == stamp:
-                return read_record(path)
-        raise StoreError(f"record {key[:12]} was replaced or removed meanwhile; run again")
 
 
 def _take_apart(record: Record) -> tuple[Any, ...]:
@@ -348,51 +293,66 @@ def _is_own(field: str, name: str) -> bool:
     return first == _OWN_ENTRY.get(field)
 
 
-def _sum_of(head: Sequence[Any]) -> int:
-    return zlib.crc32(b"".join(head[1:]), zlib.crc32(head[0].encode()))
-
-
-def _is_whole(head: Head) -> bool:
-    """True unless a row of the file was changed by something else than this module."""
-    try:
-        return bool(_sum_of(head[:-2]) == head[-2])
-    except (TypeError, AttributeError):
-        return False
-
-
-def _seal(key: str, text: bytes) -> bytes:
-    """A text after its checksum, which `_unseal` compares: SQLite notices no changed byte."""
-    return zlib.crc32(text, zlib.crc32(key.encode())).to_bytes(4, "big") + text
-
-
-def _unseal(key: str, sealed: Any) -> bytes | None:
-    if isinstance(sealed, bytes) and _seal(key, sealed[4:]) == sealed:
-        return sealed[4:]
-    return None
+def _sum_of(content: Sequence[Any]) -> int:
+    return zlib.crc32(b"".join(content[1:]), zlib.crc32(content[0].encode()))
 
 
 def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[:2]) <= time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-@functools.cache
-def _reader(field: str, names: Names, absent: Any) -> Callable[[bytes], Any]:
-    """A function that reads the named entries of a field, or all without names, and no others."""
-    firsts = dict.fromkeys([*names, *(name.partition(".")[0] for name in names)])
-    labels = {f"f{number}": name for number, name in enumerate(firsts)}
-    asked = defstruct("Asked", [(label, Any, UNSET) for label in labels], rename=labels)
-    kind = defstruct("Own", [("field", asked if names else Any)], rename={"field": field})
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+@functools.lru_cache(maxsize=4)
+def _parse_own(text: bytes) -> Any:
+    """The fields in a record's own text; several of one record are read one after the other."""
+    return parse_json(text)
 
-    def read(text: bytes) -> Any:
+
+def _read_shared(
+    rows: Sequence[Row], field: str, names: Names, absent: Any
+) -> list[tuple[Any, ...]]:
+    """The named entries of a field of each row, which other records share."""
+    values = [row.split if field == "split" else row.facts[field] for row in rows]
+    distinct = {id(value): value for value in values}
+    lines = {
+        number: tuple(entry(value, name, absent) for name in names)
+        for number, value in distinct.items()
+    }
+    return [lines[id(value)] for value in values]
+
+
+def _read_lines(
+    texts: Sequence[bytes], field: str, names: Names, absent: Any
+) -> list[tuple[Any, ...]]:
+    """The named entries of a field of each own text."""
+    dotted = [name.partition(".") for name in names if "." in name]
+    keys = (*names, *dict.fromkeys(first for first, _, _ in dotted if first not in names))
+    decoder = _decoder(field, keys, absent)
+    lines: list[tuple[Any, ...]] = []
+    for start in range(0, len(texts), MOST):
+        part = texts[start : start + MOST]
         try:
-            values = decode(text).field
+            rows = decoder.decode(b"[%b]" % b",".join(part))
         except msgspec.DecodeError:
-            values = parse_json(text)[field]
+            fields = (parse_json(text)[field] for text in part)
+            lines += (tuple(entry(values, name, absent) for name in keys) for values in fields)
         else:
-            if names:
-                items = ((name, getattr(values, label)) for label, name in labels.items())
-                values = {name: value for name, value in items if value is not UNSET}
-        return tuple(entry(values, name, absent) for name in names) if names else values
+            lines += (msgspec.structs.astuple(row.field) for row in rows)
+    if not dotted or not lines:
+        return lines
+    columns = dict(zip(keys, zip(*lines, strict=True), strict=True))
+    for first, _, inner in dotted:
+        name = f"{first}.{inner}"
+        columns[name] = tuple(
+            entry(values, inner, absent) if value is absent else value
+            for value, values in zip(columns[name], columns[first], strict=True)
+        )
+    return list(zip(*(columns[name] for name in names), strict=True))
 
-    return read
+
+@functools.cache
+def _decoder(field: str, keys: Names, absent: Any) -> msgspec.json.Decoder[list[Any]]:
+    """Reads the entries of a field of many own texts, and nothing else of them."""
+    labels = {f"f{number}": key for number, key in enumerate(keys)}
+    asked = defstruct("Asked", [(label, Any, absent) for label in labels], rename=labels)
+    own = defstruct("Own", [("field", asked)], rename={"field": field})
+    return msgspec.json.Decoder(list[own])  # type: ignore[valid-type]

@@ -37,9 +37,9 @@ from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import ModelMissingError, StoreError
 from fewshot_bench.utils.files import (
     Damaged,
+    list_entries,
     open_regular,
     read_regular,
-    sorted_entries,
     write_whole,
 )
 from fewshot_bench.utils.memory import free_host_memory
@@ -220,13 +220,14 @@ def write_model(
     tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
-    plain = msgspec.structs.replace(
+    stated = msgspec.structs.replace(
         config,
         tensors=hashlib.sha256(content).hexdigest(),
         support=hashlib.sha256(support).hexdigest() if support else "",
-    ).as_json()
+    )
+    # As it is read back: whole numbers in fields of floats are floats.
+    plain = _decode_config(json.dumps(stated.as_json()), folder / CONFIG).as_json()
     text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
-    _parse_config(text, folder / CONFIG)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     (folder / SUPPORT).unlink(missing_ok=True)
@@ -293,10 +294,13 @@ def read_config(folder: Path) -> ModelConfig:
         ) from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
-    return _parse_config(text, path)
+    config = _decode_config(text, path)
+    if config.digest != config.as_json()["digest"]:
+        raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
+    return config
 
 
-def _parse_config(text: bytes | str, path: Path) -> ModelConfig:
+def _decode_config(text: bytes | str, path: Path) -> ModelConfig:
     """The validated config; StoreError with the first value that is of another kind."""
     try:
         version = msgspec.json.decode(text, type=_Format).format
@@ -308,8 +312,6 @@ def _parse_config(text: bytes | str, path: Path) -> ModelConfig:
         _check_values(config)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is no config of a model: {error}") from None
-    if config.digest != config.as_json()["digest"]:
-        raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
     return config
 
 
@@ -347,7 +349,7 @@ def stated_model(record: Record) -> Mapping[str, Any]:
 
 def size_of(folder: Path) -> int:
     """Bytes of a model's folder; 0 if it does not exist."""
-    return sum(path.stat().st_size for path in sorted_entries(folder) if path.is_file())
+    return sum(path.stat().st_size for path in list_entries(folder) if path.is_file())
 
 
 def models_line(records: Sequence[Record]) -> str:
@@ -438,8 +440,8 @@ def remove_model(store: Path, key: str) -> None:
 
 def list_unclaimed(store: Path, seconds: float) -> Iterator[Path]:
     """Model folders that no record states and that were not written to for `seconds`."""
-    for folder in filter(Path.is_dir, sorted_entries(store / MODELS)):
-        times = [path.stat().st_mtime for path in (folder, *sorted_entries(folder))]
+    for folder in filter(Path.is_dir, list_entries(store / MODELS)):
+        times = [path.stat().st_mtime for path in (folder, *list_entries(folder))]
         is_young = time.time() - max(times) < seconds
         if not is_young and not _is_claimed(store, folder):
             yield folder

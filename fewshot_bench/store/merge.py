@@ -20,7 +20,7 @@ from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
-from fewshot_bench.store.outcome_cache import Queries
+from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fewshot_bench.api.record import SCHEMA, Record, parse_json, unseal
 from fewshot_bench.utils.errors import StoreError
@@ -19,8 +19,8 @@ from fewshot_bench.utils.files import (
     LARGEST,
     TEMPORARY,
     Damaged,
+    list_entries,
     read_regular,
-    sorted_entries,
 )
 
 # Folder of a store with the files of its records.
@@ -37,31 +37,33 @@ class RecordFile(NamedTuple):
     key: stated by the file's name; empty if the file is in the wrong folder.
     """
 
-    folder: Path
-    name: str
+    location: str
     key: str
     stamp: Stamp | None
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self.folder / self.name
+        """The file, which thousands of listed records do not need."""
+        return Path(self.location)
 
 
 def record_files(root: Path) -> Iterator[RecordFile]:
     """Every record file under a store's `records` folder, sorted."""
-    for folder in filter(Path.is_dir, sorted_entries(root)):
+    for folder in filter(Path.is_dir, list_entries(root)):
         with os.scandir(folder) as entries:
-            records = sorted((entry.name, entry) for entry in entries if _is_record(entry.name))
+            records = sorted(
+                (entry.name, entry)
+                for entry in entries
+                if entry.name.endswith(".json") and not entry.name.startswith(TEMPORARY)
+            )
         for name, entry in records:
-            key = name.removesuffix(".json")
-            key = key if folder.name == key[:2] else ""
+            key = name.removesuffix(".json") if name.startswith(folder.name) else ""
             try:
-                yield RecordFile(folder, name, key, stamp_of(entry.stat()))
+                yield RecordFile(entry.path, key, stamp_of(entry.stat()))
             except FileNotFoundError:
                 continue
             except OSError:
-                yield RecordFile(folder, name, key, None)
+                yield RecordFile(entry.path, key, None)
 
 
 def path_of(store: Path, key: str) -> Path:
@@ -82,13 +84,18 @@ def pack_stamp(stamp: Stamp | None) -> bytes:
         return _STAMP.pack(*(number & _ALL_BITS for number in stamp or ()))
 
 
-def read_record(path: Path) -> Record:
-    """Parse a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
-    content = read_content(path)
-    return record_of(path, parse_values(path, content), content)
+def read_record(path: Path | str) -> Record:
+    """Read a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
+    record = parse_record(path, read_content(path))
+    key = record.spec.key()
+    # Thousands of paths are taken apart, for which pathlib takes as long as for parsing.
+    folder, name = os.path.split(path)
+    if name != f"{key}.json" or os.path.basename(folder) != key[:2]:
+        raise Damaged(f"its specification has the key {key[:12]}..., so the file was changed")
+    return record
 
 
-def read_content(path: Path) -> bytes:
+def read_content(path: Path | str) -> bytes:
     """The bytes of a record file; Damaged for more than LARGEST, StoreError if it is unreadable."""
     try:
         return read_regular(path, LARGEST)
@@ -102,38 +109,15 @@ def read_content(path: Path) -> bytes:
         ) from error
 
 
-def record_of(path: Path, values: Mapping[str, Any], content: bytes | None = None) -> Record:
-    """Build the record from a file's values; Damaged if they are invalid or of another key.
-
-    content: the text of the file, to compare its digest with the one that it states.
-    """
-    try:
-        record = Record.from_dict(values) if content is None else unseal(content, values)
-        key = record.spec.key()
-    except (StoreError, ValueError, TypeError, RecursionError) as error:
-        raise Damaged(str(error)) from None
-    # Thousands of paths are taken apart, for which pathlib takes as long as for parsing.
-    folder, name = os.path.split(path)
-    if name != f"{key}.json" or os.path.basename(folder) != key[:2]:
-        raise Damaged(f"its specification has the key {key[:12]}..., so the file was changed")
-    return record
-
-
-def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
-    """Parse the values of a record file; errors as in `read_record`."""
+def parse_record(path: Path | str, content: bytes) -> Record:
+    """The record of a file's content, under any name; errors as in `read_record`."""
     try:
         values = parse_json(content)
-    except ValueError as error:
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            problem = f"'{path}' has schema {schema}, this version reads {SCHEMA}"
+        else:
+            return unseal(content, values)
+    except (StoreError, ValueError, TypeError, RecursionError) as error:
         raise Damaged(str(error)) from None
-    if not isinstance(values, dict):
-        raise Damaged(f"record is a {type(values).__name__}, expected an object")
-    schema = values.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise StoreError(
-            f"'{path}' has schema {schema}, this version reads {SCHEMA}; upgrade fewshot_bench"
-        )
-    return values
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith(TEMPORARY)
+    raise StoreError(f"{problem}; upgrade fewshot_bench")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, parse_json, seal, unseal
+from fewshot_bench.api.record import Record, seal
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     ASKED,
@@ -37,6 +37,7 @@ from fewshot_bench.store.index import Index
 from fewshot_bench.store.record_files import (
     RECORDS,
     Stamp,
+    parse_record,
     path_of,
     read_content,
     read_record,
@@ -200,12 +201,37 @@ class Store:
         renamed to `*.damaged-<n>`. A record of status done without its logits counts as absent.
         Both are reported in `damaged`. A cell that a writer replaces meanwhile is read again.
         """
+        return self._read_cell(key)
+
+    def read_cells(self, cells: Collection[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
+        """Each cell with its usable record, as `get` returns it.
+
+        Records and logits whose files still have the stamps under which they were checked are not
+        read again.
+        """
+        index = Index(self.path)
+        for cell in cells:
+            yield cell, self._read_cell(cell.key(), index, cell)
+        index.save()
+
+    def _read_cell(
+        self, key: str, index: Index | None = None, spec: RunSpec | None = None
+    ) -> Record | None:
         for _ in range(_ATTEMPTS):
-            stamp = self.stamp(key)
-            record = self._read(key)
+            stamp, logits = self.stamp(key), self.stamp(key, ".npz")
+            row = None if index is None else index.find(key, stamp)
+            record = self._read(key) if row is None else row.record(spec)
             if record is None:
                 return None
-            if record.status != "done" or self._logits_usable(record, stamp):
+            if row is None and index is not None:
+                row = index.add(key, stamp, record)
+                # Records of an index share what they have in common.
+                record = row.record(spec)
+            if record.status != "done" or (row is not None and row.is_verified(logits)):
+                return record
+            if self._logits_usable(record, stamp):
+                if row is not None and index is not None:
+                    index.mark_verified(row, logits)
                 return record
             if self.stamp(key) == stamp:
                 return None
@@ -221,33 +247,6 @@ class Store:
         except Damaged as error:
             self.set_aside(path, str(error))
             return None
-
-    def read_cells(self, cells: Collection[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
-        """Each cell with its usable record, as `get` returns it.
-
-        Records and logits whose files still have the stamps under which they were checked are not
-        read again.
-        """
-        index = Index(self.path)
-        for cell in cells:
-            yield cell, self._read_cell(cell, index)
-        index.save()
-
-    def _read_cell(self, cell: RunSpec, index: Index) -> Record | None:
-        key = cell.key()
-        stamp, logits = self.stamp(key), self.stamp(key, ".npz")
-        row = index.find(key, stamp)
-        if row is None:
-            record = self._read(key)
-            if record is None:
-                return None
-            row = index.add(key, stamp, record)
-        record = row.record(cell)
-        if record.status == "done" and not row.is_verified(logits):
-            if not self._logits_usable(record, stamp):
-                return None if self.stamp(key) == stamp else self.get(key)
-            row.mark_verified(logits)
-        return record
 
     def stamp(self, key: str, ending: str = ".json") -> Stamp | None:
         """File stamp of a record, which changes whenever the record is replaced; None without one.
@@ -293,7 +292,7 @@ class Store:
             row = index.find(file.key, file.stamp)
             if row is None:
                 try:
-                    row = index.add(file.key, file.stamp, read_record(file.path))
+                    row = index.add(file.key, file.stamp, read_record(file.location))
                 except FileNotFoundError:
                     continue
                 except (Damaged, StoreError) as error:
@@ -396,9 +395,8 @@ def find(name: str, store: Path) -> Kept:
             )
         path, folder = paths[0], store
     try:
-        content = read_content(path)
-        record = unseal(content, parse_json(content))
-    except (OSError, ValueError, StoreError, Damaged) as error:
+        record = parse_record(path, read_content(path))
+    except (OSError, StoreError, Damaged) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:

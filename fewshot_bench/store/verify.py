@@ -25,10 +25,9 @@ from fewshot_bench.store.answer_files import (
     list_problems,
     read,
 )
-from fewshot_bench.store.index import Index
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import Index, index_file
 from fewshot_bench.store.kept_models import model_problem
-from fewshot_bench.store.outcome_cache import Queries
+from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import read_record, record_files, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError

@@ -17,7 +17,7 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observe

@@ -214,7 +214,8 @@ class Database:
         damaged = type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
         if not damaged and self._connection is not None:
             try:
-                damaged = self._connection.execute("pragma quick_check").fetchall() != [("ok",)]
+                check = self._connection.execute("pragma quick_check").fetchall()
+                damaged = check != [("ok",)] or _version_of(self._connection) != self._version
             except ERRORS:
                 damaged = True
         if damaged:

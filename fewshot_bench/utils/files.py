@@ -44,7 +44,7 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(_open(path)[0], "rb")
 
 
-def read_regular(path: Path, most: int = LARGEST) -> bytes:
+def read_regular(path: Path | str, most: int = LARGEST) -> bytes:
     """The bytes of a regular file; OSError (EFBIG) for more bytes, or any other file."""
     file, size = _open(path)
     try:
@@ -57,7 +57,7 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
         os.close(file)
 
 
-def _open(path: Path) -> tuple[int, int]:
+def _open(path: Path | str) -> tuple[int, int]:
     """The descriptor of a regular file, and its size in bytes."""
     file = os.open(path, _READING)
     status = os.fstat(file)
@@ -191,7 +191,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sorted_entries(folder: Path) -> list[Path]:
+def list_entries(folder: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         return sorted(folder.iterdir())
     return []

@@ -27,7 +27,7 @@ SHA = 32
 def keep_list(key: str, content: bytes) -> None:
     """Cache a list under a text that is unique for it; nothing is kept if that is not possible."""
     with suppress(OSError, RuntimeError):
-        change(LISTS, key, lambda _: content)
+        change(LISTS, key, lambda _: content, need=len(content))
 
 
 def kept_list(key: str) -> bytes | None:
@@ -52,26 +52,24 @@ def change(
     make: Callable[[bytes | None], bytes],
     title: str = "",
     images: int | None = None,
+    need: int = 0,
 ) -> None:
     """Replace the value of a key by that which `make` returns for it (None if there is none).
 
-    OSError if it cannot be kept. A process that runs foreign code keeps none.
+    need: the bytes that it adds, if known. OSError if it cannot be kept. A process that runs
+    foreign code keeps none.
     """
     if not cache_dir.is_shared():
         return
     path = _path_of(kind)
     cache_dir.make_folder(path.parent)
+    cache_dir.make_room(kind, need, LIMITS[kind])
     base = _open(path)
     if base.in_memory:
         raise OSError(f"{path} cannot be written")
-    rows = base.read(SELECT, [_name_of(key)])
-    content = make(_check(key, rows[0][0]) if rows else None)
-    cache_dir.make_room(kind, len(content), LIMITS[kind])
     with base.write() as connection:
-        now = connection.execute(SELECT, [_name_of(key)]).fetchall()
-        if now != rows:
-            # Another process has changed it meanwhile, or the file was made anew.
-            content = make(_check(key, now[0][0]) if now else None)
+        rows = connection.execute(SELECT, [_name_of(key)]).fetchall()
+        content = make(_check(key, rows[0][0]) if rows else None)
         connection.execute(
             "insert or replace into value values(?, ?, ?, ?)",
             (_name_of(key), title, images, _digest(key, content) + content),

@@ -145,14 +145,13 @@ def shortened(lines: Sequence[str], most: int = MANY) -> tuple[str, ...]:
 
 def few(names: Iterable[str]) -> str:
     """The first names on one line, quoted, and the number of the others."""
-    quoted = shortened([f"'{name}'" for name in names], FEW)
-    return " ".join([", ".join(quoted[:FEW]), *quoted[FEW:]])
+    return limited([f"'{name}'" for name in names], FEW)
 
 
 def limited(names: Sequence[str], most: int, comma: str = ", ") -> str:
     """`a, b and 3 more`: the first `most` names, and the number of the others."""
     more = len(names) - most
-    return comma.join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return comma.join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def counted(count: int, singular: str, many: str = "") -> str:

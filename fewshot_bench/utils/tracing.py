@@ -8,5 +8,5 @@ def is_exporting() -> bool:
     import torch
 
     # torch 2.6 does not distinguish export from compilation.
-    found = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return bool(found())
+    is_traced = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(is_traced())

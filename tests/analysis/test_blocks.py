@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import warnings
 from pathlib import Path
@@ -75,17 +74,6 @@ def test_json_and_csv_say_which_block_a_row_is_of(store: Path) -> None:
             assert {n: value for n, value in row.items() if value} == {
                 n: value for n, value in (expected | {"backbone": name}).items() if value
             }
-
-
-def test_latex_has_captions_and_labels_of_each_block(store: Path) -> None:
-    for words in (("--layout", "paper", "--label", "tab:all", "--caption", "Ours."), ()):
-        text = compared(store, "--format", "latex", *words)
-        captions = re.findall(r"\\caption\{(.*)\}", text)
-        assert len(captions) == len(set(captions))
-        assert all("(backbone t" in caption for caption in captions)
-        labels = re.findall(r"\\label\{(.*)\}", text)
-        assert len(labels) == len(set(labels)) == (len(captions) if words else 0)
-        assert text.count(r"\usepackage{booktabs}") == 1
 
 
 def test_own_data_is_a_block_where_that_of_a_data_set_differs(tmp_path: Path) -> None:

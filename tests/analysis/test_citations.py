@@ -44,7 +44,7 @@ def test_a_store_is_cited_each_entry_once_and_sorted(store: Path) -> None:
     assert fsbench("cite", "--store", store).out == done.out
     with pytest.warns(UserWarning, match="names no paper") as warned:
         assert fb.load(store).cite() == done.out
-    assert [f"note: {one.message}" for one in warned] == done.err.splitlines()
+    assert [f"note: {each.message}" for each in warned] == done.err.splitlines()
 
 
 def test_filters_choose_what_is_cited(store: Path, tmp_path: Path) -> None:

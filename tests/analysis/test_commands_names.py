@@ -28,16 +28,16 @@ def model_cells(line: str) -> Iterator[Identity]:
     assert words[:2] == ["fsbench", "run"]
     asked = run_command.make_context("run", words[2:]).params
     halves = [(part, "") for part in asked["classes"] if part != "none"]
-    places = [
-        (dataset, *place)
+    evaluations = [
+        (dataset, *pair)
         for dataset in asked["datasets"]
-        for place in [*halves, *(("all", target) for target in asked["transfer"] or ())]
-        if place[1] != dataset
+        for pair in [*halves, *(("all", target) for target in asked["transfer"] or ())]
+        if pair[1] != dataset
     ]
     conditions = [asked[name] for name in ("backbone", "protocol", "val", "prompts", "precision")]
     conditions += [asked["devices"], asked["limit"], asked["templates"], asked["holdout"]]
-    for method, place, shots, seed in itertools.product(
-        asked["methods"], places, asked["shots"], asked["seeds"]
+    for method, evaluation, shots, seed in itertools.product(
+        asked["methods"], evaluations, asked["shots"], asked["seeds"]
     ):
         options: dict[str, list[str]] = {}
         for option in asked["options"]:
@@ -48,7 +48,7 @@ def model_cells(line: str) -> Iterator[Identity]:
         split = seed if asked["split_seed"] is None else asked["split_seed"]
         for values in itertools.product(*options.values()):
             chosen = frozenset(zip(options, values, strict=True))
-            yield (method, chosen, *place, shots, split, seed, *conditions)
+            yield (method, chosen, *evaluation, shots, split, seed, *conditions)
 
 
 def model_cell(spec: RunSpec) -> Identity:
@@ -103,8 +103,8 @@ def varied(spec: RunSpec, values: dict[str, Any]) -> RunSpec:
 
 @settings(max_examples=60)
 @given(st.lists(SPECS, min_size=1, max_size=2), st.lists(VARIED, max_size=12))
-def test_any_names_and_values_are_said_as_they_are_or_named(found: Any, values: Any) -> None:
-    specs = [*found, *(varied(found[0], one) for one in values)]
+def test_any_names_and_values_are_said_as_they_are_or_named(specs: Any, values: Any) -> None:
+    specs = [*specs, *(varied(specs[0], own) for own in values)]
     lines, remarks = commands_of(specs, "my store's")
     said = Counter(cell for line in lines for cell in model_cells(line))
     wanted = {model_cell(spec): spec for spec in specs}

@@ -94,23 +94,6 @@ def _is(record: Record, method: str, dataset: str, shots: int, seed: int) -> boo
     )
 
 
-def test_failed_cells_are_shown_and_not_averaged() -> None:
-    records = [make("coop", "dtd", 1, seed, None) for seed in (1, 2)]
-    records += [make("coop", "pets", 1, seed) for seed in (1, 2)]
-    table = build(records)
-    assert cell(table, "dtd", "coop", 1).status == "failed"
-    assert cell(table, AVERAGE, "coop", 1).estimates == {}
-    text = written("terminal", table)
-    assert "failed x2" in text
-    assert "2 x RuntimeError" in " ".join(text.split())
-    assert table.commands == ()
-
-
-def test_costs() -> None:
-    found = cell(build(matrix()), "dtd", "coop", 1)
-    assert found.costs == {"trained": 184320, "billed": 4.0, "peak": 103.0}
-
-
 def test_baseline_pairs_identical_splits() -> None:
     records = [make("a", seed=seed, top1=50.0 + seed * seed) for seed in (1, 2, 3)]
     records += [make("b", seed=seed, top1=40.0) for seed in (1, 2, 3)]

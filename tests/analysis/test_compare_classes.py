@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 
@@ -12,7 +11,7 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.table import Group, Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, halves, inapplicable, make, read_csv, written
+from tests.compare_records import cell, halves, inapplicable, make, written
 
 ONE, TWO = Seed(1, 1), Seed(2, 2)
 
@@ -112,13 +111,6 @@ def test_plain_average_does_not_change_beside_other_scopes() -> None:
     assert cell(beside, "average", "coop", 1).estimates["top1"] == estimate([20.0, 20.0])
 
 
-def test_one_data_set_has_no_average_of_its_halves() -> None:
-    table = build(halves("coop", "dtd", 1, 60, 40))
-    assert labels(table) == ["dtd (base)", "dtd (new)", "dtd (H)"]
-    assert "average" not in written("terminal", table)
-    assert "average" in labels(build([make()]))
-
-
 def test_one_half_alone_has_no_harmonic_mean() -> None:
     table = build([make(classes="base"), make("zero-shot", classes="base")])
     assert labels(table) == ["dtd (base)"]
@@ -180,14 +172,6 @@ def test_averages_over_other_data_sets_have_no_harmonic_mean() -> None:
     )
 
 
-def test_shots_of_other_scopes_are_no_holes() -> None:
-    plain = [make("coop", shots=shots, seed=seed) for shots in (1, 16) for seed in (1, 2, 3)]
-    table = build([*plain, *halves("coop", "dtd", 1, 60, 40)])
-    assert (table.commands, table.notes) == ((), ())
-    assert ("dtd (base)", "coop", 16) not in table.cells
-    assert "16-shot" not in written("terminal", table).split("dtd (base)")[1]
-
-
 def test_both_missing_halves_are_one_command() -> None:
     table = build([*both(), *both("zero-shot")[4:]])
     (line,) = table.commands
@@ -218,28 +202,6 @@ def test_harmonic_means_pair_on_the_splits_of_both_halves() -> None:
         build(records)
     first = build(records[:2])
     assert cell(first, "dtd (H)", "a", 1).splits == {ONE: ("base-", "new-a")}
-
-
-def test_every_format_shows_the_groups() -> None:
-    table = build(both())
-    for text in (written("terminal", table), written("markdown", table), written("latex", table)):
-        for name in ("dtd (base)", "dtd (new)", "dtd (H)", "average (H)"):
-            assert name in text
-        assert "42.00" in text
-    lines = {line["dataset"]: line for line in read_csv(written("csv", table))}
-    assert float(lines["dtd (H)"]["top1_mean"]) == pytest.approx(33)
-    assert [lines["dtd (new)"][name] for name in ("scope", "fitted_on", "target")] == [
-        "new",
-        "dtd",
-        "",
-    ]
-    meta = json.loads(written("json", table))["meta"]
-    assert meta["datasets"] == ["dtd (base)", "dtd (new)", "pets (base)", "pets (new)"]
-
-
-def test_plain_stores_have_no_further_columns() -> None:
-    (line, _) = read_csv(written("csv", build([make()])))
-    assert not {"scope", "fitted_on", "target", "own_data"} & set(line)
 
 
 @pytest.mark.parametrize("name", ["average", "dtd (base)", "dtd (H)", "average (base)"])

@@ -9,7 +9,7 @@ import pytest
 
 import fewshot_bench as fb
 from tests.analysis.test_compare_renders import needs, typeset
-from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
+from tests.compare_records import matrix, run_compare, save
 
 ELEVEN = [
     *("caltech101", "dtd", "eurosat", "fgvc_aircraft", "food101", "imagenet"),
@@ -46,32 +46,6 @@ def test_the_command_and_python_have_one_default(store: Path) -> None:
     assert "<b>4-shot</b>" in compared._repr_html_()
     assert "### 4-shot" in compared.to_markdown()
     assert str(fb.load(store).compare(layout="full")).startswith("dtd  top-1")
-
-
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_data_are_the_same_in_the_full_layout(store: Path, form: str) -> None:
-    words = ("--store", store, "--format", form)
-    assert run_compare(*words).output == run_compare(*words, "--layout", "full").output
-
-
-def test_one_data_set_has_its_shots_in_columns(tmp_path: Path) -> None:
-    store = save(tmp_path / "s", matrix(datasets=("dtd",), shots=(1, 4, 16)))
-    ((title, head, lines),) = tables(run_compare("--store", store).output)
-    assert (title, head.split()) == ("dtd", ["method", "1-shot", "4-shot", "16-shot"])
-    assert len(lines[0].split()) == 7
-
-
-def test_every_kind_of_evaluation_has_its_tables(tmp_path: Path) -> None:
-    found = [half for name in ("dtd", "pets") for half in halves("coop", name, 1, 60, 40)]
-    found += [make("coop", "imagenet", target=f"imagenet-{name}") for name in ("a", "r")]
-    shown = run_compare("--store", save(tmp_path, [*found, make("coop", "imagenet")])).output
-    assert [title for title, *_ in tables(shown)] == [
-        "imagenet",
-        "1-shot, base classes",
-        "1-shot, new classes",
-        "1-shot, harmonic mean of base and new classes",
-        "1-shot, transfer from imagenet",
-    ]
 
 
 def test_one_seed_is_said_once(tmp_path: Path) -> None:
@@ -124,15 +98,6 @@ def test_asked_columns_stand_behind_the_average(store: Path) -> None:
     assert lines[0].split()[-1] == "4.00"
 
 
-def test_a_hole_and_its_command(tmp_path: Path) -> None:
-    some = [r for r in matrix() if (r.spec.method, r.spec.dataset) != ("coop", "pets")]
-    shown = run_compare("--store", save(tmp_path, some), "--shots", "1").output
-    ((_, _, lines),) = tables(shown)
-    assert lines[0].count("—") == 2
-    assert "no average of coop, 1-shot" in shown
-    assert "fsbench run" in shown
-
-
 def test_the_signature_is_below_or_beside_every_table(store: Path) -> None:
     (line,) = re.findall(r"^fsbench:1.*$", run_compare("--store", store).output, re.M)
     for form in ("markdown", "latex"):
@@ -144,8 +109,3 @@ def test_the_signature_is_below_or_beside_every_table(store: Path) -> None:
 def test_it_compiles(store: Path, tmp_path: Path) -> None:
     log = typeset(tmp_path, run_compare("--store", store, "--format", "latex").output)
     assert "LaTeX Error" not in log
-
-
-def test_csv_is_tidy(store: Path) -> None:
-    rows = read_csv(run_compare("--store", store, "--format", "csv").output)
-    assert {row["dataset"] for row in rows} == {"dtd", "pets", "average"}

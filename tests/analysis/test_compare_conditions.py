@@ -121,9 +121,9 @@ def test_cells_without_a_result_stay_in_a_table_of_some_weights() -> None:
     failed, elsewhere = make(seed=3, top1=None), make(seed=4, top1=None, backbone="another")
     assert failed.status == "failed"
     records = [done, other, failed, elsewhere]
-    assert select(records, {}, {"weights": "aaa"}) == [done, failed]
+    assert select(records, {"weights": "aaa"}) == [done, failed]
     named = [make(weights="aab"), make(seed=2, weights="c", top1=None)]
-    assert select(named, {}, {"weights": "aab"}) == named[:1]
+    assert select(named, {"weights": "aab"}) == named[:1]
 
 
 def test_loaded_weights_of_one_name_are_not_mixed() -> None:
@@ -134,8 +134,8 @@ def test_loaded_weights_of_one_name_are_not_mixed() -> None:
         build(records)
     mixed = build(records, Options(allow_mixed=True))
     assert [row.label for row in mixed.rows] == [f"coop weights={d[:12]}" for d in (old, new)]
-    assert select(records, {}, {"weights": "aaa"}) == records[:1]
-    assert select(records, {}, {"weights": ""}) == records
+    assert select(records, {"weights": "aaa"}) == records[:1]
+    assert select(records, {"weights": ""}) == records
     assert mixture(records) == ["weights"]
     build([records[0], make(seed=2), make(seed=3, top1=None)])
     named = [loaded(digest, make(seed=seed, weights="c")) for seed, digest in ((1, old), (2, new))]
@@ -149,7 +149,7 @@ def test_a_condition_to_choose_is_quoted_for_a_shell() -> None:
         build(records)
     words = shlex.split(str(error.value).partition("choose one with ")[2].partition(", or ")[0])
     assert words == ["--backbone", name]
-    assert len(select(records, {}, {"backbone": words[1]})) == 2
+    assert len(select(records, {"backbone": words[1]})) == 2
 
 
 def test_records_of_older_defaults_are_to_be_removed(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
 
 def test_crossed_runs_are_chosen_by_support_set_then_training_seed(tmp_path: Path) -> None:
     fill_crossed(tmp_path, CROSSED)
-    found = select(list(Store(tmp_path).records()), {"seeds": "2,3/1"}, {})
+    found = select(list(Store(tmp_path).records()), {"seeds": "2,3/1"})
     assert {(one.spec.split_seed, one.spec.train_seed) for one in found} == {(2, 2), (3, 1)}
 
 
@@ -156,16 +156,6 @@ def test_one_test_image_has_no_variance(tmp_path: Path) -> None:
     document = compared(tmp_path)
     assert all(found["components"] is None for found in document["meta"]["variances"])
     assert "variance not split: one test image says" in " ".join(document["meta"]["notes"])
-
-
-@pytest.mark.parametrize(("runs", "mark"), [(CROSSED, True), (((1, 1), (2, 2), (3, 3)), False)])
-def test_cells_with_fewer_draws_than_runs_are_marked(
-    tmp_path: Path, runs: tuple[Run, ...], mark: bool
-) -> None:
-    fill_crossed(tmp_path, runs)
-    rows = compared(tmp_path)["rows"]
-    assert rows
-    assert all(("crossed seeds" in row["marks"]) == mark for row in rows)
 
 
 def crossed_values(

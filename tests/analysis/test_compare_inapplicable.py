@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
-from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv, written
+from tests.compare_records import TIED, cell, halves, inapplicable, make, written
 
 NOTE = f"n/a linear-probe: {TIED}"
 DERIVED = ("dtd (H)", "pets (H)", "average (new)", "average (H)")
@@ -24,12 +22,6 @@ def store() -> list[Record]:
             records.append(make("linear-probe", name, 1, seed, 80.0, classes="base"))
             records.append(inapplicable("linear-probe", name, 1, seed, classes="new"))
     return records
-
-
-def line_of(text: str, grid: str) -> str:
-    """The line of linear-probe in the grid with this name."""
-    after = text.split(grid, 1)[1].splitlines()
-    return next(line for line in after if "linear-probe" in line)
 
 
 def test_cells_and_what_is_derived_from_them() -> None:
@@ -47,38 +39,6 @@ def test_one_note_per_method_and_nothing_to_run() -> None:
     assert table.notes[-1] == NOTE
     assert len(table.notes) == 2
     assert table.commands == ()
-
-
-def test_every_text_format_shows_it() -> None:
-    table = build(store())
-    for form in ("terminal", "markdown", "latex"):
-        text = written(form, table)
-        flat = " ".join(text.replace("\\", "").split())
-        assert flat.count(NOTE) == 1
-        for grid in ("dtd (new)", "dtd (H)", "average (new)", "average (H)"):
-            line = line_of(text, grid)
-            assert line.count("n/a") == 4
-            assert "—" not in line
-            assert "---" not in line
-            assert not any(char.isdigit() for char in line)
-        assert "80.00" in line_of(text, "dtd (base)")
-
-
-def test_csv_and_json_have_the_reason_and_no_number() -> None:
-    table = build(store(), columns=lambda records: {"count": len(records)})
-    rows = json.loads(written("json", table))["rows"]
-    found = [row for row in rows if row["status"] == "inapplicable"]
-    assert {row["dataset"] for row in found} == {"dtd (new)", "pets (new)", *DERIVED}
-    for row in found:
-        assert row["reason"] == TIED
-        assert row["n_seeds"] == row["failed"] == 0
-        for name in ("top1_mean", "top1_ci95", "macro_accuracy", "billed_seconds", "count"):
-            assert row[name] is None
-    for line in read_csv(written("csv", table)):
-        if line["status"] == "inapplicable":
-            assert line["top1_mean"] == line["trained_params"] == line["missing_seeds"] == ""
-            assert line["reason"] == TIED
-    assert line_of(written("terminal", table), "dtd (new)").count("n/a") == 5
 
 
 def test_it_is_no_hole_where_seeds_are_missing() -> None:
@@ -130,17 +90,6 @@ def test_rows_of_one_reason_share_a_note() -> None:
     assert _na_notes(build(records)) == [
         f"n/a coop[csc=True], linear-probe, linear-probe[c=1]: {TIED}",
     ]
-
-
-def test_two_reasons_are_two_notes() -> None:
-    records = [
-        inapplicable("lp", "dtd", target="pets"),
-        inapplicable("lp", "dtd", target="cars", reason="cars has other classes"),
-    ]
-    table = build(records)
-    assert _na_notes(table) == ["n/a lp: cars has other classes", f"n/a lp: {TIED}"]
-    found = cell(table, "average (transfer)", "lp", 1)
-    assert (found.status, found.reason) == ("inapplicable", f"cars has other classes; {TIED}")
 
 
 def _na_notes(table: Table) -> list[str]:

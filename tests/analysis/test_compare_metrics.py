@@ -148,15 +148,6 @@ def test_no_harmonic_mean_of_errors() -> None:
     assert "| a | **68.57** (n=1) | n/a |" in part
 
 
-def test_csv_has_all_metrics_of_records_with_logits(store: Path) -> None:
-    rows = read_csv(run_compare("--store", store, "--format", "csv").output)
-    for row in rows:
-        for name in METRICS.keys() - {"top1"}:
-            assert float(row[name]) >= 0
-            assert row[f"{name}_ci95"] == ""
-            assert float(row[f"{name}_min"]) <= float(row[name]) <= float(row[f"{name}_max"])
-
-
 def test_old_records_without_logits_show_what_they_have(tmp_path: Path) -> None:
     folder = save(tmp_path / "s", matrix())
     rows = read_csv(run_compare("--store", folder, "--format", "csv").output)

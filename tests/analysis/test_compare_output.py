@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -30,19 +29,6 @@ def test_equal_differences_print_alike_and_zero_has_no_sign() -> None:
         table = build(seeds, Options(baseline="base"))
         assert "-0.0" not in written("csv", table)
         assert '"delta_mean": -0.0' not in written("json", table)
-
-
-def test_best_and_second_per_column() -> None:
-    tops = {"a": 90.0, "b": 80.0, "c": 80.001, "d": 70.0}
-    table = build([make(name, top1=top1) for name, top1 in tops.items()])
-    text = written("latex", table)
-    assert r"\textbf{90.00}" in text
-    assert text.count(r"\underline{80.00}") == 2
-    assert "<u>80.00</u>" in written("markdown", table)
-    styled = written("terminal", table, styled=True)
-    assert "\x1b[1m90.00\x1b[0m" in styled
-    assert "\x1b[4m80.00\x1b[0m" in styled
-    assert "textbf" not in written("latex", build([make()]))
 
 
 def test_latex_escapes_hostile_names() -> None:
@@ -78,15 +64,6 @@ def test_csv_is_tidy_and_safe() -> None:
         assert float(line["top1_ci95"]) >= 0
         assert line["trained_params"] == "184320"
         assert line["errors"] == line["reason"] == line["limit"] == ""
-
-
-def test_json_has_rows_and_meta() -> None:
-    table = build(matrix(), columns=lambda records: {"carbon": float("nan"), "k": len(records)})
-    document = json.loads(written("json", table))
-    assert ",".join(list(document["rows"][0])[:9]) == FIRST
-    assert document["rows"][0]["k"] == 3
-    assert document["rows"][0]["carbon"] is None
-    assert document["meta"]["conditions"]["val"] == ["min4"]
 
 
 def test_plugin_columns_are_shown() -> None:

@@ -46,16 +46,6 @@ def refused(*words: str | Path) -> str:
     return str(error)
 
 
-def test_a_table_per_shots_with_the_average_last(store: Path) -> None:
-    shown = run_compare("--store", store, *PAPER).output
-    heads = re.findall(r"^\s*method +.*$", shown, re.M)
-    assert [head.split() for head in heads] == [["method", "dtd", "pets", "average"]] * 2
-    assert "1-shot  top-1 accuracy in %, mean over 3 seeds" in shown
-    own = next(line for line in shown.splitlines() if "bias-tuning[steps=15]" in line)
-    assert own.split()[1:] == ["63.00", "63.00", "63.00"]
-    assert "±" not in shown
-
-
 def test_latex_is_one_float_per_shots(store: Path) -> None:
     words = ("--format", "latex", "--label", "tab:main", "--caption", "50% of $x_1$ & more.")
     shown = run_compare("--store", store, *PAPER, *words).output
@@ -80,21 +70,6 @@ def test_many_data_sets_go_over_both_columns_of_a_page(tmp_path: Path) -> None:
     assert r"\begin{tabular}{lccccccccccc@{\hspace{1.5em}}c}" in shown
 
 
-@pytest.mark.parametrize("form", ["latex", "markdown", "terminal", "csv"])
-def test_a_hole_is_shown_and_never_averaged(tmp_path: Path, form: str) -> None:
-    some = [r for r in records() if (r.spec.method, r.spec.dataset) != ("coop", "pets")]
-    store = save(tmp_path / "s", some)
-    shown = run_compare("--store", store, *PAPER, "--format", form, "--shots", "1").output
-    if form == "csv":
-        row = next(row for row in read_csv(shown) if row["method"] == "coop")
-        assert row["dtd"]
-        assert (row["pets"], row["average"]) == ("", "")
-        return
-    line = next(line for line in shown.splitlines() if re.match(r"(\| )?coop", line.strip()))
-    assert line.count("---" if form == "latex" else "—") == 2
-    assert "fsbench run" in shown
-
-
 def test_halves_and_transfers_are_tables_of_their_own() -> None:
     found = [half for name in ("dtd", "pets") for half in halves("coop", name, 1, 60, 40)]
     found += [make("coop", "imagenet", target=f"imagenet-{name}") for name in ("a", "r")]
@@ -113,11 +88,6 @@ def test_halves_and_transfers_are_tables_of_their_own() -> None:
         ],
     }
     assert {"dtd", "pets", "imagenet-a", "average"} < paper_rows(table)[0].keys()
-
-
-def test_differences_come_in_the_same_layout(store: Path) -> None:
-    shown = run_compare("--store", store, *PAPER, "--baseline", "zero-shot").output
-    assert shown.count("difference to zero-shot in points") == 2
 
 
 RENAMES = ("--rename", "bias-tuning[steps=15]=Ours", "--rename", "dtd=DTD (textures)")
@@ -282,11 +252,6 @@ def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> Non
     assert "\n% top-1 accuracy in %, mean over 3 seeds\n" in shown
     bare = run_compare("--store", store, *PAPER, "--format", "latex").output
     assert "% top-1 accuracy" not in bare
-
-
-def test_a_caption_may_end_with_a_question_mark(store: Path) -> None:
-    words = ("--format", "latex", "--shots", "4", "--caption", "Which is best?")
-    assert r"\caption{Which is best?}" in run_compare("--store", store, *PAPER, *words).output
 
 
 def test_the_library_refuses_a_label_that_breaks_latex(store: Path) -> None:

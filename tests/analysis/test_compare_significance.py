@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -20,15 +18,14 @@ from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.contrasts import Contrast, Ranking, Significance
 from fewshot_bench.analysis.table.layouts import full
+from fewshot_bench.analysis.table.significance import Contrast, Ranking, Significance
 from fewshot_bench.api.metrics import rounded
-from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers, stored_arrays
 from tests.compare_records import make
 from tests.helpers import fsbench
-from tests.synthetic_store import done_record, fill, predicted, specification
+from tests.synthetic_store import fill
 
 OTHERS = ("clip-adapter", "tip-adapter")
 
@@ -122,16 +119,6 @@ def test_ranks(store: Path) -> None:
     assert ranking["critical"] == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 6)), abs=1e-3)
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
-def test_tables_for_people(store: Path, form: str) -> None:
-    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", "--format", form)
-    assert done.code == 0, done
-    for words in ("significance, 16-shot", "win/tie/loss", "Wilcoxon p", "ranks, 1-shot"):
-        assert words in done.out
-    assert "smallest differences" in done.out
-    assert "missed more than one time in" in " ".join(done.out.split())
-
-
 def test_no_percentages_differ_by_more_than_a_hundred(store: Path) -> None:
     words = ("--store", store, "--baseline", "linear-probe", "--seeds", "1,2")
     shown = fsbench("compare", *words).out.partition("smallest differences")[2]
@@ -140,15 +127,6 @@ def test_no_percentages_differ_by_more_than_a_hundred(store: Path) -> None:
     assert max(points, default=0.0) <= 100
     # Unlike accuracies, other metrics have no such bound.
     assert ">100" not in fsbench("compare", *words, "--metric", "nll").out
-
-
-def test_types_in_csv(store: Path) -> None:
-    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", "--format", "csv")
-    rows = list(csv.DictReader(io.StringIO(done.out)))
-    tested = [row for row in rows if row["test_p"]]
-    assert len(tested) == len(OTHERS) * 2 * 7
-    assert all(0 <= float(row["test_p"]) <= float(row["test_p_holm"]) <= 1 for row in tested)
-    assert {row["method"] for row in rows if not row["test_p"]} == {"linear-probe"}
 
 
 def test_logits_that_are_gone_are_left_out(store: Path, tmp_path: Path) -> None:
@@ -200,12 +178,6 @@ def test_methods_that_never_differ_say_nothing_about_what_can_be_seen(tmp_path: 
     assert one["points"] > 0
 
 
-def test_one_method_is_one_method(tmp_path: Path) -> None:
-    fill(tmp_path, datasets=1, methods=2, shots=(4,), queries=50, classes=5)
-    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
-    assert "correction over 1 method method " in " ".join(done.out.split())
-
-
 def test_more_groups_of_ranks_than_letters() -> None:
     """40 methods, each distinguishable from those three ranks away."""
     names = [f"m{place}" for place in range(40)]
@@ -217,47 +189,6 @@ def test_more_groups_of_ranks_than_letters() -> None:
     assert "methods with a number in common" in grid.caption
     assert [line.entries[1].text for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
     assert all(line.entries[1].text for line in grid.lines)
-
-
-def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
-    """Records of one method with these (split seed, training seed) pairs."""
-
-    from tests.synthetic_store import Images
-
-    opened, images = Store(store), Images.draw("dtd", 200, 5)
-    opened.create()
-    made = []
-    for split, train in pairs:
-        spec = specification("linear-probe", "dtd", 4, split, "all")
-        arrays = predicted(replace(spec, split_seed=10 * split + train), images)
-        record = done_record(spec, arrays, 0)
-        spec = replace(spec, split_seed=split, train_seed=train)
-        record = replace(record, spec=spec)
-        made.append(put_answers(opened, record, arrays["logits"], arrays["labels"], arrays["ids"]))
-    return made
-
-
-def test_crossed_seeds_split_the_variance(tmp_path: Path) -> None:
-    pairs = [(split, train) for split in (1, 2, 3) for train in (1, 2)]
-    crossed(tmp_path, pairs)
-    done = fsbench("compare", "--store", tmp_path, "--format", "json")
-    assert done.code == 0, done
-    (one,) = json.loads(done.out)["meta"]["variances"]
-    parts = one["components"]
-    assert set(parts) >= {"support", "training", "sampling", "residual"}
-    assert parts["freedoms"] == [2, 1, 2]
-    done = fsbench("compare", "--store", tmp_path)
-    assert "where the numbers vary from" in done.out
-
-
-def test_seeds_that_are_not_all_crossed(tmp_path: Path) -> None:
-    crossed(tmp_path, [(1, 1), (1, 2), (2, 1)])
-    done = fsbench("compare", "--store", tmp_path, "--format", "json")
-    (one,) = json.loads(done.out)["meta"]["variances"]
-    assert one["components"] is None
-    assert "2/2" in one["problem"]
-    said = " ".join(fsbench("compare", "--store", tmp_path).out.split())
-    assert "variance not split: no score for split seed" in said
 
 
 def test_a_metric_without_images(store: Path) -> None:

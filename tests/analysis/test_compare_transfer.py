@@ -49,23 +49,6 @@ def labels(table: Table) -> list[str]:
     return [group.label for group in table.groups]
 
 
-def test_transfers_stand_after_the_data_sets_and_have_their_own_average() -> None:
-    table = build(everything())
-    assert labels(table) == [
-        "dtd",
-        "dtd (base)",
-        "dtd (new)",
-        "dtd (H)",
-        "imagenet",
-        IMAGENET_A,
-        IMAGENET_R,
-        "average",
-        "average (transfer)",
-    ]
-    assert cell(table, "average", "coop", 1).estimates["top1"].mean == 50
-    assert cell(table, "average (transfer)", "coop", 1).estimates["top1"].mean == 20
-
-
 def test_transfers_of_an_early_data_set_stand_last_too() -> None:
     records = [make("coop", "dtd", target="pets"), make("coop", "dtd"), make("coop", "pets")]
     assert labels(build(records)) == ["dtd", "pets", "dtd → pets", "average"]
@@ -91,10 +74,6 @@ def test_transfers_from_several_data_sets_are_averaged_apart() -> None:
     assert cell(table, averages[1], "coop", 1).estimates["top1"].mean == 20
 
 
-def test_one_target_has_no_average() -> None:
-    assert labels(build(transfers()[:1])) == [IMAGENET_A]
-
-
 def test_missing_target_is_not_averaged() -> None:
     table = build([*transfers(), *transfers("zero-shot")[:1]])
     found = cell(table, "average (transfer)", "zero-shot", 1)
@@ -106,21 +85,6 @@ def test_baseline_in_transfers() -> None:
     found = cell(table, "average (transfer)", "coop", 1).delta
     assert found is not None
     assert (found.mean, found.n) == (3, 1)
-
-
-def test_arrow_in_every_format() -> None:
-    table = build(transfers())
-    assert r"imagenet $\rightarrow$ imagenet-a: top-1" in written("latex", table)
-    assert "→" not in written("latex", table)
-    assert f"### {IMAGENET_A}" in written("markdown", table)
-    assert written("terminal", table).startswith(IMAGENET_A)
-    line = read_csv(written("csv", table))[0]
-    assert [line[name] for name in ("dataset", "scope", "fitted_on", "target")] == [
-        IMAGENET_A,
-        "transfer",
-        "imagenet",
-        "imagenet-a",
-    ]
 
 
 def test_command_evaluates_missing_targets_and_the_data_set_itself() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -40,37 +38,6 @@ def test_the_interval_needs_three_values(values: list[float]) -> None:
         assert found.bounds == (min(values), max(values))
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
-def test_tables_show_both_seeds(store: Path, form: str) -> None:
-    shown = run_compare("--store", store, "--format", form, "--baseline", "tip").output
-    dash = "--" if form == "latex" else "–"
-    assert re.search(rf"31\.45\S* \(23\.92{dash}38\.98\)", shown)
-    assert re.search(r"\+5\.45\S* \(\+1\.92 to \+8\.98\)", shown)
-    assert "interval from two says nothing" in shown
-    assert not re.search(r"(±|pm\$?) ?[0-9]", shown)
-
-
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_files_have_the_range_in_columns_of_its_own(store: Path, form: str) -> None:
-    shown = run_compare("--store", store, "--format", form, "--baseline", "tip").output
-    rows: list[Any] = read_csv(shown) if form == "csv" else json.loads(shown)["rows"]
-    row = next(row for row in rows if (row["dataset"], row["method"]) == ("dtd", "coop"))
-    assert row["top1_ci95"] in ("", None)
-    assert (float(row["top1_min"]), float(row["top1_max"])) == (23.92, 38.98)
-    assert row["delta_ci95"] in ("", None)
-    assert float(row["delta_min"]) == pytest.approx(1.92)
-    assert float(row["delta_max"]) == pytest.approx(8.98)
-
-
-def test_three_seeds_have_an_interval(tmp_path: Path) -> None:
-    records = [make(seed=seed, top1=50.0 + seed) for seed in (1, 2, 3)]
-    records += [make("tip", seed=seed, top1=50.0 + seed) for seed in (1, 2)]
-    shown = run_compare("--store", save(tmp_path / "store", records)).output
-    assert "52.00 ±2.48" in shown
-    assert "51.50 (51.00–52.00) n=2" in shown
-    assert "mean ± 95 % t-interval, n = 3 seeds" in shown
-
-
 def test_a_paired_test_of_two_seeds_has_no_interval_to_show() -> None:
     ours = {"dtd": [[1.0, 1, 1, 0], [1, 1, 0, 0]]}
     theirs = {"dtd": [[1.0, 0, 0, 0], [0, 0, 0, 1]]}
@@ -85,15 +52,6 @@ def test_noise_from_two_seeds_is_not_known_for_one_cell() -> None:
     assert half_width([cell]) is None
     assert half_width([cell] * 3) is not None
     assert half_width([parts(spread([50.0, 51, 52]), spread([]), 1000, 1, random=True)]) is not None
-
-
-@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
-def test_the_layout_of_papers_has_neither_range_nor_note(store: Path, form: str) -> None:
-    words = ("--layout", "paper", "--format", form)
-    shown = run_compare("--store", store, *words).output
-    assert "31.4" in shown
-    assert "23.92" not in shown
-    assert "two seeds" not in shown
 
 
 def test_equal_means_of_other_values_share_the_best_place() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 import fewshot_bench as fb
 from fewshot_bench.analysis import formats
@@ -27,10 +26,10 @@ from fewshot_bench.runner.variants import expand_methods
 from tests.compare_records import make, save
 from tests.helpers import fsbench
 
-# The options of Figure 3 of CLIP-LoRA.
+# The options of Figure 3 of CLIP-LoRA, with fewer values.
 FIGURE_3 = (
-    *("-o", "rank=1,2,4,8,16,32", "-o", "matrices=q,k,v,o,qv,qkv,qkvo"),
-    *("-o", "encoder=vision,text,both", "-o", "position=all,top-half,bottom-half"),
+    *("-o", "rank=1,2,4", "-o", "matrices=q,qkvo"),
+    *("-o", "encoder=vision,text,both", "-o", "position=all,top-half"),
 )
 SMALL = ("-o", "rank=1,2,4", "-o", "matrices=q,qv")
 SWEEP = ("compare", "--layout", "sweep", "-m", "clip-lora")
@@ -75,7 +74,6 @@ def rows(store: Path, *words: object) -> list[dict[str, Any]]:
     return lines
 
 
-@pytest.mark.slow
 def test_figure_3_is_drawn(tmp_path: Path) -> None:
     store = save(tmp_path / "store", swept(FIGURE_3, seeds=(1,)))
     target = tmp_path / "figure.svg"
@@ -83,17 +81,17 @@ def test_figure_3_is_drawn(tmp_path: Path) -> None:
     assert shown.code == 0, shown
     lines = shown.out.splitlines()
     heads = [line for line in lines if line.startswith("clip-lora on dtd, 4-shot")]
-    assert len(heads) == 9
-    assert heads[0].endswith("top-1 accuracy in %, 60.25 to 83.25")
+    assert len(heads) == 6
+    assert heads[0].endswith("top-1 accuracy in %, 60.25 to 80.25")
     start = next(i for i, line in enumerate(lines) if "encoder text, position top-half" in line)
-    assert lines[start + 1].split() == ["matrices", "\\", "rank", *["1", "2", "4", "8", "16", "32"]]
-    assert lines[start + 3].split() == ["q", *(f"{60.25 + n:.2f}" for n in range(6))]
-    assert lines[start + 9].split() == ["qkvo", *(f"{78.25 + n:.2f}" for n in range(6))]
+    assert lines[start + 1].split() == ["matrices", "\\", "rank", *["1", "2", "4"]]
+    assert lines[start + 3].split() == ["q", *(f"{60.25 + n:.2f}" for n in range(3))]
+    assert lines[start + 4].split() == ["qkvo", *(f"{78.25 + n:.2f}" for n in range(3))]
     assert "missing" not in shown.out
     (matrix,) = parse(shown.out[shown.out.index("fsbench:1") :])
-    assert (len(matrix.methods), matrix.methods[0].count, matrix.count) == (1, 378, 378)
+    assert (len(matrix.methods), matrix.count) == (1, 36)
     text = " ".join(ElementTree.parse(target).getroot().itertext())
-    assert text.count("60.25") >= 9
+    assert text.count("60.25") >= 6
     assert "encoder text, position top-half" in text
 
 
@@ -120,14 +118,14 @@ def test_what_is_missing_is_shown_and_not_filled(tmp_path: Path) -> None:
     assert hole["missing"] == ["dtd seed 3", "pets seed 1", "pets seed 2", "pets seed 3"]
 
 
-@pytest.mark.parametrize("number", [float("inf"), 10**400, True, "71.5", None])
-def test_what_is_no_number_is_missing(tmp_path: Path, number: Any) -> None:
+def test_what_is_no_number_is_missing() -> None:
     """JSON's 1e999 is infinite in Python."""
     first, *others = swept(("-o", "rank=1,32", "-o", "matrices=qkv"))
-    records = [dataclasses.replace(first, metrics={"top1": number}), *others]
-    sweep = sweep_of(build(records), SweepOptions({"rank": (1, 32)}))
-    assert [cell.status for cell in sweep.panels[0].cells.values()] == ["partial", "done"]
-    assert "75.62*" in formats.render(document(sweep, "terminal"), "terminal")
+    for number in (float("inf"), 10**400, True, "71.5", None):
+        records = [dataclasses.replace(first, metrics={"top1": number}), *others]
+        sweep = sweep_of(build(records), SweepOptions({"rank": (1, 32)}))
+        assert [cell.status for cell in sweep.panels[0].cells.values()] == ["partial", "done"]
+        assert "75.62*" in formats.render(document(sweep, "terminal"), "terminal")
 
 
 def test_other_options_have_the_defaults_or_the_one_value_given(tmp_path: Path) -> None:
@@ -155,28 +153,14 @@ def test_conditions_stand_in_blocks_and_can_be_chosen(tmp_path: Path) -> None:
     assert {row["dataset"] for row in chosen} == {"pets"}
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
-def test_figures(tmp_path: Path, suffix: str) -> None:
+def test_figures(tmp_path: Path) -> None:
     store = save(tmp_path / "store", swept(SMALL)[:-4])
-    targets = [tmp_path / f"{n}.{suffix}" for n in (1, 2)]
-    for target in targets:
-        assert fsbench(*SWEEP, *SMALL, "--store", store, "--figure", target).code == 0
-    data = targets[0].read_bytes()
-    assert data == targets[1].read_bytes()
-    if suffix == "png":
-        assert Image.open(targets[0]).width > 300
-    else:
-        assert (b"<svg" in data) or data.startswith(b"%PDF")
-
-
-def test_csv_and_json(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(SMALL)[:-4])
-    table = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "csv").out
-    lines = list(csv.DictReader(io.StringIO(table)))
-    assert [line["option_rank"] for line in lines] == ["1", "2", "4"] * 2
-    assert [line["status"] for line in lines].count("missing") == 1
-    data = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "json").out
-    assert json.loads(data)["meta"]["defaults"] == {"rank": 2, "matrices": "qkv"}
+    starts = {"1.svg": b"<?xml", "2.svg": b"<?xml", "1.pdf": b"%PDF", "1.png": b"\x89PNG"}
+    for name, start in starts.items():
+        words = ("--store", store, "--figure", tmp_path / name)
+        assert fsbench(*SWEEP, *SMALL, *words).code == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
 
 
 def test_the_library_draws_the_same(tmp_path: Path) -> None:
@@ -222,7 +206,6 @@ def test_what_a_run_spans_is_drawn(tmp_path: Path) -> None:
     words = ("-m", "coop", "-o", "epochs=1,2", "-o", "context_tokens=2,4", "--store", tmp_path)
     cells = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     assert fsbench("run", *words, *cells).code == 0
-    assert "4 cells: 4 done already, 0 to run" in fsbench("run", *words, *cells).out
     for more in (words, words[-2:]):
         shown = fsbench("compare", "--layout", "sweep", "--format", "json", *more)
         assert [row["status"] for row in json.loads(shown.out)["rows"]] == ["done"] * 4
@@ -323,8 +306,7 @@ def test_one_option_gives_a_curve_whose_axis_fits_the_numbers(tmp_path: Path) ->
     assert {">top-1 accuracy in %<", ">rank<"} <= set(re.findall(r">[^<>]+<", text))
 
 
-@pytest.mark.parametrize("width", [60, 300])
-@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize(("width", "count"), [(60, 2), (60, 0), (300, 2)])
 def test_every_number_is_there_in_any_width(width: int, count: int) -> None:
     """24 ranks in columns, a cell's value is its rank; count: values of the second option."""
     matrices = [f"{number} and a long value of an option" for number in range(count)] or ["q"]

@@ -18,7 +18,7 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.metrics import GIVEN, METRICS, Metric
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import index_file
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 from tests.answers import answers_of, stored_arrays

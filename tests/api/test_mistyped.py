@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fewshot_bench import Augment, ContractError, DatasetCard, Item, Shots
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
 from fewshot_bench.backbones import Site
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.testing import Bench, toy_backbone
 from fewshot_bench.utils.errors import FsbenchError

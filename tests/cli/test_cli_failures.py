@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from fsbench_methods.coop import CoOp
 
 import fewshot_bench
-from fewshot_bench.api.author_frame import author_frame, definition, place_of, top_module
+from fewshot_bench.api.author_frame import author_frame
 from fewshot_bench.api.record import Record
-from tests.helpers import cells, command, environment, fsbench, problems
+from tests.helpers import command, environment, fsbench, problems
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
@@ -135,34 +134,6 @@ def test_a_frame_is_not_the_authors_for_a_folder_of_the_same_name() -> None:
     below = '  File "/src/fsbench_methods/coop.py", line 3, in fit\n'
     assert author_frame(below, ["mine"]) == ""
     assert author_frame(below, ["fsbench_methods"]) == "/src/fsbench_methods/coop.py:3 in fit"
-
-
-def test_what_a_class_inherits_is_not_its_authors() -> None:
-    class Mine(CoOp):
-        """A method whose fit is the built-in one's."""
-
-        def quick(self) -> Mine:
-            return self
-
-    assert re.fullmatch(r"\S*test_cli_failures\.py:\d+", place_of(Mine, Mine.fit))
-    assert re.fullmatch(r"\S*failures\.py:\d+ in quick", place_of(Mine, Mine.fit, Mine.quick))
-    assert re.fullmatch(r"\S*prompt_learning\.py:\d+ in fit", definition(Mine.fit))
-
-
-def test_no_frame_of_an_author() -> None:
-    assert author_frame("", ["mine"]) == ""
-    assert author_frame("ValueError: \x1b[2J", ["mine"]) == ""
-    ours = str(Path(fewshot_bench.__file__))
-    assert author_frame(f'  File "{ours}", line 3, in main\n', ["mine"]) == ""
-
-
-def test_where_targets_come_from() -> None:
-    assert top_module("package.module:Class") == "package"
-    assert top_module(Record) == "fewshot_bench"
-    assert definition(cells).startswith("tests/helpers.py:") or "/tests/helpers.py" in definition(
-        cells
-    )
-    assert definition(None) == definition(len) == ""
 
 
 def test_a_library_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from fewshot_bench.api.registry import registry
+from fewshot_bench.cli.main import cli
 from fewshot_bench.plugins.reproduce.published import reproductions
 from tests.helpers import PATIENCE, environment
 
@@ -65,8 +67,9 @@ def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
 
 
 def completed(*words: str) -> list[str]:
-    """Completions in bash."""
-    return asked("bash", *words)[0]
+    """Completions of the last word, as a shell asks for them."""
+    complete = ShellComplete(cli, {}, "fsbench", "_FSBENCH_COMPLETE")
+    return [item.value for item in complete.get_completions(list(words[:-1]), words[-1])]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -127,10 +130,10 @@ def test_backbones_are_those_of_open_clip() -> None:
     assert {name for name in names if "quickgelu" not in name} <= found <= names
 
 
-def test_a_broken_plug_in_says_nothing(methods: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    folder = Path(methods.__file__).parent
-    (folder / "__init__.py").write_text("print('hello')\nraise RuntimeError('broken')\n")
+def test_a_broken_plug_in_says_nothing(install: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    install("broken", "print('hello')\nraise RuntimeError('broken')\n")
     assert completed("run", "-m", "coo") == ["coop"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_fish_keeps_commas_of_names_and_helps(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fewshot_bench.cli.main import cli
 from fewshot_bench.cli.panels import WIDTH
 from tests.helpers import fsbench
 
-MOST_LINES = 62
+MOST_LINES = 50
 
 
 def helps(command: click.Command, ctx: click.Context) -> dict[str, str]:

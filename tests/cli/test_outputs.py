@@ -155,13 +155,12 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path, option: str) -> None
     os.close(reader)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_an_encoding_that_lacks_a_sign_costs_no_table(tmp_path: Path, encoding: str) -> None:
+def test_an_encoding_that_lacks_a_sign_costs_no_table(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(2))
     done = subprocess.run(
         command("compare", "--store", store.path),
         capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, b"")

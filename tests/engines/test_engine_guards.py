@@ -18,7 +18,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import Settings
-from fewshot_bench.engines.local import Choice, LocalEngine
+from fewshot_bench.engines.local import LocalEngine, choose, describe_data
 from fewshot_bench.engines.process import Worker
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
@@ -186,13 +186,12 @@ def test_a_thread_that_a_plug_in_leaves_holds_up_nobody(methods: Any, tmp_path: 
 
 def deal(waiting: list[list[RunSpec]]) -> list[list[RunSpec]]:
     """The cells that each of two workers gets, in turns."""
-    choice, workers = Choice(), (object(), object())
     dealt: list[list[RunSpec]] = [[], []]
     while waiting:
-        for worker, own in zip(workers, dealt, strict=True):
-            group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
-            choice.took(worker, group)
-            own.append(group[0])
+        for own, other in (dealt, dealt[::-1]):
+            held = [describe_data(cells[-1]) for cells in (own, other) if cells]
+            mine, others = (held[0], held[1:]) if own else (None, held)
+            own += waiting.pop(choose(waiting, mine, others, [False] * len(waiting)))
     return dealt
 
 
@@ -217,8 +216,8 @@ def test_near_the_end_fits_with_the_most_shots_come_first() -> None:
 
 def test_a_group_is_not_taken_where_it_was_lost() -> None:
     groups = [[cell] for cell in cells("zero-shot", seeds=(1, 2))]
-    assert Choice().index(object(), groups, [True, False]) == 1
-    assert Choice().index(object(), groups, [True, True]) == 0
+    assert choose(groups, None, [], [True, False]) == 1
+    assert choose(groups, None, [], [True, True]) == 0
 
 
 def test_devices(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_devices(tmp_path: Path) -> None:
         ("tpu", "expected auto, cpu, cuda or cuda:N"),
         ("cpu,cuda:0", "one kind of device"),
         ("cuda:0,cuda:0", "stands there twice"),
-        ("cuda:0,cuda:99", "CUDA devices; use --device cpu"),
+        ("cuda:0,cuda:99", "CUDA devices; use cpu"),
     ):
         done = fsbench(
             *("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path),

@@ -64,24 +64,24 @@ def test_time_is_as_records_of_the_store_took_else_by_unit_costs(tmp_path: Path)
 def test_flops_follow_from_the_configuration() -> None:
     # CLIP's published 17.6 and 4.4 billion multiplications for an image, and 6.1 of RN50.
     published = {"ViT-B-16/openai": 35.2e9, "ViT-B-32/openai": 8.8e9, "RN50/openai": 12.2e9}
-    found = {name: shape_of(name).image_flops for name in published}
-    assert found == pytest.approx(published, rel=0.03)
+    flops = {name: shape_of(name).image_flops for name in published}
+    assert flops == pytest.approx(published, rel=0.03)
     assert shape_of("ViT-B-16/openai").token_flops == pytest.approx(2 * 12 * 12 * 512**2)
 
 
 def test_steps_through_encoders_are_counted() -> None:
     units, shape = Units(), shape_of("ViT-B-16/openai")
     cell, counts = counted("clip-lora", shots=(4,), limit=None)
-    found = work_of(cell, counts, units)
+    work = work_of(cell, counts, units)
     prompts = (17 + 4.2 * 10) * shape.token_flops
     steps = 500 * 4 * 2 * (32 * shape.image_flops + prompts)
-    assert found is not None
-    assert found.flops == pytest.approx(steps + counts.queries * shape.image_flops)
+    assert work is not None
+    assert work.flops == pytest.approx(steps + counts.queries * shape.image_flops)
     # CoOp trains 100 epochs of two batches on text alone, after a view per image and epoch.
     cell, counts = counted("coop", shots=(4,))
-    found = work_of(cell, counts, units)
-    assert found is not None
-    assert found.flops == pytest.approx(100 * (40 * shape.image_flops + 2 * 2 * prompts))
+    work = work_of(cell, counts, units)
+    assert work is not None
+    assert work.flops == pytest.approx(100 * (40 * shape.image_flops + 2 * 2 * prompts))
 
 
 def test_a_card_and_its_cores_work_at_once() -> None:

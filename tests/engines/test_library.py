@@ -293,27 +293,6 @@ def test_the_face_names_what_it_has() -> None:
         _ = fb.runn  # type: ignore[attr-defined]
 
 
-FORKING = """
-import multiprocessing, sys
-import fewshot_bench as fb
-
-def run(shots):
-    return fb.run("zero-shot", "letters", shots=shots, seeds=1, limit=30, jobs=1, progress=False,
-                  store=sys.argv[1])
-
-run(1)
-with multiprocessing.get_context("fork").Pool(1) as pool:
-    print(*pool.map(run, [2]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")
-def test_a_fork_of_a_process_that_has_run_cells_runs_more(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FORKING, str(tmp_path / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout == f"Results(1 record of '{tmp_path / 's'}': 1 done)\n", done.stderr
-
-
 def test_names_are_listed() -> None:
     assert fb.list_backbones() == ["tiny"]
     assert {"clip-lora", "zero-shot"} <= set(fb.list_methods())

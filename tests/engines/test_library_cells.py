@@ -65,8 +65,8 @@ METHOD = """
 
 def own(cell: Cell, body: str) -> type:
     """A class whose `fit` returns this expression."""
-    found: type = cell(METHOD.format(body=body))["Own"]
-    return found
+    cls: type = cell(METHOD.format(body=body))["Own"]
+    return cls
 
 
 def given(name: str) -> Any:

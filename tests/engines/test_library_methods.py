@@ -24,6 +24,7 @@ from tests.helpers import PATIENCE, REPOSITORY
 SCRIPT = '''
 import dataclasses
 import math
+import multiprocessing
 import re
 from typing import ClassVar, Literal
 
@@ -78,6 +79,16 @@ for record in results:
     code = record.environment["code"]
     print(record.status, record.spec.options["weight"], record.spec.options["kind"],
           record.metrics.get("top1"), code["registered"], len(code["digest"]))
+
+
+def run_in_fork(store):
+    """A fork of a process that has run cells runs more."""
+    return fb.run("zero-shot", "letters", shots=1, seeds=1, limit=30, jobs=1, progress=False,
+                  store=store)
+
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(*pool.map(run_in_fork, [{store!r} + "-of-fork"]))
 '''
 
 
@@ -89,7 +100,7 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     lines = [f"done {weight} mean 90.0 False 64" for weight in (0.3, 0.7, 0.5)]
-    assert done.stdout.splitlines() == lines
+    assert done.stdout.splitlines() == [*lines, f"Results(1 record of '{store}-of-fork': 1 done)"]
     (file,) = store.glob("methods/*/Mixed.py")
     loaded = fb.load(store)
     assert {record.spec.method for record in loaded} == {f"{file.resolve()}:Mixed"}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,45 @@ from tests.helpers import (
     PATIENCE,
     assert_sound,
     cells,
-    environment,
     fsbench,
     problems,
     record_files,
-    start,
     wait_until,
 )
 
-SLOW = ("run", "-m", "slow", "-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
-
-@pytest.mark.slow
-def test_what_is_done_is_kept_and_said(methods: Any, tmp_path: Path) -> None:
+def test_what_is_done_is_kept_and_said(
+    methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, log = tmp_path / "store", tmp_path / "fits"
-    arguments = (*SLOW, "--seeds", "1-3", "--store", store)
+    few = ("--seeds", "1-3", "--shots", "1", "--limit", "20", "--jobs", "1", "--store", store)
+    arguments = ("run", "-m", "slow", "-d", "digits", *few)
     # One fit ends; the next one runs until it is stopped.
-    gates = environment(FSBENCH_TEST_FITS=str(log), FSBENCH_TEST_ENDING="1")
-    process = start(*arguments, env=gates)
-    wait_until(lambda: log.exists() and len(log.read_text().split()) == 2)
-    assert len(list((store / "claims").iterdir())) == 1
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, (out, err)
-    (line,) = problems(err)
+    monkeypatch.setenv("FSBENCH_TEST_FITS", str(log))
+    monkeypatch.setenv("FSBENCH_TEST_ENDING", "1")
+    claimed = []
+
+    def stop() -> None:
+        wait_until(lambda: log.exists() and len(log.read_text().split()) == 2)
+        claimed.extend((store / "claims").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]
+    try:
+        thread.start()
+        stopped = fsbench(*arguments)
+    finally:
+        thread.join()
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert stopped.code == 130, stopped
+    (line,) = problems(stopped.err)
     assert line.startswith("stopped: 1 of 3 cells are done and kept; run the same command again")
+    assert len(claimed) == 1
     assert list((store / "claims").iterdir()) == []
     assert len(record_files(store)) == 2
+    monkeypatch.delenv("FSBENCH_TEST_FITS")
     again = fsbench(*arguments)
     assert (again.code, "1 done already" in again.out) == (0, True), again
     assert_sound(store, cells("slow", seeds=(1, 2, 3), limit=20))

@@ -10,7 +10,7 @@ from pathlib import Path
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
-from fewshot_bench.analysis.blocks import Block, Made, document_of, map_blocks
+from fewshot_bench.analysis.comparison import Block, Made, document_of, map_blocks
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.per_class import class_names

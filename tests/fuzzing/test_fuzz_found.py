@@ -1,17 +1,28 @@
-"""Findings of fuzzing in records, configs and plug-ins, each as a test of its own."""
+"""Findings of fuzzing, each as a test of its own."""
 
 from __future__ import annotations
 
+import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
+from fewshot_bench.api.dataset import RemoteFile
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.backbones import loading
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.plugins.data.download import Download, source_of
+from fewshot_bench.plugins.data.extract import DamagedError, unpack
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
@@ -19,6 +30,8 @@ from tests.answers import put_answers
 from tests.compare_records import make
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
+from tests.own_sets import picture
+from tests.preparing import zipped
 
 
 @pytest.mark.parametrize(
@@ -168,3 +181,129 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Pat
             archive.writestr(name, content)
     with pytest.raises(StoreError, match="says that it has"):
         store.answers(record.spec.key())
+
+
+def test_a_zip_that_points_before_its_start(tmp_path: Path) -> None:
+    content = bytearray(zipped({"a/b.jpg": b"x" * 50}))
+    end = content.rindex(b"PK\x05\x06")
+    (size,) = struct.unpack_from("<I", content, end + 12)
+    struct.pack_into("<I", content, end + 12, size)
+    struct.pack_into("<I", content, end + 16, 2**31)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DamagedError):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_notes_that_are_nested_deep(tmp_path: Path) -> None:
+    download = Download(RemoteFile("x.zip", "x"), tmp_path / "x.zip", print)
+    for path in (download.note, tmp_path / "x.zip.source.json"):
+        path.write_text(DEEP)
+    assert download.origin() is None
+    assert source_of(tmp_path / "x.zip") == ""
+
+
+def test_a_parquet_file_with_names_that_are_no_text(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"path": f"{n}.png", "class": "catcatcat"} for n in range(3)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet", compression="none")
+    data = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(data.replace(b"catcatcat", b"cat\xffatcat"))
+    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+        registry().dataset(f"manifest:{tmp_path / 'm.parquet'}").items()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30)])
+def test_paths_that_are_too_long(tmp_path: Path, name: str) -> None:
+    for family in ("manifest", "coop", "folder", "wds", "hf"):
+        result = fsbench("show", f"{family}:{name}")
+        assert result.code in (0, 2, 3), result
+        assert "Traceback" not in result.err
+    (tmp_path / "images").mkdir()
+    split = {role: [[f"{name}{role}.jpg", 0, "cat"]] for role in ("train", "val", "test")}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with pytest.raises(DataMissingError):
+        registry().dataset(f"coop:{tmp_path}").items()
+
+
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 1},
+        "text_cfg": {"width": 8, "heads": 1, "layers": 1},
+    },
+    "preprocess_cfg": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "match"),
+    [
+        ("text_cfg", {"tokenizer_kwargs": {"trust_remote_code": True}}, "never done"),
+        ("text_cfg", {"width": 10**9}, "width is 1000000000"),
+        ("text_cfg", {"layers": 10**6}, "layers is 1000000"),
+        ("vision_cfg", {"image_size": float("inf")}, "image_size is inf"),
+        ("text_cfg", {"width": 60_000}, "of a model of more than"),
+    ],
+)
+def test_configs_of_backbones(
+    tmp_path: Path, part: str, changes: dict[str, Any], match: str
+) -> None:
+    config = json.loads(json.dumps(CONFIG))
+    config["model_cfg"][part] |= changes
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(save({"a": torch.zeros(3)}))
+    with pytest.raises(UsageError, match=match):
+        loading.load(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("text", ["", DEEP, "[]", '{"model_cfg": 3}', '{"preprocess_cfg": []}'])
+def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "open_clip_config.json").write_text(text)
+    (tmp_path / "w.safetensors").write_bytes(save({"a": torch.zeros(3)}))
+    for name in (f"local-dir:{tmp_path}", f"ViT-B-32@{tmp_path / 'w.safetensors'}"):
+        with pytest.raises(DataMissingError, match="backbone config"):
+            loading.load(name)
+
+
+def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
+    """A failure at the first use of a model is also reported as an error of the backbone."""
+    config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
+    config["model_cfg"]["vision_cfg"]["image_size"] = -8
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(save({"a": torch.zeros(300)}))
+    with pytest.raises(DataMissingError, match="cannot be loaded"):
+        loading.load(f"local-dir:{tmp_path}")
+
+
+class OneImage:
+    """A data set of one image."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def card(self) -> DatasetCard:
+        return DatasetCard("one", "One", ("cat",))
+
+    def items(self) -> dict[str, tuple[Item, ...]]:
+        return {"train": (ITEM,), "val": (), "test": ()}
+
+    def read(self, item: Item) -> bytes:
+        return self.content
+
+
+ITEM = Item("a.png", 0, "cat")
+
+
+def test_images_that_pillow_fails_at_in_its_own_ways() -> None:
+    """Pillow raises IndexError for a color profile without its compression method."""
+    body = b"iCCPx\0"
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    good = picture(1)
+    ImageFiles(OneImage(good), [ITEM]).decode(0)
+    end = good.index(b"IEND") - 4
+    content = good[:end] + chunk + good[end:]
+    with pytest.raises(DataMissingError, match="does not decode: IndexError"):
+        ImageFiles(OneImage(content), [ITEM]).decode(0)

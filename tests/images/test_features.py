@@ -206,37 +206,6 @@ def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
     assert torch.equal(pixels(Memory, 1.0), pixels(Memory, 0.0).flip(-1))
 
 
-class Turning:
-    """A plug-in backbone that does not describe its preprocessing."""
-
-    def __init__(self, inner: object, degrees: int) -> None:
-        self.inner, self.degrees = inner, degrees
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def preprocess(self, image: Image.Image) -> Image.Image:
-        return self.inner.preprocess(image).rotate(self.degrees)  # type: ignore[attr-defined, no-any-return]
-
-
-def test_features_of_a_backbone_that_tells_nothing_stay_in_memory(
-    backbone: object, tmp_path: Path
-) -> None:
-    upright = encoded(source(Turning(backbone, 0)), tmp_path)
-    turned = encoded(source(Turning(backbone, 90)), tmp_path)
-    assert not torch.equal(upright, turned)
-    assert not list(tmp_path.rglob("*.rows"))
-    one, images, store = Turning(backbone, 0), [], FeatureCache(None)
-    for _ in range(2):
-        meter = Meter(CPU)
-        with meter.phase("fit"):
-            _ = image_view(source(one), store, meter, phase="fit").raw_features
-        images.append(meter.images_computed)
-    assert images == [2, 0]
-
-
 def test_rows_before_the_projection_are_rows_of_their_own(tmp_path: Path) -> None:
     backbone, store, meter = load_tiny(), FeatureCache(tmp_path), Meter(CPU)
     view = image_view(source(backbone), store, meter, phase="encode_support")

@@ -84,27 +84,6 @@ def test_another_size_or_transform_is_another_cache(folder: Path) -> None:
     assert found == [COUNT] * 6 + [0]
 
 
-def test_what_decodes_is_known_for_the_decoders_that_are_installed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photos = Photos(folder)
-    items = photos.items()["test"]
-    assert not find_unreadable(photos, items).bad
-    monkeypatch.setattr("fewshot_bench.images.decode.decoder_versions", lambda: ("pillow 0",))
-    for reads in (COUNT, 0):
-        photos.reads.clear()
-        assert not find_unreadable(photos, items).bad
-        assert len(photos.reads) == reads
-
-
-def test_a_step_that_cannot_be_described_is_not_cached(folder: Path) -> None:
-    backbone = load_tiny()
-    backbone._steps = [*backbone._steps, lambda image: image.transpose(0)]
-    for _ in range(2):
-        assert len(evaluated(folder, backbone)[1]) == COUNT
-    assert not segments(folder)
-
-
 @pytest.mark.parametrize("damage", ["flip", "swap", "cut", "empty", "tail", "other"])
 def test_a_damaged_file_is_decoded_again(folder: Path, damage: str) -> None:
     first, _, _ = evaluated(folder)

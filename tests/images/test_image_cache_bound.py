@@ -109,16 +109,6 @@ def test_a_cache_that_cannot_be_written_is_told_once(
     assert said == [trouble]
 
 
-def test_links_are_not_followed(folder: Path) -> None:
-    elsewhere = folder.parent / "elsewhere"
-    elsewhere.mkdir()
-    (folder.parent / "cache").mkdir()
-    (folder.parent / "cache" / "images").symlink_to(elsewhere)
-    _, _, tally = evaluated(folder)
-    assert "is a link" in tally.problem
-    assert not list(elsewhere.iterdir())
-
-
 def source(folder: Path) -> ImageSource:
     """The images as in a fresh process, without read-ahead."""
     photos = Photos(folder)

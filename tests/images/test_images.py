@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
-from fewshot_bench.images.decode import decode, decode_or_explain, find_unreadable
+from fewshot_bench.images.decode import decode_or_explain, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.images.user_images import prepare_images
 from tests.images.test_features import Memory
@@ -81,16 +80,6 @@ def test_an_image_whose_resized_sides_fill_the_memory_is_unusable(
     found = decode_or_explain(encoded("RGB", "PNG", size))
     expected = "1 x 1001 pixels: expected sides that differ by a factor of at most 1,000"
     assert isinstance(found, Image.Image) if usable else found == expected
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_pixels_equal_those_of_open_clip(backbone: Any, name: str) -> None:
-    config = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
-    expected = image_transform_v2(config, is_train=False)(decode(FILES[name]))
-    dataset = Memory({name: FILES[name]})
-    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
-    (pixels,) = source.batches(4, [0])
-    assert torch.equal(pixels[0], expected)
 
 
 def test_batches_follow_the_order(backbone: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment
 from fewshot_bench.profiling.cost import Cost, counting
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.conditioned import conditioned_backward, conditioned_logits, for_images
 from fewshot_bench.training.prompts import build_prompts
 from tests.reference import cocoop as reference

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 from fewshot_bench.utils.rng import isolate

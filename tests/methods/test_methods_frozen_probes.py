@@ -15,7 +15,7 @@ from fsbench_methods.wise_ft import WiseFt
 from fsbench_methods.zs_lp import Probe, ZsLp
 
 from fewshot_bench import Augment, NumericalError
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import template_features, unit
 from tests.methods.test_methods_frozen import (
     BACKBONE,

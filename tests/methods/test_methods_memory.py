@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.subjects import classnames
 from fewshot_bench import Augment, Task
 from fewshot_bench.api.registry import registry
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import PromptLearner, unit
 from fewshot_bench.training.provisional import bytes_of_views
 from tests.reference.toy import CPU, MemoryShots, context, random_backbone, random_task

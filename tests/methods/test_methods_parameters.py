@@ -10,7 +10,7 @@ import pytest
 from fewshot_bench.api.method_card import Sizes, card_of
 from fewshot_bench.api.registry import registry
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from tests.helpers import fsbench
 from tests.reference.toy import CPU, SIZE, random_backbone, random_task
 

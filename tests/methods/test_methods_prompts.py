@@ -12,7 +12,7 @@ from fsbench_methods.prograd import ProGrad
 from torch import Tensor
 
 from fewshot_bench import Augment
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import PromptLearner
 from tests.reference import coop, kgcoop, prograd
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.provisional import build_prompts
 from tests.reference.toy import random_backbone, relative_gap
 

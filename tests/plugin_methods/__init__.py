@@ -7,13 +7,13 @@ from collections.abc import Callable
 from fewshot_bench import hookimpl
 
 from .failing import HELD, BadFit, BadLogits, Hungry, Leaver
-from .looking import FOUND, Positions, Viewer, Walker
+from .looking import Positions, Viewer
 from .training import Diverging, Slow
 from .vandal import Vandal
 
-__all__ = ["FOUND", "HELD"]
+__all__ = ["HELD"]
 
-METHODS = (BadLogits, BadFit, Vandal, Positions, Leaver, Slow, Walker, Viewer, Diverging, Hungry)
+METHODS = (BadLogits, BadFit, Vandal, Positions, Leaver, Slow, Viewer, Diverging, Hungry)
 
 
 @hookimpl

@@ -1,12 +1,9 @@
-"""Methods that inspect their surroundings: query order, reachable objects, augmented views."""
+"""Methods that look at the order of queries, and at augmented views."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,52 +28,6 @@ def _by_position(value: Tensor) -> Tensor:
     count, classes = value.shape
     guess = torch.arange(count) * classes // count
     return torch.nn.functional.one_hot(guess, classes).float()
-
-
-FOUND: dict[str, list[Any]] = {"texts": [], "tensors": [], "kinds": []}
-_OUTSIDE = (types.ModuleType, type)
-
-
-def reachable(*roots: object) -> Iterator[Any]:
-    """All objects reachable by attributes, slots, containers, closures, arguments; no globals."""
-    import gc
-
-    seen: dict[int, Any] = {}
-    todo = list(roots)
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, _OUTSIDE):
-            continue
-        seen[id(value)] = value
-        yield value
-        if isinstance(value, types.FunctionType):
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            todo += [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]
-        else:
-            todo += gc.get_referents(value)
-
-
-@dataclass(frozen=True)
-class Walker:
-    """Collects every text, tensor and kind of object that it can reach, in `FOUND`."""
-
-    name: ClassVar[str] = "walker"
-
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Collect everything reachable from the arguments of `fit`."""
-        _remember(task, backbone, ctx)
-        return Scores(backbone.class_features(task), same, _remember)
-
-
-def _remember(*roots: object) -> None:
-    for value in reachable(*roots):
-        FOUND["kinds"].append(type(value).__name__)
-        if isinstance(value, str | PurePath):
-            FOUND["texts"].append(str(value))
-        elif isinstance(value, Tensor) and not value.is_floating_point():
-            FOUND["tensors"].append(value)
-        elif isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
-            FOUND["tensors"].append(torch.tensor(value))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
 from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
-from fewshot_bench.plugins.models.folds import with_validation
-from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.plugins.models.material import gather, repeat_folds, with_validation
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import read_config, read_model
@@ -354,8 +353,6 @@ def test_the_output_is_a_folder(output: Any) -> None:
 
 
 def test_labels_are_dealt_into_folds_once() -> None:
-    from fewshot_bench.plugins.models.folds import repeat_folds, with_validation
-
     labels = np.repeat(np.arange(4), [1, 2, 6, 13])
     for repeat in range(2):
         folds = [fold for fold in repeat_folds(labels, 2, 1) if fold.repeat == repeat]

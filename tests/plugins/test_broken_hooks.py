@@ -186,18 +186,6 @@ def test_no_plug_in_gives_a_worker_another_device() -> None:
     assert message["variables"] == {"CUDA_VISIBLE_DEVICES": "3", "MINE": "1"}
 
 
-def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:
-    install(
-        "bad",
-        HOOK.format(hook="register_commands(cli):\n    cli.add_lazy('odd', 'fsbench_x:c', '')"),
-    )
-    install("x", "raise ValueError('not today')\n")
-    said = fsbench("odd").err
-    assert (
-        "command 'odd' of plug-in fsbench-bad:bad cannot be loaded: ValueError: not today" in said
-    )
-
-
 OPTIONS = """
 from fewshot_bench import Option, hookimpl
 
@@ -266,12 +254,6 @@ def test_an_option_of_two_plug_ins_is_refused(install: Any, tmp_path: Path) -> N
     with pytest.raises(fb.FsbenchError, match=conflict):
         fb.run("zero-shot", "digits", store=tmp_path / "store", mark="x")
     assert not (tmp_path / "store").exists()
-
-
-def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(install: Any) -> None:
-    said = "option --store is an option of fsbench itself; rename it"
-    install("one", OPTIONS.format(name="store"))
-    assert said in fsbench("list", "plugins").out
 
 
 # Source that stores a record other than the one it yields, a given number of times.

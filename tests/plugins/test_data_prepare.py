@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.splits.published import published_splits
-from tests.helpers import PATIENCE, fsbench, is_running, wait_until
+from tests.helpers import fsbench, is_running, wait_until
 from tests.preparing import Shop, below, images, sha256, tar
 
 TREE = images()
@@ -218,16 +218,6 @@ def test_a_folder_that_is_a_link_is_filled_where_it_leads(shop: Shop, tmp_path: 
     assert sorted(path.name for path in (big / "images").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-def test_two_at_once_download_once(shop: Shop) -> None:
-    shop.sell([shop.archive(tar(images(3, 100_000)), piece=30_000, pause=0.1)])
-    both = [shop.start(), shop.start()]
-    out = [process.communicate(timeout=PATIENCE)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], out
-    assert shop.site.asked("/wares.tar.gz") == [""]
-    assert len(shop.tree()) == 3
-    assert any("already at" in text for text in out)
-
-
 @pytest.mark.parametrize("waited", [True, False])
 def test_the_lock_of_a_dead_process_holds_nobody_up(shop: Shop, waited: bool) -> None:
     shop.sell([shop.archive(tar(images(3, 100_000)), piece=10_000, pause=0.2)])
@@ -252,7 +242,10 @@ def test_the_lock_of_a_living_process_is_waited_for(shop: Shop) -> None:
     result = shop.prepare()
     assert result.code == 0
     assert "waiting for another fsbench data prepare to end" in result.out
+    assert "already at" in result.out
     assert first.wait(60) == 0
+    assert shop.site.asked("/wares.tar.gz") == [""]
+    assert len(shop.tree()) == 3
 
 
 def test_the_command_imports_no_torch() -> None:

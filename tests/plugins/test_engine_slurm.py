@@ -267,13 +267,6 @@ def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path
     assert [path.name for path in (store.path / "claims").iterdir()] == [f"job-{other.name}.1"]
 
 
-def test_options_of_another_engine(tmp_path: Path) -> None:
-    done = fsbench(*DEMO, "--partition", "gpu", "--store", tmp_path)
-    assert (done.code, "--partition is an option of --engine slurm" in done.err) == (2, True)
-    done = fsbench(*DEMO, "--engine", "slrum", "--store", tmp_path)
-    assert (done.code, "did you mean 'slurm'" in done.err) == (2, True)
-
-
 def test_a_job_that_is_not_there(tmp_path: Path) -> None:
     done = fsbench("worker", "--store", tmp_path, "--job", "20260101-000000-abcdef")
     assert (done.code, "no job" in done.err) == (1, True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import NotApplicableError
 from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
 from tests.methods.test_methods_edges import RESNET, short
+from tests.preparing import largest_file
 from tests.reference.toy import context, random_backbone, random_task
 
 CLASSES = ("cat", "dog", "cow")
@@ -286,12 +286,8 @@ def test_files_of_the_other_format_are_removed(model: Path, tmp_path: Path, ours
 
 def test_a_full_disk_is_one_line(model: Path, tmp_path: Path) -> None:
     """The program is larger than any file may be."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    try:
+    with largest_file(2000):
         done = fsbench("export", model, "--format", "torch", "-O", tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.code == 2, done
     assert done.err.startswith(f"error: cannot write '{tmp_path / 'out'}': File too large")
     assert not list(tmp_path.iterdir())

@@ -15,12 +15,12 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.text import p_value
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers
-from tests.report_pages import IDS, LABELS, QUERIES, Page, answers, record, report, store_of
+from tests.report_pages import IDS, LABELS, QUERIES, answers, read, record, store_of
 
 
 def verdict_of(folder: Path, store: Path, *words: str) -> str:
     """The verdict text, which precedes the leaderboard."""
-    text = Page(report(folder, store, *words)).text
+    text = read(folder, store, *words)
     return text[text.index("Provenance Missing ") : text.index("Leaderboard")]
 
 
@@ -58,7 +58,7 @@ def test_what_can_be_seen_is_no_more_than_a_percentage_and_nothing_for_equal_met
         for seed, right in enumerate(rights, 1):
             made = record(method, "dtd", 16, seed, right)
             put_answers(store, made, answers(right, seed), LABELS, IDS)
-    page = Page(report(tmp_path, store.path)).text
+    page = read(tmp_path, store.path)
     assert "would be missed" not in page, "two seeds say too little for that"
     lines = page[page.index("coop against each other method") :]
     assert re.search(r"maple 0\.00 . 1\.00 1\.00 — ", lines), lines[:400]
@@ -120,7 +120,7 @@ def test_a_lead_that_rests_on_a_seed_of_its_own_is_not_called_significant(tmp_pa
                 made, timings={"billed_seconds": 9.0 if method == "coop" else 1.0}
             )
             put_answers(store, made, answers(right), LABELS, IDS)
-    text = Page(report(tmp_path, store.path)).text
+    text = read(tmp_path, store.path)
     assert "coop is ahead with 83.33 %" in text
     assert "significantly better" not in text
     assert "the seeds that both have it is significantly worse than maple (−6.25 points, p" in text
@@ -142,14 +142,14 @@ def test_methods_with_gaps_are_named_with_what_they_lack(tmp_path: Path) -> None
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "tip": 0.6})
     drop(store, lambda r: r.spec.method == "tip" and r.spec.dataset == "pets")
     assert "Not ranked: tip (no result on pets)." in verdict_of(tmp_path, store)
-    text = Page(report(tmp_path, store)).text
+    text = read(tmp_path, store)
     assert "tip — no result on pets" in text[text.index("Leaderboard") :]
 
 
 def test_fewer_seeds_than_the_others_are_marked(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     drop(store, lambda r: r.spec.method == "maple" and r.spec.split_seed == 3)
-    text = Page(report(tmp_path, store)).text
+    text = read(tmp_path, store)
     assert re.search(r"\([0-9.]+ and [0-9.]+, two seeds\)", text)
     board = text[text.index("Leaderboard") :]
     assert "(n=2) best" in board
@@ -159,7 +159,7 @@ def test_fewer_seeds_than_the_others_are_marked(tmp_path: Path) -> None:
 def test_the_headline_says_where_fewer_methods_are_complete(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, shots=(1, 4, 16))
     drop(store, lambda r: r.spec.method == "coop" and r.spec.shots > 1)
-    text = Page(report(tmp_path, store)).text
+    text = read(tmp_path, store)
     assert "at 1 shot" in text
     assert "At 4 and 16 shots fewer methods are complete; choose with --shots." in text
 
@@ -183,7 +183,7 @@ def test_the_cheaper_one_says_whether_it_is_behind_at_all(tmp_path: Path) -> Non
             made = record(method, "dtd", 16, seed, right)
             timings = {"billed_seconds": seconds}
             put_answers(store, dataclasses.replace(made, timings=timings), logits, LABELS, IDS)
-    text = Page(report(tmp_path, store.path)).text
+    text = read(tmp_path, store.path)
     assert "would be missed here more than one time in five; more seeds show smaller ones" in text
     assert "takes 1.5 min on cpu" in text
     assert "The best of those that take at most half as long is cheap: 1.50 s," in text
@@ -207,7 +207,7 @@ def test_a_cost_that_no_record_states_is_named(
     store = store_of(
         tmp_path / "s", methods, change=lambda made: dataclasses.replace(made, **change)
     )
-    assert said in Page(report(tmp_path, store)).text
+    assert said in read(tmp_path, store)
 
 
 def test_p_values_show_on_which_side_of_the_level_they_are() -> None:
@@ -218,7 +218,7 @@ def test_p_values_show_on_which_side_of_the_level_they_are() -> None:
 
 def test_one_comparison_needs_no_correction(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
-    text = Page(report(tmp_path, store)).text
+    text = read(tmp_path, store)
     assert "test images, of one comparison, so not corrected; in grey italics" in text
     assert "It is significantly better than coop (" in text
 
@@ -236,7 +236,7 @@ def test_points_behind_are_those_of_the_test(tmp_path: Path) -> None:
             put_answers(
                 opened, quick(record("tip", dataset, 16, seed, right)), answers(right), LABELS, IDS
             )
-    text = Page(report(tmp_path, store)).text
+    text = read(tmp_path, store)
     found = re.search(r"tip 75.62 \(\S+\) \(n=2\) (−[0-9.]+) ", text)
     assert found is not None
     assert f"is tip: 0.10 s, {found[1][1:]} points behind" in text

@@ -31,9 +31,9 @@ def of_sets(cell: Cell, mean: float, **more: Any) -> Iterator[Record]:
     """Records of a cell for three seeds, around a mean shifted by the data set's position."""
     assert cell.variant is not None
     spec = {"protocol": "coop", "options": cell.variant.options, "method_version": "2", **more}
-    place = SETS.index(cell.number.dataset) - len(SETS) // 2
+    shift = SETS.index(cell.number.dataset) - len(SETS) // 2
     for seed in (1, 2, 3):
-        made = record("dtd", seed, mean + place + (seed - 2) / 2, classes=cell.number.classes)
+        made = record("dtd", seed, mean + shift + (seed - 2) / 2, classes=cell.number.classes)
         counts = registry().dataset(cell.number.dataset).card().expected_counts
         halved = counts["test"] // (1 if cell.number.classes == "all" else 2)
         changed = dataclasses.replace(
@@ -46,10 +46,10 @@ def halves(base: float, new: float, without: str = "") -> list[Record]:
     chosen = cells(reproduction("base-to-new"), Wanted(methods=(RERUN,)))
     means = {"base": base, "new": new}
     return [
-        one
+        each
         for cell in chosen
         if cell.number.dataset != without
-        for one in of_sets(cell, means[cell.number.classes])
+        for each in of_sets(cell, means[cell.number.classes])
     ]
 
 
@@ -94,10 +94,8 @@ def test_rounding_of_a_mean_counts_once(tmp_path: Path) -> None:
     zero = "zero-shot (listed by clip-svd)"
     chosen = cells(reproduction("base-to-new"), Wanted(methods=("zero-shot",)))
     more = {"method": "zero-shot", "method_version": "1", "prompts": "custom"}
-    made = [
-        one for cell in chosen for one in of_sets(cell, 70.0, **more) if one.spec.train_seed == 2
-    ]
-    images = {one.spec.dataset: one.metrics["n"] for one in made if one.spec.classes == "base"}
+    made = [r for cell in chosen for r in of_sets(cell, 70.0, **more) if r.spec.train_seed == 2]
+    images = {r.spec.dataset: r.metrics["n"] for r in made if r.spec.classes == "base"}
     undecided = sum(0.01 * 1e4 / count for count in images.values()) / 11**2
     line = means(save(tmp_path, made), "base-to-new", "-m", "zero-shot")[zero, "base"]
     expected = 1.959964 * (undecided + 0.005**2 / 3) ** 0.5
@@ -121,37 +119,36 @@ def test_a_mean_needs_all_its_sets(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("halves_count")
 def test_a_harmonic_mean_is_of_halves_of_the_same_sets(tmp_path: Path) -> None:
     there = {("caltech101", "base"), ("eurosat", "base"), ("ucf101", "new")}
-    made = [one for one in halves(85.2, 74.0) if (one.spec.dataset, one.spec.classes) in there]
+    made = [r for r in halves(85.2, 74.0) if (r.spec.dataset, r.spec.classes) in there]
     line = means(save(tmp_path, made), "base-to-new", "-m", RERUN)[RERUN, "harmonic"]
     assert (line["ours"], line["paper"]) == (None, H)
     assert line["verdict"] == "incomplete (base and new are not of the same sets)"
 
 
-@pytest.mark.parametrize(
-    ("dataset", "classes", "images", "verdict"),
-    [
-        ("imagenet", 500, 25_000, "a mean alone is published"),
-        ("imagenet", 50, 2_500, "other data"),
-        ("imagenet", 500, 24_500, "other data"),
-        ("fgvc_aircraft", 50, 1_666, "a mean alone is published"),
-        ("fgvc_aircraft", 49, 1_633, "other data"),
-    ],
-)
-def test_a_half_of_fewer_classes_or_images_is_not_the_published_one(
-    tmp_path: Path, dataset: str, classes: int, images: int, verdict: str
-) -> None:
-    chosen = cells(reproduction("base-to-new"), Wanted(methods=(RERUN,), datasets=(dataset,)))
-    made = [
-        dataclasses.replace(
-            one,
-            metrics={**one.metrics, "n": images},
-            split={**one.split, "classes": classes},
+def test_a_half_of_fewer_classes_or_images_is_not_the_published_one(tmp_path: Path) -> None:
+    alone, other = "a mean alone is published", "other data"
+    for number, (dataset, classes, images, verdict) in enumerate(
+        (
+            ("imagenet", 500, 25_000, alone),
+            ("imagenet", 50, 2_500, other),
+            ("imagenet", 500, 24_500, other),
+            ("fgvc_aircraft", 50, 1_666, alone),
+            ("fgvc_aircraft", 49, 1_633, other),
         )
-        for cell in chosen
-        for one in of_sets(cell, 70.0)
-    ]
-    found = rows(save(tmp_path, made), "base-to-new", "-m", RERUN, "-d", dataset)
-    assert {r["verdict"] for r in found if r["dataset"] == dataset} == {verdict}
+    ):
+        chosen = cells(reproduction("base-to-new"), Wanted(methods=(RERUN,), datasets=(dataset,)))
+        made = [
+            dataclasses.replace(
+                each,
+                metrics={**each.metrics, "n": images},
+                split={**each.split, "classes": classes},
+            )
+            for cell in chosen
+            for each in of_sets(cell, 70.0)
+        ]
+        store = save(tmp_path / str(number), made)
+        lines = rows(store, "base-to-new", "-m", RERUN, "-d", dataset)
+        assert {r["verdict"] for r in lines if r["dataset"] == dataset} == {verdict}
 
 
 def test_what_a_method_cannot_answer_is_neither_failed_nor_tried_again(tmp_path: Path) -> None:
@@ -217,30 +214,23 @@ def test_halves_are_run_and_means_of_all_classes_are_not_halved(tmp_path: Path) 
         assert {cell.classes for cell in planned.cells} <= expected
 
 
-@pytest.mark.parametrize("form", ["terminal", "csv"])
 def test_methods_that_are_not_here_are_shown_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    monkeypatch.setattr(Setting, "shipped", property(lambda one: one.method != "taskres"))
-    call = (TABLE, "-m", "taskres", "--shots", 1, "--store", tmp_path / "none", "--format", form)
-    call += ("--full",)
-    done = fsbench("reproduce", *call)
-    assert (done.code, done.err) == (0, "")
-    assert done.out.count("not shipped") >= 12
-    assert "taskres: not shipped (schedule taskres-100/200)" in done.out or form == "csv"
-    assert "to run what is missing" not in done.out
-    assert not (tmp_path / "none").exists()
-
-
-def test_the_rest_of_a_table_runs_without_a_method_that_is_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Setting, "shipped", property(lambda one: one.method != "taskres"))
+    monkeypatch.setattr(Setting, "shipped", property(lambda own: own.method != "taskres"))
+    call = (TABLE, "-m", "taskres", "--shots", 1, "--store", tmp_path / "none", "--full")
+    for form in ("terminal", "csv"):
+        done = fsbench("reproduce", *call, "--format", form)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.count("not shipped") >= 12
+        assert "taskres: not shipped (schedule taskres-100/200)" in done.out or form == "csv"
+        assert "to run what is missing" not in done.out
+    assert not (tmp_path / "none").exists()
+    # The rest of a table runs.
     chosen = cells(reproduction(TABLE), Wanted(methods=("taskres", "zero-shot"), shots=(1,)))
     assert [cell.variant is None for cell in chosen].count(True) == 11
-    assert {c.method for c in plan(chosen, Wanted(), "tiny", "cpu", tmp_path).cells} <= {
-        "zero-shot"
-    }
+    planned = plan(chosen, Wanted(), "tiny", "cpu", tmp_path)
+    assert {cell.method for cell in planned.cells} <= {"zero-shot"}
 
 
 def test_every_method_of_the_field_has_a_row() -> None:

@@ -93,30 +93,23 @@ def test_what_differs_is_listed(kept: tuple[Path, Record], tmp_path: Path) -> No
     assert result.out.splitlines()[-1] == "different metrics; no answers to compare"
 
 
-@pytest.mark.parametrize("name", ["method_version", "revision", "weights"])
-def test_another_version_is_told_before_anything_runs(
-    kept: tuple[Path, Record], tmp_path: Path, name: str
-) -> None:
-    _, record = kept
-    path = changed(tmp_path, record, spec=record.spec.to_dict() | {name: "older"})
-    result = fsbench("rerun", path)
-    assert result.code == 2
-    assert "was older, is" in result.err
-    assert "nothing was run; use --anyway" in result.err
-    assert fsbench("rerun", path, "--anyway").code == 0
-
-
-def test_renamed_options_are_told_before_anything_runs(
+def test_what_changed_is_told_before_anything_runs(
     kept: tuple[Path, Record], tmp_path: Path
 ) -> None:
     _, record = kept
-    options = {"old_name": 1, **record.spec.options}
-    path = changed(tmp_path, record, spec=record.spec.to_dict() | {"options": options})
+    spec = record.spec.to_dict()
+    for name in ("method_version", "revision", "weights"):
+        path = changed(tmp_path, record, spec=spec | {name: "older"})
+        result = fsbench("rerun", path)
+        assert result.code == 2
+        assert "was older, is" in result.err
+        assert "nothing was run; use --anyway" in result.err
+    assert fsbench("rerun", path, "--anyway").code == 0
+    path = changed(tmp_path, record, spec=spec | {"options": {"old_name": 1, **spec["options"]}})
     result = fsbench("rerun", path)
     assert result.code == 2
     assert "warning: list of hyper-parameters was " in result.err
     assert "old_name" in result.err
-    assert "nothing was run; use --anyway" in result.err
 
 
 def test_a_method_of_a_moved_store_runs_where_its_file_is_named(tmp_path: Path) -> None:
@@ -131,8 +124,8 @@ def test_a_method_of_a_moved_store_runs_where_its_file_is_named(tmp_path: Path) 
     gone = fsbench(*call)
     assert gone.code == 2
     assert f"read it, then add --method {store / place}:Mine\n" in gone.err
-    found = fsbench(*call, "--method", f"{store / place}:Mine")
-    assert (found.code, found.out.splitlines()[-1]) == (0, "same result, bit for bit"), found.err
+    moved = fsbench(*call, "--method", f"{store / place}:Mine")
+    assert (moved.code, moved.out.splitlines()[-1]) == (0, "same result, bit for bit"), moved.err
 
 
 def test_a_method_in_no_file_takes_no_file(kept: tuple[Path, Record]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from fewshot_bench import NumericalError
 from fewshot_bench.profiling.optimizer import MOST_OVERFLOWS, FiniteNumbers, ParameterObserver
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import cells, quick

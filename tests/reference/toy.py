@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
 
 CPU = torch.device("cpu")

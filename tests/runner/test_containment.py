@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, install_methods, quick
@@ -78,8 +78,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("when", ["fit", "logits"])
-@pytest.mark.parametrize("how", ERRORS)
+@pytest.mark.parametrize(
+    ("how", "when"), [*((how, "fit") for how in ERRORS), ("raise", "logits"), ("exit", "logits")]
+)
 def test_whatever_is_raised_fails_the_cell_alone(
     reckless: Any, session: Session, clean: torch.Tensor, how: str, when: str
 ) -> None:

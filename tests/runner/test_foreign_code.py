@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from fewshot_bench.api.plugins import GROUP, OWN, foreign_plugins, is_own
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
-from tests.answers import stored_arrays
 from tests.helpers import fsbench
 
 RIVALS = "zero-shot,tip-adapter"
@@ -211,42 +208,12 @@ def test_weights_that_are_changed_after_the_checks_are_blamed_on_their_plug_in(
     assert told
 
 
-LISTED = """
-        import json, torch
-        self.weights = torch.eye(10)[json.load(open("FOLDER/listed"))].T
-        self.logits = lambda queries: self.weights.T
-"""
-
-
-def test_a_list_of_labels_by_place_is_worth_nothing(
-    tmp_path: Path, clean: dict[str, list[Record]]
-) -> None:
-    # The labels in the order of a digest that is public.
-    zero = clean["zero-shot"][0]
-    first = run(tmp_path / "one", "zero-shot", "--seeds", "1")["zero-shot"][0]
-    labels = stored_arrays(Store(tmp_path / "one"), first.spec.key())["labels"].tolist()
-
-    def rank(place: int) -> bytes:
-        text = f"queries\0{zero.split['digest']}\0{place}"
-        return hashlib.sha256(text.encode()).digest()
-
-    order = sorted(range(len(labels)), key=rank)
-    (tmp_path / "listed").write_text(json.dumps([labels[place] for place in order]))
-    name = write(tmp_path).rpartition(":")[0]
-    text = Path(name).read_text()
-    own = LISTED.replace("FOLDER", str(tmp_path)).strip()
-    Path(name).write_text(text.replace("self.weights = backbone.class_features(task)", own))
-    (record,) = run(tmp_path / "two", f"{name}:Foreign", "--seeds", "1")["Foreign"]
-    assert record.status == "done", record.error
-    assert record.metrics["top1"] < 50
-
-
 # Replaces what hands in the result of a cell, in the worker that computes it.
 HANDS_IN = """
         import gc
         from fewshot_bench.api.spec import RunSpec
         found = {type(one).__name__: one for one in gc.get_objects()}
-        labels, engine = found["RemoteExaminer"], found["_Answers"]
+        labels, engine = found["RemoteExaminer"], found["_Engine"]
         def ask(operation, body=b"", **values):
             if operation == "settle":
                 record = {**values["record"], "metrics": {"top1": 100.0}}
@@ -262,12 +229,14 @@ NOT_TRUE = "engine.send('idle'); __import__('time').sleep(9)"
 ENDING = "engine.send('fatal', message='it is over', exit_code=3); os._exit(0)"
 
 
-@pytest.mark.parametrize("hand_in", [TO_LABELS, UNKNOWN, TO_ENGINE, NOTHING, NOT_TRUE, ENDING])
-def test_what_a_method_hands_in_by_itself_is_no_result(tmp_path: Path, hand_in: str) -> None:
-    name = write(tmp_path, in_fit=HANDS_IN.replace("HAND_IN", hand_in))
-    (own,) = run(tmp_path / "store", name, "--seeds", "1")["Foreign"]
-    assert own.status == "failed"
-    assert not own.metrics
+def test_what_a_method_hands_in_by_itself_is_no_result(tmp_path: Path) -> None:
+    names = []
+    for number, hand_in in enumerate((TO_LABELS, UNKNOWN, TO_ENGINE, NOTHING, NOT_TRUE, ENDING)):
+        (tmp_path / str(number)).mkdir()
+        in_fit = HANDS_IN.replace("HAND_IN", hand_in)
+        names.append(write(tmp_path / str(number), in_fit=in_fit))
+    found = run(tmp_path / "store", ",".join(names), "--seeds", "1")["Foreign"]
+    assert [(record.status, record.metrics) for record in found] == [("failed", {})] * len(names)
 
 
 def test_lines_in_the_channel_to_the_engine_that_are_no_events_are_passed_over(

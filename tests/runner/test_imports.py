@@ -46,9 +46,7 @@ def test_planning_imports_none_and_no_package_of_a_training_script() -> None:
     ("imports", "said"),
     [
         (("wave",), "wave: True wandb: False"),
-        ((), "wave: False wandb: False"),
         ("wave", "has imports='wave', expected a tuple of names of modules"),
-        (None, "has imports=None, expected a tuple"),
         (("no_such_module",), "needs 'no_such_module', which cannot be imported"),
     ],
 )

@@ -119,16 +119,6 @@ def test_secrets_of_the_environment_stand_in_no_record(
     assert list(store.records()) == [stored]
 
 
-def test_the_environment_of_a_record_holds_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewshot_bench.utils import environment
-
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setenv("FSBENCH_TEST_VARIABLE", "value-of-a-variable")
-    text = json.dumps(environment.describe("cpu"))
-    assert SECRET not in text
-    assert "value-of-a-variable" not in text
-
-
 def test_feature_files_that_are_none(tmp_path: Path) -> None:
     """`fsbench cache ls` names them, whatever they contain."""
     file = tmp_path / "cache" / "features" / f"{'2' * 16}.rows"

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
-from fewshot_bench.analysis.audit.hazards import HAZARD_OF, HAZARDS
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.store.store import Store
 from fewshot_bench.testing import KIT_VERSION, all_checks
-from tests.audit_records import complete, coop, fair, said
-from tests.compare_records import matrix
+from tests.audit_records import complete, fair, said
 from tests.helpers import fsbench
 
 PLUGIN = """
@@ -120,17 +118,6 @@ def test_a_failure_that_is_expected_for_a_reason_is_in_records_and_the_audit(
     assert any(f"; breaks {rule} as declared: {why}" in note["text"] for note in found)
 
 
-def test_an_expected_failure_that_passes_fails_and_is_not_kept(
-    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    install("passing", PLUGIN.replace("SAY", "pass"))
-    checked = fsbench("check", "mine", "--expect-failure", "check_prints_nothing=it did once")
-    assert checked.code == 1
-    assert "FAIL  check_prints_nothing: expected to fail (it did once) but passes" in checked.out
-    assert not (tmp_path / "cache" / "kit").exists()
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -143,18 +130,6 @@ def test_an_expected_failure_without_rule_or_reason_is_refused(given: str, said:
     refused = fsbench("check", "zero-shot", "--expect-failure", given)
     assert refused.code == 2
     assert said in refused.err
-
-
-def test_broken_rules_are_filed_under_the_hazard_that_they_concern() -> None:
-    assert set(HAZARD_OF) < {check.name for check in all_checks()}
-    assert set(HAZARD_OF.values()) < set(HAZARDS)
-    broken = list(HAZARD_OF)[3:]
-    kit = {"version": KIT_VERSION, "passed": 20, "failed": broken, "expected": {}}
-    found = audit(fair(environment={"kit": kit}))
-    filed = {finding.hazard: finding.text for finding in found.findings if finding.hazard}
-    assert all(rule in filed[HAZARD_OF[rule]] for rule in broken)
-    answers = {answer.number: answer.state == "open" for answer in found.hazards}
-    assert {number for number, is_open in answers.items() if is_open} == {3, 5, 6, 7, 11, 12}
 
 
 def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,15 +152,6 @@ def hazard(records: list[Record]) -> str:
     return audit(records).hazards[0].text
 
 
-def test_the_audit_says_of_labels_what_the_records_say() -> None:
-    apart = fair(environment={"labels": "separate"})
-    assert f"no test labels in the process of fit and logits: {len(apart)} cells" in hazard(apart)
-    assert f"held test labels is not told: {len(apart)} cells" in hazard(fair())
-    some = [complete(r, environment={"labels": "separate"} if coop(r) else {}) for r in matrix()]
-    count = sum(map(coop, some))
-    assert f"{count} of {len(some)} cells; the others do not say" in hazard(some)
-
-
 def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
     kit = {"version": 2, "passed": 23, "failed": []}
     mixed = fair(environment={"kit": kit})
@@ -200,13 +166,5 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
     (finding,) = said(broken)
     assert "coop, zero-shot breaks check_a, check_b of version 2 of the kit" in finding
     assert "coop, zero-shot does not tell whether the conformance kit checked it" in hazard(fair())
-    for nonsense in (
-        {},
-        [],
-        "yes",
-        {"version": 1},
-        kit | {"failed": "all"},
-        kit | {"passed": True},
-        kit | {"expected": ["check_a"]},
-    ):
+    for nonsense in ([], {"version": 1}, kit | {"failed": "all"}):
         assert "never checked" in hazard(fair(environment={"kit": nonsense}))

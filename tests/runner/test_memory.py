@@ -14,7 +14,7 @@ from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import Slot, Worker
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
@@ -86,15 +86,6 @@ def test_no_number_of_parts_is_enough(session: Session, methods: Any) -> None:
     assert len(told(outcome)) == 6
 
 
-def test_other_errors_are_not_tried_again(session: Session, methods: Any) -> None:
-    methods.HELD.clear()
-    options = ("hungry.kind=other", "hungry.needs=2")
-    outcome = run_one(cells("hungry", options=options)[0], session)
-    assert outcome.record.error is not None
-    assert outcome.record.error["type"] == "RuntimeError"
-    assert len(methods.HELD) == 1
-
-
 def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     tmp_path: Path, methods: Any
 ) -> None:
@@ -104,7 +95,7 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     labels = LabelProcess(store.path, settings)
     worker = Worker.start(Slot("cpu/0", "cpu"), store, settings, events, labels)
     try:
-        worker.send([spec], force=False, parts=4, incidents={})
+        worker.send([spec], "", {}, force=False, parts=4, incidents={})
         while events.get(timeout=PATIENCE)[1].event != "finished":
             pass
     finally:
@@ -189,28 +180,6 @@ def test_what_is_too_large_at_once_is_done_in_parts(
     fits = [text for text in told(outcome) if ".fit " in text]
     assert fits[-1].endswith(f"memory_parts={parts}")
     assert outcome.record.spec == spec
-
-
-def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (spec,) = cells("clip-lora", options=QUICK_LORA, limit=200)
-    sizes: list[int] = []
-    whole = VisionTower.encode
-
-    def counted(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
-            sizes.append(len(pixels))
-        return whole(self, pixels, *args, **named)
-
-    monkeypatch.setattr(VisionTower, "encode", counted)
-    (outcome,) = run_group([spec], session, parts=4)
-    done(outcome)
-    # Then some are asked for again, in another order and alone.
-    assert sizes == [64, 64, 64, 8, 16, 1, 1]
-    assert told(outcome) == [
-        "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
-    ]
 
 
 def test_prediction_without_memory_is_tried_again_in_smaller_batches(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.backbones.packing import pack
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap
 
 CPU = torch.device("cpu")

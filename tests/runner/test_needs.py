@@ -106,17 +106,6 @@ def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.Mon
     assert taken(tmp_path / "s/cache/features") <= 50_000
 
 
-def test_a_method_that_does_not_say_is_named(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
-        "@dataclass(frozen=True)\nclass Own:\n    name: ClassVar[str] = 'own'\n"
-        "    def fit(self, task, backbone, ctx):\n        return None\n"
-    )
-    run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--dry-run", "--store")
-    done = fsbench(*run, tmp_path / "s")
-    assert "own.py:Own are not counted (no views_per_image)" in done.out
-
-
 OWN = """
 from dataclasses import dataclass
 from typing import ClassVar

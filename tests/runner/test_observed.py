@@ -124,11 +124,12 @@ def test_an_undeclared_dependence_is_a_finding_and_an_honest_card_is_none(store:
     assert [one["level"] for one in said if one["kind"] == "test-knowledge"] == ["note"]
 
 
-@pytest.mark.parametrize("hazard", [7, 8, 9, 10, 11, 15])
-def test_code_of_others_is_never_ok(store: Path, hazard: int) -> None:
+def test_code_of_others_is_never_ok(store: Path) -> None:
     """Whatever it did, even to read the labels off the data set: records cannot show it."""
     found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
-    answer = found["hazards"][hazard - 1]
-    assert answer["state"] == "not shown"
-    assert answer["text"].startswith("not shown: third-party code runs with the user's rights: ")
-    assert ". Observed: " in answer["text"]
+    for hazard in (7, 8, 9, 10, 11, 15):
+        answer = found["hazards"][hazard - 1]
+        assert answer["state"] == "not shown"
+        third = "not shown: third-party code runs with the user's rights: "
+        assert answer["text"].startswith(third)
+        assert ". Observed: " in answer["text"]

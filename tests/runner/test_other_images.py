@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.record import Record, overlap_texts, overlaps
+from fewshot_bench.api.record import Record, overlaps
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
@@ -99,23 +99,6 @@ def test_a_run_says_so_and_computes(photos: Path) -> None:
     assert "1 cell: 1 done already, 0 to run" in fsbench(*words).out
 
 
-def test_what_touches_no_byte_is_no_change(photos: Path) -> None:
-    compute(photos, "zero-shot")
-    for path in photos.rglob(f"*.{KIND}"):
-        shutil.copy(path, path.with_suffix(".aside"))
-        path.with_suffix(".aside").rename(path)
-    assert resumed(photos, "zero-shot").todo == []
-
-
-def test_images_that_cannot_be_read_leave_their_cells(photos: Path) -> None:
-    (record,) = compute(photos, "zero-shot")
-    plan = expand(request(photos, "zero-shot"))
-    next((photos / "test").rglob(f"*.{KIND}")).unlink()
-    state = ImageState(plan.datasets, photos.parent / "s")
-    assert state.list_changed([record]) == set()
-    assert "cannot be read" in state.problems[f"folder:{photos}"]
-
-
 def test_methods_on_other_images_do_not_stand_in_one_table(photos: Path) -> None:
     store = photos.parent / "s"
     compute(photos, "zero-shot")
@@ -159,21 +142,6 @@ def test_test_images_that_were_fitted_on_are_named(photos: Path) -> None:
     page = photos.parent / "page.html"
     assert fsbench("report", "--store", store, "-O", page).code == 0
     assert "2 of 6 test images are also among" in page.read_text(encoding="utf-8")
-
-
-def test_a_target_that_was_fitted_on_is_named(photos: Path) -> None:
-    other = photos.parent / "other"
-    shutil.copytree(photos, other)
-    others(other, "test")
-    for index in range(2):
-        shutil.copy(
-            photos / "train" / "cat" / f"{index}.{KIND}", other / "test" / "cat" / f"{index}.{KIND}"
-        )
-    found = compute(photos, "zero-shot", transfer=(f"folder:{other}",))
-    assert [record.split["overlap"] for record in found] == [0, 1]
-    texts = overlap_texts(overlaps(found))
-    assert list(texts) == [f"folder:{photos} → folder:{other}"]
-    assert "1 of 6 test images" in next(iter(texts.values()))
 
 
 def test_the_record_says_what_the_plan_works_out(photos: Path) -> None:

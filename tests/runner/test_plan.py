@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
 import pytest
 
-from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench import UsageError
 from fewshot_bench.analysis.signature.commands import commands_of
-from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
@@ -123,11 +121,6 @@ def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
         cells("coop", "clip-lora", options=options)
 
 
-def test_a_split_seed_is_shared() -> None:
-    found = cells("zero-shot", seeds=(1, 2), split_seed=7)
-    assert [(cell.split_seed, cell.train_seed) for cell in found] == [(7, 1), (7, 2)]
-
-
 def test_resume_divides_the_cells(tmp_path: Path) -> None:
     plan = expand(Request(("zero-shot",), ("digits",), shots=(1,), seeds=(1, 2, 3)))
     store = Store(tmp_path)
@@ -146,33 +139,6 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
     edited = Code({"zero-shot": "other"})
     assert resume(plan, store, edited).todo == plan.cells
     assert resume(plan, store, edited, keep_stale=True).todo == [left]
-
-
-def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
-    @dataclasses.dataclass
-    class Bare:
-        names: tuple[str, ...] = ("x", "y")
-        template: str = "a photo of a {}."
-
-        def card(self) -> DatasetCard:
-            return DatasetCard("bare", "Bare", self.names, (self.template,))
-
-        def items(self) -> dict[str, tuple[Item, ...]]:
-            train = tuple(Item(name, label, self.names[label]) for label, name in enumerate("ab"))
-            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in train)
-            return {"train": train, "val": (), "test": test}
-
-        def read(self, item: Item) -> bytes:
-            raise FileNotFoundError
-
-    known = registry().datasets.entries
-    found = set()
-    for made in (Bare(), Bare(("x", "z")), Bare(template="{}."), Bare()):
-        known["bare"] = Entry("bare", lambda made=made: made, "test")
-        (cell,) = cells("zero-shot", datasets=("bare",), val="none")
-        found.add(cell.revision)
-    del known["bare"]
-    assert len(found) == 3
 
 
 def test_imported_picks_must_be_those_of_the_validation_policy(tmp_path: Path) -> None:

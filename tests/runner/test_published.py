@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -85,20 +84,10 @@ def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
     assert [cell.overrides for cell in default] == [{"rate": 1.0}] * 4, "the default of the class"
 
 
-def test_without_published_values_nothing_changes() -> None:
-    (cell,) = planned("zero-shot", datasets=("shapes",), shots=(1,))
-    plain = dataclasses.replace(cell, published=False)
-    (same,) = expand(
-        Request(("zero-shot",), ("shapes",), shots=(1,), seeds=(1,), backbone="tiny")
-    ).cells
-    assert plain == same
-    assert cell.key() != same.key()
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both conditions of the method, on two data sets and numbers of shots."""
-    tmp_path = tmp_path_factory.mktemp("published")
+    tmp_path = tmp_path_factory.mktemp("tuned")
     method = write_method(tmp_path)
     for more in ((), ("--published",)):
         call = ("-m", method, "-d", "shapes,digits", "--shots", "1,2", "--store", tmp_path / "s")

@@ -11,7 +11,7 @@ import torch
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
@@ -48,13 +48,6 @@ def test_every_method_gives_the_same_logits_in_another_session(session: Session)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(good(one), good(other)), one.record.spec.method
         assert one.record.metrics == other.record.metrics
-
-
-def test_all_methods_of_a_cell_have_one_split(session: Session) -> None:
-    specs = cells(*METHODS, options=quick(METHODS), shots=(2,), limit=10)
-    facts = [run_one(spec, session).record.split for spec in specs]
-    assert len({fact["digest"] for fact in facts}) == 1
-    assert {(fact["train"], fact["val"], fact["test"]) for fact in facts} == {(20, 20, 10)}
 
 
 def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
@@ -122,7 +115,7 @@ def test_bad_fit_fails_the_cell(
     assert part in record.error["message"]
 
 
-CHANGES = ("weights", "hook", "grad", "train", "scale", "method", "tokenizer", "steps")
+CHANGES = ("weights", "hook", "train", "tokenizer", "steps")
 
 
 @pytest.mark.parametrize("how", CHANGES)
@@ -179,11 +172,6 @@ def test_position_in_the_list_of_queries_says_nothing(methods: Any, session: Ses
     record = run_one(cells("positions", limit=None)[0], session).record
     assert record.metrics["n"] > 500
     assert 5 < record.metrics["top1"] < 15
-
-
-def test_a_method_that_prints_is_quiet_and_noted(session: Session, capsys: Any) -> None:
-    good(run_one(cells("zero-shot")[0], session))
-    assert capsys.readouterr().out == ""
 
 
 PROBABILITIES = """

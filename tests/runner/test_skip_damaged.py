@@ -52,14 +52,6 @@ def test_what_was_damaged_after_the_split_was_kept(tmp_path: Path) -> None:
     assert split.is_file()
 
 
-def test_whole_sets_go_on_as_they_are(tmp_path: Path) -> None:
-    root, store = classes(tmp_path / "pets"), tmp_path / "store"
-    assert run(root, store, "--skip-damaged")[0] == 0
-    (record,) = Store(store).records()
-    assert (record.spec.data, "skipped" in record.split) == ({}, False)
-    assert "1 done already" in run(root, store)[1]
-
-
 def test_a_target_with_damaged_images(tmp_path: Path) -> None:
     source, target = image_folder(tmp_path / "a"), image_folder(tmp_path / "b")
     (target / "test" / "cat" / "1.jpg").write_bytes(b"no")
@@ -83,16 +75,6 @@ def test_a_class_that_is_lost_as_a_whole(tmp_path: Path) -> None:
     code, _, err = run(root, store, "--skip-damaged")
     assert code == 3
     assert "all 10 images of class 'cow' are damaged or missing: mend them, or remove" in err
-
-
-def test_a_class_that_is_lost_in_training(tmp_path: Path) -> None:
-    root, store = image_folder(tmp_path / "set"), tmp_path / "store"
-    for path in (root / "train" / "cat").iterdir():
-        path.write_bytes(b"")
-    for words in ((), ("--skip-damaged",)):
-        code, _, err = run(root, store, *words)
-        assert (code, "all 4 train images of class 'cat'" in err) == (3, True)
-        assert "goes on without them" not in err
 
 
 def test_a_manifest_that_lists_what_is_gone(tmp_path: Path) -> None:

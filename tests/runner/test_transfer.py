@@ -174,20 +174,6 @@ def test_a_half_of_one_class_is_refused(
     assert (f"1 of them in the half '{refused}'" in done.err) == bool(refused)
 
 
-def test_a_half_without_test_images_is_refused(tmp_path: Path) -> None:
-    for label in range(4):
-        for role in ("train", "val", "test")[: 3 if label < 2 else 2]:
-            for index in range(3):
-                seed = 100 * label + 10 * len(role) + index
-                save_image(tmp_path / f"set/{role}/{label}/{index}.png", seed)
-    few = ("-d", f"folder:{tmp_path / 'set'}", "--shots", "1", "--seeds", "1", "--dry-run")
-    words = ("run", "-m", "zero-shot", *few, "--backbone", "tiny", "--store", tmp_path / "store")
-    refused = fsbench(*words, "--classes", "base,new")
-    assert refused.code == 2
-    assert "has no test images of the 2 classes in the half 'new'" in refused.err
-    assert fsbench(*words, "--classes", "all,base").code == 0
-
-
 def test_command_line(tmp_path: Path) -> None:
     few = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--store", tmp_path)
     options = (*flags(quick(["linear-probe"])), "--jobs", 1)

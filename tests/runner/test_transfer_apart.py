@@ -17,13 +17,11 @@ from fewshot_bench.api.dataset import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.runner.examination import LabelSpace, adapt_classifier
-from fewshot_bench.runner.preflight import check_items
+from fewshot_bench.runner.examiner import LabelSpace, adapt_classifier
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.splits.draw import draw_all_classes, narrow
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import NotApplicableError, PluginError
+from fewshot_bench.utils.errors import NotApplicableError
 from tests import plugin_transfer
 from tests.helpers import cells, install_methods, record_files
 
@@ -129,21 +127,3 @@ def test_classes_that_cannot_be_told_apart_are_no_columns() -> None:
     _, columns = adapt_classifier(Silent(), told, asked)
     assert columns is not None
     assert columns.tolist() == [2, 1]
-
-
-def test_halves_are_those_of_all_classes_of_the_set() -> None:
-    pool = tuple(Item(f"{label}", label, f"{label}") for label in (0, 1, 2, 3))
-    pools = {"train": pool, "val": pool, "test": pool}
-    spec = cells("zero-shot", classes=("new",), shots=(1,))[0]
-    split = narrow(spec, draw_all_classes(spec, pools), 5)
-    assert [(item.id, item.label) for item in split.test] == [("3", 0)]
-
-
-def test_cards_that_contradict_their_items_are_refused() -> None:
-    pool = (Item("a", 0, "a"), Item("b", 1, "b"))
-    check_items(card("a", "b"), {"train": pool, "test": ()})
-    check_items(card("a", "b", "c"), {"train": (), "test": pool})
-    with pytest.raises(PluginError, match="class 'c' has no train images"):
-        check_items(card("a", "b", "c"), {"train": pool, "test": ()})
-    with pytest.raises(PluginError, match="1 distinct class_ids"):
-        check_items(card("a", "b", ids=("x", "x")), {"train": pool})

@@ -80,7 +80,7 @@ requests = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_train_and_val_are_disjoint_and_come_from_their_pools(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -92,7 +92,7 @@ def test_train_and_val_are_disjoint_and_come_from_their_pools(
     assert split.test == pools["test"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_every_class_gives_its_shots(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -107,7 +107,7 @@ def test_every_class_gives_its_shots(
         assert short or len(set(items)) == shots
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
 def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -127,7 +127,7 @@ def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
         assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_the_validation_policy_never_changes_train_picks(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -171,13 +171,6 @@ def test_nested_does_not_depend_on_the_order_of_the_lists(
     assert (first.train, first.val) == (second.train, second.val)
 
 
-@ANY_PROTOCOL
-@pytest.mark.parametrize(("policy", "count"), [("none", 0), ("min4", 4), ("shots", 6), ("full", 8)])
-def test_validation_policies(protocol: str, policy: str, count: int) -> None:
-    split = pick(make_pools(), protocol, shots=6, val=policy)
-    assert len(split.val) == 3 * count
-
-
 def test_coop_walks_train_then_val_on_one_stream_in_order_of_appearance() -> None:
     pools = make_pools(classes=2, train=5, val=3)
     pools["train"] = tuple(reversed(pools["train"]))
@@ -217,12 +210,6 @@ def test_nested_ranks_images_by_a_hash_of_seed_role_and_name() -> None:
     split = pick(pools, "nested", 4, 3)
     for role in ("train", "val"):
         assert list(getattr(split, role)) == ranked(pools[role], f"3\t{role}")[:4]
-
-
-def test_clip_lora_repeats_images_of_a_short_class() -> None:
-    split = pick(make_pools(classes=1, train=2), "clip-lora", 8)
-    assert len(split.train) == 8
-    assert len(set(split.train)) <= 2
 
 
 @ANY_PROTOCOL

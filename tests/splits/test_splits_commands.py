@@ -184,22 +184,6 @@ def test_verify_names_what_is_wrong_with_a_file(small: str, tmp_path: Path) -> N
     assert "FAILED  form" in failures(train=3)
 
 
-def test_a_name_without_ending_is_a_folder(small: str, tmp_path: Path) -> None:
-    one = ("export", small, "--shots", "1", "--seeds", "1")
-    out = done(*one, "-O", tmp_path / "picks")
-    assert out.startswith(str(tmp_path / "picks" / "shot_1-seed_1.json"))
-    done("export", small, "-O", tmp_path / "lists" / "of" / "mine")
-    assert [path.suffix for path in (tmp_path / "lists" / "of" / "mine").iterdir()] == [".json"]
-    done(*one, "--format", "jsonl", "-O", tmp_path / "lines")
-    assert [path.suffix for path in (tmp_path / "lines").iterdir()] == [".jsonl"]
-    for name, form, ending in (("picks.txt", "fsbench", ".json"), ("a.json", "jsonl", ".jsonl")):
-        err = refused(2, *one, "--format", form, "-O", tmp_path / name)
-        assert f"expected a file that ends in {ending} (format {form}), or a folder" in err
-        assert not (tmp_path / name).exists()
-    (tmp_path / "plain").write_text("mine")
-    assert "use --force" in refused(2, *one, "-O", tmp_path / "plain")
-
-
 def test_the_documented_output_is_real(
     dtd: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,13 +82,6 @@ def test_picks_come_back(
     assert (own.dataset, own.revision, own.protocol) == ("my set", "r1", "coop")
 
 
-def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
-    lists = {"train": (item("a\u2028b.jpg", 0, "c\u2029"),), "val": ()}
-    file = SplitFile(tmp_path, "", lists, "my set")
-    for format in ("fsbench", "jsonl"):
-        assert written(tmp_path, format, file).lists == lists
-
-
 def item(id: str = "a.jpg", label: int = 0, classname: str = "cat") -> Item:
     return Item(id, label, classname)
 

@@ -229,7 +229,7 @@ def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
         load_imported(tmp_path, small, 1, 1)
 
 
-@pytest.mark.parametrize("val", ["none", "min4", "shots"])
+@pytest.mark.parametrize("val", ["none", "shots"])
 def test_the_command_for_imported_picks_runs_as_printed(tmp_path: Path, val: str) -> None:
     store, picks = tmp_path / "it's a store", tmp_path / "picks.json"
     setting = ("--shots", 6, "--val", val)

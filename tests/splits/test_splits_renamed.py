@@ -45,19 +45,6 @@ def test_splits_verify_fails(renamed: Path) -> None:
     assert f"published  dtd: {SAID}" in fsbench("splits", "show", renamed).out
 
 
-def test_splits_import_says_so(renamed: Path) -> None:
-    file = renamed.rename(renamed.with_name("mine.json"))
-    out = fsbench("splits", "import", file, "--dataset", "dtd").out
-    assert f"published  {SAID}" in out
-    assert "yes, dtd reads these lists" in out
-
-
-def test_data_verify_differs(renamed: Path) -> None:
-    out = fsbench("data", "verify", "dtd").out
-    assert f"differs  split            {DTD_FILE}: {SAID}" in out
-    assert "all 15 published few-shot draws are reproduced" in out
-
-
 def test_halves_of_the_classes_have_names_of_their_own() -> None:
     pools = {
         role: tuple(Item(*entry) for entry in entries)

@@ -60,7 +60,7 @@ def stored(store: Store, case: Case, kept: str) -> Answers:
     return found.answers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=CASES)
 def test_every_statistic_is_the_same_bits(store: Store, case: Case) -> None:
     exact = answers_of(*case)
@@ -77,7 +77,7 @@ def test_every_statistic_is_the_same_bits(store: Store, case: Case) -> None:
         )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=CASES)
 def test_logits_of_16_bits_give_the_stated_error(store: Store, case: Case) -> None:
     logits, labels = case
@@ -95,7 +95,7 @@ def test_logits_of_16_bits_give_the_stated_error(store: Store, case: Case) -> No
         assert (kept.surprises[~near] > 60_000).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=CASES)
 def test_the_most_probable_classes(store: Store, case: Case) -> None:
     logits, _ = case

@@ -14,7 +14,7 @@ import pytest
 from fewshot_bench.api.metrics import METRICS, Metric, measured, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import index_file
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -195,7 +195,7 @@ def test_arrays_are_those_of_the_logits_for_any_order_of_queries(tmp_path: Path)
 
 def test_a_run_keeps_the_outcomes_of_its_cells(tmp_path: Path) -> None:
     words = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
-    assert fsbench(*words, "--store", tmp_path / "s").code == 0
+    assert fsbench(*words, "--jobs", 1, "--store", tmp_path / "s").code == 0
     store = Store(tmp_path / "s")
     assert kept(store) == {record.spec.key() for record in done(store)}
     assert len(kept(store)) >= 2

@@ -58,7 +58,7 @@ RECORDS = st.builds(
     notes=OBJECTS,
     error=st.none() | OBJECTS,
 )
-FAST = settings(max_examples=40)
+FAST = settings(max_examples=20)
 
 
 @pytest.fixture

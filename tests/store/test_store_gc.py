@@ -15,7 +15,7 @@ import pytest
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.distributed import Job
 from fewshot_bench.store import clean as store_gc
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import index_file
 from fewshot_bench.store.kept_models import model_folder
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store

@@ -87,7 +87,7 @@ def test_a_conflict_is_shown_and_left(tmp_path: Path) -> None:
     record, logits, labels = result(2, shift=9.0)
     environment = {"device_name": "arm64", "threads": 2, "packages": {"torch": "2.7"}}
     record = dataclasses.replace(record, environment=environment)
-    put_answers(there, record, logits.numpy(), labels, IDS)
+    put_answers(there, record, logits, labels, IDS)
     mine = here.get(record.spec.key())
     assert mine is not None
     before = results(here)
@@ -112,7 +112,7 @@ def test_a_conflict_is_shown_and_left(tmp_path: Path) -> None:
 def test_equal_metrics_of_logits_that_differ_in_the_last_digit(tmp_path: Path) -> None:
     here, there = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
     record, logits, labels = result(1)
-    rounded = np.nextafter(logits.numpy(), np.float32(0))
+    rounded = np.nextafter(logits, np.float32(0))
     put_answers(there, record, rounded, labels, IDS)
     assert merge(here, there).out == f"{there.path}: 1 equal\n"
 
@@ -120,7 +120,7 @@ def test_equal_metrics_of_logits_that_differ_in_the_last_digit(tmp_path: Path) -
 def test_results_of_other_queries_are_a_conflict(tmp_path: Path) -> None:
     here, there = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
     record, logits, labels = result(1)
-    put_answers(there, record, logits.numpy(), labels, [f"other{id}" for id in IDS])
+    put_answers(there, record, logits, labels, [f"other{id}" for id in IDS])
     done = merge(here, there)
     assert done.code == 1
     assert "their queries differ" in done.out

@@ -13,7 +13,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import clean as store_removal
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import index_file
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store

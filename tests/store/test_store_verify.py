@@ -66,12 +66,6 @@ def test_a_sound_store(tmp_path: Path) -> None:
     assert contents(store.path) == before
 
 
-def test_real_results_are_sound(tmp_path: Path) -> None:
-    words = ("run", "--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1")
-    assert fsbench(*words, "--limit", "40", "--store", tmp_path / "s").code == 0
-    assert found(Store(tmp_path / "s")) == []
-
-
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "top1": lambda v: v["metrics"].update(top1=v["metrics"]["top1"] + 1e-5),
     "macro_accuracy": lambda v: v["metrics"].update(macro_accuracy=1.0),
@@ -192,9 +186,7 @@ def test_done_without_logits(tmp_path: Path) -> None:
 def test_other_queries_of_one_split(tmp_path: Path) -> None:
     store = filled(tmp_path / "s")
     record, logits, labels = result(4)
-    put_answers(
-        store, record, logits.numpy(), labels, [f"other{number}" for number in range(QUERIES)]
-    )
+    put_answers(store, record, logits, labels, [f"other{number}" for number in range(QUERIES)])
     assert found(store) == [(DIFFERS, store.file(record.spec.key()).name)]
 
 

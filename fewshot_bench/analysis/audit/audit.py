@@ -204,6 +204,6 @@ def _list_cells(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _as_list(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [f"{name}={item}" for name, item in sorted(value.items())]
     return value

@@ -113,7 +113,8 @@ def find_differences(data: pd.DataFrame) -> Iterator[Finding]:
     )
     for same in (*SAME, *_OTHERS, *packages):
         rule = MustAgree(same.what, same.keys, same.value, (same.value,))
-        yield from _describe(conflicts(data, rule, {**STATED, **versions}), same)
+        part = conflicts(data, rule, {**STATED, **versions})
+        yield from _describe(part, same) if len(part) else ()
 
 
 def _describe(part: pd.DataFrame, same: Same) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -92,6 +93,8 @@ _FACTS: Mapping[str, str | Callable[[Record], Any]] = {
 
 def facts(record: Record) -> dict[str, Any]:
     """One tidy row: what the method could see, what it did, and on which hardware and software."""
+    # A copy has read each of its fields once.
+    record = copy.copy(record)
     row = {}
     for name, fact in _FACTS.items():
         if callable(fact):

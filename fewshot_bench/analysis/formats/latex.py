@@ -147,57 +147,44 @@ def escape(text: str) -> str:
 def _float(grid: Grid) -> str:
     columns = "".join("c" if column.kind == "value" else "r" for column in grid.columns)
     footer = rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}"
-    below = [footer, *_signature(grid.signature)]
-    return _make_float("table", f"{grid.name}: {grid.caption}.", [], grid, f"l{columns}", below)
+    parts = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
+        *_tabular(grid, f"l{columns}"),
+        footer,
+        *_signature(grid.signature),
+        r"\end{table}",
+    ]
+    return "\n".join(parts)
 
 
 def _paper_float(grid: Grid, caption: str, label: str) -> str:
     """A float, over both page columns if wide; extra space precedes the last number."""
     numbers = sum(column.kind == "value" for column in grid.columns)
     sides = len(grid.columns) - numbers
+    kind = "table*" if numbers + sides > _NARROW else "table"
     last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
-    above = [rf"\label{{{label}}}"] if label else []
-    # What numbers and marks mean: the user's own caption may not say so.
-    above += [] if grid.caption in caption else [f"% {printable(grid.caption)}"]
-    below = [f"% {printable(grid.footer)}"]
-    below += [f"% signature: {printable(grid.signature)}"] if grid.signature else []
-    return _make_float(
-        "table*" if numbers + sides > _NARROW else "table",
-        caption if caption.endswith(("?", "!")) else f"{caption}.",
-        above,
-        grid,
-        f"l{'c' * (numbers - 1)}{last}{'r' * sides}",
-        below,
-        style=(r"\small", r"\setlength{\tabcolsep}{4pt}"),
-    )
+    parts = [
+        rf"\begin{{{kind}}}",
+        r"\centering",
+        r"\small",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{escape(caption)}{'' if caption.endswith(('?', '!')) else '.'}}}",
+        rf"\label{{{label}}}" if label else "",
+        # What numbers and marks mean: the user's own caption may not say so.
+        "" if grid.caption in caption else f"% {printable(grid.caption)}",
+        *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * sides}"),
+        f"% {printable(grid.footer)}",
+        f"% signature: {printable(grid.signature)}" if grid.signature else "",
+        rf"\end{{{kind}}}",
+    ]
+    return "\n".join(filter(None, parts))
 
 
-def _make_float(
-    kind: str,
-    caption: str,
-    above: Iterable[str],
-    grid: Grid,
-    columns: str,
-    below: Iterable[str],
-    style: Iterable[str] = (),
-) -> str:
-    """The float of a grid; above, below: lines around its `tabular`."""
-    return "\n".join(
-        [
-            rf"\begin{{{kind}}}",
-            r"\centering",
-            *style,
-            rf"\caption{{{escape(caption)}}}",
-            *above,
-            rf"\begin{{tabular}}{{{columns}}}",
-            *_head(grid),
-            *map(_line, grid.lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *below,
-            rf"\end{{{kind}}}",
-        ]
-    )
+def _tabular(grid: Grid, columns: str) -> list[str]:
+    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return [begin, *_head(grid), *map(_line, grid.lines), r"\bottomrule", end]
 
 
 def _head(grid: Grid) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -58,15 +59,18 @@ def field(value: Any) -> Any:
     """A value as a CSV field: lists joined by `;`, text made safe by `_text`."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return value
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+    if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
         return _text(";".join(map(str, value)))
     return _text(str(value))
 
 
+@functools.lru_cache(maxsize=4096)
 def _text(text: str) -> str:
     """Text without control characters that no spreadsheet takes for a formula.
 

@@ -157,11 +157,10 @@ def _inexpressible(matrix: Matrix) -> Iterator[str]:
                 yield f"{method}: no command can express {name}={value!r}"
     if matrix.conditions["protocol"] == KEPT_MODEL:
         yield "kept models are measured by fsbench evaluate MODEL --store DIR, not by a run"
-    for name in dict.fromkeys(choice.method for choice in matrix.methods):
-        if name != name.strip() or "=" in name or not name.isprintable():
-            yield f"no command can express the name {name!r}"
-    for name in dict.fromkeys(named.name for named in (*matrix.datasets, *matrix.targets)):
-        if not name.isprintable():
+    methods = [choice.method for choice in matrix.methods]
+    sets = [named.name for named in (*matrix.datasets, *matrix.targets)]
+    for name in dict.fromkeys([*methods, *sets]):
+        if not name.isprintable() or (name in methods and (name != name.strip() or "=" in name)):
             yield f"no command can express the name {name!r}"
     prompts = matrix.conditions["prompts"]
     if matrix.templates and prompts != "custom":

@@ -106,9 +106,7 @@ def escape(text: str, safe: str = "") -> str:
     return quote(text, safe=safe, errors="surrogatepass")
 
 
-def unescape(text: str) -> str:
-    """The inverse of `escape`."""
-    return unquote(text, errors="surrogatepass")
+unescape = partial(unquote, errors="surrogatepass")
 
 
 def _write_named(value: Named) -> str:

@@ -204,20 +204,23 @@ def boxes(points: Collection[tuple[Any, ...]]) -> list[Box]:
     whole = hull(points)
     if math.prod(map(len, whole)) == len(set(points)):
         return [whole]
-    single: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
+    alone = {value: frozenset([value]) for value in set().union(*points)}
+    single: list[Box] = [tuple(map(alone.__getitem__, point)) for point in points]
+    firsts = [_merge(single, [axis]) for axis in range(len(whole))]
     axes = range(len(whole))
     rotations = [[*axes[start:], *axes[:start]] for start in axes]
     orders = rotations + [order[::-1] for order in rotations]
-    return min((_merge(single, order) for order in orders), key=len)
+    return min((_merge(firsts[first], rest) for first, *rest in orders), key=len)
 
 
 def _merge(parts: list[Box], order: Sequence[int]) -> list[Box]:
     for axis in order:
-        groups: dict[Box, frozenset[Any]] = {}
+        groups: defaultdict[Box, list[frozenset[Any]]] = defaultdict(list)
         for box in parts:
-            others = box[:axis] + box[axis + 1 :]
-            groups[others] = groups.get(others, frozenset()) | box[axis]
-        parts = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
+            groups[box[:axis] + box[axis + 1 :]].append(box[axis])
+        parts = [
+            (*key[:axis], frozenset().union(*values), *key[axis:]) for key, values in groups.items()
+        ]
     return parts
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fewshot_bench.analysis.statistics.runs import shared_trainings
+from fewshot_bench.analysis.statistics.intervals import shared_trainings
 from fewshot_bench.utils.errors import UsageError
 
 Scores = Sequence[ArrayLike]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fewshot_bench.analysis.statistics.runs import shared_trainings
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import fixed, signed
 
@@ -92,6 +91,16 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
         parts.append(_shared_variance(table))
         freedoms.append(len(shared) - 1)
     return replace(whole, half=_half_width(parts, freedoms))
+
+
+def shared_trainings(runs: Collection[tuple[int, int]]) -> list[int]:
+    """Training seeds with which all support sets were trained, sorted; runs: (split, training)."""
+    splits = {split for split, _ in runs}
+    return sorted(
+        train
+        for train in {own for _, own in runs}
+        if all((split, train) in runs for split in splits)
+    )
 
 
 def _cluster_variance(sums: Sequence[float], count: int) -> float:

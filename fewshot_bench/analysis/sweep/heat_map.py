@@ -1,8 +1,7 @@
-"""The sweep as a figure: heat maps, or a curve for a single option. `draw` is the entry."""
+"""The sweep as a figure: heat maps, or a curve for a single option. `figure` is the entry."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from textwrap import wrap
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.sweep.panels import Panel, Sweep, estimates_of, position, scale_of
-from fewshot_bench.analysis.table.figure import metadata_of
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.utils.text import printable_lines
 
@@ -25,23 +23,12 @@ _CELL, _LABELS, _HEAD = 0.62, 0.9, 0.75
 _CHARACTER, _LINE = 0.055, 0.1
 
 
-def draw(sweep: Sweep, form: str) -> bytes:
-    """The content of the file in format `pdf`, `svg` or `png`."""
-    import matplotlib
-
-    drawn, buffer = figure(sweep), io.BytesIO()
-    about = metadata_of(sweep.table.signatures.get("", ""), form)
-    with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(buffer, format=form, dpi=200, metadata=about)
-    return buffer.getvalue()
-
-
 def figure(sweep: Sweep) -> Figure:
     """The figure, with notes and signature below. Missing cells are hatched, never interpolated."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    across = len(sweep.axes[-1].values) if len(sweep.axes) > 2 else 1
+    across = len([*sweep.axes.values()][-1]) if len(sweep.axes) > 2 else 1
     downs = [math.ceil(len(block) / across) for block in sweep.blocks]
     width, height = _size(sweep)
     foot = _foot(sweep, across * width + 1)
@@ -66,10 +53,10 @@ def _foot(sweep: Sweep, inches: float) -> str:
 
 
 def _size(sweep: Sweep) -> tuple[float, float]:
-    columns = len(sweep.columns.values)
+    columns = len(sweep.columns[1])
     if sweep.rows is None:
         return max(3.0, columns * _CELL + _LABELS), 2.6
-    return columns * _CELL + _LABELS, len(sweep.rows.values) * _CELL * 0.6 + _HEAD
+    return columns * _CELL + _LABELS, len(sweep.rows[1]) * _CELL * 0.6 + _HEAD
 
 
 def _draw_block(drawn: Figure, sweep: Sweep, panels: Sequence[Panel], plots: list[Axes]) -> None:
@@ -79,8 +66,8 @@ def _draw_block(drawn: Figure, sweep: Sweep, panels: Sequence[Panel], plots: lis
         head = f"{panel.group.name}, {panel.shots}-shot"
         others = ", ".join(f"{name} {value}" for name, value in panel.others.items())
         plot.set_title(printable_lines(f"{head}\n{others}" if others else head))
-        plot.set_xticks(*_ticks(sweep.columns.values))
-        plot.set_xlabel(printable_lines(sweep.columns.name))
+        plot.set_xticks(*_ticks(sweep.columns[1]))
+        plot.set_xlabel(printable_lines(sweep.columns[0]))
         if sweep.rows is None:
             _draw_curve(plot, sweep, panel, _limits(sweep, panels))
         else:
@@ -97,7 +84,7 @@ def _draw_map(plot: Axes, sweep: Sweep, panel: Panel, scale: tuple[float, float]
     from matplotlib.patches import Rectangle
 
     assert sweep.rows is not None
-    values = np.full((len(sweep.rows.values), len(sweep.columns.values)), np.nan)
+    values = np.full((len(sweep.rows[1]), len(sweep.columns[1])), np.nan)
     for index, cell in panel.cells.items():
         if cell.estimate is not None:
             values[index] = cell.estimate.mean
@@ -112,13 +99,13 @@ def _draw_map(plot: Axes, sweep: Sweep, panel: Panel, scale: tuple[float, float]
         style: Any = {"color": "white" if is_dark else "black", "fontsize": 7}
         style["weight"] = "bold" if sweep.is_best(panel, cell) else "normal"
         plot.text(j, i, sweep.text(cell), ha="center", va="center", **style)
-    plot.set_yticks(*_ticks(sweep.rows.values))
-    plot.set_ylabel(printable_lines(sweep.rows.name))
+    plot.set_yticks(*_ticks(sweep.rows[1]))
+    plot.set_ylabel(printable_lines(sweep.rows[0]))
 
 
 def _draw_curve(plot: Axes, sweep: Sweep, panel: Panel, limits: tuple[float, float]) -> None:
     """Points with intervals (without one, the range), joined between neighbors with numbers."""
-    cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
+    cells = [panel.cells[0, j] for j in range(len(sweep.columns[1]))]
     means = [math.nan if cell.estimate is None else cell.estimate.mean for cell in cells]
     plot.plot(range(len(cells)), means, color="#3b528b", marker="o")
     for j, cell in enumerate(cells):

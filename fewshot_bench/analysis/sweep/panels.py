@@ -9,7 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from fewshot_bench.analysis.conditions import condition
 from fewshot_bench.analysis.formats.document import (
@@ -24,8 +24,8 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.grids import COMMANDS, SCREENS, close, marks
-from fewshot_bench.analysis.table.groups import Names
+from fewshot_bench.analysis.table.build import Names
+from fewshot_bench.analysis.table.layouts import COMMANDS, SCREENS, close, marks
 from fewshot_bench.analysis.table.notes import RANGES
 from fewshot_bench.analysis.table.table import (
     AVERAGE,
@@ -68,13 +68,6 @@ class SweepOptions:
     each: bool = False
 
 
-class Axis(NamedTuple):
-    """An option with its values."""
-
-    name: str
-    values: Sequence[Any]
-
-
 @dataclass(frozen=True, slots=True)
 class Combination:
     """One combination of options: `estimate` over seeds, None without a number.
@@ -105,25 +98,26 @@ class Panel:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The panels of a table. axes: columns, then rows, then a panel per combination of the others.
+    """The panels of a table.
 
-    title: the method with its options of one value, unless that is the default.
+    axes: swept options with their values: columns, then rows, then a panel per combination of the
+    others. title: the method with its options of one value, unless that is the default.
     """
 
     table: Table
     title: str
-    axes: Sequence[Axis]
+    axes: Mapping[str, Sequence[Any]]
     panels: Sequence[Panel]
 
     @property
-    def columns(self) -> Axis:
+    def columns(self) -> tuple[str, Sequence[Any]]:
         """The option whose values are columns."""
-        return self.axes[0]
+        return next(iter(self.axes.items()))
 
     @property
-    def rows(self) -> Axis | None:
+    def rows(self) -> tuple[str, Sequence[Any]] | None:
         """The option whose values are rows; None if only one option is swept."""
-        return self.axes[1] if len(self.axes) > 1 else None
+        return next(itertools.islice(self.axes.items(), 1, None), None)
 
     @property
     def blocks(self) -> list[list[Panel]]:
@@ -219,17 +213,17 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
             "--method"
         )
     spec = table.rows[0].spec
-    axes = [Axis(*pair) for pair in _values(table.rows, options)]
-    swept = [axis for axis in axes if len(axis.values) > 1]
+    axes = dict(_values(table.rows, options))
+    swept = {name: values for name, values in axes.items() if len(values) > 1}
     if not swept:
         raise UsageError(
             f"nothing varies in the options of {short(spec.method)}: expected an option with "
             "several values, such as -o rank=1,2,4"
         )
-    rows = {tuple(row.spec.options[axis.name] for axis in swept): row for row in table.rows}
+    rows = {tuple(row.spec.options[name] for name in swept): row for row in table.rows}
     if len(rows) < len(table.rows):
         raise UsageError("a sweep is of one set of conditions: leave --allow-mixed out")
-    single = {axis.name for axis in axes} - {axis.name for axis in swept}
+    single = axes.keys() - swept.keys()
     fixed = {name: value for name, value in spec.overrides.items() if name in single}
     averages = [g for g in table.groups if g.label == AVERAGE and len(table.members(g)) > 1]
     own = sorted((g for g in table.groups if not g.derived), key=lambda group: group.label)
@@ -255,41 +249,42 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _panels(
-    table: Table, axes: Sequence[Axis], rows: Mapping[tuple[Any, ...], Row], groups: Sequence[Group]
+    table: Table,
+    axes: Mapping[str, Sequence[Any]],
+    rows: Mapping[tuple[Any, ...], Row],
+    groups: Sequence[Group],
 ) -> Iterator[Panel]:
-    names = [axis.name for axis in axes]
-    columns, others = axes[0].values, [axis.values for axis in axes[2:]]
-    lines = [(value,) for value in axes[1].values] if len(axes) > 1 else [()]
-    every = itertools.product(groups, table.shots, itertools.product(*others))
-    for group, shots, fixed in every:
+    columns, lines, *others = [*axes.values(), [None]][: max(len(axes), 2)]
+    for group, shots, fixed in itertools.product(groups, table.shots, itertools.product(*others)):
         members = table.members(group) if group.average else (group,)
         cells = [
             table.cell(m, row, shots) for m in members for row in table.rows if shots in m.shots
         ]
         # Those of any record of these members and shots.
-        seeds = {s for cell in cells for s in cell.group.seeds if s not in cell.missing_seeds}
-        if seeds:
-            panel = {}
-            for (i, line), (j, column) in itertools.product(enumerate(lines), enumerate(columns)):
-                values = (column, *line, *fixed)
-                named = dict(zip(names, values, strict=True))
-                options = {name: named[name] for name in (*names[2:], *names[1:2], names[0])}
-                panel[i, j] = _combination(
-                    table, group, shots, rows.get(values), options, sorted(seeds)
-                )
-            yield Panel(group, shots, dict(zip(names[2:], fixed, strict=True)), panel)
+        seeds = sorted({s for c in cells for s in c.group.seeds if s not in c.missing_seeds})
+        if not seeds:
+            continue
+        panel = {}
+        for (i, line), (j, column) in itertools.product(enumerate(lines), enumerate(columns)):
+            values = (column, line, *fixed)[: len(axes)]
+            named = dict(zip(axes, values, strict=True))
+            order = [*list(axes)[2:], *list(axes)[1:2], *list(axes)[:1]]
+            options = {name: named[name] for name in order}
+            row = rows.get(values)
+            panel[i, j] = _combine(table, group, members, shots, row, options, seeds)
+        yield Panel(group, shots, dict(zip([*axes][2:], fixed, strict=True)), panel)
 
 
-def _combination(
+def _combine(
     table: Table,
     group: Group,
+    members: Sequence[Group],
     shots: int,
     row: Row | None,
     options: Mapping[str, Any],
     seeds: Sequence[Seed],
 ) -> Combination:
     """The combination of a row, None without records; a mean of data sets has all seeds of each."""
-    members = table.members(group) if group.average else (group,)
     cells = [table.cell(member, row, shots) for member in members] if row else []
     series = [cell.series.get(table.metric, {}) for cell in cells] or [{}] * len(members)
     missing = [
@@ -322,7 +317,7 @@ def document(sweep: Sweep, form: str) -> Document:
 
 def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen: bool) -> Grid:
     """The map of a panel; of a single option a line per value, on screens with a curve."""
-    table, axis = sweep.table, sweep.columns
+    table, (first, columns) = sweep.table, sweep.columns
     others = "".join(f", {name} {value}" for name, value in panel.others.items())
     name = f"{sweep.title} on {panel.group.name}, {panel.shots}-shot{others}"
     ends = [table.main.text(end) for end in scale or ()]
@@ -330,32 +325,30 @@ def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen:
     caption += marks(table)
     footer = table.signature(panel.group.seeds)
 
-    def entry(cell: Combination, around: bool = False) -> Entry:
-        best, value = sweep.is_best(panel, cell), cell.estimate
+    def entry(cell: Combination) -> Entry:
+        value, is_map = cell.estimate, sweep.rows is not None
         return Entry(
             sweep.text(cell),
-            value.around(table.main.digits) if value and around else "",
-            rank=BEST if best else 0,
-            shade=position(value.mean, scale) if value and scale and not around else None,
+            value.around(table.main.digits) if value and not is_map else "",
+            rank=BEST if sweep.is_best(panel, cell) else 0,
+            shade=position(value.mean, scale) if value and scale and is_map else None,
         )
 
-    if sweep.rows is None:
-        head = f"{ends[0]}{ends[1]:>{AXIS - len(ends[0])}}" if ends else ""
-        sides = (Column(head, "text"),) if screen and ends else ()
-        cells = [panel.cells[0, j] for j in range(len(axis.values))]
-        lines = [
-            Line(str(value), (entry(cell, True), Entry(_point(cell, scale)))[: 1 + len(sides)])
-            for value, cell in zip(axis.values, cells, strict=True)
-        ]
-        heads = (Column(table.main.short), *sides)
-        return Grid(name, caption, heads, tuple(lines), footer, axis.name)
-    lines = [
-        Line(str(value), tuple(entry(panel.cells[i, j]) for j in range(len(axis.values))))
-        for i, value in enumerate(sweep.rows.values)
-    ]
-    heads = tuple(Column(str(value)) for value in axis.values)
-    first = f"{sweep.rows.name} \\ {axis.name}"
-    return Grid(name, caption, heads, tuple(lines), footer, first)
+    if sweep.rows is not None:
+        heads = tuple(Column(str(value)) for value in columns)
+        lines = tuple(
+            Line(str(value), tuple(entry(panel.cells[i, j]) for j in range(len(columns))))
+            for i, value in enumerate(sweep.rows[1])
+        )
+        return Grid(name, caption, heads, lines, footer, f"{sweep.rows[0]} \\ {first}")
+    head = f"{ends[0]}{ends[1]:>{AXIS - len(ends[0])}}" if screen and ends else ""
+    heads = (Column(table.main.short), *([Column(head, "text")] if head else []))
+    cells = [panel.cells[0, j] for j in range(len(columns))]
+    lines = tuple(
+        Line(str(value), (entry(cell), Entry(_point(cell, scale)))[: len(heads)])
+        for value, cell in zip(columns, cells, strict=True)
+    )
+    return Grid(name, caption, heads, lines, footer, first)
 
 
 def _point(cell: Combination, scale: tuple[float, float] | None) -> str:
@@ -380,7 +373,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
             "shots": panel.shots,
             **{f"option_{name}": value for name, value in cell.options.items()},
             "metric": sweep.table.metric,
-            **_numbers(cell.estimate),
+            **{name: _number(cell.estimate, part) for name, part in _PARTS.items()},
+            "n_seeds": cell.estimate.n if cell.estimate else 0,
             "status": cell.status,
             "missing": list(cell.missing),
             "marks": [*own, *marks_of_seeds(cell.seeds)],
@@ -390,17 +384,17 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
-def _numbers(value: Estimate | None) -> dict[str, Any]:
-    if value is None:
-        return {**dict.fromkeys(("mean", "ci95", "min", "max")), "n_seeds": 0}
-    parts = {"mean": value.mean, "ci95": value.half, "min": value.least, "max": value.most}
-    rounded = {name: None if part is None else round(part, 6) for name, part in parts.items()}
-    return {**rounded, "n_seeds": value.n}
+_PARTS = {"mean": "mean", "ci95": "half", "min": "least", "max": "most"}
+
+
+def _number(value: Estimate | None, part: str) -> float | None:
+    number = getattr(value, part, None)
+    return None if number is None else round(number, 6)
 
 
 def _meta(sweep: Sweep) -> dict[str, Any]:
     """Facts that hold for all rows."""
-    names = [axis.name for axis in sweep.axes]
+    names = list(sweep.axes)
     spec, installed = sweep.table.rows[0].spec, registry()
     # A class that is in no package is not at hand.
     is_there = spec.method in installed.methods.entries
@@ -410,7 +404,7 @@ def _meta(sweep: Sweep) -> dict[str, Any]:
         "method": sweep.title,
         "metric": sweep.table.metric,
         "columns": names[0],
-        "rows": names[1] if len(names) > 1 else None,
+        "rows": sweep.rows[0] if sweep.rows else None,
         "panels": names[2:],
         "defaults": {name: defaults.get(name) for name in names},
         "conditions": {name: condition(spec, name) for name in CONDITIONS},

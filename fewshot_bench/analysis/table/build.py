@@ -1,14 +1,18 @@
-"""Build the table of records: cells over seeds, averages over groups, differences.
+"""Build the table of records: its groups and rows, cells over seeds, averages, differences.
 
 `build` is the entry; records that must not share a table are refused before any number is computed.
+`status`, `errors` and `reason` explain a cell without a number. `Names` renames groups and rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import starmap
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.conditions import (
@@ -20,35 +24,50 @@ from fewshot_bench.analysis.conditions import (
     starts,
     values_of,
 )
-from fewshot_bench.analysis.filters import absent, method_names, place, split_list
+from fewshot_bench.analysis.filters import absent, expand_datasets, method_names, place, split_list
 from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
-from fewshot_bench.analysis.statistics.intervals import Estimate, pair_runs
-from fewshot_bench.analysis.table.cells import (
-    Member,
-    average,
-    columns_to_read,
-    extra_columns,
-    harmonic,
-    own_cell,
-    without_counterpart,
+from fewshot_bench.analysis.statistics.intervals import (
+    Estimate,
+    estimate_runs,
+    pair_runs,
+    rounded,
 )
-from fewshot_bench.analysis.table.columns import check_columns, facts_of
-from fewshot_bench.analysis.table.groups import Names, table_groups
+from fewshot_bench.analysis.table.columns import COSTS, check_columns, facts_of, number
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import Answers, significance, variations
-from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
+from fewshot_bench.analysis.table.table import (
+    AVERAGE,
+    Cell,
+    Group,
+    Row,
+    Scope,
+    Seed,
+    Short,
+    Status,
+    Table,
+)
 from fewshot_bench.api.dataset import SKIPPED
+from fewshot_bench.api.method_code import aliases
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.record import Record, overlap_texts
+from fewshot_bench.api.record import STATUSES, Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Returns extra columns by title for the records of one line (hook `table_columns`).
 Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
+# A column of the frame by its name, with the value of each record.
+Facts = Mapping[str, Sequence[Any]]
+Series = Mapping[Seed, float]
+
+_SHORT = (
+    *("split.short_classes", "split.fitted_classes", "split.classes"),
+    *("split.smallest_class", "split.short_val"),
+)
+_READ = ("split", "split.verified", *_SHORT, *(cost.source for cost in COSTS.values()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +112,8 @@ def build(
     main = options.metrics[options.metric]
     data = frame(records) if data is None else data
     groups = table_groups(data, options.dataset, harmonic=main.higher_is_better)
-    load(data, *columns_to_read())
+    read = ("record", *_READ, *(f"metrics.{name}" for name in options.metrics))
+    load(data, *read[1:])
     if not options.allow_mixed:
         refuse_mixed(data)
     rows = assign_rows(data)
@@ -116,16 +136,17 @@ def build(
         renamed=names.new,
     )
     columns = _add_facts(columns, options.columns)
-    by_row: dict[str, list[Record]] = {row.label: [] for row in rows.values()}
-    for label, record in zip(values(data, "line"), records, strict=True):
-        by_row[rows[label].label].append(record)
-    extra = _row_extra(table, by_row, columns)
+    by_row: dict[str, list[int]] = {row.label: [] for row in rows.values()}
+    for index, label in enumerate(values(data, "line")):
+        by_row[rows[label].label].append(index)
+    own = {label: [records[index] for index in part] for label, part in by_row.items()}
+    extra = _row_extra(table, own, columns)
     titles = {title for values in extra.values() for title in values}
     table = replace(
         table,
-        cells=_cells(table, by_row, _members(data, options.metrics), columns),
+        cells=_cells(table, by_row, {name: values(data, name) for name in read}, columns),
         row_extra=extra,
-        columns=check_columns(options.columns, {*options.metrics, *titles}),
+        columns=check_columns(options.columns, {*METRICS, *options.metrics, *titles}),
     )
     without = options.baseline if options.baseline in options.elsewhere else None
     if options.baseline and not without:
@@ -154,17 +175,6 @@ def _add_facts(columns: Columns | None, names: str | None) -> Columns | None:
     if not facts_of(names, ()):
         return columns
     return lambda records: facts_of(names, records) | dict(columns(records) if columns else {})
-
-
-def _members(data: pd.DataFrame, metrics: Collection[str]) -> dict[int, Member]:
-    """What cells need of each record, by its identity."""
-    records = values(data, "record")
-    stated = Record.entries(records, "metrics", *metrics)
-    facts = zip(*(values(data, name) for name in columns_to_read()), strict=True)
-    return {
-        id(record): Member(record, dict(zip(metrics, numbers, strict=True)), *line)
-        for record, numbers, line in zip(records, stated, facts, strict=True)
-    }
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
@@ -208,27 +218,32 @@ def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _cells(
-    table: Table,
-    by_row: Mapping[str, Sequence[Record]],
-    members: Mapping[int, Member],
-    columns: Columns | None,
+    table: Table, by_row: Mapping[str, Sequence[int]], facts: Facts, columns: Columns | None
 ) -> dict[tuple[str, str, int], Cell]:
-    own, usual = _own_data(by_row)
+    """All cells. by_row: the records of each row, as numbers of rows of the frame."""
+    specs = [record.spec for record in facts["record"]]
+    # Options of own data by row and data set, and by data set those of the first row.
+    own: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for label, members in by_row.items():
+        for spec in map(specs.__getitem__, members):
+            own[label, spec.dataset] = spec.data
+            own.setdefault(("", spec.dataset), spec.data)
     cells: dict[tuple[str, str, int], Cell] = {}
     table = replace(table, cells=cells)
-    halves = {(g.scope, g.dataset, g.average): g for g in table.groups}
+    halves = {(group.scope, group.dataset, group.average): group for group in table.groups}
     for row in table.rows:
-        parts: defaultdict[tuple[str, int], list[Member]] = defaultdict(list)
-        for record in by_row[row.label]:
-            parts[record.spec.evaluated, record.spec.shots].append(members[id(record)])
+        parts: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        for index in by_row[row.label]:
+            parts[specs[index].evaluated, specs[index].shots].append(index)
         has = {shots > 0 for _, shots in parts}
         for group, shots in _in_order_of_need(table):
+            empty = Cell(group, row, shots, "missing")
             if group.derived:
-                cell = _derive(table, halves, group, row, shots)
+                cell = _derive(table, halves, empty)
             else:
                 part = parts.get((group.label, shots), [])
-                cell = own_cell(group, row, shots, part, table.metric, table.metrics, columns)
-                data = own.get((row.label, group.dataset), usual[group.dataset])
+                cell = _fill(table, empty, part, facts, columns)
+                data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = replace(cell, own_data=data)
             # Expect cells at (or above) zero shots only of rows with such records.
             cells[group.label, row.label, shots] = replace(cell, expected=(shots > 0) in has)
@@ -241,40 +256,214 @@ def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
     return [(group, shots) for shots in table.shots for group in groups if shots in group.shots]
 
 
-def _own_data(
-    by_row: Mapping[str, Sequence[Record]],
-) -> tuple[dict[tuple[str, str], Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
-    """Own-data options by row and data set, and by data set alone, those of the first row."""
-    own: dict[tuple[str, str], Mapping[str, Any]] = {}
-    usual: dict[str, Mapping[str, Any]] = {}
-    for label, records in by_row.items():
-        for record in records:
-            own[label, record.spec.dataset] = record.spec.data
-            usual.setdefault(record.spec.dataset, record.spec.data)
-    return own, usual
-
-
-def _derive(
-    table: Table,
-    halves: Mapping[tuple[Scope, str, bool], Group],
-    group: Group,
-    row: Row,
-    shots: int,
-) -> Cell:
-    """The cell of an average or harmonic mean. halves: groups by scope, data set and `average`."""
+def _derive(table: Table, groups: Mapping[tuple[Scope, str, bool], Group], empty: Cell) -> Cell:
+    """The cell of an average or harmonic mean. groups: by scope, data set and `average`."""
+    group, row, shots = empty.group, empty.row, empty.shots
     if group.scope != "H":
-        cells = [table.cell(member, row, shots) for member in table.members(group)]
-        return average(group, row, shots, cells, table.metric, table.metrics)
-    base = halves["base", group.dataset, group.average]
-    new = halves["new", group.dataset, group.average]
-    pair = (table.cell(base, row, shots), table.cell(new, row, shots))
-    cell = harmonic(group, row, shots, pair, table.metric, table.metrics)
-    if group.average and cell.status != "inapplicable":
-        sides = table.members(base), table.members(new)
-        both = {g.dataset for g in sides[0]} & {g.dataset for g in sides[1]}
-        odd = [g for side in sides for g in side if g.dataset not in both]
-        return without_counterpart(group, row, shots, odd) if odd else cell
-    return cell
+        return _average(table, empty, [table.cell(g, row, shots) for g in table.members(group)])
+    scopes: Sequence[Scope] = ("base", "new")
+    halves = [groups[scope, group.dataset, group.average] for scope in scopes]
+    cell = _harmonic(table, empty, [table.cell(half, row, shots) for half in halves])
+    if not group.average or cell.status == "inapplicable":
+        return cell
+    sides = [table.members(half) for half in halves]
+    both = {g.dataset for g in sides[0]} & {g.dataset for g in sides[1]}
+    odd = [g.name for side in sides for g in side if g.dataset not in both]
+    reason = f"base and new are not of the same data sets: only one half of {', '.join(odd)}"
+    return replace(empty, reason=reason) if odd else cell
+
+
+def _fill(
+    table: Table, empty: Cell, members: Sequence[int], facts: Facts, columns: Columns | None
+) -> Cell:
+    """The cell of these records; UsageError when two have the same seeds.
+
+    A cell without finished records is inapplicable if any record is: no run can compute it, so none
+    of its seeds counts as missing.
+    """
+    records = [facts["record"][index] for index in members]
+    present = _by_seed(records)
+    by_status = {status: [r for r in records if r.status == status] for status in STATUSES}
+    failed, inapplicable = by_status["failed"], by_status["inapplicable"]
+    done = {Seed.of(r): (r, index) for r, index in zip(records, members, strict=True)}
+    done = {seed: done[seed] for seed in present if present[seed].status == "done"}
+
+    def of(name: str) -> list[Any]:
+        return [facts[name][index] for _, index in done.values()]
+
+    series = {
+        name: _drop_none(zip(done, map(number, of(f"metrics.{name}")), strict=True))
+        for name in table.metrics
+    }
+    missing = tuple(seed for seed in empty.group.seeds if seed not in present)
+    if inapplicable and not done:
+        missing = ()
+    status: Status = "failed" if failed else "missing"
+    if series[table.metric]:
+        status = "partial" if failed or missing or inapplicable else "done"
+    elif inapplicable and not done:
+        status = "inapplicable"
+    verified = set(of("split.verified"))
+    short = dict.fromkeys(zip(*map(of, _SHORT), strict=True)) if empty.shots else {}
+    reason = ""
+    if inapplicable:
+        reason = "; ".join(sorted(set(map(inapplicable_reason, inapplicable))))
+        seeds = ",".join(map(str, sorted(map(Seed.of, inapplicable))))
+        reason += f" (seeds {seeds})" if done else ""
+    elif done and not series[table.metric] and not failed:
+        reason = f"no record has the metric {table.metric}"
+    return replace(
+        empty,
+        status=status,
+        estimates=_estimates(series),
+        series=series,
+        splits=dict(zip(done, of("split"), strict=True)),
+        records={seed: record for seed, (record, _) in done.items()},
+        missing_seeds=missing,
+        failed=len(failed),
+        errors=tuple(sorted({str((r.error or {}).get("type") or "unknown error") for r in failed})),
+        reason=reason,
+        costs={
+            name: cost.together([v for v in map(number, of(cost.source)) if v is not None])
+            for name, cost in COSTS.items()
+        },
+        verified=None if verified <= {None} else verified == {True},
+        short=max(starmap(_shorten, short), key=attrgetter("classes", "val"), default=Short()),
+        extra=_extra_columns(columns, records),
+    )
+
+
+def _drop_none(values: Iterable[tuple[Seed, float | None]]) -> dict[Seed, float]:
+    return {seed: value for seed, value in values if value is not None}
+
+
+def _shorten(short: Any, fitted: Any, classes: Any, smallest: Any, val: Any) -> Short:
+    """The short classes of a record, of its entries `_SHORT`."""
+    return Short(*(int(number(n) or 0) for n in (short, fitted or classes, smallest, val)))
+
+
+def _extra_columns(columns: Columns | None, records: Sequence[Record]) -> Mapping[str, Any]:
+    """The plug-ins' columns of these records, without inapplicable ones."""
+    applicable = [record for record in records if record.status != "inapplicable"]
+    return columns(applicable) if columns and applicable else {}
+
+
+def inapplicable_reason(record: Record) -> str:
+    """The method's reason why this cell is not applicable."""
+    return str((record.error or {}).get("message") or "not applicable")
+
+
+def _by_seed(records: Iterable[Record]) -> dict[Seed, Record]:
+    """The records by their seeds, in order; UsageError if two have the same pair."""
+    seen: dict[Seed, Record] = {}
+    for record in records:
+        other = seen.setdefault(Seed.of(record), record)
+        if other is not record:
+            raise UsageError(
+                f"two records of {record.spec.describe()}: {other.spec.key()[:12]} and "
+                f"{record.spec.key()[:12]}; keep one of the two files in the store"
+            )
+    return dict(sorted(seen.items()))
+
+
+def _estimates(series: Mapping[str, Series]) -> dict[str, Estimate]:
+    """Mean and interval of every metric that has values."""
+    every = {metric: estimate_runs(own) for metric, own in series.items()}
+    return {metric: estimate for metric, estimate in every.items() if estimate is not None}
+
+
+def _average(table: Table, empty: Cell, cells: Sequence[Cell]) -> Cell:
+    """The mean over groups, per seed first; missing unless every one has the same seeds."""
+    if hole := _hole(empty, cells):
+        return hole
+    if len({frozenset(cell.splits) for cell in cells}) > 1:
+        return replace(empty, reason=_unequal_seeds(cells))
+    series = {}
+    for name in table.metrics:
+        parts = [cell.series.get(name, {}) for cell in cells]
+        seeds = parts[0] if len({frozenset(part) for part in parts}) == 1 else ()
+        series[name] = {
+            seed: rounded(math.fsum(part[seed] for part in parts) / len(parts)) for seed in seeds
+        }
+    if not series[table.metric]:
+        return replace(empty, reason=f"the metric {table.metric} is not there for all seeds")
+    return _combine(empty, cells, series, cells[0].splits)
+
+
+def _harmonic(table: Table, empty: Cell, halves: Sequence[Cell]) -> Cell:
+    """The harmonic mean 2bn / (b + n) of base and new accuracy, per seed that has both.
+
+    Metrics for which lower is better have none, nor do those with a value below zero.
+
+    For averages, it is the harmonic mean of the average base and the average new accuracy, as in
+    CoCoOp (Zhou et al., CVPR 2022, table 1), not the average of harmonic means.
+    """
+    if hole := _hole(empty, halves):
+        return hole
+    series: dict[str, Series] = {}
+    for name, about in table.metrics.items():
+        base, new = (half.series.get(name, {}) for half in halves)
+        negative = min([*base.values(), *new.values()], default=0) < 0
+        both = () if negative or not about.higher_is_better else base.keys() & new.keys()
+        series[name] = {
+            seed: rounded(2 * base[seed] * new[seed] / (base[seed] + new[seed] or 1))
+            for seed in base
+            if seed in both
+        }
+        if name == table.metric and not both:
+            below = "a harmonic mean of numbers below zero says nothing"
+            return replace(empty, reason=below if negative else _unequal_seeds(halves))
+    return _combine(empty, halves, series, series[table.metric])
+
+
+def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
+    """The cell without numbers if any part lacks them (no mean over the rest); else None."""
+    inapplicable = [cell.reason for cell in cells if cell.status == "inapplicable"]
+    if inapplicable:
+        reason = "; ".join(dict.fromkeys(inapplicable))
+        return replace(empty, status="inapplicable", reason=reason)
+    holes = [cell for cell in cells if cell.status in ("missing", "failed")]
+    if not holes:
+        return None
+    if all(cell.group.average for cell in holes):
+        reason = "; ".join(dict.fromkeys(cell.reason for cell in holes))
+    else:
+        reason = f"no result on {', '.join(cell.group.name for cell in holes)}"
+    return replace(empty, reason=reason)
+
+
+def _combine(
+    empty: Cell, cells: Sequence[Cell], series: Mapping[str, Series], seeds: Iterable[Seed]
+) -> Cell:
+    """The cell of these ones' mean, which has the splits of all of them at the seeds."""
+    splits: dict[Seed, Hashable] = {
+        seed: tuple(cell.splits[seed] for cell in cells) for seed in seeds
+    }
+    whole = all(cell.status == "done" and len(cell.splits) == len(splits) for cell in cells)
+    return replace(
+        empty,
+        status="done" if whole else "partial",
+        estimates=_estimates(series),
+        series=series,
+        splits=splits,
+        missing_seeds=tuple(sorted({seed for cell in cells for seed in cell.missing_seeds})),
+        failed=sum(cell.failed for cell in cells),
+        costs={
+            name: cost.together([cell.costs.get(name) for cell in cells])
+            for name, cost in COSTS.items()
+        },
+    )
+
+
+def _unequal_seeds(cells: Sequence[Cell]) -> str:
+    by_seeds: defaultdict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        by_seeds[",".join(map(str, cell.splits))].append(cell.group.name)
+    usual = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]))
+    names = by_seeds.pop(usual)
+    parts = [f"{seeds} on {', '.join(others)}" for seeds, others in by_seeds.items()]
+    where = f"on {', '.join(names)}" if len(names) <= 2 else "elsewhere"
+    return f"seeds differ: {'; '.join([*parts, f'{usual} {where}'])}"
 
 
 def _row_extra(
@@ -286,7 +475,7 @@ def _row_extra(
         names = {part.label for part in parts}
         for label, records in by_row.items():
             own = [record for record in records if record.spec.evaluated in names]
-            extra[group.label, label] = extra_columns(columns, own)
+            extra[group.label, label] = _extra_columns(columns, own)
     return extra
 
 
@@ -356,3 +545,192 @@ def missing_cells(table: Table) -> Iterator[RunSpec]:
                 target_revision="",
                 picks="",
             )
+
+
+_ORDER: Sequence[Scope] = ("all", "base", "new", "H", "transfer")
+
+
+def table_groups(
+    data: pd.DataFrame, names: str | None, *, harmonic: bool = True
+) -> tuple[Group, ...]:
+    """Evaluated groups and their harmonic means, in order, then the averages of each scope.
+
+    names: the user's comma list, which sets the order of the data sets. harmonic: whether to add
+    harmonic means of base and new. Raises UsageError when two groups would have the same name.
+    """
+    evaluations = distinct(data, "evaluated", "dataset", "classes", "target")
+    evaluated = {
+        Group(label, "transfer" if target else classes, dataset, target)
+        for label, dataset, classes, target in evaluations
+    }
+    base = {group.dataset for group in evaluated if group.scope == "base"}
+    new = {group.dataset for group in evaluated if group.scope == "new"}
+    if harmonic:
+        evaluated |= {Group(f"{dataset} (H)", "H", dataset) for dataset in base & new}
+    ordered = _order(evaluated, names)
+    groups = [*ordered, *_averages(ordered)]
+    meanings = [(g.label, (g.scope, g.dataset, str(g.average))) for g in groups if g.derived]
+    _refuse_ambiguous([*meanings, *((label, tuple(rest)) for label, *rest in evaluations)])
+    return tuple(_add_axes(data, groups))
+
+
+def _order(groups: Iterable[Group], names: str | None) -> list[Group]:
+    """Order of the comma list; else by data set (all, base, new, H), transfers last."""
+    groups = list(groups)
+    every = {name for group in groups for name in (group.label, group.dataset, group.target)}
+    wanted = expand_datasets(names, every) if names else []
+
+    def key(group: Group) -> tuple[int, bool, str, int, str]:
+        own = (group.label, group.dataset, group.target)
+        asked = min(place(wanted, name) for name in own)
+        transferred = group.scope == "transfer"
+        return asked, transferred, group.dataset, _ORDER.index(group.scope), group.target
+
+    return sorted(groups, key=key)
+
+
+def _averages(groups: Sequence[Group]) -> list[Group]:
+    """One average per scope, except for plain data sets only over several groups."""
+    averages = []
+    for scope in _ORDER:
+        members = [group for group in groups if group.scope == scope]
+        sources = dict.fromkeys(group.dataset for group in members)
+        if scope == "all" and members:
+            averages.append(Group(AVERAGE, scope, average=True))
+        elif scope == "transfer" and len(sources) > 1:
+            for source in sources:
+                label = f"{AVERAGE} (transfer from {source})"
+                average = Group(label, scope, source, average=True)
+                averages += [average] if sum(map(average.averages, members)) > 1 else []
+        elif len(members) > 1:
+            averages.append(Group(f"{AVERAGE} ({scope})", scope, average=True))
+    return averages
+
+
+def _refuse_ambiguous(meanings: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    """UsageError for a label with two meanings: a user's folder may be named `dtd (base)`."""
+    by_label: dict[str, tuple[str, ...]] = {}
+    for label, meaning in meanings:
+        if by_label.setdefault(label, meaning) != meaning:
+            raise UsageError(
+                f"'{label}' stands for two things in this table, one of them a data set of that "
+                "name: rename that data set, or choose with --dataset or --classes"
+            )
+
+
+def _add_axes(data: pd.DataFrame, groups: Sequence[Group]) -> list[Group]:
+    """The groups with the shots and seeds that records of their kind of evaluation have.
+
+    Base and new are two halves of one experiment: shots and seeds of one are expected of the other.
+    """
+    shots: defaultdict[str, set[int]] = defaultdict(set)
+    seeds: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
+    kinds = {"all": "all", "transfer": "transfer"}
+    for target, classes, k, *pair in distinct(
+        data, "target", "classes", "shots", "split_seed", "train_seed"
+    ):
+        kind = kinds.get("transfer" if target else classes, "halves")
+        shots[kind].add(k)
+        seeds[kind].add((pair[0], pair[1]))
+    return [
+        dataclasses.replace(
+            group,
+            shots=tuple(sorted(shots[kinds.get(group.scope, "halves")])),
+            seeds=tuple(Seed(*pair) for pair in sorted(seeds[kinds.get(group.scope, "halves")])),
+        )
+        for group in groups
+    ]
+
+
+@dataclass(frozen=True)
+class Names:
+    """New names by old ones, for rows, methods, data sets, groups, or the average."""
+
+    new: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls,
+        texts: Sequence[str],
+        rows: Mapping[str, Row],
+        groups: Iterable[Group],
+        elsewhere: Collection[str] = (),
+    ) -> Names:
+        """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice.
+
+        elsewhere: names that the table may lack.
+        """
+        names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
+        names |= {n for label, row in rows.items() for n in (label, *_spellings(row.spec.method))}
+        names |= set(elsewhere)
+        new: dict[str, str] = {}
+        for text in texts:
+            old, name = _pair(text, names)
+            if old in new:
+                raise UsageError(f"--rename: '{old}' stands there twice; leave one out")
+            new[old] = name
+        return cls(new)
+
+    def rows(self, rows: Mapping[str, Row]) -> dict[str, Row]:
+        """The rows with their new labels, by the old ones; UsageError if two become equal."""
+        renamed: dict[str, Row] = {}
+        labels: set[str] = set()
+        for label, row in rows.items():
+            new = self.row(label, row.spec.method)
+            if new in labels:
+                raise UsageError(f"--rename: two rows would be called '{new}'; expected one")
+            labels.add(new)
+            renamed[label] = dataclasses.replace(row, label=new)
+        return renamed
+
+    def row(self, label: str, method: str) -> str:
+        """The new label of a row; a renamed method keeps the options of its rows."""
+        if label in self.new:
+            return self.new[label]
+        new = next((self.new[name] for name in _spellings(method) if name in self.new), None)
+        shown = next((name for name in _spellings(method) if label.startswith(name)), None)
+        if new is None or shown is None:
+            return label
+        return new + label.removeprefix(shown)
+
+    def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
+        """The groups with their new names; UsageError if two names become equal."""
+        if not self.new:
+            return tuple(groups)
+        renamed = tuple(dataclasses.replace(group, shown=self.group(group)) for group in groups)
+        shown = [group.shown for group in renamed]
+        twice = next((name for name in shown if shown.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"--rename: two data sets would be called '{twice}'; expected one")
+        return renamed
+
+    def group(self, group: Group) -> str:
+        """The name of a group: its own new name, or one built from those of its data sets."""
+        if group.label in self.new:
+            return self.new[group.label]
+        if group.average:
+            return self.new.get(AVERAGE, AVERAGE) + group.label.removeprefix(AVERAGE)
+        name = self.new.get(group.dataset, group.dataset)
+        if group.target:
+            return f"{name} → {self.new.get(group.target, group.target)}"
+        return name if group.scope == "all" else f"{name} ({group.scope})"
+
+
+def _spellings(method: str) -> tuple[str, ...]:
+    """The name of a method, and the shorter ones of a method in a file."""
+    return method, *aliases(method)
+
+
+def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
+    """Split OLD=NEW. Both may contain `=`, so OLD is the longest prefix that is a name."""
+    ends = [index for index, character in enumerate(text) if character == "="]
+    if not ends:
+        raise UsageError(f"--rename '{text}': expected OLD=NEW, such as 'coop[epochs=50]=Ours'")
+    for index in reversed(ends):
+        old, new = text[:index].strip(), text[index + 1 :].strip()
+        if old in names:
+            if not new:
+                raise UsageError(f"--rename '{text}': expected a new name behind '='")
+            return old, new
+    old = text[: ends[-1]].strip()
+    raise unknown("name to replace", old, names, "--rename takes names as the table shows them")

@@ -13,7 +13,7 @@ from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sort_rows
-from fewshot_bench.analysis.table.contrasts import Detectable, Standing, Variation
+from fewshot_bench.analysis.table.significance import Detectable, Standing, Variation
 from fewshot_bench.analysis.table.table import Cell, Table, marks_of, marks_of_seeds
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import CONDITIONS

@@ -34,15 +34,23 @@ def panels(table: Table) -> list[Group]:
     return [group for group in (*averages, *others) if _has_number(table, group)]
 
 
-def draw(table: Table, form: str) -> bytes:
-    """The content of the file in format `pdf`, `svg` or `png`."""
+def save(
+    drawn: Figure, form: str, about: str, style: Any = SETTINGS, *, transparent: bool = False
+) -> bytes:
+    """The content of a figure's file in format `pdf`, `svg` or `png`.
+
+    about: what the file says about itself; it states no date, so that equal content gives equal
+    files. style: matplotlib's settings.
+    """
     import matplotlib
 
-    drawn, buffer = figure(table), io.BytesIO()
-    with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(
-            buffer, format=form, dpi=200, metadata=metadata_of(table.signatures.get("", ""), form)
-        )
+    names = {"svg": ("Description", "Date"), "pdf": ("Subject", "CreationDate")}
+    subject, date = names.get(form, ("Description", ""))
+    metadata = {subject: about} | ({date: None} if date else {})
+    buffer = io.BytesIO()
+    look: Any = {"dpi": 200, "transparent": transparent}
+    with matplotlib.rc_context(style):
+        drawn.savefig(buffer, format=form, metadata=metadata, **look)
     return buffer.getvalue()
 
 
@@ -70,14 +78,6 @@ def figure(table: Table) -> Figure:
         columns = min(_ENTRIES, across * 2, max(len(labels), 1))
         drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return drawn
-
-
-def metadata_of(line: str, form: str) -> dict[str, Any]:
-    """File metadata: what a figure says about itself, and no date: equal content, equal files."""
-    names = {"svg": ("Description", "Date"), "pdf": ("Subject", "CreationDate")}
-    if form not in names:
-        return {"Description": line}
-    return {names[form][0]: line, names[form][1]: None}
 
 
 def _legend(panes: Sequence[Axes]) -> tuple[list[Any], list[str]]:

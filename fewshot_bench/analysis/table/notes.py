@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.table.table import (
@@ -11,10 +11,6 @@ from fewshot_bench.analysis.table.table import (
     NOT_METERED,
     TRAINED_UNKNOWN,
     Cell,
-    Group,
-    Row,
-    Seed,
-    Short,
     Table,
 )
 from fewshot_bench.api.dataset import SKIPPED
@@ -54,10 +50,8 @@ def _of_cells(table: Table) -> Iterator[str]:
     """Notes on the images of cells, and on cells without a number."""
     yield from _equal_support_sets(table)
     yield from _one_draw(table)
-    short = ((_place(cell), cell.short, cell.row.spec.protocol) for cell in _own_cells(table))
-    yield from short_notes(short)
+    yield from _short(table)
     yield from _own_data(table)
-    yield from _skips(table)
     yield from _inapplicable(table)
     yield from _failures(table)
     yield from _holes(table)
@@ -66,19 +60,6 @@ def _of_cells(table: Table) -> Iterator[str]:
 def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
     """The note below every table with numbers of the embedded backbone."""
     return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
-
-
-def run_notes(rows: Iterable[tuple[str, RunSpec]]) -> Iterator[str]:
-    """Notes on runs with unfair validation or on some test images. rows: labels and cells."""
-    rows = list(rows)
-    unfair = [label for label, spec in rows if spec.val == "full"]
-    if unfair:
-        yield (
-            f"unfair validation: {_some(unfair)} had the full validation set, "
-            "many more labels than the shots"
-        )
-    for limit in sorted({spec.limit for _, spec in rows if spec.limit is not None}):
-        yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
 
 
 # What the marks that follow from records mean.
@@ -100,21 +81,22 @@ def mark_notes(rows: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
 
 
 def _marks(table: Table) -> Iterator[str]:
-    yield from run_notes((row.label, row.spec) for row in table.rows)
+    unfair = [row.label for row in table.rows if row.spec.val == "full"]
+    if unfair:
+        yield (
+            f"unfair validation: {_some(unfair)} had the full validation set, "
+            "many more labels than the shots"
+        )
+    for limit in sorted({row.spec.limit for row in table.rows if row.spec.limit is not None}):
+        yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
     yield from mark_notes((row.label, row.stated) for row in table.rows)
-    yield from seed_notes(table.seeds)
-
-
-def seed_notes(seeds: Collection[Seed]) -> Iterator[str]:
-    """The note on runs that share support sets, or whose training seed is another one."""
-    splits = {seed.split for seed in seeds}
-    if len(splits) == 1 and len(seeds) > 1:
+    splits, trains = ({seed[part] for seed in table.seeds} for part in (0, 1))
+    if len(splits) == 1 and len(table.seeds) > 1:
         yield (
             f"all runs have the support set of split seed {min(splits)}: intervals and tests say "
             "nothing about other support sets"
         )
-    elif any(seed.split != seed.train for seed in seeds):
-        trains = {seed.train for seed in seeds}
+    elif any(seed.split != seed.train for seed in table.seeds):
         only = "" if len(trains) > 1 else ", and nothing is said about other training seeds"
         yield (
             "seeds written a/b: split seed a, training seed b; intervals and tests count support "
@@ -123,20 +105,12 @@ def seed_notes(seeds: Collection[Seed]) -> Iterator[str]:
 
 
 def _equal_support_sets(table: Table) -> Iterator[str]:
-    cells = [cell for cell in _own_cells(table) if cell.shots]
-    yield from equal_sets_notes((_where(cell), cell.splits) for cell in cells)
-
-
-def equal_sets_notes(cells: Iterable[tuple[str, Mapping[Seed, Hashable]]]) -> Iterator[str]:
-    """The note on seeds that drew the same images, for want of others.
-
-    cells: with shots, each as text and with the digests of its splits by seed.
-    """
+    """The note on seeds that drew the same images, for want of others."""
     parts = []
-    for where, splits in cells:
-        drawn = {seed.split for seed in splits}
-        if len(set(filter(None, splits.values())) or drawn) < len(drawn):
-            parts.append(where)
+    for cell in _own_cells(table):
+        drawn = {seed.split for seed in cell.splits}
+        if cell.shots and len(set(filter(None, cell.splits.values())) or drawn) < len(drawn):
+            parts.append(_where(cell))
     if parts:
         yield (
             f"several seeds drew the same support set: {_some(parts, '; ')}; intervals and tests "
@@ -180,26 +154,22 @@ def _without_answers(table: Table) -> Iterator[str]:
         )
 
 
-def short_notes(cells: Iterable[tuple[str, Short, str]]) -> Iterator[str]:
-    """Notes on support sets smaller than the shots and validation sets smaller than the policy.
-
-    cells: text, short classes and protocol of each.
-    """
-    cells = list(cells)
-    train = {
-        f"{where}: {short.classes} of {short.of} classes (the smallest gave {short.least})": None
-        for where, short, _ in cells
-        if short.classes
-    }
+def _short(table: Table) -> Iterator[str]:
+    """Notes on support sets smaller than the shots and validation sets smaller than the policy."""
+    train: dict[str, None] = {}
+    val: dict[str, None] = {}
+    imported = False
+    for cell in _own_cells(table):
+        task, short = f"{cell.group.name}, {cell.shots}-shot", cell.short
+        imported |= bool(short.of) and cell.row.spec.protocol == IMPORTED
+        if short.classes:
+            least = f"the smallest gave {short.least}"
+            train[f"{task}: {short.classes} of {short.of} classes ({least})"] = None
+        if short.val:
+            val[f"{task}: {short.val} of {short.of} classes"] = None
     if train:
-        imported = any(short.of and protocol == IMPORTED for _, short, protocol in cells)
         why = "as imported or for want of more" if imported else "for want of more"
         yield f"fewer images than the shots, {why}: {_some(list(train), '; ')}"
-    val = {
-        f"{where}: {short.val} of {short.of} classes": None
-        for where, short, _ in cells
-        if short.val
-    }
     if val:
         yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"
 
@@ -215,24 +185,19 @@ def _ranges(table: Table) -> Iterator[str]:
 
 
 def _own_data(table: Table) -> Iterator[str]:
-    """Notes on data sets with the user's own class names, templates or hold-out."""
+    """Notes on data sets with own class names, templates or hold-out, or without some images."""
     by_data: dict[tuple[str, str], dict[str, None]] = {}
+    skipped: dict[str, int] = {}
     for cell in _own_cells(table):
         own = drop_skipped(cell.own_data)
         if own:
             key = data_digest(own), ", ".join(own)
             by_data.setdefault(key, {})[cell.group.dataset] = None
+        for name, ids in cell.own_data.get(SKIPPED, {}).items():
+            skipped[name] = max(skipped.get(name, 0), len(ids))
     for (digest, parts), datasets in by_data.items():
         yield f"own data {digest}: {_some(list(datasets))} with own {parts}"
-
-
-def _skips(table: Table) -> Iterator[str]:
-    """Notes on data sets with damaged images left out."""
-    counts: dict[str, int] = {}
-    for cell in _own_cells(table):
-        for name, ids in cell.own_data.get(SKIPPED, {}).items():
-            counts[name] = max(counts.get(name, 0), len(ids))
-    for name, count in counts.items():
+    for name, count in skipped.items():
         yield f"{count} damaged or missing images of {name} are left out (--skip-damaged)"
 
 
@@ -286,13 +251,17 @@ def _seeds(table: Table) -> Iterator[str]:
 
 def _without(table: Table) -> Iterator[str]:
     """The note on a missing average or harmonic mean."""
-    lines = [
-        f"no {_mean_of(group, row.label)}, {_join(shots)}-shot: {reason}"
-        for group in table.groups
-        if group.derived
-        for row in table.rows
-        for reason, shots in _reasons(table, group, row).items()
-    ]
+    lines = []
+    for group in (group for group in table.groups if group.derived):
+        for row in table.rows:
+            what = f"{group.name} of {row.label}"
+            if not group.average:
+                what = f"harmonic mean of {row.label} on {group.name.removesuffix(' (H)')}"
+            reasons: defaultdict[str, list[int]] = defaultdict(list)
+            for cell in table.line(group, row):
+                if cell.reason and cell.expected and cell.status == "missing":
+                    reasons[cell.reason].append(cell.shots)
+            lines += [f"no {what}, {_join(shots)}-shot: {why}" for why, shots in reasons.items()]
     yield from lines[:_LISTED]
     if len(lines) > _LISTED:
         yield f"{len(lines) - _LISTED} more averages missing; reasons in --format json"
@@ -316,20 +285,6 @@ def _variances(table: Table) -> Iterator[str]:
         yield _some(parts, "; ")
 
 
-def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
-    reasons: defaultdict[str, list[int]] = defaultdict(list)
-    for cell in table.line(group, row):
-        if cell.reason and cell.expected and cell.status == "missing":
-            reasons[cell.reason].append(cell.shots)
-    return reasons
-
-
-def _mean_of(group: Group, method: str) -> str:
-    if group.average:
-        return f"{group.name} of {method}"
-    return f"harmonic mean of {method} on {group.name.removesuffix(' (H)')}"
-
-
 def _own_cells(table: Table) -> Iterator[Cell]:
     return (cell for cell in table.cells.values() if not cell.group.derived and cell.expected)
 
@@ -340,10 +295,6 @@ def _join(values: Iterable[object]) -> str:
 
 def _where(cell: Cell) -> str:
     return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
-
-
-def _place(cell: Cell) -> str:
-    return f"{cell.group.name}, {cell.shots}-shot"
 
 
 def _some(parts: Sequence[str], separator: str = ", ") -> str:

@@ -21,7 +21,7 @@ from fewshot_bench.analysis.formats.document import (
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.export import meta
-from fewshot_bench.analysis.table.grids import most_common
+from fewshot_bench.analysis.table.layouts import most_common
 from fewshot_bench.analysis.table.notes import cell_notes
 from fewshot_bench.analysis.table.table import Group, Row, Seed, Table, marks_of
 from fewshot_bench.api.record import Record
@@ -58,17 +58,14 @@ class ClassScore:
     f1: Estimate | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClassTable:
-    """The scores of all classes, in the order of the table; `notes` counts records left out."""
+def document(
+    table: Table, records: Sequence[Record], outcomes: Outcomes, before: Sequence[str] = ()
+) -> Document:
+    """A grid per data set of the accuracy of its classes, and all scores for CSV and JSON.
 
-    table: Table
-    scores: tuple[ClassScore, ...]
-    notes: tuple[str, ...]
-
-
-def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -> ClassTable:
-    """Scores of every class that has images. records: those that the table was built from."""
+    records: those that the table was built from; a note counts those without logits. before: notes
+    that stand first.
+    """
     outcomes.prepare(records)
     scores: list[ClassScore] = []
     absent = 0
@@ -94,8 +91,11 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
                 scores += _scores(group, row, shots, usable, names)
     several = "records are" if absent > 1 else "record is"
     lacking = [f"{absent} finished {several} left out: no logits that can be used"]
-    notes = cell_notes(table) + (lacking if absent else [])
-    return ClassTable(table, tuple(scores), tuple(notes))
+    notes = (*before, *cell_notes(table), *(lacking if absent else []))
+    rows = [dict(zip(HEADS, _values(score), strict=True)) for score in scores]
+    about = meta(table) | {"metric": "accuracy of single classes", "notes": notes}
+    sections = (Section(grids=list(_grids(table, scores))),)
+    return Document(sections, notes, rows=rows, heads=HEADS, data={"meta": about, "rows": rows})
 
 
 def _scores(
@@ -138,24 +138,16 @@ def class_names(records: Sequence[Record], classes: int) -> list[str]:
     return [f"class {label}" for label in range(classes)]
 
 
-def document(classes: ClassTable, before: Sequence[str] = ()) -> Document:
-    """The grids, and all scores for CSV and JSON. before: notes that stand first."""
-    notes, rows = (*before, *classes.notes), class_rows(classes)
-    about = meta(classes.table) | {"metric": "accuracy of single classes", "notes": notes}
-    sections = (Section(grids=list(class_grids(classes))),)
-    return Document(sections, notes, rows=rows, heads=HEADS, data={"meta": about, "rows": rows})
-
-
-def class_grids(classes: ClassTable) -> Iterator[Grid]:
+def _grids(table: Table, scores: Sequence[ClassScore]) -> Iterator[Grid]:
     """A grid per data set: the classes with lowest and highest accuracy, methods side by side.
 
     Each method is shown at its largest number of shots; classes are sorted by the mean over
     methods.
     """
-    for group in classes.table.groups:
-        scores = [score for score in classes.scores if score.group.label == group.label]
-        if scores:
-            yield _grid(classes.table, group, scores)
+    for group in table.groups:
+        own = [score for score in scores if score.group.label == group.label]
+        if own:
+            yield _grid(table, group, own)
 
 
 def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
@@ -173,7 +165,10 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
         ordered = ordered[:ENDS] + ordered[-ENDS:]
     usual = max(most.values())
     rows = [row for row in table.rows if row.label in most]
-    heads = [_head(row, most[row.label], usual) for row in rows]
+    heads = [
+        row.title if most[row.label] == usual else f"{row.title} ({most[row.label]}-shot)"
+        for row in rows
+    ]
     n = most_common([score.accuracy.n for score in shown])
     part = f", the {ENDS} lowest and highest of {total} classes" if total > 2 * ENDS else ""
     return Grid(
@@ -191,10 +186,6 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
 
 def _mean(scores: dict[str, ClassScore]) -> float:
     return math.fsum(score.accuracy.mean for score in scores.values()) / len(scores)
-
-
-def _head(row: Row, shots: int, usual: int) -> str:
-    return row.title if shots == usual else f"{row.title} ({shots}-shot)"
 
 
 def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Line:
@@ -219,11 +210,6 @@ def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Lin
             )
         )
     return Line(f"{first.name} ({first.images:,})", tuple(entries))
-
-
-def class_rows(classes: ClassTable) -> list[dict[str, Any]]:
-    """All scores as tidy rows, for CSV and JSON; six decimals, None where there is no number."""
-    return [dict(zip(HEADS, _values(score), strict=True)) for score in classes.scores]
 
 
 def _values(score: ClassScore) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from fewshot_bench.api.record import NOT_OBSERVED
 from fewshot_bench.api.spec import TOY, RunSpec
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.table.contrasts import Contrast, Significance, Variation
+    from fewshot_bench.analysis.table.significance import Contrast, Significance, Variation
     from fewshot_bench.api.record import Record
 
 AVERAGE = "average"

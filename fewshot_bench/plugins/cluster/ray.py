@@ -127,7 +127,10 @@ class Ray(System):
         address = self.address or os.environ.get("RAY_ADDRESS", "")
         try:
             if address:
-                _check_reachable(address)
+                # Raises OSError if nothing listens there; Ray itself would try for minutes.
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                if host and port.isdigit():
+                    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
                 ray.init(address=address, **options)
                 return
             with suppress(ConnectionError):
@@ -141,14 +144,6 @@ class Ray(System):
                 f"cannot reach Ray{f' at {address}' if address else ''} ({type(error).__name__}: "
                 f"{said}); check --ray-address, or leave it out to start Ray here"
             ) from error
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError if nothing listens at the address; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
-            return
 
 
 def build(setup: EngineSetup) -> DistributedEngine:

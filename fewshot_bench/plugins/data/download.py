@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-import httpx
 import msgspec
 
 from fewshot_bench.api.dataset import RemoteFile
@@ -32,6 +31,9 @@ from fewshot_bench.utils.files import FULL, write_whole
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import one_line, size_text
 from fewshot_bench.utils.version import __version__
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT, BACKOFF = "FSBENCH_HTTP_TIMEOUT", "FSBENCH_HTTP_BACKOFF"
 SECONDS = {TIMEOUT: 30.0, BACKOFF: 1.0}
@@ -118,6 +120,8 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Iterator
     Any status is an answer. SourceError for addresses and connections that fail, TemporaryError if
     the same request may succeed later.
     """
+    import httpx
+
     context, timeout = ssl.create_default_context(), seconds_of(TIMEOUT)
 
     def check_redirect(response: httpx.Response) -> None:
@@ -144,6 +148,8 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Iterator
 
 def _explain(error: Exception) -> SourceError:
     """A failed connection as a SourceError; temporary if a retry may succeed."""
+    import httpx
+
     reason: BaseException = error
     while not isinstance(reason, OSError) and reason.__context__ is not None:
         reason = reason.__context__
@@ -463,6 +469,8 @@ def _origin_of(response: httpx.Response, url: str) -> Origin:
 
 def _chunks(response: httpx.Response, *, sized: bool) -> Iterator[bytes]:
     """The body as it comes; TemporaryError if it is cut and no known size would show that."""
+    import httpx
+
     try:
         yield from response.iter_raw()
     except httpx.RemoteProtocolError:

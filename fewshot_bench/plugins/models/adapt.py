@@ -20,12 +20,10 @@ import numpy as np
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF
-from fewshot_bench.plugins.models import accuracy, calibration
-from fewshot_bench.plugins.models.accuracy import LEVEL
+from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
-from fewshot_bench.plugins.models.folds import FOLDS, with_validation
-from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
@@ -268,7 +266,7 @@ def _estimate(
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
         return {"accuracy": {}}
-    estimate = accuracy.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
+    estimate = estimates.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     # The folds of one repeat: an image of a fold is in other folds of the other repeats.
@@ -278,23 +276,25 @@ def _estimate(
     logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
     scale = 1.0
     if len(chosen_by):
-        logits, scale = calibration.rescale(logits, fits), calibration.scale_of(chosen_by)
-    temperature = calibration.temperature_of(logits, labels, estimate.images)
-    error = calibration.calibration_error(logits, labels, first[held], estimate.images)
+        logits, scale = estimates.rescale(logits, fits), estimates.scale_of(chosen_by)
+    temperature = estimates.temperature_of(logits, labels, estimate.images)
+    error = estimates.calibration_error(logits, labels, first[held], estimate.images)
     threshold = None
     if kept is not None:
-        threshold = calibration.threshold(logits, labels, temperature, kept, estimate.images)
+        threshold = estimates.threshold(logits, labels, temperature, kept, estimate.images)
     numbers = {
         "mean": estimate.mean,
         "low": estimate.low,
         "high": estimate.high,
-        "level": LEVEL,
+        "level": estimates.LEVEL,
         "folds": FOLDS,
         "repeats": repeats,
         "images": estimate.images,
         "methods": len(finalists),
         "calibration_error": error,
     }
+    # A config holds floats, which counts would differ from once it is read.
+    numbers = {name: float(value) for name, value in numbers.items()}
     return {"accuracy": numbers, "temperature": temperature * scale, "reject": threshold}
 
 
@@ -341,7 +341,7 @@ def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str
     share = interval = "–"
     if candidate.repeats:
         repeats = search.repeats if candidate in search.finalists else candidate.repeats
-        own = accuracy.own(candidate.right(search.labels, repeats))
+        own = estimates.own(candidate.right(search.labels, repeats))
         share = f"{100 * own.mean:.1f}"
         interval = f"{100 * own.low:.1f} to {100 * own.high:.1f}"
     return {

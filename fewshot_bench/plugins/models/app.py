@@ -257,7 +257,7 @@ def open_image(data: bytes) -> Image.Image:
     No more than MOST_PIXELS are decoded.
     """
     try:
-        image = decode.opened(data)
+        image = decode.open_image(data)
         if image.width * image.height > MOST_PIXELS:
             raise HTTPException(
                 400,

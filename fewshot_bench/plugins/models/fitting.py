@@ -19,8 +19,7 @@ from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.images.decode import decode_or_explain, upright
-from fewshot_bench.plugins.models.folds import with_validation
-from fewshot_bench.plugins.models.material import Material
+from fewshot_bench.plugins.models.material import Material, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.runner.examination import ImageList
+    from fewshot_bench.runner.examiner import ImageList
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
@@ -55,8 +54,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.examination import LabelSpace
-        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.examiner import Examiner, LabelSpace
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
 
@@ -152,7 +150,7 @@ class FitRunner:
         return Support(features, material.labels[places], pictures)
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
-        from fewshot_bench.runner.examination import CellLists
+        from fewshot_bench.runner.examiner import CellLists
         from fewshot_bench.runner.session import Cell
 
         val = train[:0]

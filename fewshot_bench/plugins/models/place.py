@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fewshot_bench.store.kept_models import MODEL_FILES, read_config
 from fewshot_bench.utils.errors import StoreError, UsageError
-from fewshot_bench.utils.files import TEMPORARY, is_stale, sorted_entries, temporary_name
+from fewshot_bench.utils.files import TEMPORARY, is_stale, list_entries, temporary_name
 from fewshot_bench.utils.text import few
 
 _MOST = 1000
@@ -72,7 +72,8 @@ def put(
     new, old = made / "new", made / "old"
     try:
         for left in home.glob(f"{TEMPORARY}~*"):
-            if left.is_dir() and is_stale(left):
+            # A process that was killed between two moves has left earlier files in `old`.
+            if left.is_dir() and is_stale(left) and not list_entries(left / "old"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
             new.mkdir(parents=True)
@@ -82,10 +83,10 @@ def put(
             return folder if target == named else target
         finally:
             # What is in `old` could not be moved back.
-            if not sorted_entries(old):
+            if not list_entries(old):
                 shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        kept = f" (the earlier files are in {old})" if sorted_entries(old) else ""
+        kept = f" (the earlier files are in {old})" if list_entries(old) else ""
         raise UsageError(
             f"cannot write '{folder}': {error.strerror or error}{kept}; choose another --output"
         ) from error
@@ -104,7 +105,7 @@ def _claim(folder: Path, refuse: Refuse, own: Path) -> Path:
 
 
 def _find_use(folder: Path, refuse: Refuse, own: Path | None = None) -> str:
-    entries = [entry for entry in sorted_entries(folder) if entry != own]
+    entries = [entry for entry in list_entries(folder) if entry != own]
     return refuse(entries) if entries else ""
 
 

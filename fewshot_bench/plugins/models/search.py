@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.models import accuracy, calibration
+from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
 from fewshot_bench.plugins.models.fitting import FitRunner
-from fewshot_bench.plugins.models.folds import Fold, repeat_folds, with_validation
+from fewshot_bench.plugins.models.material import Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import current
@@ -25,7 +25,7 @@ from fewshot_bench.utils.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fewshot_bench.plugins.models.accuracy import Shares
+    from fewshot_bench.plugins.models.estimates import Shares
     from fewshot_bench.runner.fit import Fitted
 
 TIERS = (
@@ -96,8 +96,8 @@ class Candidate:
         return shares
 
     def score(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) scores for `accuracy.best_of`."""
-        probabilities = calibration.true_probabilities(*self._held_out(labels, repeats))
+        """(held-out images,) scores for `estimates.best_of`."""
+        probabilities = estimates.true_probabilities(*self._held_out(labels, repeats))
         scores: Shares = self.right(labels, repeats) + probabilities
         return scores
 
@@ -289,8 +289,8 @@ class Search:
         shares = self.shares
         best = max(range(len(running)), key=lambda index: float(shares[index].mean()))
         for candidate, right in zip(running, shares, strict=True):
-            gap, error = accuracy.lead(shares[best], right)
-            if candidate is not running[best] and gap > accuracy.CLEARLY * error:
+            gap, error = estimates.lead(shares[best], right)
+            if candidate is not running[best] and gap > estimates.CLEARLY * error:
                 candidate.dropped = f"{LOST} than {running[best].title}"
 
     def choose(self) -> Candidate:
@@ -301,7 +301,7 @@ class Search:
             ranks = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
             tiers = [ranks.get(candidate.name, len(TIERS)) for candidate in finalists]
             scores = [candidate.score(self.labels, self.repeats) for candidate in finalists]
-            return finalists[accuracy.best_of(scores, tiers)]
+            return finalists[estimates.best_of(scores, tiers)]
         without = FAILED, INAPPLICABLE
         usable = [each for each in self.candidates if not each.dropped.startswith(without)]
         if not usable:

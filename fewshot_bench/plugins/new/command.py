@@ -48,11 +48,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-@click.group(
-    "new",
-    cls=LazyGroup,
-    short_help="Write a package for your own method, data set, metric or engine.",
-)
+@click.group("new", cls=LazyGroup)
 def command() -> None:
     """Write a package for your own method, data set, metric or engine.
 

@@ -55,18 +55,12 @@ def names_of(kind: str, text: str) -> Names:
         class_name,
         " ".join((words[0][0].upper() + words[0][1:], *words[1:])),
     )
-    _check_free(kind, text, names)
-    return names
-
-
-def _check_free(kind: str, text: str, names: Names) -> None:
-    """UsageError if the name or its module is taken."""
     catalogs = {catalog.kind.replace(" ", ""): catalog for catalog in registry().catalogs}
-    owner = _owner(catalogs[kind], names.name)
-    if owner:
+    if owner := _owner(catalogs[kind], name):
         raise _refuse(kind, text, f"{owner} (fsbench list {catalogs[kind].listing})")
     if find_spec(names.module) is not None:
         raise _refuse(kind, text, f"its module would be {names.module}, which is installed")
+    return names
 
 
 def _owner(catalog: Catalog, name: str) -> str:

@@ -26,11 +26,13 @@ def render(kind: str, a_kind: str, names: Names) -> Mapping[str, bytes]:
     """The content of every file of a package, by its path in there."""
     values = asdict(names) | {"a_kind": a_kind}
     _check_class(kind, names)
-    files = {
-        _path(source.relative_to(folder), names): _fill(source, values).encode()
-        for folder in (TEMPLATES / SHARED, TEMPLATES / kind)
-        for source in sorted(folder.rglob(f"*{ENDING}"))
-    }
+    parts = {MODULE: names.module, IGNORED: f".{IGNORED}"}
+    files = {}
+    for folder in (TEMPLATES / SHARED, TEMPLATES / kind):
+        for source in sorted(folder.rglob(f"*{ENDING}")):
+            path = source.relative_to(folder).as_posix().removesuffix(ENDING).split("/")
+            target = "/".join(parts.get(part, part) for part in path)
+            files[target] = _fill(source, values).encode()
     if kind == "dataset":
         files |= {f"{names.module}/images/{path}": png for path, png in sample_images().items()}
     return files
@@ -41,13 +43,13 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
     Nothing is left if that fails half way.
     """
-    try:
-        folder.mkdir()
-    except FileExistsError:
+    if folder.exists():
         raise UsageError(
             f"'{folder}' is there already, and nothing is overwritten: remove it, or go to another "
             "folder"
-        ) from None
+        )
+    try:
+        folder.mkdir()
     except OSError as error:
         raise UsageError(
             f"the folder '{folder}' cannot be made in {Path.cwd()}: {error.strerror}; go to a "
@@ -65,13 +67,6 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _fill(source: Path, values: Mapping[str, str]) -> str:
     return Template(source.read_text(encoding="utf-8")).substitute(values)
-
-
-def _path(template: Path, names: Names) -> str:
-    """Where the file of a template lies in the package."""
-    parts = template.as_posix().removesuffix(ENDING).split("/")
-    replaced = {MODULE: names.module, IGNORED: f".{IGNORED}"}
-    return "/".join(replaced.get(part, part) for part in parts)
 
 
 def _check_class(kind: str, names: Names) -> None:

@@ -30,13 +30,13 @@ from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.thumbnails import Budget
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import joined, printable, printable_lines
+from fewshot_bench.utils.text import joined, limited, printable, printable_lines
 
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
-    from fewshot_bench.analysis.blocks import Made
+    from fewshot_bench.analysis.comparison import Made
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 
@@ -190,14 +190,11 @@ def _marks(table: Table) -> list[str]:
         for limit in limits
     ]
     if unfair:
-        names = joined(unfair[:MOST_NAMES])
-        more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
         marks.append(
-            f"unfair validation: {names}{more} had the full validation set, which has many "
-            "more labels than the shots"
+            f"unfair validation: {limited(unfair, MOST_NAMES)} had the full validation set, which "
+            "has many more labels than the shots"
         )
-    stated = mark_notes((row.label, row.stated) for row in table.rows)
-    marks += map(text.message, stated)
+    marks += map(text.message, mark_notes((row.label, row.stated) for row in table.rows))
     return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]
 
 

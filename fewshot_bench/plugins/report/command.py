@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
@@ -25,13 +26,9 @@ from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import size_text
 
-
-def _is_shown(metric: Metric) -> bool:
-    return metric.unit == PERCENT and metric.higher_is_better and metric.scores is not None
-
-
 SHOWN = MetricName(
-    "a report shows metrics in percent, more is better, that are means over images", _is_shown
+    "a report shows metrics in percent, more is better, that are means over images",
+    lambda metric: metric.unit == PERCENT and metric.higher_is_better and bool(metric.scores),
 )
 
 
@@ -65,16 +62,7 @@ SHOWN = MetricName(
 )
 @allow_mixed_option
 @filter_options
-def command(
-    store: Path,
-    output: Path,
-    title: str,
-    metric: str,
-    images: int,
-    baseline: str | None,
-    allow_mixed: bool,
-    **filters: str | None,
-) -> None:
+def command(store: Path, output: Path, title: str, metric: str, images: int, **asked: Any) -> None:
     """Write one HTML file that opens anywhere and loads nothing from the network.
 
     It says which method wins, whether that is significant and what it costs; then curves over
@@ -82,25 +70,24 @@ def command(
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.analysis.blocks import Block, map_blocks
+    from fewshot_bench.analysis.comparison import Block, map_blocks
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page
     from fewshot_bench.plugins.report.thumbnails import Budget
 
     metrics = {**METRICS, metric: registry().metric(metric)}
+    allow_mixed, baseline = asked["allow_mixed"], asked["baseline"]
     with working("report"):
         outcomes = Outcomes(Store(store), [value for value in metrics.values() if value.source])
-        chosen, older, unrunnable = choose_records(
-            outcomes.store, filters, every_version=allow_mixed
-        )
+        chosen, older, unrunnable = choose_records(outcomes.store, asked, every_version=allow_mixed)
         records = outcomes.complete(chosen, [metric, "ece"])
         options = Options(
             metric=metric,
             metrics=metrics,
             allow_mixed=allow_mixed,
-            method=filters["method"],
-            dataset=filters["dataset"],
+            method=asked["method"],
+            dataset=asked["dataset"],
             store=str(store),
             notes=older,
             older=unrunnable,
@@ -109,8 +96,8 @@ def command(
 
         def write_block(block: Block, own: Options) -> str:
             # The report computes differences itself: it also pairs methods at different shots.
-            absent = baseline in own.elsewhere
             # Where there is no such method, a note says so.
+            absent = baseline in own.elsewhere
             own = replace(own, baseline=baseline if absent else None)
             table = build(block.records, own, data=block.data)
             named = None if absent else baseline

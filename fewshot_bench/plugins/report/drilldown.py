@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fewshot_bench.analysis.formats.document import Column, Grid
 from fewshot_bench.analysis.table.per_class import class_names
@@ -24,27 +23,28 @@ if TYPE_CHECKING:
 HARDEST, PAIRS = 20, 12
 
 
-@dataclass(frozen=True)
-class Drill:
+class Drill(NamedTuple):
     """Contents for one data set; `why` is the reason where there are none."""
 
     title: str
     summary: str
     grids: Sequence[Grid] = ()
-    images: Sequence[Thumbnail] = field(default_factory=tuple)
+    images: Sequence[Thumbnail] = ()
     why: str = ""
 
 
 def drills(headline: Headline, predictions: Predictions, budget: Budget) -> list[Drill]:
-    """One per member of the headline, for the best method and the one to compare it with."""
+    """One per member of the headline, for the best method and the one to compare it with.
+
+    That is the baseline if it is ranked below the best method, else the second method.
+    """
     if not headline.ranked:
         return []
     first, *others = headline.ranked
-    # The baseline if it is ranked below the best method, else the second method.
     named = [each for each in others if each.row.label == headline.table.baseline]
-    second = next(iter([*named, *others]), None)
+    compared = [first, *[*named, *others][:1]]
     return [
-        _drill(headline, predictions, group, number, first, second, budget)
+        _drill(headline, predictions, group, f"{number}", compared, budget)
         for number, group in enumerate(headline.members)
     ]
 
@@ -53,18 +53,14 @@ def _drill(
     headline: Headline,
     predictions: Predictions,
     group: Group,
-    number: int,
-    first: Contestant,
-    second: Contestant | None,
+    number: str,
+    compared: Sequence[Contestant],
     budget: Budget,
 ) -> Drill:
-    title = text.name(group.label)
+    title, first = text.name(group.label), compared[0]
     records, ours = _outcomes_of(headline, predictions, first, group)
     if not ours:
         return Drill(title, "", why="no logits that can be used")
-    theirs = _outcomes_of(headline, predictions, second, group)[1] if second else []
-    if theirs and theirs[0].queries.digest != ours[0].queries.digest:
-        theirs = []
     names = list(map(text.name, class_names(records[:1], ours[0].classes)))
     accuracy = _accuracies(ours)
     # Labels of the classes that have images, by ascending accuracy.
@@ -74,19 +70,23 @@ def _drill(
     some = f"the {HARDEST} hardest of {len(order)} classes" if len(order) > HARDEST else "classes"
     heads = ["class", "images", f"{text.short(first.label, 20)}, %"]
     columns = [[Field(f"{count:.0f}") for count in counts], list(map(_share, accuracy))]
-    if theirs and second:
-        others = _accuracies(theirs)
-        heads += [f"{text.short(second.label, 20)}, %", "difference"]
-        columns += [list(map(_share, others)), list(map(_gap, accuracy - others))]
+    for other in compared[1:]:
+        theirs = _outcomes_of(headline, predictions, other, group)[1]
+        if theirs and theirs[0].queries.digest == ours[0].queries.digest:
+            values = _accuracies(theirs)
+            gaps = map(float, accuracy - values)
+            heads += [f"{text.short(other.label, 20)}, %", "difference"]
+            columns.append(list(map(_share, values)))
+            columns.append([Field(signed(gap, 1).replace("-", "−"), sort=gap) for gap in gaps])
     hardest = [
         Row(names[label], tuple(column[label] for column in columns)) for label in order[:HARDEST]
     ]
-    confused = [
-        Row(names[label], (Field(names[taken]), Field(f"{times:,}", sort=float(times)), share))
-        for label, taken, times in mixed
-        for share in [_share(100 * times / (counts[label] * len(ours)))]
-    ]
-    times = Column("times", "side", "over all seeds")
+    confused = []
+    for label, other_label, times in mixed:
+        share = _share(100 * times / (counts[label] * len(ours)))
+        fields = Field(names[other_label]), Field(f"{times:,}", sort=float(times)), share
+        confused.append(Row(names[label], fields))
+    often = Column("times", "side", "over all seeds")
     grids = [
         sheet(
             *(f"classes-{number}", f"{title}: {some} for {first.label}", heads, hardest),
@@ -94,7 +94,7 @@ def _drill(
         ),
         Grid(
             *(f"confused-{number}", f"{title}: what {first.label} mixes most often"),
-            columns=(Column("taken for", "text"), times, Column("of the class, %", "side")),
+            columns=(Column("taken for", "text"), often, Column("of the class, %", "side")),
             lines=tuple(confused),
             first="class",
         ),
@@ -148,7 +148,3 @@ def confusions(outcomes: Sequence[Outcome]) -> list[tuple[int, int, int]]:
 
 def _share(value: float) -> Field:
     return Field(f"{value:.1f}")
-
-
-def _gap(value: float) -> Field:
-    return Field(signed(value, 1).replace("-", "−"), sort=float(value))

@@ -103,11 +103,15 @@ def headline(table: Table) -> Headline:
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
     best: list[Cell] = []
-    chosen = 0
+    chosen = most = 0
     for shots in group.shots:
-        cells = [_cell_at(table, group, row, shots) for row in table.rows]
-        if not best or _count_numbers(table, cells) >= _count_numbers(table, best):
-            best, chosen = cells, shots
+        cells = [table.cell(group, row, shots) for row in table.rows]
+        if 0 in group.shots:
+            # A method without shots has its only number there.
+            cells = [own if own.expected else table.cell(group, own.row, 0) for own in cells]
+        count = sum(table.metric in cell.estimates for cell in cells)
+        if not best or count >= most:
+            best, chosen, most = cells, shots, count
     same = len({row.marks for row in table.rows}) == 1
     look = looks([row.label for row in table.rows])
     papers = {name: papers_of_installed(name) for name in {row.spec.method for row in table.rows}}
@@ -124,13 +128,3 @@ def headline(table: Table) -> Headline:
     )
     members = table.members(group) if group.average else (group,)
     return Headline(table, group, members, chosen, contestants)
-
-
-def _cell_at(table: Table, group: Group, row: Row, shots: int) -> Cell:
-    """The cell at these shots, or the only one of a method without shots."""
-    cell = table.cell(group, row, shots)
-    return cell if cell.expected or 0 not in group.shots else table.cell(group, row, 0)
-
-
-def _count_numbers(table: Table, cells: Sequence[Cell]) -> int:
-    return sum(table.metric in cell.estimates for cell in cells)

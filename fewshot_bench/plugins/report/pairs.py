@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.statistics.intervals import holm
-from fewshot_bench.analysis.table.contrasts import LEVEL
 from fewshot_bench.analysis.table.significance import (
+    LEVEL,
     SIGNED_RANK_FROM,
     Answers,
     paired_spread,
@@ -121,8 +121,11 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
     answers = remember(predictions.of, of_winner)
     results: dict[tuple[str, str], Comparison] = {}
     reasons = {}
-    for ours, theirs in _choose(ranked, headline.table.baseline):
+    few = len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS
+    for ours, theirs in itertools.combinations(ranked, 2):
         key = ours.row.label, theirs.row.label
+        if not few and ours is not ranked[0] and headline.table.baseline not in key:
+            continue
         result = _test(headline, answers, ours, theirs)
         if isinstance(result, str):
             reasons[key] = result
@@ -157,19 +160,6 @@ def _summarize(result: Comparison, corrected: float) -> Pair:
         visible=visible if visible > TINY else None,
         signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
     )
-
-
-def _choose(
-    ranked: Sequence[Contestant], baseline: str | None
-) -> Iterable[tuple[Contestant, Contestant]]:
-    every = itertools.combinations(ranked, 2)
-    if len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS:
-        return every
-    return [
-        (ours, theirs)
-        for ours, theirs in every
-        if ours is ranked[0] or baseline in (ours.row.label, theirs.row.label)
-    ]
 
 
 def _test(

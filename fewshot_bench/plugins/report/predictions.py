@@ -33,7 +33,7 @@ class Predictions:
         outcomes.prepare(records)
         for record in records:
             try:
-                outcomes.check(record)
+                outcomes.of(record)
                 self._usable.add(record.spec.key())
             except StoreError:
                 reasons = {damage.path: damage.reason for damage in outcomes.damaged}

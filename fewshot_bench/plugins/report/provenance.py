@@ -38,6 +38,14 @@ def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
     records = list(data["record"])
     done = [record for record in records if record.status == "done"]
     names = list(dict.fromkeys(name for line in audit.methods for name in line))
+    states = sorted(Counter(record.status for record in records).items())
+    facts = {
+        **{name: ", ".join(values) for name, values in table.conditions.items()},
+        "shots": ", ".join(map(str, table.shots)),
+        "seeds": ", ".join(map(str, table.seeds)),
+        "records": ", ".join(f"{count:,} {name}" for name, count in states),
+    }
+    shared = [text_row(*fact) for fact in facts.items()]
     grids = [
         sheet(
             "findings",
@@ -45,7 +53,7 @@ def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
             ("kind", "what"),
             [text_row(each.level, each.text, css=each.level) for each in audit.findings],
         ),
-        _conditions(table, records),
+        sheet("conditions", "Conditions that all numbers share", ("condition", "value"), shared),
         sheet(
             "hazards",
             "Known hazards to fairness, each with its answer",
@@ -69,16 +77,6 @@ def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
         _incidents(records),
     ]
     return [grid for grid in grids if grid.lines]
-
-
-def _conditions(table: Table, records: Sequence[Record]) -> Grid:
-    states = sorted(Counter(record.status for record in records).items())
-    values = {name: ", ".join(values) for name, values in table.conditions.items()}
-    values["shots"] = ", ".join(map(str, table.shots))
-    values["seeds"] = ", ".join(map(str, table.seeds))
-    values["records"] = ", ".join(f"{count:,} {name}" for name, count in states)
-    rows = [text_row(*pair) for pair in values.items()]
-    return sheet("conditions", "Conditions that all numbers share", ("condition", "value"), rows)
 
 
 _OF_SPLIT = ("split.digest", "split.verified", "split.classes", "split.test")
@@ -120,7 +118,13 @@ def _methods(data: pd.DataFrame) -> Grid:
     for label, version, origin, code, *options in distinct(data, "label", *_OF_METHOD):
         groups[label].append((version, str(origin or ""), code, *map(_list_options, options)))
     rows = [
-        text_row(label, *(_list_values(column) for column in zip(*lines, strict=True)))
+        text_row(
+            label,
+            *(
+                limited(sorted({*column} - {""}), VALUES, " | ")
+                for column in zip(*lines, strict=True)
+            ),
+        )
         for label, lines in sorted(groups.items())
     ]
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
@@ -132,16 +136,15 @@ def _environment(records: Sequence[Record]) -> Grid:
     facts = _count_facts(record.environment for record in records)
     rows = []
     for name in sorted(facts, key=lambda name: (len(facts[name]) == 1, name)):
-        counts = facts[name]
+        ranked = sorted(facts[name].items(), key=lambda item: (-item[1], item[0]))
         if name.startswith(_OF_CODE):
             continue
-        if len(counts) == 1:
-            rows.append(text_row(name, next(iter(counts)), "no"))
+        if len(ranked) == 1:
+            rows.append(text_row(name, ranked[0][0], "no"))
             continue
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        shown = "; ".join(f"{value} ({count:,})" for value, count in ranked[:VALUES])
-        more = f"; and {len(ranked) - VALUES} more" if len(ranked) > VALUES else ""
-        rows.append(text_row(name, shown + more, "yes", css="differs"))
+        values = [f"{value} ({count:,})" for value, count in ranked[:VALUES]]
+        values += [f"and {len(ranked) - VALUES} more"] if len(ranked) > VALUES else []
+        rows.append(text_row(name, "; ".join(values), "yes", css="differs"))
     heads = ("fact", "value (records)", "differs")
     return sheet("environment", "Software and machines; what differed comes first", heads, rows)
 

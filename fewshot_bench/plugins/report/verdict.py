@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
@@ -25,8 +26,7 @@ ENOUGH = 3
 _UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`winner`, the `result` text after its name, and `sentences`, each on its own line.
 
     advice: what to do first, with the commands for it; empty if nothing is urgent.
@@ -46,15 +46,13 @@ def verdict(headline: Headline, pairs: Pairs, records: Sequence[Record], store: 
     """
     ranked = headline.ranked
     if not ranked:
-        words = (
-            "no method has a result in every cell that would be compared; "
-            "what is missing is listed at the end."
-        )
-        return Verdict("No winner yet", words)
+        words = "no method has a result in every cell that would be compared"
+        return Verdict("No winner yet", f"{words}; what is missing is listed at the end.")
+    left = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
     sentences = [
         _significance(headline, pairs),
         _against_baseline(headline, pairs),
-        _not_ranked(headline),
+        f"Not ranked: {_list(left, '; ')}." if left else "",
     ]
     advice, commands = _more_seeds(headline, records, store)
     result = _result(headline, pairs)
@@ -200,12 +198,6 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
     numbers = joined([f"{count} {words}" for words, count in counts.items() if count])
     methods = counted(len(tested), "method")
     return f"Of {methods} compared with the baseline {baseline.label}: {numbers}."
-
-
-def _not_ranked(headline: Headline) -> str:
-    """Methods without a number, each with the reason."""
-    names = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
-    return f"Not ranked: {_list(names, '; ')}." if names else ""
 
 
 def _list(names: Sequence[str], comma: str = ", ") -> str:

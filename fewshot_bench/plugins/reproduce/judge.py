@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fewshot_bench.analysis.statistics.intervals import rounded
-from fewshot_bench.analysis.table.cells import inapplicable_reason
+from fewshot_bench.analysis.table.build import inapplicable_reason
 from fewshot_bench.analysis.table.columns import number as finite
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.cells import Cell
 from fewshot_bench.plugins.reproduce.matching import is_published_data, mixture
 from fewshot_bench.plugins.reproduce.noise import Parts, Spread, binomial, half_width, parts, spread
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC, sources
 from fewshot_bench.utils.text import signed
 
 Status = Literal[
@@ -131,7 +131,12 @@ def judge(
     why its runs are missing.
     """
     number, random = cell.number, cell.setting.random
-    line = Line(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, "missing")
+    line = Line(
+        *(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, "missing"),
+        classes=number.classes,
+        kind=sources()[number.source, number.table].kind,
+        schedule=cell.setting.schedule,
+    )
     if cell.variant is None:
         return line.become("not shipped")
     tops = [(record, _top1(record)) for record in records if record.status == "done"]
@@ -205,10 +210,14 @@ def average(lines: Sequence[Line], mean: float | None = None) -> Line:
     used = select_averaged(lines)
     paper = _mean([line.paper for line in used or lines]) if mean is None else mean
     decimals = max(line.decimals for line in lines)
+    first = lines[0]
     whole = Line(
-        *(lines[0].method, AVERAGE, lines[0].shots, paper, decimals, "missing"),
+        *(first.method, AVERAGE, first.shots, paper, decimals, "missing"),
         datasets=len(used),
         datasets_of=len(lines),
+        classes=first.classes,
+        kind=first.kind,
+        schedule=first.schedule,
     )
     if not used:
         statuses = {line.status for line in lines}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import click
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import document as doc
+from fewshot_bench.analysis.formats.style import COLORS, MARKERS, SETTINGS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
+from fewshot_bench.analysis.table.figure import save
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, output_option
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
 from fewshot_bench.cli.panels import list_option
@@ -178,8 +181,6 @@ def command(
 
 
 def _write_figure(path: Path, settings: list[PrintedSetting], dark: bool) -> None:
-    from fewshot_bench.plugins.reproduce.printed_figure import draw
-
     check_file("--figure", path, FIGURES)
     kinds = {(each.backbone, each.dataset, each.shots, each.classes) for each in settings}
     if len(kinds) > 1:
@@ -188,5 +189,63 @@ def _write_figure(path: Path, settings: list[PrintedSetting], dark: bool) -> Non
             "such as -d average --shots 16 --backbone ViT-B-16 --classes all"
         )
     suffix = path.suffix.lower()
-    write_bytes(path, drawn(lambda: draw(settings, suffix[1:], dark=dark), suffix))
+    write_bytes(path, drawn(lambda: _draw(settings, suffix[1:], int(dark)), suffix))
     say(f"{path}: {len(settings)} methods")
+
+
+# (on a light page, on a dark page)
+_INK, _FAINT = ("#1f2328", "#e6edf3"), ("#d0d7de", "#3d444d")
+# Inches.
+_WIDTH, _LINE, _AROUND = 7.2, 0.34, 0.9
+
+
+def content(settings: Sequence[PrintedSetting]) -> str:
+    """The numbers of a figure as JSON, which the file states about itself."""
+    return json.dumps([[s.method, s.gap, s.text] for s in settings], ensure_ascii=False)
+
+
+def _draw(settings: Sequence[PrintedSetting], form: str, shade: int) -> bytes:
+    """A line per method, a dot per number. shade: 0 for a light page, 1 for a dark one."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink, faint = _INK[shade], _FAINT[shade]
+    sources = sorted({number.source for setting in settings for number in setting.numbers})
+    looks = {name: (COLORS[i % len(COLORS)][shade], MARKERS[i]) for i, name in enumerate(sources)}
+    style = SETTINGS | {"font.size": 9.5, "text.color": ink}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(_WIDTH, len(settings) * _LINE + _AROUND), layout="constrained")
+        axes: Any = figure.subplots()
+        for y, setting in enumerate(reversed(settings)):
+            ends = [setting.numbers[0].value, setting.numbers[-1].value]
+            axes.plot(ends, [y, y], color=faint, linewidth=3, zorder=1)
+            for number in setting.numbers:
+                color, marker = looks[number.source]
+                look = {"markerfacecolor": "none", "markeredgewidth": 2.0, "markersize": 8.0}
+                axes.plot(number.value, y, marker, color=color, label=number.source, **look)
+            around = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{setting.gap:.1f} points", (ends[1], y), color=ink, **around)
+        axes.set_yticks(range(len(settings)), [setting.method for setting in reversed(settings)])
+        axes.set_xlabel(_quantity(settings[0]), color=ink)
+        axes.tick_params(colors=ink, length=0)
+        axes.grid(axis="x", color=faint, linewidth=0.5)
+        axes.margins(x=0.12, y=0.08)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        legend = dict(zip(labels, handles, strict=True))
+        figure.legend(
+            [legend[name] for name in sources],
+            [f"printed by {name}" if name == sources[0] else name for name in sources],
+            loc="outside upper center",
+            ncols=min(len(legend), 5),
+            frameon=False,
+            handletextpad=0.2,
+        )
+    return save(figure, form, content(settings), style, transparent=True)
+
+
+def _quantity(setting: PrintedSetting) -> str:
+    where = "mean over 11 data sets" if setting.dataset == AVERAGE else setting.dataset
+    classes = "" if setting.classes == "all" else f", {setting.classes} classes"
+    return f"top-1 accuracy in %, {where}, {setting.shots}-shot, {setting.backbone}{classes}"

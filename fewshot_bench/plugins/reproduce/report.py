@@ -5,7 +5,6 @@ While the store has no result, what the table needs stands there in a few lines 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +45,10 @@ _COLUMNS = (
 _SOURCES = 2
 
 
+# Cells and their lines by row, shots and part of the classes.
+_Blocks = defaultdict[tuple[str, int, str], list[tuple[Cell, Line]]]
+
+
 class Report(NamedTuple):
     """A table beside ours. meta: facts of the whole table, as in JSON. lines: one per number."""
 
@@ -72,10 +75,18 @@ def build(
     for name in dict.fromkeys(cell.number.dataset for cell in cells):
         card = registry().dataset(name).card()
         counts[name] = {**card.expected_counts, "classes": card.expected_classes}
-    lines = list(_judge_blocks(table, wanted, cells, matches, counts, absent))
-    settings = {c.label if table.collected else c.setting.method: c.setting for c in cells}
     # A local file of the paper's model and tag counts as it.
     is_other = backbone.partition("@")[0] != table.backbone
+    unlike = {"backbone": is_other, "limit": wanted.limit is not None}
+    other = [name for name, differs in unlike.items() if differs]
+    blocks: _Blocks = defaultdict(list)
+    for cell in cells:
+        own, name = matches.of(cell), cell.number.dataset
+        reason = absent.get(name, "")
+        line = judge(cell, own, len(wanted.seeds), other, counts[name], reason)
+        blocks[cell.label, cell.shots, cell.number.classes].append((cell, line))
+    lines = list(_add_means(table, blocks))
+    settings = {c.label if table.collected else c.setting.method: c.setting for c in cells}
     places = [sources()[key] for key in table.tables]
     meta = {
         "reproduction": table.name,
@@ -101,50 +112,25 @@ def build(
     return Report(meta, lines)
 
 
-def _judge_blocks(
-    table: Reproduction,
-    wanted: Wanted,
-    cells: Sequence[Cell],
-    matches: Matches,
-    counts: Mapping[str, Mapping[str, int]],
-    absent: Mapping[str, str],
-) -> Iterator[Line]:
-    unlike = {
-        "backbone": matches.backbone.partition("@")[0] != table.backbone,
-        "limit": wanted.limit is not None,
-    }
-    other = [name for name, differs in unlike.items() if differs]
-    blocks: defaultdict[tuple[str, int, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        blocks[cell.label, cell.shots, cell.number.classes].append(cell)
+def _add_means(table: Reproduction, blocks: _Blocks) -> Iterator[Line]:
     # The mean of the base classes of a row, and the data sets that it is over.
     bases: dict[tuple[str, int], tuple[Line, set[str]]] = {}
-    for (label, shots, classes), block in blocks.items():
-        first = block[0]
-        judged = [
-            judge(
-                cell, matches.of(cell), len(wanted.seeds), other, counts[name], absent.get(name, "")
-            )
-            for cell in block
-            for name in [cell.number.dataset]
-        ]
+    for (label, shots, classes), pairs in blocks.items():
+        first, lines = pairs[0][0], [line for _, line in pairs]
         # For a method that is not shipped, a mean that is printed alone is all there is.
-        lines = [] if first.mean and first.variant is None else list(judged)
-        if first.mean or len(judged) > 1:
-            over = {line.dataset for line in select_averaged(judged)}
-            lines.append(average(judged, first.mean.value if first.mean else None))
-            if classes == "base":
-                bases[label, shots] = lines[-1], over
-            elif classes == "new" and (label, shots) in bases:
-                base, sets = bases[label, shots]
-                printed = table.harmonic(first.number)
-                value = printed.value if printed else None
-                lines.append(harmonic(base, lines[-1], value, same=over == sets))
-        kind = sources()[first.number.source, first.number.table].kind
-        for line in lines:
-            own = HARMONIC if line.classes == HARMONIC else classes
-            schedule = first.setting.schedule
-            yield dataclasses.replace(line, classes=own, kind=kind, schedule=schedule)
+        if not (first.mean and first.variant is None):
+            yield from lines
+        if not first.mean and len(lines) < 2:
+            continue
+        mean = average(lines, first.mean.value if first.mean else None)
+        over = {line.dataset for line in select_averaged(lines)}
+        yield mean
+        if classes == "base":
+            bases[label, shots] = mean, over
+        elif classes == "new" and (label, shots) in bases:
+            base, sets = bases[label, shots]
+            printed = table.harmonic(first.number)
+            yield harmonic(base, mean, printed.value if printed else None, same=over == sets)
 
 
 def _count_statuses(lines: Iterable[Line]) -> dict[str, int]:

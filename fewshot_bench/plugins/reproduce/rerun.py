@@ -20,7 +20,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
 
 if TYPE_CHECKING:
-    from fewshot_bench.runner.examination import Outcome
+    from fewshot_bench.runner.examiner import Outcome
     from fewshot_bench.store.store import Kept
 
 FACTS = {

@@ -21,7 +21,6 @@ from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.table.columns import number
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import per_class
-from fewshot_bench.plugins.trackers.plugin import MLFLOW_VARIABLE, WANDB_VARIABLE
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.text import printable
 
@@ -150,8 +149,8 @@ def wandb(cell: Contents, folder: Path) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # An unreachable server must not delay the cells that follow: W&B waits for 90 s.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_ANSWER_SECONDS))
-    mode: Any = (not offline.is_on() and os.environ.get(WANDB_VARIABLE)) or "offline"
-    os.environ[WANDB_VARIABLE] = mode
+    mode: Any = (not offline.is_on() and os.environ.get("WANDB_MODE")) or "offline"
+    os.environ["WANDB_MODE"] = mode
     import wandb as library
 
     run = library.init(
@@ -186,8 +185,12 @@ def mlflow(cell: Contents, folder: Path) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(os.environ.get(MLFLOW_VARIABLE) or folder.absolute().as_uri())
-    experiment = _find_experiment(client, folder)
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri())
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
+    # One of several starting workers creates the experiment.
+    with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
+        earlier = client.get_experiment_by_name(name)
+        experiment = str(earlier.experiment_id if earlier else client.create_experiment(name))
     run = client.create_run(experiment, run_name=cell.name)
     now = int(time.time() * 1000)
     client.log_batch(
@@ -200,14 +203,6 @@ def mlflow(cell: Contents, folder: Path) -> None:
     )
     status = "FAILED" if cell.status == "failed" else "FINISHED"
     client.set_terminated(run.info.run_id, status)
-
-
-def _find_experiment(client: Any, folder: Path) -> str:
-    """Id of the experiment; a lock makes one of several starting workers create it."""
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
-    with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
-        experiment = client.get_experiment_by_name(name)
-        return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def _make_plain(text: str) -> str:

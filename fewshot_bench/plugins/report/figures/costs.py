@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,9 +22,8 @@ APART = 0.1
 NARROW = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A method: its cost, and the value of its metric in percent."""
+class Point(NamedTuple):
+    """A method: its cost, and the value of its metric in percent; bold: the best of all."""
 
     contestant: Contestant
     cost: float
@@ -39,16 +37,16 @@ def draw_all(headline: Headline) -> tuple[list[Picture], list[str]]:
     A sentence in place of a cost whose differences between methods say nothing.
     """
     pictures, sentences = [], []
-    for column in (BILLED, *(other for other in COSTS.values() if other is not BILLED)):
+    best = next(iter(headline.ranked), None)
+    for column in sorted(COSTS.values(), key=lambda column: column is not BILLED):
         points = [
             Point(contestant, cost, headline.estimate(contestant).mean, contestant is best)
-            for best in headline.ranked[:1]
             for contestant in headline.drawn
             if contestant.cell and (cost := contestant.cell.costs.get(column.name)) is not None
         ]
-        same = _explain_alike(headline, column, points) if points else ""
-        if same:
-            sentences.append(same)
+        alike = _explain_alike(headline, column, points) if points else ""
+        if alike:
+            sentences.append(alike)
         elif points:
             pictures.append(_draw(headline.table.main.title, column, points))
     return pictures, sentences
@@ -61,20 +59,6 @@ def _explain_alike(headline: Headline, column: Cost, points: Sequence[Point]) ->
     than runs of one method are in the median over methods and data sets.
     """
     low, high = min(point.cost for point in points), max(point.cost for point in points)
-    noise = statistics.median(_ranges(headline, column) or [0.0])
-    shown = column.words(low), column.words(high)
-    if high - low > max(APART * high, noise):
-        return ""
-    if shown[0] == shown[1]:
-        return f"Not drawn: {column.subject}, {shown[0]} for every method."
-    near = "within a tenth of the largest"
-    if high - low > APART * high:
-        near = "no further apart than runs of one method are"
-    return f"Not drawn: {column.subject}, {shown[0]} to {shown[1]}, {near}."
-
-
-def _ranges(headline: Headline, column: Cost) -> list[float]:
-    """The range of a cost over the seeds of every method on every data set."""
     ranges = []
     for contestant in headline.drawn:
         for group in headline.members:
@@ -83,7 +67,15 @@ def _ranges(headline: Headline, column: Cost) -> list[float]:
             costs = [value for value in values if value is not None]
             if len(costs) > 1:
                 ranges.append(max(costs) - min(costs))
-    return ranges
+    if high - low > max(APART * high, statistics.median(ranges or [0.0])):
+        return ""
+    ends = column.words(low), column.words(high)
+    if ends[0] == ends[1]:
+        return f"Not drawn: {column.subject}, {ends[0]} for every method."
+    near = "within a tenth of the largest"
+    if high - low > APART * high:
+        near = "no further apart than runs of one method are"
+    return f"Not drawn: {column.subject}, {ends[0]} to {ends[1]}, {near}."
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -116,14 +108,8 @@ def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
     canvas.tag(line, "front")
     for point in points:
         look = point.contestant.look
-        (mark,) = axes.plot(
-            *([point.cost], [point.value]),
-            color=look.sentinel,
-            marker=look.marker,
-            markersize=(8 if point.bold else 6.5) * look.scale,
-            markeredgewidth=0,
-        )
-        canvas.tag(mark, "curve", look.css)
+        size = (8 if point.bold else 6.5) * look.scale
+        canvas.plot(axes, [point.cost], [point.value], look, marker=look.marker, markersize=size)
     axes.margins(x=0.12, y=0.14)
     axes.set_xlabel(column.axis)
     axes.minorticks_off()
@@ -161,26 +147,16 @@ def _shorten(value: float) -> str:
     return f"{value:g}"
 
 
-# Where a name may stand beside its point, the best first: offset in points, and the share of its
-# width and height that lies to the left of and below that.
-_BESIDE = np.array(
-    (
-        ((-5.0, 4.0), (1.0, 0.0)),
-        ((-7.0, 0.0), (1.0, 0.5)),
-        ((0.0, 6.0), (0.5, 0.0)),
-        ((6.0, -5.0), (0.0, 1.0)),
-        ((8.0, 0.0), (0.0, 0.5)),
-        ((0.0, -7.0), (0.5, 1.0)),
-    )
-)
 # Names: font size, characters, points from the bottom of one to that of the next.
 _SIZE, _LONGEST, _HEIGHT = 8.0, 20, 10.0
+# Points from a mark to a name that needs no line to it.
+_NEAR = 7.0
 
 
 def _label_points(
     canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Point]
 ) -> None:
-    """Name every point: beside it if there is room, else near it with a line to it."""
+    """Name every point: at the nearest place that is free, with a line if that is not near."""
     order = sorted(points, key=lambda point: (not point.bold, point not in best, -point.value))
     scale = axes.figure.dpi / 72
     # Matplotlib fits the view to the points only on request.
@@ -193,12 +169,12 @@ def _label_points(
     for point, mark in zip(order, marks, strict=True):
         look, words = point.contestant.look, names[point.contestant.label]
         size = np.array((width_of(words, _SIZE, bold=point.bold), _HEIGHT))
-        box, near = _find_room(mark, size, frame, np.array(boxes))
-        boxes.append(box)
+        low, gap = _find_room(mark, size, frame, np.array(boxes))
+        boxes.append(np.concatenate((low, low + size)))
         common = {"xy": (point.cost, point.value), "textcoords": "offset points"}
         label = axes.annotate(
             words,
-            xytext=box[:2] - mark,
+            xytext=low - mark,
             fontsize=_SIZE,
             ha="left",
             va="bottom",
@@ -207,9 +183,9 @@ def _label_points(
             **common,
         )
         canvas.tag(label, "curve", "name", look.css)
-        if not near:
+        if gap > _NEAR:
             # A thin line from the mark to the nearest edge of its name.
-            end = np.clip(mark, box[:2], box[2:]) - mark
+            end = np.clip(mark, low, low + size) - mark
             thin = {"arrowstyle": "-", "color": look.sentinel, "linewidth": 0.6}
             thin |= {"shrinkA": 0.0, "shrinkB": 0.0}
             arrow = axes.annotate("", xytext=end, arrowprops=thin, **common).arrow_patch
@@ -217,33 +193,20 @@ def _label_points(
 
 
 def _find_room(
-    mark: np.ndarray, size: np.ndarray, frame: np.ndarray, taken: np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """The box for a name of this size inside the frame, and True if it is by its mark.
+    mark: np.ndarray, size: np.ndarray, frame: np.ndarray, boxes: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The low corner for a name of this size inside the frame, and how far it is from its mark.
 
-    Otherwise the nearest free one of a grid, or the one with the least overlap if none is free.
-    taken: (boxes, 4). All boxes are left, bottom, right, top.
+    Of the places of a grid, it is the one that covers the least of `boxes`, then the nearest.
+    boxes: (boxes, 4), as the frame: left, bottom, right, top. All in points.
     """
-    beside = mark + _BESIDE[:, 0] - _BESIDE[:, 1] * size
-    inside = ((beside >= frame[:2]) & (beside + size <= frame[2:])).all(axis=1)
-    free = np.flatnonzero(inside & (_cover(beside, size, taken) == 0))
-    if len(free):
-        low, near = beside[free[0]], True
-    else:
-        steps = [
-            first + step * np.arange(max(int((last - first) / step), 0) + 1)
-            for first, last, step in zip(frame[:2], frame[2:] - size, (4.0, 2.5), strict=True)
-        ]
-        grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
-        away = np.maximum(np.maximum(grid - mark, mark - grid - size), 0.0)
-        order = np.lexsort((np.hypot(*away.T), _cover(grid, size, taken)))
-        low, near = grid[order[0]], False
-    return np.concatenate((low, low + size)), near
-
-
-def _cover(low: np.ndarray, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """(places,) the covered area of boxes of this size, from their (places, 2) low corners."""
-    corners = low[:, None]
-    sides = np.minimum(corners + size, taken[:, 2:]) - np.maximum(corners, taken[:, :2])
-    area: np.ndarray = np.maximum(sides, 0.0).prod(axis=2).sum(axis=1)
-    return area
+    steps = [
+        np.arange(first, max(last, first) + 0.1, step)
+        for first, last, step in zip(frame[:2], frame[2:] - size, (4.0, 2.5), strict=True)
+    ]
+    grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    sides = np.minimum(grid[:, None] + size, boxes[:, 2:]) - np.maximum(grid[:, None], boxes[:, :2])
+    cover = np.maximum(sides, 0.0).prod(axis=2).sum(axis=1)
+    gaps = np.hypot(*np.maximum(np.maximum(grid - mark, mark - grid - size), 0.0).T)
+    best = np.lexsort((gaps, cover))[0]
+    return grid[best], float(gaps[best])

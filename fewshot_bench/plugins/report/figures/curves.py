@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewshot_bench.analysis.formats.style import INK, Look
+from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.plugins.report import text
@@ -139,28 +139,23 @@ def _draw_curves(canvas: Canvas, axes: Any, curves: Sequence[Curve], shots: Sequ
     left, right = -_pad(len(at)), max(at.values()) + _pad(len(at))
     own = _shots_of(curves)
     for curve in sorted(curves, key=lambda curve: curve.bold):
-        color = curve.look.sentinel
         if curve.is_flat:
             level = [curve.last[1]] * 2
             dots = (0, (1.0, 2.2))
-            (line,) = axes.plot([left, right], level, color=color, linewidth=1.6, linestyle=dots)
-            canvas.tag(line, "curve", curve.look.css)
+            canvas.plot(axes, [left, right], level, curve.look, linewidth=1.6, linestyle=dots)
             continue
         # A number that another method has and this one lacks is a gap, never interpolated.
         means, low, high = with_gaps(curve.points, own)
         xs = [at[count] for count in own]
-        band = axes.fill_between(xs, low, high, color=color, alpha=BAND, linewidth=0)
+        band = axes.fill_between(xs, low, high, color=curve.look.sentinel, alpha=BAND, linewidth=0)
         canvas.tag(band, "band", curve.look.css, *(("lead",) if curve.bold else ()))
-        (line,) = axes.plot(
-            *(xs, means),
-            color=color,
+        canvas.plot(
+            *(axes, xs, means, curve.look),
             linewidth=2.2 if curve.bold else 1.2,
             linestyle=curve.look.line,
             marker=curve.look.marker,
             markersize=(5.0 if curve.bold else 3.8) * curve.look.scale,
-            markeredgewidth=0,
         )
-        canvas.tag(line, "curve", curve.look.css)
     axes.set_xlim(left, right)
     axes.set_xticks(list(at.values()), [str(count) for count in at])
     # The scale fits the means; wide intervals of few seeds may leave the panel.
@@ -186,30 +181,13 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[tuple[Curve, str]]) ->
     for (curve, words), level in zip(ends, levels, strict=True):
         mean, look = curve.last[1], curve.look
         start = right if curve.is_flat else last
-        (line,) = axes.plot(
-            *([start, right, right + 0.5 * BESIDE * point], [mean, mean, level]),
-            color=look.sentinel,
-            linewidth=0.7,
-            alpha=0.7,
-            clip_on=False,
-        )
-        canvas.tag(line, "curve", look.css)
-        axes.plot(
-            *([right + 0.7 * BESIDE * point], [level]),
-            color=look.sentinel,
-            marker=look.marker,
-            markersize=4.6 * look.scale,
-            markeredgewidth=0,
-            clip_on=False,
-        )
-        label = axes.text(
-            *(right + BESIDE * point, level, words),
-            color=INK,
-            va="center",
-            fontsize=SIZE,
-            fontweight="bold" if curve.bold else "normal",
-        )
-        canvas.tag(label, "curve", "end", look.css)
+        ends_at = [start, right, right + 0.5 * BESIDE * point]
+        thin = {"linewidth": 0.7, "alpha": 0.7, "clip_on": False}
+        canvas.plot(axes, ends_at, [mean, mean, level], look, **thin)
+        mark = {"marker": look.marker, "markersize": 4.6 * look.scale, "clip_on": False}
+        canvas.plot(axes, [right + 0.7 * BESIDE * point], [level], look, **mark)
+        beside = right + BESIDE * point, level
+        canvas.write(axes, beside, words, look, "end", fontsize=SIZE, bold=curve.bold)
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -123,20 +123,8 @@ def _draw_stem(
     low, high = axes.get_xlim()
     span = high - low
     side = low - 0.03 * span if left else high + 0.03 * span
-    common = {"color": look.sentinel, "clip_on": False}
-    (line,) = axes.plot([rank, rank, side], [TOP, y, y], linewidth=1.1, **common)
-    size = 5 * look.scale
-    (mark,) = axes.plot(
-        [rank], [TOP], marker=look.marker, markersize=size, markeredgewidth=0, **common
-    )
-    label = axes.text(
-        side + (-0.01 if left else 0.01) * span,
-        y,
-        words,
-        ha="right" if left else "left",
-        va="center",
-        fontsize=8.5,
-        fontweight="bold" if bold else "normal",
-    )
-    for artist in (line, mark, label):
-        canvas.tag(artist, "curve", look.css)
+    canvas.plot(axes, [rank, rank, side], [TOP, y, y], look, linewidth=1.1, clip_on=False)
+    mark = {"marker": look.marker, "markersize": 5 * look.scale, "clip_on": False}
+    canvas.plot(axes, [rank], [TOP], look, **mark)
+    at = side + (-0.01 if left else 0.01) * span, y
+    canvas.write(axes, at, words, look, ha="right" if left else "left", fontsize=8.5, bold=bold)

@@ -6,13 +6,13 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats.style import color_variables
+from fewshot_bench.analysis.formats.style import INK, Look, color_variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +57,27 @@ class Canvas:
         """Give an artist CSS classes (letters and digits)."""
         self._tags += 1
         artist.set_gid(f"{MARK}-{'_'.join(classes)}-{self._tags}")
+
+    def plot(
+        self, axes: Any, xs: Sequence[float], ys: Sequence[float], look: Look, **style: Any
+    ) -> None:
+        """Draw a line or a mark of a method in its color."""
+        (line,) = axes.plot(xs, ys, color=look.sentinel, markeredgewidth=0, **style)
+        self.tag(line, "curve", look.css)
+
+    def write(
+        self,
+        axes: Any,
+        at: tuple[float, float],
+        words: str,
+        look: Look,
+        kind: str = "",
+        **style: Any,
+    ) -> None:
+        """Write the name of a method; kind: a further class of it."""
+        bold = "bold" if style.pop("bold", False) else "normal"
+        label = axes.text(*at, words, color=INK, va="center", fontweight=bold, **style)
+        self.tag(label, *filter(None, ("curve", kind)), look.css)
 
     def svg(self, title: str, description: str) -> Any:
         """The figure as an inline element of HTML; title and description are read aloud."""
