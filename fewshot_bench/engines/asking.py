@@ -115,7 +115,7 @@ def _choose_device(request: Request) -> str:
 def _check_devices(names: tuple[str, ...], here: bool) -> None:
     """UsageError unless the devices go together, and this machine has them if cells run `here`."""
     for name in names:
-        check_device(name, here=here)
+        check_device(name, here=False)
     if len(set(names)) != len(names):
         raise UsageError(f"devices {','.join(names)}: one stands there twice")
     if len({name.partition(":")[0] for name in names}) > 1:
@@ -125,6 +125,8 @@ def _check_devices(names: tuple[str, ...], here: bool) -> None:
         )
     if len(names) > 1 and "cuda" in names:
         raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
+    for name in names:
+        check_device(name, here=here)
 
 
 def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:

@@ -71,7 +71,7 @@ def test_terminal_shows_the_worst_and_the_best(store: Store) -> None:
 def test_what_does_not_go_with_it(store: Store, words: tuple[str, str]) -> None:
     error = run_compare("--store", store.path, "--per-class", *words).exception
     assert isinstance(error, UsageError)
-    assert f"leave out {words[0]}" in str(error)
+    assert f"--per-class has no room for {words[0]}" in str(error)
 
 
 def test_records_without_logits_are_counted(tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ from fewshot_bench.analysis.formats.document import (
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.build import Names
-from fewshot_bench.analysis.table.layouts import COMMANDS, SCREENS, close, marks
-from fewshot_bench.analysis.table.notes import RANGES
+from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
 from fewshot_bench.analysis.table.table import (
     AVERAGE,
     Group,

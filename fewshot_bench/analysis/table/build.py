@@ -67,7 +67,6 @@ _SHORT = (
     *("split.short_classes", "split.fitted_classes", "split.classes"),
     *("split.smallest_class", "split.short_val"),
 )
-_READ = ("split", "split.verified", *_SHORT, *(cost.source for cost in COSTS.values()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,7 +111,9 @@ def build(
     main = options.metrics[options.metric]
     data = frame(records) if data is None else data
     groups = table_groups(data, options.dataset, harmonic=main.higher_is_better)
-    read = ("record", *_READ, *(f"metrics.{name}" for name in options.metrics))
+    costs = (cost.source for cost in COSTS.values())
+    numbers = (f"metrics.{name}" for name in options.metrics)
+    read = ("record", "split", "split.verified", *_SHORT, *costs, *numbers)
     load(data, *read[1:])
     if not options.allow_mixed:
         refuse_mixed(data)

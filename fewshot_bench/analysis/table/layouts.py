@@ -39,7 +39,7 @@ from fewshot_bench.analysis.table.columns import (
     sort_rows,
     text_columns,
 )
-from fewshot_bench.analysis.table.notes import RANGES
+from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
 from fewshot_bench.analysis.table.significance import Ranking, Significance, Standing
 from fewshot_bench.analysis.table.table import AVERAGE, Cell, Group, Row, Scope, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
@@ -296,11 +296,6 @@ def _csv_heads(block: Block) -> list[str]:
     return [f"dataset_{head}" if head in taken else head for head in block.heads]
 
 
-SCREENS = ("terminal", "html")
-# Number of commands shown on a screen; the rest is only counted.
-COMMANDS = 8
-
-
 @dataclass(frozen=True, slots=True)
 class Block:
     """What a grid shows: a column per group and number of shots, and the rows in order.
@@ -489,21 +484,6 @@ def _stars(table: Table) -> str:
         return ""
     text = "; * p < 0.05, paired over test images too, after Holm's correction"
     return text + (ONE_SEED if any(test.result.conditional for test in tests) else "")
-
-
-def close(table: Table, limit: int | None) -> tuple[list[str], list[str]]:
-    """Notes, and commands that run missing cells (at most `limit`; a note counts the rest)."""
-    notes, commands = list(table.notes), list(table.commands[:limit])
-    hidden = len(table.commands) - len(commands)
-    if hidden:
-        notes.append(f"{hidden} more commands for missing cells in --format json")
-    return notes, commands
-
-
-def marks(table: Table) -> str:
-    """Marks that qualify the comparison, for a caption."""
-    every = sorted({mark for row in table.rows for mark in row.marks})
-    return f"; {'; '.join(every)}".upper() if every else ""
 
 
 def evidence(table: Table) -> Iterator[Grid]:

@@ -16,6 +16,9 @@ from fewshot_bench.analysis.table.table import (
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
+SCREENS = ("terminal", "html")
+# Number of commands shown on a screen; the rest is only counted.
+COMMANDS = 8
 _LISTED = 12
 _TWO = "an interval from two says nothing (Student's t with one degree of freedom)"
 # Notes on numbers without an interval: of two seeds, and of more runs that share their seeds.
@@ -301,3 +304,18 @@ def _some(parts: Sequence[str], separator: str = ", ") -> str:
     more = len(parts) - _LISTED
     shown = separator.join(parts[:_LISTED])
     return f"{shown}{separator}and {more} more" if more > 0 else shown
+
+
+def close(table: Table, limit: int | None) -> tuple[list[str], list[str]]:
+    """Notes, and commands that run missing cells (at most `limit`; a note counts the rest)."""
+    notes, commands = list(table.notes), list(table.commands[:limit])
+    hidden = len(table.commands) - len(commands)
+    if hidden:
+        notes.append(f"{hidden} more commands for missing cells in --format json")
+    return notes, commands
+
+
+def marks(table: Table) -> str:
+    """Marks that qualify the comparison, for a caption."""
+    every = sorted({mark for row in table.rows for mark in row.marks})
+    return f"; {'; '.join(every)}".upper() if every else ""
