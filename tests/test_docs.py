@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
+from tests.helpers import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TOP = ("README.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -67,20 +70,18 @@ def test_the_architecture_page_names_files_that_are_there() -> None:
     assert not {name for name in named if not any((f / name).exists() for f in folders)}
 
 
-def test_the_page_on_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_on_python_runs_as_a_script(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     script = tmp_path / "page.py"
     # Fewer images take less time and change nothing that is tested.
     text = "\n".join(blocks).replace("limit=200", "limit=20")
     script.write_text(text, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(text, str(script), "exec"), {"__name__": "__main__"})
-    out = capfd.readouterr().out
+    command = [sys.executable, script.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
     for line in re.findall(r"# ((?:Results|unknown)[^.\n]*)", "\n".join(blocks)):
-        assert line.strip() in out
+        assert line.strip() in done.stdout
     files = {"table.tex", "table.csv", "table.json", "table.html", "curves.pdf"}
     assert files <= {path.name for path in tmp_path.iterdir()}
 

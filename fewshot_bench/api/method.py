@@ -157,7 +157,8 @@ def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
     parameters = []
     for field in dataclasses.fields(method):
         default = field.default
-        if field.default_factory is not dataclasses.MISSING:
+        # In a class that was pickled, the other MISSING of a field with a default is a copy.
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         about = (str(field.metadata.get(name, "")) for name in ("help", "unit", "source"))
         parameters.append(Hyperparameter(field.name, hints[field.name], default, *about))

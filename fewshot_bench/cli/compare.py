@@ -87,6 +87,10 @@ def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> N
     latex.check_label(asked["label"] or "", "--label")
     if asked["caption"] and form in ("csv", "json"):
         raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
+    if form == "latex" and "curve" in (asked["columns"] or "").replace(" ", "").split(","):
+        raise UsageError(
+            "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
+        )
     if layout == "paper" and form == "json":
         raise UsageError("--layout paper has no json, which holds all numbers; leave it out")
     given = {**asked, "metric": asked["metric"] != "top1"}
@@ -312,44 +316,36 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
 
     check_options(asked, form, output)
     swept = read_sweep(asked)
-    metric, sort, columns = asked["metric"], asked["sort"] or "", asked["columns"]
-    is_paper = asked["layout"] == "paper"
+    layout, caption = asked["layout"], asked["caption"] or ""
     opened = Store(store)
     with working("compare"):
-        every_version = asked["allow_mixed"]
-        chosen, older, unrunnable = choose_records(opened, asked, every_version=every_version)
+        chosen, notes, older = choose_records(opened, asked, every_version=asked["allow_mixed"])
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
-            older += undrawn
-        names = {metric, sort, *map(str.strip, (columns or "").split(","))}
+            notes += undrawn
+        names = {asked["metric"], asked["sort"], *(asked["columns"] or "").split(",")}
+        names = {name.strip() for name in names if name}
         metrics = find_metrics(names)
         if form not in ("csv", "json"):
             metrics = {name: about for name, about in metrics.items() if name in names}
         options = Options(
-            metric=metric,
             metrics=metrics,
             store=str(store),
-            columns=columns,
-            sort=sort,
-            sign_each=form in ("latex", "markdown") and not is_paper,
-            notes=older,
-            older=unrunnable,
+            sort=asked["sort"] or "",
+            sign_each=form in ("latex", "markdown") and layout != "paper",
+            notes=notes,
+            older=older,
             **{name: asked[name] for name in _OF_TABLE},
         )
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
         if asked["per_class"]:
             made = map_blocks(chosen, options, _tables_only, warn)
-            shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
+            shown = document_of(made, partial(_classes, outcomes=outcomes, before=notes))
         else:
             made = compare(chosen, outcomes, options, warn)
-            caption = asked["caption"] or ""
-            lay = partial(
-                _document, form=form, layout=asked["layout"], caption=caption, swept=swept
-            )
-            shown = document_of(made, lay)
-        if is_paper and form == "latex":
-            label = asked["label"] or ""
-            text = latex.write_paper(shown, label=label, caption=asked["caption"] or "")
+            shown = document_of(made, lambda own: lay_out(own[0], form, layout, caption, swept))
+        if layout == "paper" and form == "latex":
+            text = latex.write_paper(shown, label=asked["label"] or "", caption=caption)
         else:
             text = formats.render(shown, form, **terminal_style(output))
     if asked["figure"] is not None:
@@ -363,18 +359,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
 
 
 # Options of a table that the command has under the same names.
-_OF_TABLE = ("baseline", "allow_mixed", "method", "dataset", "rename")
-
-
-def _document(
-    shown: Shown, form: str, layout: str, caption: str, swept: SweepOptions | None
-) -> Document:
-    table, _ = shown
-    if form == "latex" and "curve" in (table.columns or ()):
-        raise UsageError(
-            "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
-        )
-    return lay_out(table, form, layout, caption, swept)
+_OF_TABLE = ("metric", "columns", "baseline", "allow_mixed", "method", "dataset", "rename")
 
 
 def _tables_only(block: Block, options: Options) -> Shown:

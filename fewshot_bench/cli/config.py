@@ -60,11 +60,11 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     return values or {}
 
 
-def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
+def as_defaults(values: Mapping[str, Any], ctx: click.Context, path: Path) -> dict[str, Any]:
     """Config values as defaults of the command's options, whose types will convert them."""
     options = {
         name.lstrip("-"): parameter
-        for parameter in command.get_params(click.Context(command))
+        for parameter in ctx.command.get_params(ctx)
         if isinstance(parameter, click.Option) and parameter.name not in ("config", "save_config")
         for name in parameter.opts
         if name.startswith("--")

@@ -105,7 +105,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     if len(paths) > 1:
         raise UsageError(f"--config {paths[-1]}: stands {len(paths)} times, expected one file")
     for path in paths:
-        defaults = as_defaults(read_config(path), ctx.command, path)
+        defaults = as_defaults(read_config(path), ctx, path)
         ctx.meta[CONFIG] = path, tuple(defaults.get("options", ()))
         ctx.default_map = {**(ctx.default_map or {}), **defaults}
 

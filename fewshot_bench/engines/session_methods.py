@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import copyreg
 import dataclasses
 import dis
 import functools
@@ -59,6 +60,8 @@ getattr({name}.fit, "__globals__", {{}}).update(names)
 #
 {source}
 '''
+# By name: the fields of an unpickled dataclass compare with it by identity.
+copyreg.pickle(type(dataclasses.MISSING), lambda value: "MISSING")
 # Values that are pickled as they are.
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), list, tuple, dict)
 # Attributes of a class that follow from others, or say where it stands.

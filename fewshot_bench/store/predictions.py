@@ -139,7 +139,9 @@ class Outcome:
         asked = needs(metric.scores)
         scores = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
         value = self.metrics.get(metric.name) if metric.source else None
-        if value is not None and not _is_mean(value, mean := metric.scale * float(scores.mean())):
+        mean = metric.scale * float(scores.mean())
+        # The value is rounded as in records.
+        if value is not None and not math.isclose(value, mean, rel_tol=1e-4, abs_tol=ROUNDED):
             raise ContractError(
                 f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
                 f"{value:.6f}: expected the same{metric.registered}"
@@ -284,7 +286,8 @@ class Outcomes:
         stamps = [self._stamp(record) for record in absent]
         with ThreadPoolExecutor(THREADS) as pool:
             # A small answer takes less time than passing it from thread to thread.
-            each = pool.map if any(map(_has_many, absent)) else map
+            many = any((record.split.get("test") or 0) >= MANY for record in absent)
+            each = pool.map if many else map
             outcomes = list(each(self._compute_or_none, absent))
         new = zip(absent, stamps, outcomes, strict=True)
         usable = [(r, stamp, outcome) for r, stamp, outcome in new if outcome and stamp]
@@ -412,16 +415,6 @@ class Outcomes:
         if images not in self._queries:
             self._queries[images] = Queries.of(stored)
         return self._queries[images]
-
-
-def _has_many(record: Record) -> bool:
-    queries = record.split.get("test")
-    return isinstance(queries, int) and queries >= MANY
-
-
-def _is_mean(value: float, mean: float) -> bool:
-    """True if a value, which is rounded as in records, is this mean of scores."""
-    return math.isclose(value, mean, rel_tol=1e-4, abs_tol=ROUNDED)
 
 
 def _needs_logits(metric: Metric) -> bool:

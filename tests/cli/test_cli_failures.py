@@ -81,7 +81,7 @@ def test_logits_that_are_not_finite_name_their_line_and_a_step_that_can_be_taken
 ) -> None:
     nan = ("-m", "bad-logits", "-o", "bad-logits.how=nan", "--precision", precision)
     said = failed(tmp_path / "store", *nan, "--seeds", "1")
-    assert re.search(r"not finite; .* \(at \S*scoring\.py:\d+ in logits\)", said)
+    assert re.search(r"not finite in float32; .* \(at \S*scoring\.py:\d+ in logits\)", said)
     assert ("--precision fp32" in said) == (precision != "fp32")
 
 

@@ -40,7 +40,7 @@ def _configs(folder: Path) -> list[Seed]:
 def _read_config(folder: Path, file: Path) -> bool:
     from fewshot_bench.cli.run import command
 
-    config.as_defaults(config.read_config(file), command, file)
+    config.as_defaults(config.read_config(file), click.Context(command), file)
     command.make_context("run", ["--config", str(file), *PARSED_WITHOUT_RUNNING])
     return True
 

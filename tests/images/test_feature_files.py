@@ -85,7 +85,7 @@ HARM = st.tuples(
 BUDGETS = [0, 300_000, 600_000, None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.one_of(GET, GET, HARM), max_size=16), st.sampled_from(BUDGETS))
 def test_no_interleaving_serves_a_wrong_row(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple], budget: int | None
@@ -107,7 +107,8 @@ def test_no_interleaving_serves_a_wrong_row(
 
 def harm(caches: Caches, kind: str, which: int, where: int) -> None:
     """Damage one file, or leave the journal of a killed process."""
-    paths = caches.files()
+    # Of a removed file, a journal may be left.
+    paths = [path for path in caches.files() if path.exists()]
     if paths:
         path = paths[which % len(paths)]
         content = bytearray(path.read_bytes())

@@ -133,7 +133,7 @@ def test_heads(val: bool) -> None:
     ours = CrossModal(iterations=ITERATIONS).fit(task, BACKBONE, ctx)
     same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ head.T)
     assert relative_gap(head, unit(BASE)) > 1e-4
-    assert ctx.selection["configurations"] == (6 * 4 if val else 0)
+    assert ctx.selection["configurations"] == (6 * 3 if val else 0)
     head = expected([(images, labels)], unit(BASE), [8, 32])
     ours = WiseFt(iterations=ITERATIONS).fit(task, BACKBONE, context())
     same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ (head + unit(BASE)).T / 2)

@@ -216,11 +216,11 @@ def test_a_data_set_that_cannot_be_planned_is_left_out(
     call = ("reproduce", "gda-rn50", *QUICK, "--store", tmp_path / "store", "--dry-run", "-d")
     dry = fsbench(*call, "dtd,eurosat")
     assert dry.code == 0, dry.err
-    assert "left out: eurosat has no validation images" in dry.err
+    assert "left out: data set 'eurosat' has no validation images" in dry.err
     assert "1 cell: 0 done already, 1 to run" in dry.out
     assert "no data for" not in dry.out
     alone = fsbench(*call, "eurosat")
-    assert (alone.code, "left out: eurosat" in alone.err) == (0, True)
+    assert (alone.code, "left out: data set 'eurosat'" in alone.err) == (0, True)
     assert "worker" not in alone.out
     shown = fsbench(*call[:-2], "-d", "eurosat", "--format", "csv")
     (line,) = read_csv(shown.out)
