@@ -101,9 +101,7 @@ class RemoteExaminer:
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
-        lists = msgspec.convert(self.ask("cell", spec=spec.to_dict())[0], CellLists)
-        # Seeds of fits have never depended on this digest (`fit.seed_of`).
-        return dataclasses.replace(lists, support="")
+        return msgspec.convert(self.ask("cell", spec=spec.to_dict())[0], CellLists)
 
     def files(self, images: ImageList) -> EncodedFiles:
         """The encoded files of an image list."""

@@ -124,8 +124,8 @@ class CellLists:
     """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
 
     train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
-    `fsbench splits show`; support: the digest of `train` alone. queries: without labels, and
-    shuffled by a secret of the run, since an order that is known would reveal labels by position.
+    `fsbench splits show`. queries: without labels, and shuffled by a secret of the run, since an
+    order that is known would reveal labels by position.
     """
 
     fitted: LabelSpace
@@ -134,7 +134,6 @@ class CellLists:
     val: ImageList
     queries: ImageList
     picks: str = ""
-    support: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +213,6 @@ class Examiner:
             val=self._list_labeled(cell, split.val),
             queries=self.images(cell.target, tuple(split.test[index] for index in cell.order), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
-            support=digest_of((("train", split.train),)),
         )
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:

@@ -19,7 +19,7 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
-from tests.helpers import cells, fsbench, quick, record_files
+from tests.helpers import cells, fsbench, image_folder, quick, record_files
 from tests.store_cases import fit_digests
 
 
@@ -61,6 +61,19 @@ def test_a_cell_repeats_bit_for_bit_and_nothing_is_stored(kept: tuple[Path, Reco
     assert record_files(store) == before
     path = store / "records" / record.spec.key()[:2] / f"{record.spec.key()}.json"
     assert fsbench("rerun", path).out.splitlines()[-1] == "same result, bit for bit"
+
+
+def test_a_cell_of_own_images_from_a_worker_repeats_here(tmp_path: Path) -> None:
+    name, store = f"folder:{image_folder(tmp_path / 'photos')}", tmp_path / "store"
+    options = ("-o", "clip-lora.iterations=2")
+    run = fsbench(
+        *("run", "-m", "clip-lora", "-d", name, "--shots", 1, "--seeds", 1, "--backbone", "tiny"),
+        *(*options, "--store", store),
+    )
+    assert run.code == 0, run
+    (path,) = (store / "records").rglob("*.json")
+    result = fsbench("rerun", path, "--store", store)
+    assert (result.code, result.out.splitlines()[-1]) == (0, "same result, bit for bit"), result
 
 
 @pytest.mark.parametrize(
