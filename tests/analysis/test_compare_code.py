@@ -44,10 +44,10 @@ def test_what_failed_has_no_number_to_mix() -> None:
 
 def test_one_code_is_chosen_and_other_methods_stay() -> None:
     other = coded("3" * 64, make("zero-shot"))
-    found = select([*MIXED, other], {}, {"code": OLD[:6]})
+    found = select([*MIXED, other], {"code": OLD[:6]})
     assert found == [MIXED[0], other]
     with pytest.raises(UsageError, match="code"):
-        select(MIXED, {}, {"code": "abc"})
+        select(MIXED, {"code": "abc"})
 
 
 def test_audit_names_it() -> None:
