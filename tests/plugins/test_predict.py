@@ -137,7 +137,6 @@ def test_an_empty_list_leaves_an_earlier_answer(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("notes", {"a": functools.reduce(lambda inner, _: [inner], range(500), [])}),
         ("options", {"a": functools.reduce(lambda inner, _: {"a": inner}, range(500), {})}),
         ("classnames", ["cat", "\x1b[31mdog"]),
         ("classnames", ["cat", "dog\n"]),
