@@ -81,6 +81,10 @@ def test_the_plugin_runs_by_name_from_its_own_package(scripts: Path, tmp_path: P
     assert all(25 < float(row["top1_mean"]) <= 100 for row in rows)
     origin = good(run(scripts / "python", "-c", "import fewshot_bench as f; print(f.__file__)"))
     assert str(scripts.parent) in origin
-    output = good(run(fsbench, "check", "prototype", "-o", "weight=0.3"))
+
+
+@pytest.mark.slow
+def test_the_plugin_passes_the_kit(scripts: Path) -> None:
+    output = good(run(scripts / "fsbench", "check", "prototype", "-o", "weight=0.3"))
     assert "pass  check_prints_nothing" in output
     assert "failed" not in output

@@ -54,7 +54,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     store, ending = tmp_path / "store", tmp_path / "ending"
     # A claim of a worker that was killed lasts as long as the lease.
     slow = ("run", "-m", "slow", "-o", "seconds=0", *matrix, "--store", store, *SLURM)
-    slow += ("--lease", "20", "--array", "1")
+    slow += ("--lease", "8", "--array", "1")
     gates = {"FSBENCH_TEST_FITS": str(tmp_path / "fits"), "FSBENCH_TEST_ENDING": str(ending)}
     environment = dict(os.environ) | cluster.environment | gates
     ending.write_text("1")
