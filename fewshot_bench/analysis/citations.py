@@ -1,4 +1,4 @@
-"""What to cite for results: papers of methods, data sets and backbones, and this tool, as BibTeX.
+"""Citations of results: papers of methods, data sets and backbones, and this tool, as BibTeX.
 
 `of_records` and `of_names` return `Citations`.
 """
@@ -48,7 +48,7 @@ class Citations:
 
 
 def of_records(records: Sequence[Record]) -> Citations:
-    """What the records used; papers of a method that they state come before those of its card."""
+    """The works that records used; papers of a method that they state come before its card's."""
     stated: dict[str, Mapping[str, str]] = {}
     read = Record.entries(records, "footprint", "card.papers")
     for record, (papers,) in zip(records, read, strict=True):
@@ -68,7 +68,7 @@ def of_records(records: Sequence[Record]) -> Citations:
 def of_names(
     methods: Iterable[str] = (), datasets: Iterable[str] = (), backbones: Iterable[str] = ()
 ) -> Citations:
-    """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
+    """The works to cite for names; PluginError or UsageError for a method that cannot be had."""
     citations = Citations()
     citations.add_each("method", methods, papers_of_method)
     citations.add_each("data set", datasets, papers_of_dataset)

@@ -94,7 +94,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Made(Generic[T]):
-    """What was made of a block; None if that is refused, for the reason `refusal`."""
+    """The result of a block; None if it is refused, for the reason `refusal`."""
 
     block: Block
     value: T | None
@@ -107,7 +107,7 @@ def map_blocks(
     make: Callable[[Block, Options], T],
     warn: Callable[[str], None],
 ) -> list[Made[T]]:
-    """What `make` makes of each block, the one with the most records first.
+    """The results of `make` for each block, the one with the most records first.
 
     warn: called for a block that is refused. The error of the first is raised if all are.
     """
@@ -184,7 +184,7 @@ def _names(data: pd.DataFrame) -> frozenset[str]:
 
 
 def the_only(made: Sequence[Made[T]], what: str) -> T:
-    """What was made of the only block; UsageError for several. what: that which needs one."""
+    """The result of the only block; UsageError for several. what: that which needs one."""
     first = made[0].value
     if len(made) == 1 and first is not None:
         return first

@@ -548,7 +548,7 @@ class CheckedItems(Wrapper):
 
 
 def _pools_problem(pools: object) -> str:
-    """Why `pools` are no pools of items; empty if they are."""
+    """The reason why `pools` are no pools of items; empty if they are."""
     if not isinstance(pools, Mapping):
         return f"items() returned {_kind(pools)}, expected {_POOLS}"
     for role, items in pools.items():

@@ -34,7 +34,7 @@ GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
 
 
 def reason_not_to_keep(method: object) -> str:
-    """Why a method's classifiers cannot be kept; empty if they can."""
+    """The reason why a method's classifiers cannot be kept; empty if they can."""
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 

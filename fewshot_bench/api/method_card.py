@@ -118,7 +118,7 @@ class Published:
 
     @property
     def place(self) -> str:
-        """Where the values hold: `eurosat, dtd at 8, 16 shots, base-to-new`."""
+        """The settings in which the values hold: `eurosat, dtd at 8, 16 shots, base-to-new`."""
         where = ", ".join(self.datasets) or "all data sets"
         if self.shots:
             where += f" at {', '.join(map(str, self.shots))} shots"
@@ -189,7 +189,7 @@ class MethodCard:
 
     @property
     def papers(self) -> tuple[Paper, ...]:
-        """What to cite for the method; empty if the card does not say."""
+        """The papers to cite for the method; empty if the card does not say."""
         return as_papers("MethodCard.paper", self.paper)
 
     def published_in(self, setting: FitSetting) -> dict[str, Any]:

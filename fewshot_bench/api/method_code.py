@@ -68,7 +68,7 @@ def digest_of_module(name: str) -> str:
 
 
 def describe_root(method: type) -> Root:
-    """What another process needs to know for the digest of a class."""
+    """The facts that another process needs for the digest of a class."""
     return _find_root(method.__module__) or Root("", "")
 
 

@@ -267,7 +267,7 @@ class Option:
         return self.type is bool
 
     def problem(self) -> str:
-        """Why the declaration is invalid; empty if it is valid."""
+        """The reason why the declaration is invalid; empty if it is valid."""
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             return f"option {self.name!r}: expected a name such as max-jobs, without dashes before"
         if self.name in TAKEN:

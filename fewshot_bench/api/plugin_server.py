@@ -31,7 +31,7 @@ DECLARING = ("fit_bytes", "views_per_image", "steps", "epochs_for")
 
 
 def describe_plugin() -> Mapping[str, Any]:
-    """What the plug-in of this process registers, the hooks that it has, and why it failed."""
+    """A description of this process's plug-in: what it registers, its hooks, and why it failed."""
     plugins = collect_plugins()
     callers = vars(plugins.hooks).values()
     return {
@@ -124,7 +124,7 @@ def call_method(method: str, values: Any, function: str, sizes: list[int]) -> An
 
 
 def call_option(kind: str, entry: str, option: str, function: str, value: Any) -> Any:
-    """What a function of an option gives for a value: its `type`, or `asks_gpus`."""
+    """The result of an option's function for a value: of its `type`, or `asks_gpus`."""
     (catalog,) = (catalog for catalog in registry().catalogs if catalog.kind == kind)
     (declared,) = (one for one in catalog.entries[entry].options if one.name == option)
     return pack(getattr(declared, function)(unpack(value)))

@@ -336,7 +336,7 @@ def unseal(text: bytes, values: Any) -> Record:
 
 
 def seal_problem(text: bytes) -> str:
-    """Why a record's own digest does not match its text; empty if it does."""
+    """The reason why a record's own digest does not match its text; empty if it does."""
     stated, actual = digests_of_text(text)
     if stated == actual:
         return ""

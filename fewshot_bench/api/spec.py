@@ -29,7 +29,7 @@ _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 
 
 def kind_problem(value: Any, kind: Any, words: Sequence[object] = ()) -> str:
-    """Why a value is not of a kind; empty if it is. words: the possible values, if few."""
+    """The reason why a value is not of a kind; empty if it is. words: possible values, if few."""
     try:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
@@ -155,7 +155,7 @@ class Condition:
         return "none" if value is None else str(value)
 
     def problem(self, value: Any) -> str:
-        """Why a value is invalid; empty if it is valid."""
+        """The reason why a value is invalid; empty if it is valid."""
         return kind_problem(value, self.json_kind, self.words)
 
     @property
@@ -179,7 +179,7 @@ def condition(default: Any, filter: str, **about: Any) -> Any:
     return dataclasses.field(default=default, metadata={"condition": made})
 
 
-def declared(spec: type) -> Mapping[str, Condition]:
+def list_conditions(spec: type) -> Mapping[str, Condition]:
     """The conditions among the fields of a dataclass, by name, in field order."""
     return {
         field.name: dataclasses.replace(
@@ -532,7 +532,7 @@ def _defaults() -> Mapping[str, Any]:
 
 
 # The conditions of a run by name, in the order in which tables show them.
-CONDITIONS = declared(RunSpec)
+CONDITIONS = list_conditions(RunSpec)
 
 
 @functools.cache

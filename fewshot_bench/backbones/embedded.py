@@ -45,12 +45,13 @@ def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
     transform = image_transform_v2(preprocess, is_train=False)
     module = copy.deepcopy(_module())
     return OpenClipBackbone(
-        "tiny", module, _tokenizer(), transform, device=device, precision=precision
+        "tiny", module, tokenizer(), transform, device=device, precision=precision
     )
 
 
 @functools.cache
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
+    """CLIP's tokenizer, which embedded and toy backbones share: to make one takes 0.1 s."""
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
@@ -82,7 +83,7 @@ def _module() -> nn.Module:
 def prepare() -> None:
     """Build the parts that all copies share, so that loading one takes little time."""
     _module()
-    _tokenizer()
+    tokenizer()
 
 
 load_tiny.threads = 1  # type: ignore[attr-defined]

@@ -78,7 +78,7 @@ def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
 
 
 def _cite(names: Sequence[str]) -> Citations:
-    """What to cite for names; UsageError for an unknown one."""
+    """The works to cite for names; UsageError for an unknown one."""
     from fewshot_bench.analysis.citations import of_names, papers_of_backbone
     from fewshot_bench.api.defaults import full_name
     from fewshot_bench.api.registry import registry

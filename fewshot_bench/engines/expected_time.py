@@ -177,6 +177,6 @@ def list_times(
 
 
 def _setting(spec: RunSpec) -> tuple[str, ...]:
-    """What measurements have in common with a cell: they differ in shots and seeds alone."""
+    """The values that a cell shares with its measurements: they differ in shots and seeds alone."""
     on = spec.backbone, spec.precision, spec.device
     return spec.label, spec.dataset, spec.target, spec.classes, str(spec.limit), *on

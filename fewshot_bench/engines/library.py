@@ -21,7 +21,7 @@ from fewshot_bench.api.spec import ALL_SHOTS, AUTO, DEFAULT_STORE, WORD
 from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter
-from fewshot_bench.engines.session_methods import digest_of, reference
+from fewshot_bench.engines.session_methods import digest_class, reference
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Configured, Option
 from fewshot_bench.utils import offline
@@ -169,7 +169,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
             )
-        elif cls is not imported and digest_of(cls) != digest_of(imported):
+        elif cls is not imported and digest_class(cls) != digest_class(imported):
             reporter.warning(
                 f"{inspect.getfile(imported)} was edited since this process imported "
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "

@@ -208,7 +208,7 @@ def _warn(text: str) -> None:
 
 @dataclass
 class History:
-    """What workers that were lost with a cell leave to its next try."""
+    """Facts of the workers that were lost with a cell, for its next try."""
 
     tries: int = 0
     # Number of parts that its fit is divided into from the start, to save memory.

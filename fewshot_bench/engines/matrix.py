@@ -166,7 +166,7 @@ class _Run:
         return self._conclude(state, records, settings, failed, interrupted)
 
     def _preview(self, state: Resume, setup: EngineSetup) -> None:
-        """What a dry run says."""
+        """Print the plan of a dry run: what it would need and how long it would take."""
         from fewshot_bench.backbones import loading
 
         current().step("estimating time and room")
@@ -265,7 +265,7 @@ class _Run:
         state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 
     def _announce(self, state: Resume) -> None:
-        """What is left out, what is worth a note, and how many cells there are."""
+        """Print the cells that are left out, notes, and the number of cells."""
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines

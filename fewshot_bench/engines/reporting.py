@@ -1,4 +1,4 @@
-"""What a run says: to a terminal, to a notebook, or by Python's warnings.
+"""Messages of a run: to a terminal, to a notebook, or by Python's warnings.
 
 `Reporter` is the interface; the command line implements its own. A quiet `CallReporter` still
 issues problems as warnings. `Display` shows the progress of cells, `failure_lines` are the reasons

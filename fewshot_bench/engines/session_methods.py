@@ -1,7 +1,7 @@
 """Method classes of a notebook or a script, packed by cloudpickle into files that workers import.
 
 `reference` returns the name of a class for `fsbench run -m`. A class that is in no importable file
-is written into the store with all that it uses. The file is named by `digest_of` the class: a class
+is written into the store with all that it uses. The file is named by `digest_class`: a class
 that changes is another method, and one that does not is the same one in the next session.
 """
 
@@ -140,7 +140,7 @@ def _pack(cls: type, names: dict[str, Any]) -> bytes:
     return stream.getvalue()
 
 
-def digest_of(cls: type) -> str:
+def digest_class(cls: type) -> str:
     """SHA-256 of a class: of its code, defaults and attributes, and of all of these that it uses.
 
     Files of other projects count by their content, installed libraries by their names.
@@ -149,7 +149,7 @@ def digest_of(cls: type) -> str:
 
 
 class Closure(cloudpickle.Pickler):  # type: ignore[misc]
-    """What a class uses of its own module. names: by global name. digest: of all of it.
+    """The parts of its own module that a class uses. names: by global name. digest: of all of them.
 
     The class is pickled without what differs between sessions: places of code, the order of sets.
     """
@@ -167,7 +167,7 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
         self.digest = hashlib.sha256(stream.getvalue()).hexdigest()
 
     def persistent_id(self, value: Any) -> Any:
-        """What is pickled in place of a value; None for the value as it is."""
+        """The object to pickle in place of a value; None for the value as it is."""
         if isinstance(value, types.ModuleType):
             return _describe_module(value.__name__)
         if isinstance(value, types.CodeType):

@@ -129,7 +129,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 def unread(error: Exception) -> str:
-    """Why an image could not be read, from the error of its data set."""
+    """The reason why an image could not be read, from the error of its data set."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
@@ -310,7 +310,7 @@ def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
 def _problem(
     dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
 ) -> str | Stamp | Known:
-    """Why an image is unusable, or its facts; with `patient`, its stamp if it just changed."""
+    """The reason why an image is unusable, or its facts; `patient`: its stamp if just changed."""
     stamp = digests.stamp(item)
     facts = digests.get(item, stamp)
     if facts is not None and facts.decodes:

@@ -28,7 +28,7 @@ from fewshot_bench.images.feature_files import (
     Form,
     Origin,
     Rows,
-    digest_of,
+    digest_values,
     pack_cost,
     unpack_cost,
 )
@@ -50,7 +50,7 @@ def numbered(count: int) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True)
 class _Request:
-    """What `rows` was asked for: the digest of its context, and where missing rows come from."""
+    """A question to `rows`: the digest of its context, and where missing rows come from."""
 
     context: bytes
     file_name: str
@@ -87,7 +87,7 @@ class FeatureCache:
         """
         origin = origin or Origin()
         name = origin.file_name(context)
-        request = _Request(digest_of(context), name, origin, compute, meter, lasting)
+        request = _Request(digest_values(context), name, origin, compute, meter, lasting)
         first: dict[bytes, int] = {}
         for index, key in enumerate(keys):
             first.setdefault(key, index)

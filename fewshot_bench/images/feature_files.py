@@ -143,11 +143,11 @@ class Origin:
     def file_name(self, context: Mapping[str, Any]) -> str:
         """The name of the file of rows with this context."""
         shared = context if self.shared is None else self.shared
-        digest = digest_of({"shared": shared, "dataset": self.dataset, "role": self.role})
+        digest = digest_values({"shared": shared, "dataset": self.dataset, "role": self.role})
         return f"{digest.hex()[:16]}{PASSING if self.passing else LASTING}"
 
 
-def digest_of(values: Mapping[str, Any]) -> bytes:
+def digest_values(values: Mapping[str, Any]) -> bytes:
     """SHA-256 of values that JSON can hold."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
 
@@ -295,7 +295,7 @@ class FeatureFiles:
         cache_dir.make_room(FEATURES, need, self._budget(), self.folder, can_go)
 
     def obstacle(self) -> str:
-        """Why nothing can be kept, with the next step; empty if rows can."""
+        """The reason why nothing can be kept, and the next step; empty if rows can."""
         if self.folder.is_symlink():
             parent = self.folder.parent
             return f"it is a link, which is not followed; make it a folder, or link '{parent}'"

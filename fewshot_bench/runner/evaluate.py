@@ -170,7 +170,7 @@ def evaluate_within_memory(
 
 
 def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray) -> Verdict:
-    """Whether a query's logits depend on the other ones; nothing of it gets into the record."""
+    """Compare a query's logits alone and among others; nothing of it gets into the record."""
     meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
 
     def ask(order: list[int]) -> np.ndarray:

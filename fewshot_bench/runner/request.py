@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What was asked of a run: a value of each option in `RUN_OPTIONS`, which says what it means.
+    """A request for a run: a value of each option in `RUN_OPTIONS`, which says what it means.
 
     data: own class names, templates and held-out share, as in cells. others: conditions that
     planning does not read, by name. engine_options, plugin_options: options that the engine and

@@ -10,7 +10,7 @@ import torch
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import listed, require
-from fewshot_bench.testing.toy import asked
+from fewshot_bench.testing.toy import list_accesses
 
 
 def check_backbone_is_left_as_found(bench: Bench) -> None:
@@ -80,5 +80,5 @@ def check_leaves_process_state_alone(bench: Bench) -> None:
 
 def check_asks_only_for_what_is_handed_over(bench: Bench) -> None:
     """Of images, only the contract is asked: no labels of queries, no paths, no sources."""
-    names = asked(*bench.first.views)
+    names = list_accesses(*bench.first.views)
     require(not names, f"asked its images for {listed(names)}; queries have no labels or paths")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.backbones.embedded import tokenizer
 from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.utils.rng import generator, isolate
@@ -107,7 +108,7 @@ class WatchedShots(WatchedImages):
     labels = _pass_on("labels")
 
 
-def asked(*images: WatchedImages | None) -> list[str]:
+def list_accesses(*images: WatchedImages | None) -> list[str]:
     """Names of accessed attributes outside the contract."""
     return sorted({name for view in images if view is not None for name in view._asked})
 
@@ -133,15 +134,8 @@ def toy_backbone(device: str | torch.device = "cpu", precision: str = "fp32") ->
     transform = image_transform_v2(preprocess, is_train=False)
     module = copy.deepcopy(_module())
     return OpenClipBackbone(
-        "toy", module, _tokenizer(), transform, device=device, precision=precision
+        "toy", module, tokenizer(), transform, device=device, precision=precision
     )
-
-
-@functools.cache
-def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
 
 
 @functools.cache
@@ -163,7 +157,7 @@ def _align(module: Any) -> None:
     width, visual.proj = visual.proj.shape[0], None
     pooled = visual(pixels.float() / 127.5 - 1)
     toy = Vocabulary(CLASSNAMES, TEMPLATES)
-    tokens = [_tokenizer()(toy.prompts(template)) for template in TEMPLATES]
+    tokens = [tokenizer()(toy.prompts(template)) for template in TEMPLATES]
     features = [F.normalize(module.encode_text(batch), dim=-1) for batch in tokens]
     targets = F.normalize(torch.stack(features).mean(dim=0), dim=-1)[labels]
     gram = pooled.T @ pooled / len(pooled) + RIDGE * torch.eye(width)

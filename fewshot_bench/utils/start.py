@@ -41,7 +41,7 @@ _FRESH = "import sys; {path}from fewshot_bench.utils.start import run_fresh; run
 
 @dataclass(frozen=True)
 class Program:
-    """What a forked process runs, and where; its descriptors are inherited from the server.
+    """The program of a forked process, and its place; the server hands on its descriptors.
 
     They are: errors, output, and one for each channel.
     """

@@ -111,7 +111,7 @@ _LINE: Mapping[str, tuple[str, Callable[[Counter[Any]], str]]] = {
 
 
 def _describe_methods(data: pd.DataFrame) -> list[dict[str, str]]:
-    """What each method was allowed and did: a line per label, policy, prompts and protocol."""
+    """The table of what methods were allowed: a line per label, policy, prompts and protocol."""
     groups: defaultdict[tuple[Any, ...], defaultdict[str, Counter[Any]]]
     groups = defaultdict(lambda: defaultdict(Counter))
     for column in dict.fromkeys(column for column, _ in _LINE.values()):

@@ -277,7 +277,7 @@ def _depends(declared: bool) -> Callable[[object, str], bool]:
 
 
 def _much(records: Sequence[Record]) -> str:
-    """How many times the support labels a full validation set has."""
+    """The size of a full validation set, as a multiple of the support labels."""
     ratios = [
         record.split["val"] / record.split["train"]
         for record in records

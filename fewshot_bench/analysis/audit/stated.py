@@ -1,4 +1,4 @@
-"""What records state, as columns of a frame that are declared once for all checks of an audit.
+"""Statements of records, as columns of a frame that all checks of an audit share.
 
 `load_stated` loads them.
 """
@@ -86,7 +86,7 @@ def _kit_text(stated: str | None, is_stated: bool) -> str:
 
 
 def _picks_word(digest: Any, train: Any, verified: Any) -> str | None:
-    """Whether the picks are the published ones; None without a split."""
+    """True if the picks are the published ones; None without a split."""
     words = {True: "yes", False: "no", None: "n/a"}
     return words.get(verified) if {digest, train, verified} != {None} else None
 

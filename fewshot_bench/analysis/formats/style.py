@@ -60,7 +60,7 @@ class Look:
 
     @property
     def scale(self) -> float:
-        """How much larger a marker is drawn, so that all cover about the same area."""
+        """The factor by which a marker is enlarged, so that all cover about the same area."""
         return {"*": 1.6, "o": 1.0, "s": 0.95}.get(self.marker, 1.2)
 
     @property

@@ -56,7 +56,7 @@ _COUNTED = {
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What to sweep.
+    """The options of a sweep.
 
     values: options of the method with their values, in order of display (`{"rank": (1, 2, 4)}`);
     empty for all options that differ between records. each: whether every data set has panels

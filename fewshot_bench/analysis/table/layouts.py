@@ -307,7 +307,7 @@ def _csv_heads(block: Block) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What a grid shows: a column per group and number of shots, and the rows in order.
+    """The columns of a grid, one per group and number of shots, and its rows in order.
 
     heads: of the columns. scope, source: the kind of evaluation, and the data set that transfers
     are from.

@@ -338,7 +338,7 @@ def status(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
 
 
 def _find_trouble(root: Path) -> str:
-    """Why a data root cannot be listed, in parentheses; empty if it can."""
+    """The reason why a data root cannot be listed, in parentheses; empty if it can."""
     try:
         os.scandir(root).close()
     except (FileNotFoundError, NotADirectoryError):

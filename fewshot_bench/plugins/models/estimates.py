@@ -1,4 +1,4 @@
-"""What out-of-fold logits say: which method is best, its accuracy, its probabilities.
+"""Estimates from out-of-fold logits: the best method, its accuracy, its probabilities.
 
 `best_of` chooses a method, `estimate` gives the accuracy to expect of it. The unit is the image:
 answers of all repeats to one image are averaged first. `temperature_of`, `calibration_error` and

@@ -135,7 +135,7 @@ def export(
 
 
 def _refuse_other(output: Path, entries: list[Path]) -> str:
-    """Why a folder that is not empty must not be filled: it holds no earlier program."""
+    """The reason why a folder that is not empty must not be filled: it holds no earlier program."""
     if (output / ABOUT).is_file():
         return ""
     return "is there and holds no program; choose another --output"

@@ -21,7 +21,7 @@ from fewshot_bench.utils.text import few
 _MOST = 1000
 
 Refuse = Callable[[list[Path]], str]
-"""Why a folder with these entries must not be filled, with the next step; empty if it may be."""
+"""The reason why a folder with these entries must not be filled, and the next step, or nothing."""
 
 
 def refuse_model(folder: Path, force: bool) -> Refuse:

@@ -17,7 +17,7 @@ from fewshot_bench.plugins.new.package import render, write
 
 @dataclass(frozen=True)
 class Kind:
-    """What a package can bring: in words, what its example does, and commands that use it."""
+    """A kind of package: in words, what its example does, and commands that use it."""
 
     words: str
     does: str

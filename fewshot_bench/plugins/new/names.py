@@ -64,7 +64,7 @@ def names_of(kind: str, text: str) -> Names:
 
 
 def _owner(catalog: Catalog, name: str) -> str:
-    """Who has a name already; empty if nobody."""
+    """The owner of a name; empty if it is free."""
     entry = catalog.entries.get(name) or catalog.entries.get(f"{name}:")
     if entry is not None:
         by = "built in" if entry.is_built_in else f"registered by {entry.origin}"

@@ -150,7 +150,7 @@ def _environment(records: Sequence[Record]) -> Grid:
 
 
 def _count_facts(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
-    """How many records have each value of each fact; records of a store share most values."""
+    """The number of records with each value of each fact; records of a store share most values."""
     # Ids stay unique because the first environment with them is kept alive.
     alike: dict[Hashable, Mapping[str, Any]] = {}
     times: Counter[Hashable] = Counter()

@@ -91,7 +91,7 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
 
     @property
     def decimals(self) -> int:
-        """How many decimals the source prints."""
+        """The number of decimals that the source prints."""
         return len(self.printed.partition(".")[2])
 
     @property

@@ -84,7 +84,7 @@ def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSettin
 
 
 def agreement(numbers: Iterable[Number]) -> str:
-    """How many settings have several sources, and how many of these differ by over a point.
+    """The number of settings with several sources, and of those that differ by over a point.
 
     Numbers whose setting is assumed or that are read off a figure do not count, nor do re-runs.
     """

@@ -160,7 +160,7 @@ def _describe(setting: Setting) -> str:
 def _list_changes(
     table: Reproduction, wanted: Wanted, cells: Sequence[Cell], other_backbone: str
 ) -> Iterator[str]:
-    """What the user asked to be another than the paper's."""
+    """The values that the user asked to be others than the paper's."""
     if other_backbone:
         yield (
             f"backbone {other_backbone}: NOT the paper's {table.backbone}, so that nothing is "
