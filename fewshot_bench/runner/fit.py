@@ -36,6 +36,7 @@ from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
+from fewshot_bench.utils.devices import empty_cache, is_accelerator
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.rng import derive, isolate
@@ -114,8 +115,8 @@ class Context:
         return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Gradient scaler; does nothing unless the precision is fp16 on CUDA."""
-        enabled = self.precision == "fp16" and self.device.type == "cuda"
+        """Gradient scaler; does nothing unless the precision is fp16 on an accelerator."""
+        enabled = self.precision == "fp16" and is_accelerator(self.device)
         return torch.amp.GradScaler(self.device.type, enabled=enabled)
 
     def progress(self, done: int, total: int) -> None:
@@ -335,8 +336,7 @@ def release(error: BaseException) -> None:
     forget_derived()
     gc.collect()
     give_back_memory()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
 
 
 def fit_within_memory(

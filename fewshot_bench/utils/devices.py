@@ -68,6 +68,11 @@ def accelerator_kind() -> str:
     return next(iter(list_accelerators()), "")
 
 
+def usual_kind() -> str:
+    """The kind of accelerators that torch is for, whether or not one is here; else CUDA."""
+    return _current_kind() or _KINDS[0]
+
+
 def list_accelerators() -> list[str]:
     """The kinds of accelerators on this machine: torch's current one first."""
     kinds = dict.fromkeys((_current_kind(), *_KINDS))
@@ -253,10 +258,9 @@ def _memory(device: torch.device, name: str) -> Any:
 
 def empty_cache() -> None:
     """Return unused memory of the accelerator's allocator to the device."""
-    module = _module(_current_kind())
-    if getattr(module, "is_initialized", lambda: True)():
+    if is_in_use():
         with suppress(*_ABSENT):
-            module.empty_cache()
+            _module(_current_kind()).empty_cache()
 
 
 def device_name(device: torch.device) -> str:
@@ -297,13 +301,16 @@ def choose(device: torch.device) -> None:
 def list_generators() -> tuple[str, list[int]]:
     """A kind of device and the indices of its devices whose generators have a state."""
     kind = _current_kind()
-    module = _module(kind)
-    if (
-        not hasattr(module, "get_rng_state")
-        or not getattr(module, "is_initialized", lambda: True)()
-    ):
+    if not is_in_use() or not hasattr(_module(kind), "get_rng_state"):
         return _KINDS[0], []
     return kind, list(range(count_devices(kind)))
+
+
+def is_in_use() -> bool:
+    """True once this process has a context on the accelerator."""
+    kind = _current_kind()
+    is_initialized = getattr(_module(kind), "is_initialized", lambda: count_devices(kind) > 0)
+    return bool(kind and is_initialized())
 
 
 def record_event(device: torch.device) -> Event:

@@ -311,7 +311,7 @@ class TipAdapterF(CacheMethod):
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=keys.is_cuda,
+            fused=not keys.is_cpu,
         )
         labels, order, scaler = task.train.labels, ctx.rng("order"), ctx.scaler()
         count, step = len(task.train), 0
