@@ -307,8 +307,7 @@ class TextTower(Protocol):
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
         """Pack token ids (n, context) once, for many calls of `encode_packed`.
 
-        prefix: upper limit on the shared prefix tokens that are computed once; pass 1 if edits
-        write different rows after the start token of each prompt.
+        prefix: upper limit on the shared prefix tokens that are computed once.
         """
 
     def encode_packed(
