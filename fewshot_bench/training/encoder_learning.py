@@ -47,9 +47,7 @@ from fewshot_bench.training.steps import (
     Scale,
     cosine,
     dassl_rate,
-    minimize_by,
     momentum_sgd,
-    set_rate,
 )
 
 AfterStep = Callable[[int, int], None]
@@ -207,16 +205,15 @@ class EncoderLearner(EncoderHooks):
         model = model.within_memory(size, backbone.device, ctx.memory_parts)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
-        optimizer, scaler = self.optimizer(list(learned.values())), ctx.scaler()
         backward = self.backward(model, learned, task, backbone, ctx)
+        optimizer = self.optimizer(list(learned.values()))
+        take = ctx.train_step_by(backward, optimizer, self.max_norm)
         per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
         total = self.steps(task.shots, per_epoch)
         batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
         stage, stages = self.stage
         for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
-            set_rate(optimizer, self.rate(step, per_epoch, total))
-            add_gradients = partial(backward, pixels, labels)
-            minimize_by(add_gradients, optimizer, scaler, self.max_norm)
+            take(pixels, labels, rate=self.rate(step, per_epoch, total))
             if after is not None:
                 after(step + 1, total)
             ctx.progress(stage * total + step + 1, stages * total)
