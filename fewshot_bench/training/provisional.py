@@ -61,7 +61,6 @@ from fewshot_bench.training.steps import (
     coop_epochs,
     dassl_rate,
     device_generator,
-    minimize_by,
     row_blocks,
 )
 
@@ -109,7 +108,6 @@ __all__ = [
     "fewer_kernels",
     "first_best",
     "for_images",
-    "minimize_by",
     "must_recompute",
     "once_for",
     "pixel_batches",

@@ -1,7 +1,6 @@
-"""One optimizer step, and schedules: learning rates, and epochs by shots.
+"""Parts of training steps, and schedules: learning rates, and epochs by shots.
 
-`minimize` is a step on one loss, `minimize_by` a step on gradients accumulated in parts. Neither
-synchronizes with the device. `coop_epochs` and `dassl_rate` are CoOp's and Dassl's schedules.
+`coop_epochs` and `dassl_rate` are CoOp's and Dassl's schedules; a whole step is `train_step`.
 """
 
 from __future__ import annotations
@@ -51,43 +50,6 @@ def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
     return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group.
-
-    >>> set_rate(optimizer, cosine(self.lr, step, total))
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Run one optimizer step on `loss`; does not synchronize with the device.
-
-    >>> minimize(F.cross_entropy(logits, labels), optimizer, ctx.scaler())
-    """
-    minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
-
-
-def minimize_by(
-    backward: Callable[[Scale], None],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    max_norm: float = 0.0,
-) -> None:
-    """Run one optimizer step on the gradients that `backward` adds; it must scale its losses.
-
-    max_norm: bound on the total gradient norm (clipping); 0 for none.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    backward(scaler.scale)
-    if max_norm:
-        scaler.unscale_(optimizer)
-        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        _clip([parameter.grad for parameter in every if parameter.grad is not None], max_norm)
-    scaler.step(optimizer)
-    scaler.update()
-
-
 def momentum_sgd(
     parameters: Sequence[Tensor],
     *,
@@ -111,17 +73,6 @@ def momentum_sgd(
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
-
-    Unlike that function, it moves no number between devices.
-    """
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
