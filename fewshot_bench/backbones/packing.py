@@ -19,11 +19,6 @@ from torch import Tensor
 GROUP_TOKENS, GROUP_WIDTH = {"cpu": 8, "other": 1024}, 512
 
 
-def fewer_kernels(device: torch.device) -> bool:
-    """True where a launch costs more than padding: on all devices but a CPU."""
-    return device.type != "cpu"
-
-
 @dataclass(frozen=True)
 class Group:
     """`count` sequences of `length` tokens from row `row` on; first: index of the first one."""

@@ -4,7 +4,6 @@ They are what the built-in methods share beside `fewshot_bench.training`: adapte
 models of prompts, steps that fit in memory. A change of one stands in the changelog.
 """
 
-from fewshot_bench.backbones.packing import fewer_kernels
 from fewshot_bench.profiling.once import Derived, once_for
 from fewshot_bench.training.batches import (
     FeatureLoss,
@@ -105,7 +104,6 @@ __all__ = [
     "device_generator",
     "embedded_words",
     "encode_in_parts",
-    "fewer_kernels",
     "first_best",
     "for_images",
     "must_recompute",

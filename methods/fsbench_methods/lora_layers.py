@@ -11,8 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fewshot_bench.backbones import FusedAdapter, ImageTower, PromptPart, Site, TextTower
-from fewshot_bench.training.provisional import fewer_kernels
+from fewshot_bench.backbones import (
+    FusedAdapter,
+    ImageTower,
+    PromptPart,
+    Site,
+    TextTower,
+    fewer_kernels,
+)
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""

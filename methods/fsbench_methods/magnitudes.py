@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.backbones import ImageTower, Site, TextTower
-from fewshot_bench.training.provisional import fewer_kernels
+from fewshot_bench.backbones import ImageTower, Site, TextTower, fewer_kernels
 from fsbench_methods.lora_layers import LowRank, Masks, site_name, with_deltas
 from fsbench_methods.lora_model import LoraModel
 
