@@ -127,6 +127,7 @@ def evaluate(
         "selection": fitted.context.selection,
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
+        **memory.origin(),
     }
     record = Record(
         spec=spec,
