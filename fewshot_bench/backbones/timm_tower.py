@@ -49,11 +49,12 @@ class TimmTower(Tower):
         *,
         edits: Edits | None = None,
         recompute: bool = False,
+        start: int = 0,
     ) -> Tensor:
-        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
-        x = self.stem(pixels)
+        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; rows if `start` is given."""
+        x = pixels if start else self._embed(pixels)
         if edits:
-            x = write_images(x, self._possible(edits).before(0))
+            x = write_images(x, self._possible(edits).from_block(start).before(0))
         number, length = x.shape[:2]
         layout = self._layout(number, length, x.device)
         out = run_blocks(
@@ -64,11 +65,24 @@ class TimmTower(Tower):
             adapter,
             edits=edits,
             recompute=recompute,
+            start=start,
         )
         features = self.read_out(out.view(number, -1, self.width))
-        count(images=number, flops=number * sum(self.flops))
+        count(images=number, flops=number * self.flops[1])
         count_backward(features, number * self.flops[1])
         return features
+
+    @torch.no_grad()
+    @at_its_precision
+    def advance(self, pixels: Tensor, layer: int) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
+        x = self._embed(pixels)
+        layout = image_layout(x.shape[0], x.shape[1], x.device)
+        return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        count(flops=len(pixels) * self.flops[0])
+        return self.stem(pixels)
 
     def _layout(self, number: int, length: int, device: torch.device) -> Layout:
         layout = image_layout(number, length, device)

@@ -1,7 +1,7 @@
 """Token rows written into packed sequences between two blocks, by `write_tokens`.
 
-Rows shared by texts are in the shared prefix, which stays shared. Rows that differ between prompts
-are behind a prefix of one token.
+Rows shared by texts are in the shared prefix, which stays shared. Where rows of each prompt are
+written, the shared prefix ends after the start token from then on.
 """
 
 from __future__ import annotations
@@ -110,27 +110,31 @@ def _in_prefix(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tup
 
 
 def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
-    """Write rows per prompt (n, rows, width), in the order of the layout, after the start token."""
-    prompts, inserted = len(layout.pooled), tokens.count if tokens.mode == "insert" else 0
+    """Write rows per prompt (n, rows, width), in the order of the layout, after the start token.
+
+    Shared rows behind the start token become each prompt's own.
+    """
+    prompts, replaced = len(layout.pooled), tokens.count if tokens.mode == "replace" else 0
     check_prompts(tokens, prompts)
-    if layout.prefix != 1 or layout.runs != 1:
+    if layout.runs != 1:
         raise ContractError(
-            f"Tokens.values of each prompt lie behind the start token, and {layout.prefix} rows "
-            f"are shared in {layout.runs} runs: pack the prompts with prefix=1"
+            f"Tokens.values of each prompt in {layout.runs} runs: they lie behind one start token"
         )
-    parts, width = [x[:1]], x.shape[-1]
+    shared, parts, width = x[1 : layout.prefix], [x[:1]], x.shape[-1]
     for group in layout.groups:
-        if not inserted and group.length <= tokens.count:
+        if len(shared) + group.length <= replaced:
             raise ContractError(
                 f"Tokens replace {tokens.count} rows behind the start token, and a prompt has "
-                f"{group.length}"
+                f"{len(shared) + group.length}"
             )
         own = x[group.rows].view(group.count, group.length, width)
-        own = torch.cat([values[group.members], own[:, tokens.count - inserted :]], dim=1)
-        parts.append(own.flatten(0, 1))
+        before = shared[replaced:].expand(group.count, -1, width)
+        after = own[:, max(0, replaced - len(shared)) :]
+        parts.append(torch.cat([values[group.members], before, after], dim=1).flatten(0, 1))
     x = torch.cat(parts)
-    if not inserted:
+    added = len(shared) + tokens.count - replaced
+    if not added:
         return x, layout
-    shape = tuple((count, length + inserted) for count, length in layout.shape)
-    grown = inserted * torch.arange(1, prompts + 1, device=x.device)
-    return x, dataclasses.replace(layout, shape=shape, pooled=layout.pooled + grown)
+    shape = tuple((count, length + added) for count, length in layout.shape)
+    grown = added * torch.arange(1, prompts + 1, device=x.device) - len(shared)
+    return x, dataclasses.replace(layout, prefix=1, shape=shape, pooled=layout.pooled + grown)

@@ -161,9 +161,12 @@ def run_blocks(
     *,
     edits: Edits | None = None,
     recompute: bool = False,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
-    """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
+    """Tokens (t, width) through all blocks from `start` on; returns the pooled rows (n, width).
 
+    With `stop`, all tokens (t, width) before block `stop` are returned instead.
     `recompute` keeps only the input of each block for the backward pass and recomputes the rest:
     equal results, in a fraction of the memory, for a third more work. Token rows of `edits` at
     layer 0 of images are in `x` already, inserted before the norm that precedes the blocks.
@@ -173,7 +176,7 @@ def run_blocks(
     branch = edits.branch if edits else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
-    for layer, block in enumerate(blocks):
+    for layer, block in list(enumerate(blocks))[start:stop]:
         if edits and (layer or layout.causal):
             x, layout = write_tokens(x, layout, edits.before(layer))
         if layer == last and edits and edits.rows is not None:

@@ -11,9 +11,10 @@ import torch
 
 from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import local
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.process import Worker
+from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.runner.faults import device_fault, out_of_memory
 from fewshot_bench.store.store import Store
 from tests.helpers import cells
@@ -90,13 +91,12 @@ Run = Callable[..., dict[str, Record]]
 
 @pytest.fixture
 def run(methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Computes cells of `faulty` on devices, with one line per try in `fits`; records by `how`."""
+    """Computes cells of `faulty`, with one line per try in `fits`; records by `how`."""
     monkeypatch.setenv("FSBENCH_TEST_FITS", str(tmp_path / "fits"))
 
-    def compute(*options: str, devices: tuple[str, ...] = ("cpu",)) -> dict[str, Record]:
+    def compute(*options: str) -> dict[str, Record]:
         todo: list[RunSpec] = cells("faulty", options=options)
-        settings = Settings(devices, threads=1)
-        with LocalEngine(Store(tmp_path / "store"), settings) as engine:
+        with LocalEngine(Store(tmp_path / "store"), Settings(threads=1)) as engine:
             return {r.spec.options["how"]: r for r in engine.run(todo, lambda *_: None)}
 
     return compute
@@ -137,6 +137,8 @@ def test_a_cell_that_always_loses_its_device_fails_alone(
 
 
 def test_the_next_try_is_on_another_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = [Slot("card:0/0", "cpu"), Slot("card:1/0", "cpu")]
+    monkeypatch.setattr(local, "slots_of", lambda *_: slots)
     sent: list[str] = []
     send = Worker.send
 
@@ -145,6 +147,6 @@ def test_the_next_try_is_on_another_device(run: Run, monkeypatch: pytest.MonkeyP
         send(worker, group, *passed, **request)
 
     monkeypatch.setattr(Worker, "send", note)
-    records = run("how=once", devices=("cpu:0", "cpu:1"))
+    records = run("how=once")
     assert records["once"].status == "done"
-    assert sorted(sent) == ["cpu:0", "cpu:1"]
+    assert sent == ["card:0", "card:1"]
