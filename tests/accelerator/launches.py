@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_bench import Task
 from fewshot_bench.api.registry import registry
+from fewshot_bench.backbones import packing, parameters, text_tower, timm_tower, transformer
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
 from tests.reference.toy import CPU, MemoryShots, random_backbone, random_shots
@@ -146,7 +147,11 @@ def as_accelerator() -> Iterator[None]:
     def fused(optimizer: Any, *args: Any, **kwargs: Any) -> None:
         make(optimizer, *args, **{**kwargs, "fused": True})
 
-    with patch.object(torch.optim.SGD, "__init__", fused), _Autocast():
+    with ExitStack() as stack:
+        for module in (packing, parameters, text_tower, timm_tower, transformer):
+            stack.enter_context(patch.object(module, "fewer_kernels", lambda device: True))
+        stack.enter_context(patch.object(torch.optim.SGD, "__init__", fused))
+        stack.enter_context(_Autocast())
         yield
 
 
