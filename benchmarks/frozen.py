@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from benchmarks import official
 from benchmarks.measure import Pair, in_pairs, seconds
 from benchmarks.table import Row
-from fewshot_bench.training import minimize
+from fewshot_bench.training.train_step import TrainStep, step_on
 
 WIDTH, SHOTS = 512, 16
 BETAS, ALPHAS = grid(12.0, 200), grid(10.0, 20)
@@ -94,11 +95,11 @@ def _tip_step(data: Features, classes: int, pairs: int) -> Row:
     values = F.one_hot(data.labels, classes).float()
     index = torch.arange(min(256, len(data.targets)))
     features, targets = data.queries[index], data.targets[index]
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    loss_of_mine = partial(method.loss, cache.with_keys(mine), data.text, 100.0)
+    take = TrainStep(step_on(loss_of_mine), steps[0], torch.amp.GradScaler("cpu", enabled=False))
 
     def ours() -> None:
-        loss = method.loss(cache.with_keys(mine), data.text, 100.0, features, targets)
-        minimize(loss, steps[0], scaler)
+        take(features, targets)
 
     def theirs() -> None:
         affinity = layer(features)

@@ -21,8 +21,6 @@ from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.training import minimize
-from fewshot_bench.training.provisional import minimize_by
 
 TEMPLATE = "a photo of a {}."
 BATCH = 32
@@ -85,10 +83,10 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
     prompts = vocabulary.prompts(TEMPLATE)
     mine_steps = torch.optim.AdamW(adapter.parameters(), lr=2e-4, fused=True)
     their_steps = torch.optim.AdamW(theirs.parameters(), lr=2e-4)
-    scaler = context.scaler()
+    take = context.train_step(partial(model.loss, adapter=adapter), mine_steps)
 
     def step() -> None:
-        minimize(model.loss(pixels, labels, adapter), mine_steps, scaler)
+        take(pixels, labels)
 
     def step_of_theirs() -> None:
         their_steps.zero_grad()
@@ -136,12 +134,12 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     settings = {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4}
     mine_steps = torch.optim.SGD([mine], **settings)  # type: ignore[arg-type]
     their_steps = torch.optim.SGD([theirs.context], **settings)  # type: ignore[arg-type]
-    scaler, losses = context.scaler(), method.losses(vocabulary, backbone)  # type: ignore[arg-type]
+    losses = method.losses(vocabulary, backbone)  # type: ignore[arg-type]
+    take = context.train_step_by(partial(method.backward, model, mine, losses), mine_steps)
 
     def step() -> None:
         found = F.normalize(backbone.encode_image(pixels), dim=-1) if encode else features
-        backward = partial(method.backward, model, mine, losses, found, labels)
-        minimize_by(backward, mine_steps, scaler)
+        take(found, labels)
 
     def step_of_theirs() -> None:
         their_steps.zero_grad()

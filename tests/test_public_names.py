@@ -26,8 +26,8 @@ PUBLIC = {
     "fewshot_bench.training": (
         *("BestOnValidation", "Encoders", "EpochLearner", "Learned", "LinearClassifier", "Loss"),
         *("PromptBatch", "PromptLearner", "StepLearner", "by_shots", "cosine", "epoch_views"),
-        *("linear_start", "minibatches", "minimize", "momentum_sgd", "require"),
-        *("require_choices", "require_not_negative", "require_positive", "set_rate", "step_on"),
+        *("linear_start", "minibatches", "momentum_sgd", "require"),
+        *("require_choices", "require_not_negative", "require_positive", "step_on"),
         *("steps_per_epoch", "template_features", "train_epochs", "unit"),
     ),
 }

@@ -8,7 +8,7 @@ import math
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fewshot_bench.utils.errors import ContractError, UsageError, suggestion, unknown
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.task import Images, Task, Vocabulary
+
+
+class Step(Protocol):
+    """A training step on batches: forward pass, backward pass and optimizer, as one object."""
+
+    def __call__(self, *batch: Tensor, rate: float | None = None) -> None:
+        """Take one step on the tensors of a batch; does not wait for the device.
+
+        rate: the learning rate of all parameter groups; None to leave it.
+        """
+
+    def restart(self) -> None:
+        """Declare that the next step does other work than the last one (another stage, say)."""
 
 
 class RunContext(Protocol):
@@ -51,6 +64,33 @@ class RunContext(Protocol):
 
     def scaler(self) -> torch.amp.GradScaler:
         """Gradient scaler for the run's precision; does nothing unless it is fp16 on CUDA."""
+
+    def train_step(
+        self,
+        loss: Callable[..., Tensor],
+        optimizer: torch.optim.Optimizer,
+        max_norm: float = 0.0,
+        *,
+        scaled: bool = True,
+    ) -> Step:
+        """A step that minimizes `loss`, a function of the tensors of a batch; may be captured.
+
+        max_norm: bound on the total gradient norm (clipping); 0 for none. scaled: False for a loss
+        that needs no `scaler`, whatever the precision.
+
+        >>> step = ctx.train_step(lambda x, y: F.cross_entropy(x @ weights.T, y), optimizer)
+        >>> step(features, labels, rate=1e-3)
+        """
+
+    def train_step_by(
+        self,
+        backward: Callable[..., None],
+        optimizer: torch.optim.Optimizer,
+        max_norm: float = 0.0,
+        *,
+        scaled: bool = True,
+    ) -> Step:
+        """The same for `backward(*batch, scale)`, which adds the gradients of `scale(loss)`."""
 
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`; may be called as often as convenient."""

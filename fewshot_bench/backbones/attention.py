@@ -25,8 +25,10 @@ def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     """
     if layout.exact:
         slots = layout.slots
-        mixed = _mixed(*_spread(qkv, slots, heads), slots)
-        return _Moved.apply(mixed, slots.queries, slots.asked)  # type: ignore[no-untyped-call, no-any-return]
+        q, k, v = _spread(qkv, slots, heads)
+        mixed = _mixed(q, k, v, slots)
+        moved: Tensor = _Moved.apply(mixed, slots.queries, slots.asked)  # type: ignore[no-untyped-call]
+        return moved
     packed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
     return packed
 
@@ -36,7 +38,8 @@ def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int) -> Tensor:
     if layout.exact:
         slots = layout.pooled_slots
         queries = q.view(len(q), 1, heads, -1).transpose(1, 2)
-        return _mixed(queries, *_spread(kv, slots, heads), slots)
+        k, v = _spread(kv, slots, heads)
+        return _mixed(queries, k, v, slots)
     packed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
     return packed
 
@@ -75,14 +78,15 @@ class _Spread(torch.autograd.Function):
         *queries, keys, values = (one.transpose(1, 2).flatten(2) for one in outer)
         whole = keys.new_empty(ctx.shape)
         columns = whole.chunk(len(outer), dim=1)
-        for asked in queries:
-            torch.index_select(asked.flatten(0, 1), 0, slots.queries, out=columns[0])
+        if slots.queries is not None:
+            torch.index_select(queries[0].flatten(0, 1), 0, slots.queries, out=columns[0])
         first = slots.runs * slots.prefix
         for gradient, column in zip((keys, values), columns[-2:], strict=True):
             torch.index_select(gradient.flatten(0, 1), 0, slots.own, out=column[first:])
             if first:
-                of_prefix = gradient.unflatten(0, (slots.runs, -1))[:, :, : slots.prefix]
-                torch.sum(of_prefix, 1, out=column[:first].unflatten(0, (slots.runs, -1)))
+                by_run = gradient.view(slots.runs, -1, *gradient.shape[1:])[:, :, : slots.prefix]
+                total = column[:first].view(slots.runs, slots.prefix, -1)
+                torch.sum(by_run, 1, out=total)
         return whole, None, None
 
 

@@ -17,18 +17,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.tracing import is_exporting
+from fewshot_bench.utils.transfer import send
 
 # Overhead of a group of sequences, in tokens of computation, for a model of this width.
 GROUP_TOKENS, GROUP_WIDTH = 8, 512
 MASK_ALIGNMENT = 8
 """Fused attention copies a mask whose rows do not start at multiples of so many values."""
 T = TypeVar("T")
-
-
-def fewer_kernels(device: torch.device) -> bool:
-    """True where kernels cost more than padding: on accelerators, which wait for their launches."""
-    return device.type != "cpu"
 
 
 @dataclass(frozen=True)
@@ -232,16 +229,16 @@ def _slots(layout: Layout, *, pooled: bool) -> Slots:
         runs * count,
         prefix,
         length,
-        rows.flatten().to(device),
-        (run * count * slots + own).flatten().to(device),
-        torch.cat([before, hidden], dim=2).repeat(runs, 1, 1)[:, None].to(device),
+        send(rows.flatten(), device),
+        send((run * count * slots + own).flatten(), device),
+        send(torch.cat([before, hidden], dim=2).repeat(runs, 1, 1)[:, None], device),
     )
     if pooled:
         return found
     return replace(
         found,
-        queries=torch.cat([some.flatten() for some in queries]).to(device),
-        asked=rows[:, prefix:].flatten().to(device),
+        queries=send(torch.cat([some.flatten() for some in queries]), device),
+        asked=send(rows[:, prefix:].flatten(), device),
     )
 
 

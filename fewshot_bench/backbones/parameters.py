@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.backbones.packing import fewer_kernels
+from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import ContractError
 
 _Tower = TypeVar("_Tower")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
-from fewshot_bench.backbones.packing import Layout, Packing, Part, fewer_kernels, pack
+from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import cast_edits, check_prompts
 from fewshot_bench.backbones.tower import Tower, at_its_precision
@@ -23,16 +23,17 @@ from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, 
 class PackedText:
     """Tokenized prompts, ready for the blocks: embeddings with positions, prefix first.
 
-    embedded: (t, width), computed once per task, so that training steps read no tokens again.
-    ids, places (t,): the tokens and their positions; source: the token and position embeddings that
-    `embedded` was computed from; a tower with other embeddings recomputes it.
+    embedded: (t, width), computed once per task, so that training steps read no tokens again: the
+    input of block `start`. ids, places (t,): the tokens and their positions; source: the embeddings
+    and blocks that `embedded` was computed with; a tower with others recomputes it.
     """
 
     embedded: Tensor
     packing: Packing
     ids: Tensor
     places: Tensor
-    source: tuple[Tensor, Tensor]
+    source: tuple[Any, ...]
+    start: int = 0
 
     @property
     def tokens(self) -> int:
@@ -91,7 +92,7 @@ class TextTower(Tower):
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
         places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
         embedded = self.embed(ids) + self.positions[places]
-        return PackedText(embedded, packing, ids, places, self._source)
+        return PackedText(embedded, packing, ids, places, self._source())
 
     def _pack_whole(self, tokens: Tensor) -> PackedText:
         """Pack whole sequences, including padding, where every token attends to all."""
@@ -104,11 +105,30 @@ class TextTower(Tower):
         places, ids = rows % length, tokens.flatten()
         packing = Packing(layout, rows, places, None)
         embedded = self.embed(ids) + self.positions[places]
-        return PackedText(embedded, packing, ids, places, self._source)
+        return PackedText(embedded, packing, ids, places, self._source())
 
-    @property
-    def _source(self) -> tuple[Tensor, Tensor]:
-        return self.token_embedding, self.positions
+    def _source(self, blocks: int = 0) -> tuple[Any, ...]:
+        return self.token_embedding, self.positions, *self.blocks[:blocks]
+
+    def advance(self, packed: PackedText, layer: int) -> PackedText:
+        """Packed prompts as they are before block `layer`, without gradients."""
+        rows = self._run_until(packed, layer)
+        return dataclasses.replace(packed, embedded=rows, source=self._source(layer), start=layer)
+
+    @torch.no_grad()
+    @at_its_precision
+    def _run_until(self, packed: PackedText, layer: int) -> Tensor:
+        layout = packed.packing.layout
+        x, start = self._embedded(packed)
+        x = self.rounded(x)
+        return run_blocks(x, self.blocks, layout, "text", start=start, stop=layer)
+
+    def _embedded(self, packed: PackedText) -> tuple[Tensor, int]:
+        """The rows of packed prompts, and the block that they are the input of."""
+        own = self._source(packed.start)
+        if all(one is kept for one, kept in zip(own, packed.source, strict=True)):
+            return packed.embedded, packed.start
+        return self.embed(packed.ids) + self.positions[packed.places], 0
 
     def encode_tokens(
         self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
@@ -125,10 +145,8 @@ class TextTower(Tower):
         recompute: bool = False,
     ) -> Tensor:
         """(n, embed) raw features of packed prompts."""
-        x = packed.embedded
-        if any(own is not kept for own, kept in zip(self._source, packed.source, strict=True)):
-            x = self.embed(packed.ids) + self.positions[packed.places]
-        return self._encode(x, packed.packing, adapter, edits, recompute)
+        x, start = self._embedded(packed)
+        return self._encode(x, packed.packing, adapter, edits, recompute, start)
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
         """The packing for prompts given as embeddings (`encode_embeddings`), made once per task."""
@@ -177,13 +195,20 @@ class TextTower(Tower):
         adapter: Adapter | None,
         edits: Edits | None,
         recompute: bool,
+        start: int = 0,
     ) -> Tensor:
-        if fewer_kernels(x.device):
-            x = x.to(self.precision[1])
+        x = self.rounded(x)
         if edits:
-            edits = cast_edits(self._order(edits, packing), x.dtype)
+            edits = cast_edits(self._order(edits, packing).from_block(start), x.dtype)
         out = run_blocks(
-            x, self.blocks, packing.layout, "text", adapter, edits=edits, recompute=recompute
+            x,
+            self.blocks,
+            packing.layout,
+            "text",
+            adapter,
+            edits=edits,
+            recompute=recompute,
+            start=start,
         )
         count(text_tokens=packing.tokens)
         features = read_out(out, self.ln_final, self.projection, edits, packing.order)

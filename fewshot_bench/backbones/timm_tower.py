@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
-from fewshot_bench.backbones.packing import Layout, fewer_kernels
+from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import cast_edits, image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import Block, run_blocks
@@ -49,13 +49,12 @@ class TimmTower(Tower):
         *,
         edits: Edits | None = None,
         recompute: bool = False,
+        start: int = 0,
     ) -> Tensor:
-        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
-        x = self.stem(pixels)
-        if fewer_kernels(x.device):
-            x = x.to(self.precision[1])
+        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; rows if `start` is given."""
+        x = self.rounded(pixels if start else self._embed(pixels))
         if edits:
-            edits = cast_edits(self._possible(edits), x.dtype)
+            edits = cast_edits(self._possible(edits).from_block(start), x.dtype)
             x = write_images(x, edits.before(0))
         number, length = x.shape[:2]
         layout = self._layout(number, length, x.device)
@@ -67,11 +66,24 @@ class TimmTower(Tower):
             adapter,
             edits=edits,
             recompute=recompute,
+            start=start,
         )
         features = self.read_out(out.view(number, -1, self.width))
-        count(images=number, flops=number * sum(self.flops))
+        count(images=number, flops=number * self.flops[1])
         count_backward(features, number * self.flops[1])
         return features
+
+    @torch.no_grad()
+    @at_its_precision
+    def advance(self, pixels: Tensor, layer: int) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
+        x = self.rounded(self._embed(pixels))
+        layout = image_layout(x.shape[0], x.shape[1], x.device)
+        return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        count(flops=len(pixels) * self.flops[0])
+        return self.stem(pixels)
 
     def _layout(self, number: int, length: int, device: torch.device) -> Layout:
         layout = image_layout(number, length, device)

@@ -1,7 +1,7 @@
 """Token rows written into packed sequences between two blocks, by `write_tokens`.
 
-Rows shared by texts are in the shared prefix, which stays shared. Rows that differ between prompts
-are behind a prefix of one token.
+Rows shared by texts are in the shared prefix, which stays shared. Where rows of each prompt are
+written, the shared prefix ends after the start token from then on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.parameters import cast_together
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.tracing import is_exporting
+from fewshot_bench.utils.transfer import send
 
 
 def cast_edits(edits: Edits, dtype: torch.dtype) -> Edits:
@@ -162,36 +163,50 @@ def _in_prefix(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tup
 
 
 def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
-    """Write rows per prompt (n, rows, width), in the order of the layout, after the start token."""
-    prompts, count = layout.sequences, tokens.count
-    check_prompts(tokens, prompts)
-    if layout.prefix != 1 or layout.runs != 1:
+    """Write rows per prompt (n, rows, width), in the order of the layout, after the start token.
+
+    Shared rows behind the start token become each prompt's own.
+    """
+    count, replaced = tokens.count, tokens.count if tokens.mode == "replace" else 0
+    check_prompts(tokens, layout.sequences)
+    if layout.runs != 1:
         raise ContractError(
-            f"Tokens.values of each prompt lie behind the start token, and {layout.prefix} rows "
-            f"are shared in {layout.runs} runs: pack the prompts with prefix=1"
+            f"Tokens.values of each prompt in {layout.runs} runs: they lie behind one start token"
         )
-    if tokens.mode == "replace":
-        shortest = min(length for _, length in layout.shape)
-        if shortest <= count:
-            raise ContractError(
-                f"Tokens replace {count} rows behind the start token, and a prompt has {shortest}"
-            )
-        places = partial(torch.tensor, layout.first_rows, device=x.device)
-        return _overwrite(x, layout, 1, places, values), layout
-    rows, longer = layout.keep(("longer sequences", count), partial(_lengthen, layout, count))
-    return torch.cat([x, values.flatten(0, 1)]).index_select(0, rows), longer
+    shortest = layout.prefix - 1 + min(length for _, length in layout.shape)
+    if shortest <= replaced:
+        raise ContractError(
+            f"Tokens replace {count} rows behind the start token, and a prompt has {shortest}"
+        )
+    if replaced and layout.prefix == 1:
+        return _overwrite(
+            x, layout, 1, lambda: send(torch.tensor(layout.first_rows), x.device), values
+        ), layout
+    make = partial(_spread_prefix, layout, count, replaced)
+    rows, spread = layout.keep(("spread prefix", count, replaced), make)
+    whole = torch.cat([x, values.flatten(0, 1)])
+    if layout.prefix - 1 > replaced:
+        # Gradients of rows that all prompts get are added in float32.
+        whole = whole.float()
+    return whole.index_select(0, rows).to(x.dtype), spread
 
 
-def _lengthen(layout: Layout, count: int) -> tuple[Tensor, Layout]:
-    """Where rows come from if `count` follow those of a layout per sequence; the new layout."""
-    device, first = layout.pooled.device, torch.tensor(layout.first_rows)
-    rows = torch.arange(layout.tokens)
-    moved = rows + count * (rows[:, None] >= first).sum(dim=1)
-    source = torch.empty(layout.tokens + count * len(first), dtype=torch.int64)
-    source[moved] = rows
-    inserted = (first + count * torch.arange(len(first)))[:, None] + torch.arange(count)
-    source[inserted.flatten()] = layout.tokens + torch.arange(count * len(first))
-    shape = tuple((number, length + count) for number, length in layout.shape)
-    grown = count * torch.arange(1, len(first) + 1, device=device)
-    longer = dataclasses.replace(layout, shape=shape, pooled=layout.pooled + grown)
-    return source.to(device), longer
+def _spread_prefix(layout: Layout, count: int, replaced: int) -> tuple[Tensor, Layout]:
+    """The layout with a prefix of one row, `count` rows behind it instead of `replaced` others.
+
+    Also the row of the old layout in every row of it; those behind the old ones are the new rows.
+    """
+    device, first = layout.pooled.device, layout.first_rows
+    lengths = [length for number, length in layout.shape for _ in range(number)]
+    shared, skipped = layout.prefix - 1, max(0, replaced - layout.prefix + 1)
+    rows = [0]
+    for index, (row, length) in enumerate(zip(first, lengths, strict=True)):
+        new = layout.tokens + index * count
+        rows += range(new, new + count)
+        rows += range(1 + replaced, layout.prefix)
+        rows += range(row + skipped, row + length)
+    added = shared + count - replaced
+    shape = tuple((number, length + added) for number, length in layout.shape)
+    grown = added * torch.arange(1, len(first) + 1, device=device) - shared
+    spread = dataclasses.replace(layout, prefix=1, shape=shape, pooled=layout.pooled + grown)
+    return send(torch.tensor(rows), device), spread

@@ -17,6 +17,7 @@ from torch import Tensor
 from fewshot_bench.api.backbone import Encoder, Site
 from fewshot_bench.backbones.parameters import in_dtype, replaced, tower_parameters
 from fewshot_bench.backbones.transformer import Block, same_tensors
+from fewshot_bench.utils.devices import fewer_kernels
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class Tower:
         if dtype == torch.float32:
             return self
         return dataclasses.replace(in_dtype(self, dtype, self.in_float32), exact=self)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The input of the blocks: in their dtype on accelerators, so that nothing is cast there.
+
+        On a CPU, the residual stream of texts stays in float32.
+        """
+        return x.to(self.precision[1]) if fewer_kernels(x.device) else x
 
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""

@@ -21,10 +21,11 @@ from torch.utils.checkpoint import checkpoint
 from fewshot_bench.api.backbone import Adapter, Branch, Edits, Encoder, FusedAdapter, Point, Site
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
-from fewshot_bench.backbones.packing import Layout, fewer_kernels
+from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.parameters import normalized
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 QUICK = 1.702
@@ -182,9 +183,12 @@ def run_blocks(
     *,
     edits: Edits | None = None,
     recompute: bool = False,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
-    """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
+    """Tokens (t, width) through all blocks from `start` on; returns the pooled rows (n, width).
 
+    With `stop`, all tokens (t, width) before block `stop` are returned instead.
     `recompute` keeps only the input of each block for the backward pass and recomputes the rest:
     equal results, in a fraction of the memory, for a third more work. Token rows of `edits` at
     layer 0 of images are in `x` already, inserted before the norm that precedes the blocks.
@@ -194,7 +198,7 @@ def run_blocks(
     branch = edits.branch if edits else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
-    for layer, block in enumerate(blocks):
+    for layer, block in list(enumerate(blocks))[start:stop]:
         if edits and (layer or layout.causal):
             x, layout = write_tokens(x, layout, edits.before(layer))
         if layer == last and edits and edits.rows is not None:

@@ -44,13 +44,15 @@ class VisionTower(Tower):
         *,
         edits: Edits | None = None,
         recompute: bool = False,
+        start: int = 0,
     ) -> Tensor:
-        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
-        x = self._embed(pixels)
+        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; rows if `start` is given."""
+        x = self.rounded(pixels if start else self._embed(pixels))
         if edits:
-            edits = cast_edits(edits.within(self.layers, self.width), x.dtype)
+            edits = cast_edits(edits.within(self.layers, self.width).from_block(start), x.dtype)
             x = write_images(x, edits.before(0))
-        x = x if self.ln_pre is None else self.ln_pre(x)
+        if not start and self.ln_pre is not None:
+            x = self.ln_pre(x)
         number, length = x.shape[:2]
         layout = image_layout(number, length, x.device)
         out = run_blocks(
@@ -61,18 +63,31 @@ class VisionTower(Tower):
             adapter,
             edits=edits,
             recompute=recompute,
+            start=start,
         )
         features = read_out(out, self.ln_post, self.projection, edits)
-        patches = 2 * number * (self.tokens - 1) * self.patch_weight.numel()
-        count(images=number, flops=patches)
+        count(images=number)
         if self.patch_weight.requires_grad:
-            count_backward(features, patches)
+            count_backward(features, self._patch_flops(number))
         if edits and edits.rows is not None:
             return features.view(number, len(edits.rows), -1)
         return features
 
+    @torch.no_grad()
+    @at_its_precision
+    def advance(self, pixels: Tensor, layer: int) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
+        x = self._embed(pixels)
+        x = x if self.ln_pre is None else self.ln_pre(x)
+        layout = image_layout(x.shape[0], x.shape[1], x.device)
+        return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
+
+    def _patch_flops(self, images: int) -> int:
+        return 2 * images * (self.tokens - 1) * self.patch_weight.numel()
+
     def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
+        count(flops=self._patch_flops(len(pixels)))
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)

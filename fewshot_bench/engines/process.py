@@ -24,9 +24,9 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Group, Settings
 from fewshot_bench.engines.label_process import Connection, LabelProcess, list_plugins_of
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.devices import CPU, see_only
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
 from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
-from fewshot_bench.utils.text import split_names
 
 WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"
@@ -59,19 +59,11 @@ class Slot:
 
 
 def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
-    """Slots that alternate over the devices.
-
-    A worker on a numbered CUDA device (`cuda:N`) sees only that device.
-    """
-    visible = split_names(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    slots = []
-    for number, device in product(range(per_device), devices):
-        kind, _, index = device.partition(":")
-        own = {}
-        if index:
-            own = {"CUDA_VISIBLE_DEVICES": dict(enumerate(visible)).get(int(index), index)}
-        slots.append(Slot(f"{device}/{number}", kind, own))
-    return slots
+    """Slots that alternate over the devices; a worker on a numbered device sees only that one."""
+    return [
+        Slot(f"{device}/{number}", *see_only(device))
+        for number, device in product(range(per_device), devices)
+    ]
 
 
 class Message(msgspec.Struct):
@@ -169,7 +161,7 @@ class Worker:
                 environment,
                 [other, *connection.channels],
                 errors=writing,
-                preload=PRELOADED if slot.device == "cpu" else None,
+                preload=PRELOADED if slot.device == CPU else None,
             )
         finally:
             os.close(writing)

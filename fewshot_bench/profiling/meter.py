@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.profiling.cost import Cost, count, counting
+from fewshot_bench.utils.devices import synchronize
 
 PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
 ENCODING = ("encode_support", "encode_text", "encode_queries")
@@ -88,8 +89,7 @@ class Meter:
         self._once: set[object] = set()
 
     def _now(self) -> Cost:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         return Cost(time.perf_counter(), time.process_time())
 
     @contextmanager

@@ -34,8 +34,10 @@ from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, Par
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.training.train_step import TrainStep, step_on
 from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
+from fewshot_bench.utils.devices import empty_cache, is_accelerator
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.rng import derive, isolate
@@ -114,9 +116,32 @@ class Context:
         return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Gradient scaler; does nothing unless the precision is fp16 on CUDA."""
-        enabled = self.precision == "fp16" and self.device.type == "cuda"
+        """Gradient scaler; does nothing unless the precision is fp16 on an accelerator."""
+        enabled = self.precision == "fp16" and is_accelerator(self.device)
         return torch.amp.GradScaler(self.device.type, enabled=enabled)
+
+    def train_step(
+        self,
+        loss: Callable[..., Tensor],
+        optimizer: torch.optim.Optimizer,
+        max_norm: float = 0.0,
+        *,
+        scaled: bool = True,
+    ) -> TrainStep:
+        """A step that minimizes a loss."""
+        return self.train_step_by(step_on(loss), optimizer, max_norm, scaled=scaled)
+
+    def train_step_by(
+        self,
+        backward: Callable[..., None],
+        optimizer: torch.optim.Optimizer,
+        max_norm: float = 0.0,
+        *,
+        scaled: bool = True,
+    ) -> TrainStep:
+        """A step on the gradients that `backward` adds."""
+        scaler = self.scaler() if scaled else torch.amp.GradScaler(enabled=False)
+        return TrainStep(backward, optimizer, scaler, max_norm)
 
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`."""
@@ -335,8 +360,7 @@ def release(error: BaseException) -> None:
     forget_derived()
     gc.collect()
     give_back_memory()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
 
 
 def fit_within_memory(

@@ -7,7 +7,6 @@ determined by the seed. Parts that may still change are in `fewshot_bench.traini
 from fewshot_bench.training.batches import (
     epoch_views,
     minibatches,
-    step_on,
     steps_per_epoch,
     train_epochs,
 )
@@ -23,7 +22,8 @@ from fewshot_bench.training.linear import LinearClassifier, linear_start, templa
 from fewshot_bench.training.prompt_learning import PromptLearner
 from fewshot_bench.training.prompt_model import Loss, PromptBatch
 from fewshot_bench.training.selection import BestOnValidation
-from fewshot_bench.training.steps import by_shots, cosine, minimize, momentum_sgd, set_rate, unit
+from fewshot_bench.training.steps import by_shots, cosine, momentum_sgd, unit
+from fewshot_bench.training.train_step import step_on
 
 __all__ = [
     "BestOnValidation",
@@ -40,13 +40,11 @@ __all__ = [
     "epoch_views",
     "linear_start",
     "minibatches",
-    "minimize",
     "momentum_sgd",
     "require",
     "require_choices",
     "require_not_negative",
     "require_positive",
-    "set_rate",
     "step_on",
     "steps_per_epoch",
     "template_features",

@@ -2,8 +2,7 @@
 
 `minibatches` shuffles indices, `pixel_batches` yields augmented images, `epoch_views` and
 `views_in_turn` yield features of augmented views; `train_epochs` trains on them, one step per
-batch, and `step_on` turns a loss into a step. All draws come from the given generator or
-context and are thus determined by the seed.
+batch. All draws come from the given generator or context and are thus determined by the seed.
 """
 
 from __future__ import annotations
@@ -11,32 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.api.task import Augment, Images, Shots
-from fewshot_bench.training.steps import Scale, minimize_by, set_rate
+from fewshot_bench.training.steps import Scale
 from fewshot_bench.utils.transfer import send
 
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 """Features (b, width) and labels (b,) of one minibatch to a scalar."""
 Step = Callable[[Tensor, Tensor, Scale], None]
 """Adds the gradients of a minibatch: features (b, width), labels (b,), scale of losses."""
-
-
-def step_on(loss: FeatureLoss) -> Step:
-    """A step that adds the gradients of `loss`.
-
-    >>> step = step_on(lambda features, labels: F.cross_entropy(features @ weights.T, labels))
-    """
-
-    def step(features: Tensor, labels: Tensor, scale: Scale) -> None:
-        torch.autograd.backward(scale(loss(features, labels)))
-
-    return step
 
 
 def train_epochs(
@@ -59,14 +45,13 @@ def train_epochs(
 
     >>> train_epochs(step, sgd, views, labels, ctx, epochs=20, batch_size=32, rate=rate)
     """
-    scaler, order, count = ctx.scaler(), ctx.rng("order"), len(labels)
+    order, count, take = ctx.rng("order"), len(labels), ctx.train_step_by(step, optimizer)
     steps = steps or steps_per_epoch(count, batch_size, drop_last=True)
     done = 0
     for epoch, features in enumerate(views):
-        set_rate(optimizer, rate(epoch))
         batches = minibatches(count, batch_size, order, labels.device, drop_last=True)
         for index in batches[:steps]:
-            minimize_by(partial(step, features[index], labels[index]), optimizer, scaler)
+            take(features[index], labels[index], rate=rate(epoch))
             done += 1
             ctx.progress(done, epochs * steps)
 

@@ -47,9 +47,7 @@ from fewshot_bench.training.steps import (
     Scale,
     cosine,
     dassl_rate,
-    minimize_by,
     momentum_sgd,
-    set_rate,
 )
 
 AfterStep = Callable[[int, int], None]
@@ -91,11 +89,22 @@ class EncoderLearner(EncoderHooks):
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
         """The prompts of all classes, one entry per template."""
-        tower = backbone.text_tower()
+        tower, (_, blocks) = backbone.text_tower(), self.unchanged(backbone)
         tokens = [
             backbone.tokenize(vocabulary.prompts(template)) for template in vocabulary.templates
         ]
-        return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
+        packed = [tower.pack_tokens(ids) for ids in tokens]
+        if blocks:
+            packed = [tower.advance(one, blocks) for one in packed]
+        return tuple(TemplatePrompts(one) for one in packed)
+
+    def unchanged(self, backbone: Backbone) -> tuple[int, int]:
+        """How many first blocks of the vision and text tower no trained tensor changes.
+
+        They run without gradients: once per image of a step, and once per fit for the prompts of
+        templates.
+        """
+        return 0, 0
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
         """The loss of a batch; default: cross-entropy of `scores`."""
@@ -170,6 +179,7 @@ class EncoderLearner(EncoderHooks):
             backbone.image_tower() if "vision" in self.trains else None,
             backbone.text_tower() if text else None,
             classes=backbone.class_features(task) if self.from_classes else None,
+            image_start=self.unchanged(backbone)[0],
         )
         return EncoderModel(
             self,
@@ -195,16 +205,15 @@ class EncoderLearner(EncoderHooks):
         model = model.within_memory(size, backbone.device, ctx.memory_parts)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
-        optimizer, scaler = self.optimizer(list(learned.values())), ctx.scaler()
         backward = self.backward(model, learned, task, backbone, ctx)
+        optimizer = self.optimizer(list(learned.values()))
+        take = ctx.train_step_by(backward, optimizer, self.max_norm)
         per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
         total = self.steps(task.shots, per_epoch)
         batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
         stage, stages = self.stage
         for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
-            set_rate(optimizer, self.rate(step, per_epoch, total))
-            add_gradients = partial(backward, pixels, labels)
-            minimize_by(add_gradients, optimizer, scaler, self.max_norm)
+            take(pixels, labels, rate=self.rate(step, per_epoch, total))
             if after is not None:
                 after(step + 1, total)
             ctx.progress(stage * total + step + 1, stages * total)

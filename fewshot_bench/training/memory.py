@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import ImageTower, PromptPart, TextTower
-from fewshot_bench.utils.memory import count_sharers, free_memory
+from fewshot_bench.utils.devices import free_bytes
+from fewshot_bench.utils.memory import count_sharers
 
 KEPT_PER_TOKEN = 14
 """About how many values times its width a block keeps of a token for the backward pass."""
@@ -38,7 +39,7 @@ def must_recompute(
         return True
     kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
     # Workers start together, and each sees memory that the others are about to take.
-    return kept * count_sharers() > MEMORY_SHARE * free_memory(device)
+    return kept * count_sharers() > MEMORY_SHARE * free_bytes(device)
 
 
 def bytes_of_views(views: int, images: int, width: int) -> int:

@@ -60,7 +60,6 @@ from fewshot_bench.training.steps import (
     coop_epochs,
     dassl_rate,
     device_generator,
-    minimize_by,
     row_blocks,
 )
 
@@ -107,7 +106,6 @@ __all__ = [
     "encode_in_parts",
     "first_best",
     "for_images",
-    "minimize_by",
     "must_recompute",
     "once_for",
     "pixel_batches",

@@ -1,7 +1,6 @@
-"""One optimizer step, and schedules: learning rates, and epochs by shots.
+"""Parts of training steps, and schedules: learning rates, and epochs by shots.
 
-`minimize` is a step on one loss, `minimize_by` a step on gradients accumulated in parts. Neither
-synchronizes with the device. `coop_epochs` and `dassl_rate` are CoOp's and Dassl's schedules.
+`coop_epochs` and `dassl_rate` are CoOp's and Dassl's schedules; a whole step is `train_step`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.utils.devices import is_accelerator
 from fewshot_bench.utils.tracing import is_exporting
 
 T = TypeVar("T")
@@ -51,43 +51,6 @@ def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
     return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group.
-
-    >>> set_rate(optimizer, cosine(self.lr, step, total))
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Run one optimizer step on `loss`; does not synchronize with the device.
-
-    >>> minimize(F.cross_entropy(logits, labels), optimizer, ctx.scaler())
-    """
-    minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
-
-
-def minimize_by(
-    backward: Callable[[Scale], None],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    max_norm: float = 0.0,
-) -> None:
-    """Run one optimizer step on the gradients that `backward` adds; it must scale its losses.
-
-    max_norm: bound on the total gradient norm (clipping); 0 for none.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    backward(scaler.scale)
-    if max_norm:
-        scaler.unscale_(optimizer)
-        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        _clip([parameter.grad for parameter in every if parameter.grad is not None], max_norm)
-    scaler.step(optimizer)
-    scaler.update()
-
-
 def momentum_sgd(
     parameters: Sequence[Tensor],
     *,
@@ -96,14 +59,16 @@ def momentum_sgd(
     weight_decay: float = 0.0,
     fused: bool | None = None,
 ) -> torch.optim.SGD:
-    """SGD with momentum that is safe if a scaler skips the first step; fused on CUDA by default.
+    """SGD with momentum that is safe if a scaler skips the first step.
+
+    Fused on accelerators by default.
 
     torch's fused SGD starts from uninitialized momentum buffers, and keeps them if the gradients of
     the first step overflow; here momentum starts at zero.
 
     >>> optimizer = momentum_sgd([context], lr=2e-3, momentum=0.9)
     """
-    fused = parameters[0].is_cuda if fused is None else fused
+    fused = is_accelerator(parameters[0].device) if fused is None else fused
     optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
@@ -111,17 +76,6 @@ def momentum_sgd(
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
-
-    Unlike that function, it moves no number between devices.
-    """
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:

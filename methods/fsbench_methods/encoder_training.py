@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fewshot_bench import RunContext
-from fewshot_bench.training import cosine, set_rate
-from fewshot_bench.training.provisional import Backward, minimize_by
+from fewshot_bench.training import cosine
+from fewshot_bench.training.provisional import Backward
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -35,8 +34,7 @@ class Schedule:
         optimizer = torch.optim.AdamW(
             parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
-        scaler = ctx.scaler()
+        take = ctx.train_step_by(backward, optimizer)
         for step, (batch, labels) in enumerate(itertools.islice(batches, self.steps)):
-            set_rate(optimizer, cosine(self.lr, step, self.steps, self.last))
-            minimize_by(partial(backward, batch, labels), optimizer, scaler)
+            take(batch, labels, rate=cosine(self.lr, step, self.steps, self.last))
             ctx.progress(step + 1, self.steps)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Augment, RunContext, Shots
-from fewshot_bench.training import BestOnValidation, cosine, minibatches, minimize, set_rate
+from fewshot_bench.training import BestOnValidation, cosine, minibatches
 
 LRS, DECAYS, SIZES = (1e-3, 1e-4), (0.0, 0.01, 1e-4), (8, 32)
 WITHOUT_VALIDATION = (1e-3, 0.01)
@@ -102,13 +102,16 @@ class HeadSearch:
 
         `offer` is called after steps 0, 100, 200 ..., `report` with the steps that are done.
         """
-        optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=head.is_cuda)
-        scaler, order = ctx.scaler(), ctx.rng("order")
+        optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=not head.is_cpu)
+
+        def loss(features: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(self.scale * features @ head.T, labels)
+
+        take, order = ctx.train_step(loss, optimizer), ctx.rng("order")
         streams = [samples.batches(size // len(self.sets), order) for samples in self.sets]
         for step in range(self.iterations):
-            set_rate(optimizer, rate(step, lr, self.iterations))
             features, labels = map(torch.cat, zip(*map(next, streams), strict=True))
-            minimize(F.cross_entropy(self.scale * features @ head.T, labels), optimizer, scaler)
+            take(features, labels, rate=rate(step, lr, self.iterations))
             if offer is not None and step % EVERY == 0:
                 offer()
             report(step + 1, self.iterations)

@@ -24,7 +24,7 @@ from fewshot_bench.training.provisional import (
     encode_in_parts,
     must_recompute,
 )
-from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts
+from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts, product_dtype
 
 EVAL_BATCH = 256
 U = TypeVar("U", bound=Change)
@@ -209,7 +209,9 @@ def update_step(model: LoraModel, adapter: Update) -> Backward:
     """The backward pass of one batch through a model with trained updates."""
 
     def backward(batch: Tensor, labels: Tensor, scale: Scale) -> None:
-        model.backward(batch, labels, adapter.for_step(), scale)
+        with model.autocast():
+            dtype = product_dtype(batch.device)
+        model.backward(batch, labels, adapter.for_step(dtype), scale)
 
     return backward
 

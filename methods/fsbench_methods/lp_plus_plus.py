@@ -126,11 +126,14 @@ class LpPlusPlus:
             val = task.val.features, task.val.features @ blend.class_features.T
         best = BestOnValidation(task.val.labels if task.val else cosines, last_of_equals=True)
         labels = task.train.labels
+
+        def loss() -> Tensor:
+            return F.cross_entropy(blend.score(features, cosines), labels)
+
+        # Without a loss scaler: the gradients of the blending add up over many steps.
+        take = ctx.train_step(loss, weights, scaled=False)
         for epoch in range(1, self.epochs + 1):
-            weights.zero_grad()
-            loss = F.cross_entropy(blend.score(features, cosines), labels)
-            torch.autograd.backward(loss)
-            weights.step()
+            take()
             if epoch % self.every == 0:
                 blending.step()
             if val is not None:

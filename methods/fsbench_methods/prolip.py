@@ -28,11 +28,9 @@ from fewshot_bench.training import (
     Learned,
     cosine,
     epoch_views,
-    minimize,
     require,
     require_not_negative,
     require_positive,
-    set_rate,
     unit,
 )
 from fewshot_bench.training.provisional import (
@@ -124,14 +122,18 @@ class ProLip(EncoderHooks):
         bias = frozen[BIAS].float() if BIAS in frozen else start.new_zeros(())
         projection, weight = torch.nn.Parameter(start.clone()), self.penalty / task.shots
         optimizer = torch.optim.Adam([projection], lr=self.lr, eps=_EPSILON, fused=True)
-        scaler, labels = ctx.scaler(), task.train.labels
+        fixed, labels = model.fixed, task.train.labels
+
+        def loss(rows: Tensor) -> Tensor:
+            logits = model.scale * unit(rows @ projection + bias) @ fixed.T
+            distance = (projection - start).square().sum()
+            return F.cross_entropy(logits, labels) + weight * distance
+
+        take = ctx.train_step(loss, optimizer)
         crop, width = Augment(scale=(self.crop, 1.0)), model.frozen.vision.width
         views = epoch_views(task.train, self.iterations, crop, width, projected=False)
         for step, rows in enumerate(views):
-            set_rate(optimizer, cosine(self.lr, step, self.iterations))
-            logits = model.scale * unit(rows @ projection + bias) @ model.fixed.T
-            distance = (projection - start).square().sum()
-            minimize(F.cross_entropy(logits, labels) + weight * distance, optimizer, scaler)
+            take(rows, rate=cosine(self.lr, step, self.iterations))
             ctx.progress(step + 1, self.iterations)
         return self._fit({PROJECTION: projection.detach()}, task, backbone, ctx)
 

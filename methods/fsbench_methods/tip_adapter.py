@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -27,12 +28,10 @@ from fewshot_bench.training import (
     cosine,
     epoch_views,
     minibatches,
-    minimize,
     require,
     require_choices,
     require_not_negative,
     require_positive,
-    set_rate,
     steps_per_epoch,
     unit,
 )
@@ -311,9 +310,10 @@ class TipAdapterF(CacheMethod):
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=keys.is_cuda,
+            fused=not keys.is_cpu,
         )
-        labels, order, scaler = task.train.labels, ctx.rng("order"), ctx.scaler()
+        labels, order = task.train.labels, ctx.rng("order")
+        take = ctx.train_step(partial(self.loss, cache, class_features, scale), optimizer)
         count, step = len(task.train), 0
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
         val = task.val if self.select_epoch == "val" else None
@@ -323,9 +323,7 @@ class TipAdapterF(CacheMethod):
         views = epoch_views(task.train, self.epochs, self.augment, keys.shape[1], start=self.views)
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):
-                set_rate(optimizer, cosine(self.lr, step, total))
-                loss = self.loss(cache, class_features, scale, features[index], labels[index])
-                minimize(loss, optimizer, scaler)
+                take(features[index], labels[index], rate=cosine(self.lr, step, total))
                 step += 1
                 ctx.progress(step, total)
             if seen is not None:

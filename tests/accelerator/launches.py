@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -27,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_bench import Task
 from fewshot_bench.api.registry import registry
-from fewshot_bench.backbones import packing, parameters, text_tower, timm_tower, transformer
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
+from tests.accelerator.layout import use_accelerator_layout
 from tests.reference.toy import CPU, MemoryShots, random_backbone, random_shots
 
 NO_KERNEL = {
@@ -141,17 +142,15 @@ def _in_float32(value: Any) -> Any:
 
 @contextmanager
 def as_accelerator() -> Iterator[None]:
-    """Context in which CPU tensors are cast, and optimizers fused, as on an accelerator."""
+    """Context in which CPU tensors are laid out, cast and optimized as on an accelerator."""
     make = torch.optim.SGD.__init__
 
     def fused(optimizer: Any, *args: Any, **kwargs: Any) -> None:
         make(optimizer, *args, **{**kwargs, "fused": True})
 
-    with ExitStack() as stack:
-        for module in (packing, parameters, text_tower, timm_tower, transformer):
-            stack.enter_context(patch.object(module, "fewer_kernels", lambda device: True))
-        stack.enter_context(patch.object(torch.optim.SGD, "__init__", fused))
-        stack.enter_context(_Autocast())
+    with pytest.MonkeyPatch.context() as patch, _Autocast():
+        use_accelerator_layout(patch)
+        patch.setattr(torch.optim.SGD, "__init__", fused)
         yield
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, RunContext, Task
-from fewshot_bench.training import minimize, unit
+from fewshot_bench.training import unit
 from tests.accelerator.pretend import DEVICE
 from tests.accelerator.rehearsal import rehearse
 
@@ -63,11 +63,15 @@ class Planted:
         start = torch.zeros(len(task.classnames), features.shape[1], device=self.weight)
         weight = torch.nn.Parameter(start)
         optimizer = torch.optim.AdamW([weight], lr=0.01, fused=self.fused)
-        scaler = ctx.scaler()
-        for _ in range(3):
+
+        def whole() -> Tensor:
             loss = F.cross_entropy(features @ weight.T, labels)
             more = self.act(Step(loss, features, labels, weight, ctx))
-            minimize(loss if more is None else loss + more, optimizer, scaler)
+            return loss if more is None else loss + more
+
+        take = ctx.train_step(whole, optimizer)
+        for _ in range(3):
+            take()
         return Head(weight.detach(), self.finish)
 
 

@@ -16,6 +16,7 @@ from fsbench_methods.clip_adapter import ClipAdapter
 from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.api.registry import registry
 from fewshot_bench.training import provisional
+from fewshot_bench.training.train_step import TrainStep
 from tests.helpers import REPOSITORY
 
 PAGE, TOWERS = (
@@ -105,7 +106,7 @@ def test_gradients_are_clipped_to_their_total_norm_as_in_torch(max_norm: float) 
         torch.autograd.backward(scale((factor * ours[1]).sum() + ours[0].sum()))
 
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    provisional.minimize_by(add_gradients, optimizers[0], scaler, max_norm)
+    TrainStep(add_gradients, optimizers[0], scaler, max_norm)()
     torch.autograd.backward((factor * theirs[1]).sum() + theirs[0].sum())
     if max_norm:
         torch.nn.utils.clip_grad_norm_(theirs, max_norm)
