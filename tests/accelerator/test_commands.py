@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,7 @@ METHODS = ("zero-shot", "tip-adapter-f", "coop", "clip-lora")
 DEVICES = ("rehearsal:0", "rehearsal:1")
 
 
-@pytest.fixture(autouse=True)
-def known(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let child processes find the device, too."""
-    folder = str(Path(rehearsal.__file__).parents[1])
-    others = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (others, folder))))
+pytestmark = pytest.mark.usefixtures("inherited")
 
 
 def done(*arguments: object) -> Result:
