@@ -188,6 +188,14 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
+def place(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; one in float64 stays on the host for a device without float64."""
+    import torch
+
+    stays = tensor.dtype is torch.float64 and not has_float64(device)
+    return tensor if stays else tensor.to(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done all its work; nothing to wait for on a CPU."""
     if device.type == CPU:

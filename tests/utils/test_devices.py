@@ -266,3 +266,13 @@ def test_generators_with_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.list_generators()[1] == []
     pretend(monkeypatch, "abacus", **functions)
     assert devices.list_generators()[1] == []
+
+
+def test_float64_stays_on_the_host_for_a_device_without_it() -> None:
+    """`meta` stands for a device: its tensors have no values, and none can be read from it."""
+    there = torch.device("meta")
+    assert not devices.has_float64(torch.device("mps"))
+    assert devices.place(torch.ones(2, dtype=torch.float64), there).device == there
+    for dtype, moved in ((torch.float64, False), (torch.float32, True)):
+        placed = SimpleNamespace(dtype=dtype, to=lambda device: "moved")
+        assert (devices.place(placed, torch.device("mps")) == "moved") is moved  # type: ignore[arg-type]
