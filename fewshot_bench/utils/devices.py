@@ -64,6 +64,11 @@ def is_accelerator(device: torch.device) -> bool:
     return device.type != CPU
 
 
+def fewer_kernels(device: torch.device) -> bool:
+    """True where a kernel costs more than padding: on accelerators, which wait for launches."""
+    return is_accelerator(device)
+
+
 def accelerator_kind() -> str:
     """The kind of this machine's accelerator, such as `cuda`; "" where there is none."""
     return next(iter(list_accelerators()), "")
