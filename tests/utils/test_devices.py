@@ -243,8 +243,24 @@ def test_a_device_with_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_stream", current_stream)
     monkeypatch.setattr(devices, "_QUEUES", {})
     event = devices.record_event(torch.device("cuda", 97))
-    assert event is made[-1]
+    assert len(made) == 1
     assert not event.query()
+    event.synchronize()
+
+
+def test_events_that_nobody_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Backend doesn't support synchronizing events.")
+
+    event = SimpleNamespace(query=lambda: True, synchronize=refuse)
+    stream = SimpleNamespace(record_event=lambda: event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda one: stream)
+    waits: list[Any] = []
+    monkeypatch.setattr(devices, "synchronize", waits.append)
+    monkeypatch.setattr(devices, "_QUEUES", {})
+    card = torch.device("cuda", 96)
+    devices.record_event(card).synchronize()
+    assert waits == [card]
 
 
 def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
