@@ -70,7 +70,6 @@ class Allocation:
         Non-finite gradients, of steps that a loss scaler skips, leave the importance unchanged;
         the uncertainty still decays.
         """
-        self.done += 1
         if not self._smooth:
             self._smooth = [torch.zeros_like(factor) for factor in self._flat]
             self._doubt = [torch.zeros_like(factor) for factor in self._flat]
@@ -140,9 +139,14 @@ class Step:
     allocation: Allocation
     orthogonality: float
 
-    def __call__(self, batch: Tensor, labels: Tensor, scale: Scale) -> None:
-        """Mask E, add the gradients of P, E and Q, and update the importances."""
+    def before_step(self) -> bool:
+        """Mask E by the budget of the step, which changes no other work; so the result is False."""
         self.allocation.mask()
+        self.allocation.done += 1
+        return False
+
+    def __call__(self, batch: Tensor, labels: Tensor, scale: Scale) -> None:
+        """Add the gradients of P, E and Q, and update the importances."""
         # All chunks of a step share E Q: its gradient is collected in leaves, then passed on once.
         rows = {site: e[:, None] * q for site, (q, _, e) in self.triplets.items()}
         leaves = {site: value.detach().requires_grad_() for site, value in rows.items()}
