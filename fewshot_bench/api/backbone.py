@@ -106,6 +106,15 @@ class Edits:
         )
         return replace(self, tokens=tokens)
 
+    def from_block(self, start: int) -> Edits:
+        """These edits; ContractError if one of them precedes block `start`."""
+        early = [one.layer for one in self.tokens if one.layer < start]
+        if early:
+            raise ContractError(
+                f"Tokens.layer={early[0]}: these rows have passed the blocks before {start} already"
+            )
+        return self
+
     def within(self, layers: int, width: int) -> Edits:
         """These edits; ContractError if a tower lacks the block or has another width."""
         for one in self.tokens:
@@ -214,11 +223,19 @@ class ImageTower(Protocol):
         *,
         edits: Edits | None = None,
         recompute: bool = False,
+        start: int = 0,
     ) -> Tensor:
         """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter and edits.
 
         `recompute` is activation checkpointing: the same numbers in less memory, more computation.
-        With `edits.rows`, features are (b, rows, embed).
+        With `edits.rows`, features are (b, rows, embed). start: `pixels` are the rows that
+        `advance` gave for that block.
+        """
+
+    def advance(self, pixels: Tensor, layer: int) -> Tensor:
+        """(b, 3, h, w) pixels to rows (b, tokens, width) before block `layer`, without gradients.
+
+        Blocks that nothing changes can thus run once for several calls of `encode`.
         """
 
     def parameters(self) -> dict[str, Tensor]:
@@ -290,8 +307,7 @@ class TextTower(Protocol):
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
         """Pack token ids (n, context) once, for many calls of `encode_packed`.
 
-        prefix: upper limit on the shared prefix tokens that are computed once; pass 1 if edits
-        write different rows after the start token of each prompt.
+        prefix: upper limit on the shared prefix tokens that are computed once.
         """
 
     def encode_packed(
@@ -303,6 +319,13 @@ class TextTower(Protocol):
         recompute: bool = False,
     ) -> Tensor:
         """As `encode_tokens`, for packed prompts; does not synchronize with the host."""
+
+    def advance(self, packed: Any, layer: int) -> PackedPrompts:
+        """Packed prompts as they are before block `layer`, without gradients.
+
+        Blocks below the first one that a method changes can thus run once for many calls of
+        `encode_packed`. A tower in which one of these blocks is another runs them again.
+        """
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
         """Packing for the prompts of `encode_embeddings`, made once for many calls."""

@@ -56,10 +56,12 @@ class PooledTower(Tower):
         *,
         edits: Edits | None = None,
         recompute: bool = False,
+        start: int = 0,
     ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; (b, width) not projected.
 
-        UnsupportedBackboneError for adapters and other edits. Nothing is recomputed.
+        UnsupportedBackboneError for adapters and other edits. Nothing is recomputed, and `start` is
+        0: there are no blocks.
         """
         if adapter is not None or (edits and edits != Edits(projected=edits.projected)):
             raise UnsupportedBackboneError(
@@ -71,6 +73,10 @@ class PooledTower(Tower):
         if edits and not edits.projected:
             return rows
         return F.linear(rows, self.projection.T, self.projection_bias)
+
+    def advance(self, pixels: Tensor, layer: int) -> Tensor:
+        """UnsupportedBackboneError: there are no blocks to pass."""
+        raise UnsupportedBackboneError(f"the image encoder is a ResNet, without a block {layer}")
 
 
 def read_pooled_tower(visual: Any, dtype: torch.dtype) -> PooledTower | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm
-from fewshot_bench.backbones.token_edits import check_prompts
+from fewshot_bench.backbones.token_edits import cast_edits, check_prompts
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.backbones.vision_tower import read_out
@@ -23,16 +23,17 @@ from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, 
 class PackedText:
     """Tokenized prompts, ready for the blocks: embeddings with positions, prefix first.
 
-    embedded: (t, width), computed once per task, so that training steps read no tokens again.
-    ids, places (t,): the tokens and their positions; source: the token and position embeddings that
-    `embedded` was computed from; a tower with other embeddings recomputes it.
+    embedded: (t, width), computed once per task, so that training steps read no tokens again: the
+    input of block `start`. ids, places (t,): the tokens and their positions; source: the embeddings
+    and blocks that `embedded` was computed with; a tower with others recomputes it.
     """
 
     embedded: Tensor
     packing: Packing
     ids: Tensor
     places: Tensor
-    source: tuple[Tensor, Tensor]
+    source: tuple[Any, ...]
+    start: int = 0
 
     @property
     def tokens(self) -> int:
@@ -61,6 +62,7 @@ class TextTower(Tower):
     """Frozen text weights; equals open_clip's `encode_text` up to rounding."""
 
     encoder: ClassVar[Encoder] = "text"
+    in_float32: ClassVar[frozenset[str]] = frozenset({"token_embedding", "positions", "bias"})
 
     token_embedding: Tensor
     positions: Tensor
@@ -90,7 +92,7 @@ class TextTower(Tower):
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
         places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
         embedded = self.embed(ids) + self.positions[places]
-        return PackedText(embedded, packing, ids, places, self._source)
+        return PackedText(embedded, packing, ids, places, self._source())
 
     def _pack_whole(self, tokens: Tensor) -> PackedText:
         """Pack whole sequences, including padding, where every token attends to all."""
@@ -103,11 +105,30 @@ class TextTower(Tower):
         places, ids = rows % length, tokens.flatten()
         packing = Packing(layout, rows, places, None)
         embedded = self.embed(ids) + self.positions[places]
-        return PackedText(embedded, packing, ids, places, self._source)
+        return PackedText(embedded, packing, ids, places, self._source())
 
-    @property
-    def _source(self) -> tuple[Tensor, Tensor]:
-        return self.token_embedding, self.positions
+    def _source(self, blocks: int = 0) -> tuple[Any, ...]:
+        return self.token_embedding, self.positions, *self.blocks[:blocks]
+
+    def advance(self, packed: PackedText, layer: int) -> PackedText:
+        """Packed prompts as they are before block `layer`, without gradients."""
+        rows = self._run_until(packed, layer)
+        return dataclasses.replace(packed, embedded=rows, source=self._source(layer), start=layer)
+
+    @torch.no_grad()
+    @at_its_precision
+    def _run_until(self, packed: PackedText, layer: int) -> Tensor:
+        layout = packed.packing.layout
+        x, start = self._embedded(packed)
+        x = self.rounded(x)
+        return run_blocks(x, self.blocks, layout, "text", start=start, stop=layer)
+
+    def _embedded(self, packed: PackedText) -> tuple[Tensor, int]:
+        """The rows of packed prompts, and the block that they are the input of."""
+        own = self._source(packed.start)
+        if all(one is kept for one, kept in zip(own, packed.source, strict=True)):
+            return packed.embedded, packed.start
+        return self.embed(packed.ids) + self.positions[packed.places], 0
 
     def encode_tokens(
         self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
@@ -124,10 +145,8 @@ class TextTower(Tower):
         recompute: bool = False,
     ) -> Tensor:
         """(n, embed) raw features of packed prompts."""
-        x = packed.embedded
-        if any(own is not kept for own, kept in zip(self._source, packed.source, strict=True)):
-            x = self.embed(packed.ids) + self.positions[packed.places]
-        return self._encode(x, packed.packing, adapter, edits, recompute)
+        x, start = self._embedded(packed)
+        return self._encode(x, packed.packing, adapter, edits, recompute, start)
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
         """The packing for prompts given as embeddings (`encode_embeddings`), made once per task."""
@@ -162,7 +181,8 @@ class TextTower(Tower):
         packing = packing or self.pack_lengths(start, end, length)
         runs = 1 if prefix.dim() == 2 else prefix.shape[0]
         packing = packing.repeated(runs)
-        rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
+        rows = suffix.flatten(0, 1).index_select(0, packing.rows)
+        rows = rows + self.positions.index_select(0, packing.positions)
         first = (prefix + self.positions[:start]).view(-1, self.width)
         features = self._encode(torch.cat([first, rows]), packing, adapter, edits, recompute)
         return features if prefix.dim() == 2 else features.view(runs, -1, features.shape[-1])
@@ -175,11 +195,20 @@ class TextTower(Tower):
         adapter: Adapter | None,
         edits: Edits | None,
         recompute: bool,
+        start: int = 0,
     ) -> Tensor:
+        x = self.rounded(x)
         if edits:
-            edits = self._order(edits, packing)
+            edits = cast_edits(self._order(edits, packing).from_block(start), x.dtype)
         out = run_blocks(
-            x, self.blocks, packing.layout, "text", adapter, edits=edits, recompute=recompute
+            x,
+            self.blocks,
+            packing.layout,
+            "text",
+            adapter,
+            edits=edits,
+            recompute=recompute,
+            start=start,
         )
         count(text_tokens=packing.tokens)
         features = read_out(out, self.ln_final, self.projection, edits, packing.order)
@@ -223,16 +252,17 @@ def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
     ln_final = read_norm(text.ln_final)
     assert ln_final is not None
     projection, bias = _projection(text)
-    return TextTower(
-        read_blocks(text.transformer, dtype, f"{owner} (text)"),
+    tower = TextTower(
+        read_blocks(text.transformer, f"{owner} (text)"),
         text.token_embedding.weight.detach(),
         text.positional_embedding.detach(),
         ln_final,
-        projection.to(dtype),
+        projection,
         int(text.context_length),
         bias,
         "" if getattr(text, "attn_mask", None) is not None else _pool(text),
     )
+    return tower.at(dtype)
 
 
 def _projection(text: Any) -> tuple[Tensor, Tensor | None]:

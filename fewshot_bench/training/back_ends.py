@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fewshot_bench.training.compiled_tape import compile_tape
 from fewshot_bench.training.tape import NotCapturableError, Tape
+from fewshot_bench.utils.devices import graph_class
 from fewshot_bench.utils.step_kind import COMPILER, Kind
 
 Work = Callable[[], None]
@@ -67,7 +68,7 @@ class GraphBackEnd:
     def __init__(self, device: torch.device) -> None:
         """NotCapturableError for a device without graphs."""
         self._module: Any = torch.get_device_module(device)
-        self._new: Any = None if device.type == "cpu" else _graph_class(device)
+        self._new: Any = graph_class(device)
         if self._new is None:
             raise NotCapturableError(f"torch has no graphs of {device.type} devices")
         self._stream = self._module.Stream(device)
@@ -119,14 +120,7 @@ def resolve_kind(kind: Kind, device: torch.device) -> Kind:
     """The kind that `auto` means on a device: a graph where it has graphs, else eager."""
     if kind != "auto":
         return kind
-    return "graph" if device.type != "cpu" and _graph_class(device) is not None else "eager"
-
-
-def _graph_class(device: torch.device) -> Any:
-    """The class of graphs of a device in torch; None if it has none."""
-    module = torch.get_device_module(device)
-    names = [name for name in ("CUDAGraph", "XPUGraph") if hasattr(module, name)]
-    return getattr(module, names[0]) if names and hasattr(module, "graph") else None
+    return "eager" if graph_class(device) is None else "graph"
 
 
 def back_end(kind: Kind, device: torch.device) -> BackEnd | None:

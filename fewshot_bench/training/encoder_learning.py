@@ -89,11 +89,22 @@ class EncoderLearner(EncoderHooks):
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
         """The prompts of all classes, one entry per template."""
-        tower = backbone.text_tower()
+        tower, (_, blocks) = backbone.text_tower(), self.unchanged(backbone)
         tokens = [
             backbone.tokenize(vocabulary.prompts(template)) for template in vocabulary.templates
         ]
-        return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
+        packed = [tower.pack_tokens(ids) for ids in tokens]
+        if blocks:
+            packed = [tower.advance(one, blocks) for one in packed]
+        return tuple(TemplatePrompts(one) for one in packed)
+
+    def unchanged(self, backbone: Backbone) -> tuple[int, int]:
+        """How many first blocks of the vision and text tower no trained tensor changes.
+
+        They run without gradients: once per image of a step, and once per fit for the prompts of
+        templates.
+        """
+        return 0, 0
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
         """The loss of a batch; default: cross-entropy of `scores`."""
@@ -168,6 +179,7 @@ class EncoderLearner(EncoderHooks):
             backbone.image_tower() if "vision" in self.trains else None,
             backbone.text_tower() if text else None,
             classes=backbone.class_features(task) if self.from_classes else None,
+            image_start=self.unchanged(backbone)[0],
         )
         return EncoderModel(
             self,
@@ -190,7 +202,7 @@ class EncoderLearner(EncoderHooks):
         """Train `learned` in place over the whole schedule; `after` is called after every step."""
         size = min(self.batch_size, len(task.train))
         model = self.model(task, backbone, ctx)
-        model = model.within_memory(size, backbone.device, ctx.memory_parts)
+        model = model.within_memory(size, backbone.device, ctx.memory_parts, ctx.precision)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
         backward = self.backward(model, learned, task, backbone, ctx)

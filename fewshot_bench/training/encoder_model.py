@@ -37,7 +37,8 @@ class Encoders:
 
     A tower that no trained tensor changes is None; its features are frozen. classes: frozen class
     features (classes, embed), for methods that derive prompts from them
-    (`EncoderLearner.from_classes`).
+    (`EncoderLearner.from_classes`). image_start: block that images enter, as rows that have passed
+    the ones before it (`EncoderLearner.unchanged`).
 
     >>> optimizer = AdamW(encoders.parameters().values())
     """
@@ -48,6 +49,7 @@ class Encoders:
     text_edits: Edits | None = None
     context: Tensor | None = None
     classes: Tensor | None = None
+    image_start: int = 0
 
     def parameters(self) -> dict[str, Tensor]:
         """Every tensor of the towers by name, such as `vision.blocks.0.ln_1.weight`."""
@@ -148,7 +150,8 @@ class EncoderBatch:
     """The batch that losses get.
 
     classes, images: results of `EncoderHooks.read_classes` and `read_images`, by default
-    (classes, embed) and (b, embed) at unit length. labels: (b,). pixels: (b, 3, h, w), or frozen
+    (classes, embed) and (b, embed) at unit length. labels: (b,). pixels: (b, 3, h, w), their rows
+    (b, tokens, width) where images enter at a later block (`Encoders.image_start`), or frozen
     features (b, embed) if the image tower is not changed. scale: the logit scale.
     """
 
@@ -196,8 +199,9 @@ class EncoderHooks:
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
         """Raw features of pixels (b, 3, h, w) for `read_images`: (b, embed) by default."""
-        assert encoders.vision is not None
-        return encoders.vision.encode(pixels, edits=encoders.vision_edits, recompute=recompute)
+        tower, edits, start = encoders.vision, encoders.vision_edits, encoders.image_start
+        assert tower is not None
+        return tower.encode(pixels, edits=edits, recompute=recompute, start=start)
 
     def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
         """Image features in float32 from the tower's output; default: (b, embed) at unit length."""
@@ -262,20 +266,29 @@ class EncoderModel:
 
     def image_features(self, batch: Tensor, learned: Learned) -> Tensor:
         """Image features: `read_images` of encoded pixels; frozen features are returned as is."""
+        return self._entered_features(self._enter(batch), learned)
+
+    def _enter(self, pixels: Tensor) -> Tensor:
+        """Rows of the images before the first changed block; pixels if that is the first one."""
+        start, tower = self.frozen.image_start, self.frozen.vision
+        return tower.advance(pixels, start) if tower is not None and start else pixels
+
+    def _entered_features(self, entered: Tensor, learned: Learned) -> Tensor:
         if self.frozen.vision is None:
-            return batch
+            return entered
         with self.autocast():
             encoders = self.hooks.encoders(learned, self.frozen)
             recompute = "vision" in self.recompute
-            raw = self.hooks.encode_images(encoders, batch, recompute=recompute)
+            raw = self.hooks.encode_images(encoders, entered, recompute=recompute)
         return self.hooks.read_images(raw, learned, self.frozen)
 
     def batch(
         self, pixels: Tensor, labels: Tensor, classes: Tensor, learned: Learned
     ) -> EncoderBatch:
         """The `EncoderBatch` for a loss."""
-        images = self.image_features(pixels, learned)
-        return EncoderBatch(classes, images, labels, pixels, self.scale)
+        entered = self._enter(pixels)
+        images = self._entered_features(entered, learned)
+        return EncoderBatch(classes, images, labels, entered, self.scale)
 
     def backward(
         self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
@@ -326,10 +339,12 @@ class EncoderModel:
         batches = queries.batches(EVAL_BATCH, device=classes.device)
         return torch.cat([score(self.image_features(pixels, learned)) for pixels in batches])
 
-    def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
+    def within_memory(
+        self, images: int, device: torch.device, parts: int, precision: str = "fp32"
+    ) -> EncoderModel:
         """This model for steps of `images` images, with recomputation and chunks as memory needs.
 
-        parts: `RunContext.memory_parts`.
+        parts, precision: `RunContext.memory_parts` and `precision`.
         """
         towers = {"vision": self.frozen.vision, "text": self.frozen.text}
         images *= self.hooks.image_runs
@@ -338,7 +353,9 @@ class EncoderModel:
             "text": sum(prompts.tokens for prompts in self.prompts),
         }
         short = {
-            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+            name
+            for name, tower in towers.items()
+            if must_recompute(tower, tokens[name], device, parts, precision)
         }
         chunks = chunks_for(parts)
         divided = tuple(prompts.divide(chunks) for prompts in self.prompts) if chunks > 1 else ()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import ImageTower, PromptPart, TextTower
-from fewshot_bench.utils.memory import count_sharers, free_memory
+from fewshot_bench.utils.devices import free_bytes
+from fewshot_bench.utils.memory import count_sharers
 
 KEPT_PER_TOKEN = 14
 """About how many values times its width a block keeps of a token for the backward pass."""
@@ -25,20 +26,26 @@ Encode = Callable[[PromptPart], Tensor]
 
 
 def must_recompute(
-    tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
+    tower: ImageTower | TextTower | None,
+    tokens: int,
+    device: torch.device,
+    parts: int = 1,
+    precision: str = "fp32",
 ) -> bool:
     """True if the activations of a step on `tokens` tokens take too much memory.
 
     Blocks are then recomputed in the backward pass, which changes no number. Always True after
     memory ran out, i.e. with `parts` (`RunContext.memory_parts`) above 1; False without a tower.
+    precision: `RunContext.precision`.
     """
     if tower is None:
         return False
     if parts > 1:
         return True
-    kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
+    size = 4 if precision == "fp32" else 2
+    kept = KEPT_PER_TOKEN * size * tokens * tower.width * tower.layers
     # Workers start together, and each sees memory that the others are about to take.
-    return kept * count_sharers() > MEMORY_SHARE * free_memory(device)
+    return kept * count_sharers() > MEMORY_SHARE * free_bytes(device)
 
 
 def bytes_of_views(views: int, images: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""Free memory for this process (machine, container, job, device), and control of freed memory."""
+"""Free memory for this process (machine, container, job), and control of freed memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-
+from typing import Any
 
 # The number of workers on each device, set for workers.
 SHARING_VARIABLE = "FSBENCH_WORKERS_ON_DEVICE"
@@ -98,16 +94,6 @@ def count_sharers() -> int:
     """The number of workers that this one shares its device with, itself included; 1 elsewhere."""
     setting = os.environ.get(SHARING_VARIABLE, "")
     return max(1, int(setting)) if setting.isdecimal() else 1
-
-
-def free_memory(device: torch.device) -> int:
-    """Free bytes of a device, including torch's reserved but unused CUDA memory."""
-    import torch
-
-    if device.type != "cuda":
-        return free_host_memory()
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 @functools.cache

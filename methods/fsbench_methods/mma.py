@@ -122,6 +122,12 @@ class Mma(CosineEpochs):
             values[f"{name}.bias"] = torch.zeros(blocks, outputs)
         return values
 
+    def unchanged(self, backbone: Backbone) -> tuple[int, int]:
+        """The blocks below the first adapter."""
+        vision, text = backbone.image_tower().layers, backbone.text_tower().layers
+        blocks = min(self.depth, vision, text)
+        return vision - blocks, text - blocks
+
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """Both towers with the adapter branch."""
         assert frozen.vision is not None

@@ -136,6 +136,12 @@ class Mmrl(EpochSchedule):
         drawn = torch.empty(wide, backbone.embed_dim).normal_(std=wide**-0.5, generator=rng)
         return values | {"projection": drawn}
 
+    def unchanged(self, backbone: Backbone) -> tuple[int, int]:
+        """The blocks below the first one with tokens."""
+        vision, text = backbone.image_tower().layers, backbone.text_tower().layers
+        blocks = min(self.depth, vision, text)
+        return vision - blocks, text - blocks
+
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """Both towers with tokens; the image tower returns the rows for both read-outs."""
         assert frozen.vision is not None
@@ -159,13 +165,18 @@ class Mmrl(EpochSchedule):
         return self.alpha * own + (1 - self.alpha) * other if fitted else own
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """Cross-entropy of both read-outs, and distances to the frozen features."""
+        """Cross-entropy of both read-outs, and distances to the frozen features.
+
+        Frozen features of images share the blocks below the first one with tokens.
+        """
         classes, alpha = backbone.class_features(task), self.alpha
+        tower, start = backbone.image_tower(), self.unchanged(backbone)[0]
 
         def loss(batch: EncoderBatch) -> Tensor:
             both = (batch.scale * batch.images[:, index] @ batch.classes.T for index in (0, 1))
             own, other = (F.cross_entropy(logits, batch.labels) for logits in both)
-            images = unit(backbone.encode_image(batch.pixels))
+            with torch.no_grad():
+                images = unit(tower.encode(batch.pixels, start=start))
             near = (batch.images[:, 0] * images).sum(dim=-1).mean()
             near = near + (batch.classes * classes).sum(dim=-1).mean()
             return alpha * own + (1 - alpha) * other + self.weight * (2 - near)

@@ -99,14 +99,14 @@ class Tcp(EpochSchedule):
         return {"context": context, **dict(zip(names, (*first, *second), strict=True))}
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """Context, then the class name; only the start token is a shared prefix."""
+        """Context, then the class name; the context is shared until class rows replace it."""
         built = build_prompts(
             vocabulary.classnames,
             backbone,
             backbone.text_tower(),
             tokens=self.tokens,
             position="end",
-            class_specific=True,
+            class_specific=False,
         )
         return (ContextPrompts(built),)
 

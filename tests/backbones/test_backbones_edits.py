@@ -27,7 +27,7 @@ PER_CLASS = ["cat in a very small photo of us", "dog on the green hill far away 
 @pytest.fixture(autouse=True)
 def groups_of_equal_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """One group per length, as in wide models, where padding costs more than another group."""
-    monkeypatch.setattr(packing, "GROUP_TOKENS", {"cpu": 0, "other": 0})
+    monkeypatch.setattr(packing, "GROUP_TOKENS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,12 @@ def test_shared_rows_of_text(
 
 @pytest.mark.parametrize("prompts", [PER_CLASS, FOUR_GROUPS], ids=["one-group", "four-groups"])
 @pytest.mark.parametrize("mode", ["replace", "insert"])
-def test_rows_of_each_prompt_behind_a_prefix_of_one(
-    backbone: Any, prompts: list[str], mode: Any
+@pytest.mark.parametrize("prefix", [1, 2, 5])
+def test_rows_of_each_prompt_end_the_shared_prefix(
+    backbone: Any, prompts: list[str], mode: Any, prefix: int
 ) -> None:
     text = backbone.text_tower()
-    packed = text.pack_tokens(backbone.tokenize(prompts), prefix=1)
+    packed = text.pack_tokens(backbone.tokenize(prompts), prefix)
     tokens = [
         Tokens(1, drawn(0, len(prompts), 3, 48), mode=mode),
         Tokens(2, drawn(1, len(prompts), 3, 48)),
@@ -393,7 +394,7 @@ def test_what_cannot_be_written_is_refused(backbone: Any) -> None:
         "place='end' in a text": lambda: of_text(Tokens(0, one, "end")),
         "rows are shared by all prompts": lambda: of_text(Tokens(0, drawn(0, prefix, 48))),
         "values of 4 prompts: there are 9": lambda: of_text(Tokens(0, drawn(0, 4, 3, 48))),
-        "pack the prompts with prefix=1": lambda: of_text(Tokens(0, drawn(0, 9, 3, 48))),
+        "and a prompt has": lambda: of_text(Tokens(0, drawn(0, 9, 30, 48))),
         "read at their end alone": lambda: of_text(rows=(0,)),
         "values of 3 images: there are 2": lambda: vision.encode(
             pixels, edits=Edits((Tokens(1, drawn(0, 3, 3, 48)),))

@@ -126,7 +126,7 @@ def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.Mon
     backbone = random_backbone()
     task, method = random_task(backbone), CoOp(epochs=3, lr=0.1)
     plain = method.fit(task, backbone, context()).tensors()["context"]
-    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 1000)
+    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda device: 1000)
     ctx = context()
     spared = method.fit(task, backbone, ctx).tensors()["context"]
     assert ctx.notes["recomputed"] == ["text"]

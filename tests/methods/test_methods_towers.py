@@ -30,10 +30,12 @@ CASES: dict[str, tuple[EncoderLearner, Any, Any]] = {
     "mma": (Mma(), reference.mma_loss, reference.mma_logits),
     "tcp": (Tcp(), reference.tcp_loss, reference.tcp_logits),
     "mmrl": (Mmrl(width=40), reference.mmrl_loss, reference.mmrl_logits),
+    "mma above": (Mma(depth=2), reference.mma_loss, reference.mma_logits),
+    "mmrl above": (Mmrl(width=40, depth=2), reference.mmrl_loss, reference.mmrl_logits),
     "full-ft": (FullFineTuning(), reference.full_loss, reference.full_logits),
 }
 # MMA scales its gradients by 1e-3 and back by 1e3, which costs precision.
-LOOSER = {"mma": 1e-4}
+LOOSER = {"mma": 1e-4, "mma above": 1e-4}
 
 
 @pytest.fixture(scope="module")

@@ -263,7 +263,7 @@ def test_where_memory_is_short_the_same_numbers_come_out(
     backbone = random_backbone()
     task = random_task(backbone)
     plain = method.fit(task, backbone, context()).tensors()
-    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 1000)
+    monkeypatch.setattr("fewshot_bench.training.memory.free_bytes", lambda device: 1000)
     ctx = context()
     spared = method.fit(task, backbone, ctx).tensors()
     assert ctx.notes["recomputed"] == ["text", "vision"]

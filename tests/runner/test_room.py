@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.backbones import free_memory
+from fewshot_bench.backbones import free_bytes
 from fewshot_bench.runner import preflight as room
 from fewshot_bench.runner.preflight import WORKER_BYTES
 from fewshot_bench.utils import memory as host_memory
@@ -59,7 +59,7 @@ def test_limits_of_containers_and_jobs(
     assert abs(host_memory.free_host_memory() - whole) < 2**30
     (limited / "memory.max").write_text("5000\n")
     assert host_memory.free_host_memory() == 4000
-    assert free_memory(torch.device("cpu")) == 4000
+    assert free_bytes(torch.device("cpu")) == 4000
     (limited / "memory.stat").write_text("anon 7\ninactive_file 500\nactive_file 250\n")
     assert host_memory.free_host_memory() == 4750
 
