@@ -80,5 +80,5 @@ def test_mixed_devices_are_one_line_with_their_place(rehearsal: object) -> None:
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UsageError, match="needs a C.. compiler, and 'no-such-compiler' is not"):
+    with pytest.raises(UsageError, match=r"needs a C.. compiler, and 'no-such-compiler' is not"):
         build()
