@@ -80,10 +80,19 @@ def momentum_sgd(
     optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
-    if fused and momentum:
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if fused:
+        start_momentum(optimizer)
     return optimizer
+
+
+def start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Let momentum start at zero, where it has not started and the first step counts in full."""
+    for group in optimizer.param_groups:
+        if group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:

@@ -343,6 +343,13 @@ def is_in_use() -> bool:
     return bool(kind and is_initialized())
 
 
+def graph_class(device: torch.device) -> Any:
+    """The class in torch of graphs of a device, which repeat captured work; None without."""
+    module = _module(device.type)
+    names = [name for name in ("CUDAGraph", "XPUGraph") if hasattr(module, name)]
+    return getattr(module, names[0]) if names and hasattr(module, "graph") else None
+
+
 def record_event(device: torch.device) -> Event:
     """An event after the work queued so far.
 
