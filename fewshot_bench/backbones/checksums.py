@@ -28,7 +28,7 @@ def checksums(groups: Sequence[Iterable[Tensor]], device: torch.device) -> list[
     for tensors, group in zip(described, parts, strict=True):
         stop = start + sum(map(len, group))
         sha = hashlib.sha256(repr([(one.dtype, one.shape) for one in tensors]).encode())
-        sha.update(read[start:stop])
+        sha.update(read[start:stop].data)
         found.append(sha.digest())
         start = stop
     return found
