@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.utils.memory import free_host_memory
+from fewshot_bench.utils.nvidia import driver_version, list_majors
 from fewshot_bench.utils.text import split_names
 
 if TYPE_CHECKING:
@@ -165,18 +166,9 @@ def _autocast_types(kind: str) -> Iterable[torch.dtype]:
 def _nvidia_have_bf16() -> bool | None:
     """True if all cards of the machine have bf16, False if none has; None if that is not known.
 
-    NVML counts cards in another order than CUDA, which does not matter for one answer.
+    NVIDIA's library counts cards in another order than CUDA, which does not matter for one answer.
     """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        found = {pynvml.nvmlDeviceGetCudaComputeCapability(card)[0] for card in cards}
-    # NVML's errors share no base with others, and none of them may end a run.
-    except Exception:
-        return None
-    answers = {major >= _BF16_CAPABILITY for major in found}
+    answers = {major >= _BF16_CAPABILITY for major in list_majors()}
     return answers.pop() if len(answers) == 1 else None
 
 
@@ -199,6 +191,14 @@ def _ask(expected: str, *arguments: str) -> bool:
 def has_float64(device: torch.device) -> bool:
     """False for MPS, whose tensors cannot have float64."""
     return device.type != "mps"
+
+
+def place(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; one in float64 stays on the host for a device without float64."""
+    import torch
+
+    stays = tensor.dtype is torch.float64 and not has_float64(device)
+    return tensor if stays else tensor.to(device)
 
 
 def synchronize(device: torch.device) -> None:
@@ -278,6 +278,32 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
+def list_models() -> list[dict[str, str]]:
+    """The names of all accelerators on this machine, and their models."""
+    import torch
+
+    return [
+        {"device": f"{kind}:{index}", "model": device_name(torch.device(kind, index))}
+        for kind in list_accelerators()
+        for index in range(count_devices(kind))
+    ]
+
+
+def list_software() -> dict[str, str]:
+    """Versions of what computes on accelerators: those that torch has, and NVIDIA's driver."""
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    versions = {
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version(),
+        "rocm": torch.version.hip,
+        "xpu": getattr(torch.version, "xpu", None),
+        "nvidia driver": driver_version(),
+    }
+    return {name: str(version) for name, version in versions.items() if version}
+
+
 def pin(tensor: Tensor, device: torch.device) -> Tensor:
     """A host tensor in pinned memory, for copies to `device`; unchanged where there is none."""
     if device.type in (CPU, "mps") or not tensor.is_cpu:
@@ -318,6 +344,13 @@ def is_in_use() -> bool:
     return bool(kind and is_initialized())
 
 
+def graph_class(device: torch.device) -> Any:
+    """The class in torch of graphs of a device, which repeat captured work; None without."""
+    module = _module(device.type)
+    names = [name for name in ("CUDAGraph", "XPUGraph") if hasattr(module, name)]
+    return getattr(module, names[0]) if names and hasattr(module, "graph") else None
+
+
 def record_event(device: torch.device) -> Event:
     """An event after the work queued so far.
 
@@ -325,30 +358,43 @@ def record_event(device: torch.device) -> Event:
     64 events: reading late costs memory, waiting at every step would cost time.
     """
     queue = _queue(device)
-    return _Late(queue) if queue.late else _record(device)
+    if not queue.late:
+        try:
+            return _Marked(device)
+        except _ABSENT:
+            queue.late = True
+    return _Late(queue)
 
 
-def _record(device: torch.device) -> Event:
-    import torch
+class _Marked:
+    """An event of a device that has events."""
 
-    event: Event = torch.accelerator.current_stream(device).record_event()
-    return event
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._event = torch.accelerator.current_stream(device).record_event()
+        # Some devices fail here first.
+        self._event.query()
+
+    def query(self) -> bool:
+        return bool(self._event.query())
+
+    def synchronize(self) -> None:
+        try:
+            self._event.synchronize()
+        except _ABSENT:
+            # Some devices have events that nobody can wait for.
+            synchronize(self._device)
 
 
 class _Queue:
-    """Events recorded on a device, and how many of them it is known to have reached."""
+    """Events recorded on a device without events, and how many of them it has reached."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.recorded = self.reached = 0
-        try:
-            # Some backends record events that cannot be waited for.
-            event = _record(device)
-            event.query()
-            event.synchronize()
-            self.late = False
-        except _ABSENT:
-            self.late = True
+        self.late = False
 
     def wait(self) -> None:
         synchronize(self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,33 +130,17 @@ def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.count_devices("cuda") == 0
 
 
-def nvml(monkeypatch: pytest.MonkeyPatch, *majors: int) -> None:
-    """NVIDIA's library with cards of these compute capabilities; without any, it fails."""
-
-    def start() -> None:
-        if not majors:
-            raise OSError
-
-    library = SimpleNamespace(
-        nvmlInit=start,
-        nvmlDeviceGetCount=lambda: len(majors),
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetCudaComputeCapability=lambda card: (majors[card], 0),
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", library)
-
-
 def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(devices, "_ask", lambda *words: asked.append(words) or True)
     pretend(monkeypatch, "cuda", is_bf16_supported=lambda: pytest.fail("asked in this process"))
-    nvml(monkeypatch, 8, 9)
+    monkeypatch.setattr(devices, "list_majors", lambda: {8, 9})
     assert devices.has_bf16(["cuda:0", "cuda:1"])
-    nvml(monkeypatch, 7)
+    monkeypatch.setattr(devices, "list_majors", lambda: {7})
     assert not devices.has_bf16(["cuda"])
     assert asked == []
-    for majors in ((7, 9), ()):
-        nvml(monkeypatch, *majors)
+    for majors in ({7, 9}, set()):
+        monkeypatch.setattr(devices, "list_majors", lambda majors=majors: majors)
         assert devices.has_bf16(["cuda", "cuda:1"])
     assert asked == [("bf16", "cuda", "0", "1")] * 2
     monkeypatch.setattr(torch.version, "hip", "6.2")
@@ -260,8 +243,24 @@ def test_a_device_with_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_stream", current_stream)
     monkeypatch.setattr(devices, "_QUEUES", {})
     event = devices.record_event(torch.device("cuda", 97))
-    assert event is made[-1]
+    assert len(made) == 1
     assert not event.query()
+    event.synchronize()
+
+
+def test_events_that_nobody_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Backend doesn't support synchronizing events.")
+
+    event = SimpleNamespace(query=lambda: True, synchronize=refuse)
+    stream = SimpleNamespace(record_event=lambda: event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda one: stream)
+    waits: list[Any] = []
+    monkeypatch.setattr(devices, "synchronize", waits.append)
+    monkeypatch.setattr(devices, "_QUEUES", {})
+    card = torch.device("cuda", 96)
+    devices.record_event(card).synchronize()
+    assert waits == [card]
 
 
 def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,3 +282,13 @@ def test_generators_with_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.list_generators()[1] == []
     pretend(monkeypatch, "abacus", **functions)
     assert devices.list_generators()[1] == []
+
+
+def test_float64_stays_on_the_host_for_a_device_without_it() -> None:
+    """`meta` stands for a device: its tensors have no values, and none can be read from it."""
+    there = torch.device("meta")
+    assert not devices.has_float64(torch.device("mps"))
+    assert devices.place(torch.ones(2, dtype=torch.float64), there).device == there
+    for dtype, moved in ((torch.float64, False), (torch.float32, True)):
+        placed = SimpleNamespace(dtype=dtype, to=lambda device: "moved")
+        assert (devices.place(placed, torch.device("mps")) == "moved") is moved  # type: ignore[arg-type]
