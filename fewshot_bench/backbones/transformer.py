@@ -259,10 +259,10 @@ class _Pass:
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        own = normed[self.layout.pooled]
+        own = normed.index_select(0, self.layout.pooled)
         q = self._product(("q",), own)
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        return self._rest(x[self.layout.pooled], own, attended)
+        return self._rest(x.index_select(0, self.layout.pooled), own, attended)
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block after its attention, for the remaining rows (n, width)."""
