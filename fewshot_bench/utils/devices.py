@@ -145,11 +145,10 @@ def has_bf16(names: Sequence[str]) -> bool:
     known = _nvidia_have_bf16() if kind == "cuda" else None
     if known is not None:
         return known
-    module = _module(kind)
-    if hasattr(module, "is_bf16_supported"):
-        indices = [name.partition(":")[2] or "0" for name in names]
-        return _ask("bf16", kind, *indices)
-    return torch.bfloat16 in _autocast_types(kind)
+    types = _autocast_types(kind)
+    if types or not hasattr(_module(kind), "is_bf16_supported"):
+        return torch.bfloat16 in types
+    return _ask("bf16", kind, *(name.partition(":")[2] or "0" for name in names))
 
 
 def has_fp16(kind: str) -> bool:
