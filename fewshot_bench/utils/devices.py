@@ -30,6 +30,8 @@ _KINDS = ("cuda", "xpu", "mps")
 _VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "xpu": ("ZE_AFFINITY_MASK",)}
 _VISIBLE_ROCM = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _MIG = "MIG-"
+# Lets operators that MPS lacks run on the CPU; torch reads it when it is imported.
+_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 # The least compute capability of NVIDIA with bf16; older cards emulate it, slower than fp32.
 _BF16_CAPABILITY = 8
 # Seconds for a process that imports torch and looks at the cards.
@@ -95,10 +97,20 @@ def count_devices(kind: str) -> int:
     count = getattr(_module(kind), "device_count", lambda: 0)
     found = 0
     with suppress(RuntimeError):
-        found = int(count())
+        # Some modules say -1 where there is no driver.
+        found = max(0, int(count()))
     visible = _list_visible(_VISIBLE.get(kind, ("",))[0])
     is_mig = any(name.startswith(_MIG) for name in visible)
     return len(visible) if found and is_mig else found
+
+
+def allow_fallback() -> None:
+    """On Apple's machines, let operators that MPS lacks run on the CPU; before torch is imported.
+
+    A setting of the user stays.
+    """
+    if sys.platform == "darwin":
+        os.environ.setdefault(_FALLBACK, "1")
 
 
 def see_only(name: str) -> tuple[str, dict[str, str]]:
@@ -110,7 +122,7 @@ def see_only(name: str) -> tuple[str, dict[str, str]]:
     kind, _, index = name.partition(":")
     variables = _visibility(kind)
     if not index or not variables:
-        return name, {}
+        return name, {_FALLBACK: os.environ.get(_FALLBACK, "1")} if kind == "mps" else {}
     visible = dict(enumerate(_list_visible(variables[0])))
     own = visible.get(int(index), index)
     return kind, dict.fromkeys(variables, own)

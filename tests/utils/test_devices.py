@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ from fewshot_bench.utils import devices
 
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-    *("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR"),
+    *("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR", "PYTORCH_ENABLE_MPS_FALLBACK"),
 )
 CUDA = "CUDA_VISIBLE_DEVICES"
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+MACHINES = [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)]
 MIG = "MIG-1f5e,MIG-77aa"
 
 
@@ -105,7 +108,8 @@ def test_no_accelerator_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch) 
         ("xpu:1", {"ZE_AFFINITY_MASK": "0.0,0.1"}, False, ("xpu", {"ZE_AFFINITY_MASK": "0.1"})),
         ("xpu:1", {"ONEAPI_DEVICE_SELECTOR": "level_zero:2,3"}, False, ("xpu:1", {})),
         ("abacus:1", {"CUDA_VISIBLE_DEVICES": "5,7"}, False, ("abacus:1", {})),
-        ("mps:0", {}, False, ("mps:0", {})),
+        ("mps:0", {}, False, ("mps:0", {FALLBACK: "1"})),
+        ("mps", {FALLBACK: "0"}, False, ("mps", {FALLBACK: "0"})),
     ],
 )
 def test_a_worker_sees_its_device_alone(
@@ -119,6 +123,20 @@ def test_a_worker_sees_its_device_alone(
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     assert devices.see_only(name) == expected
+
+
+@pytest.mark.parametrize(("platform", "given", "set_to"), MACHINES)
+def test_operators_that_mps_lacks(
+    monkeypatch: pytest.MonkeyPatch, platform: str, given: str | None, set_to: str | None
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    # So that the variable is removed afterwards.
+    monkeypatch.setenv(FALLBACK, "")
+    monkeypatch.delenv(FALLBACK)
+    if given is not None:
+        monkeypatch.setenv(FALLBACK, given)
+    devices.allow_fallback()
+    assert os.environ.get(FALLBACK) == set_to
 
 
 def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
