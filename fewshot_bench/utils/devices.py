@@ -42,7 +42,10 @@ kind, *indices = sys.argv[1:]
 module, last = torch.get_device_module(kind), torch.get_device_module(kind).device_count() - 1
 def ask(index):
     with module.device(index):
-        return module.is_bf16_supported(including_emulation=False)
+        try:
+            return module.is_bf16_supported(including_emulation=False)
+        except TypeError:
+            return module.is_bf16_supported()
 print("bf16" if all(ask(min(int(index), last)) for index in indices) else "none")
 """
 # Steps between waits for a device without events.
