@@ -149,8 +149,8 @@ def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(devices, "_ask", lambda *words: asked.append(words) or True)
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(devices, "_ask_bf16", lambda *words: asked.append(words) or True)
     pretend(monkeypatch, "cuda", is_bf16_supported=lambda: pytest.fail("asked in this process"))
     monkeypatch.setattr(devices, "list_majors", lambda: {8, 9})
     assert devices.has_bf16(["cuda:0", "cuda:1"])
@@ -160,7 +160,7 @@ def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     for majors in ({7, 9}, set()):
         monkeypatch.setattr(devices, "list_majors", lambda majors=majors: majors)
         assert devices.has_bf16(["cuda", "cuda:1"])
-    assert asked == [("bf16", "cuda", "0", "1")] * 2
+    assert asked == [("cuda", ["0", "1"])] * 2
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert devices.has_bf16(["cuda:1"])
 
@@ -169,7 +169,7 @@ def test_the_process_that_is_asked_for_bf16() -> None:
     """Without a card its module of CUDA fails, which means no bf16."""
     if torch.cuda.is_available():
         pytest.skip("there is a card")
-    assert not devices._ask("bf16", "cuda", "0")
+    assert not devices._ask_bf16("cuda", ["0"])
 
 
 def test_16_bits_of_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
