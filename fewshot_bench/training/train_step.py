@@ -75,7 +75,5 @@ def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
 
     Unlike that function, it moves no number between devices.
     """
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
