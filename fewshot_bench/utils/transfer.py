@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fewshot_bench.utils.devices import copies_late, pin
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; copies from host to CUDA go through pinned memory."""
-    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.is_cpu else tensor
-    return pinned.to(device, non_blocking=True)
+    """The tensor on `device`; copies from the host go through pinned memory where there is any."""
+    return pin(tensor, device).to(device, non_blocking=copies_late(device))
