@@ -70,7 +70,7 @@ def step_on(loss: Callable[..., Tensor]) -> Callable[..., None]:
     return backward
 
 
-def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
+def _clip(gradients: list[Tensor], max_norm: float) -> None:
     """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
 
     Unlike that function, it moves no number between devices.
