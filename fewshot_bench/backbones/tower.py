@@ -21,7 +21,7 @@ from fewshot_bench.backbones.parameters import (
     replaced,
     tower_parameters,
 )
-from fewshot_bench.backbones.transformer import Block, same_tensors
+from fewshot_bench.backbones.transformer import Block
 from fewshot_bench.utils.devices import fewer_kernels
 
 
@@ -82,10 +82,6 @@ class Tower:
         """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""
         blocks = (self.exact or self).blocks
         return blocks[site.within(self.layers).layer].weight(site.matrix)
-
-    def equals(self, other: Tower) -> bool:
-        """True if both hold the same weights."""
-        return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> Self:
         """A tower with (d_out, d_in) deltas merged into its matrices, in float32.
