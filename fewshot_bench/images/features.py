@@ -255,7 +255,7 @@ class ImageView:
         _check_augment("views", augment)
         augment = self._source.allowed(augment)
         content = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        content |= _describe_rows(projected=projected)
+        content |= _describe_rows(projected=projected) | self._source.cutting
         with self._meter.phase(self._phase):
             if rng is None:
                 numbers = range(start, start + count)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -33,6 +34,8 @@ from fewshot_bench.images.augment import (
 from fewshot_bench.images.cache import ImageCache, Keeper, Segment, transform_of
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
 from fewshot_bench.images.held import DecodeCache
+from fewshot_bench.images.torch_crops import Packed, pack, resize
+from fewshot_bench.images.torch_crops import cut as cut_by_torch
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.devices import is_accelerator
@@ -59,16 +62,17 @@ class Visits:
 class Loaded:
     """Images `indices` that were loaded in a thread.
 
-    pixels: uint8 (b, 3, h, w). decoded: rows of the images that were decoded, at the cost
-    `decoding`. prices: the original costs of rows from the disk; those of rows from memory are
-    known once the batch that decoded them was served. serving: the cost of reading both. mapped:
-    the cache file that `pixels` are a view of.
+    pixels: uint8 (b, 3, h, w); none of crops that are `packed` for the device. decoded: rows of the
+    images that were decoded, at the cost `decoding`. prices: the original costs of rows from the
+    disk; those of rows from memory are known once the batch that decoded them was served. serving:
+    the cost of reading both. mapped: the cache file that `pixels` are a view of.
     """
 
     indices: Sequence[int]
     pixels: Tensor
     decoded: Sequence[int]
     decoding: Cost
+    packed: Sequence[Packed] = ()
     prices: Mapping[int, Cost] = dataclasses.field(default_factory=dict)
     serving: Cost = dataclasses.field(default_factory=Cost)
     mapped: Segment | None = None
@@ -90,13 +94,15 @@ class ImageSource:
         *,
         mirrored: bool = True,
         rotate: bool = False,
+        by_torch: bool = False,
         threads: int = THREADS,
         depth: int | None = None,
     ) -> None:
         """`count` images of `files`; labels: their class indices, if they have any.
 
-        mirrored: as in a data set's card; rotate: apply EXIF orientations. `threads` decode;
-        `depth` batches are prefetched.
+        mirrored: as in a data set's card; rotate: apply EXIF orientations; by_torch: crops are cut
+        by torch, on the backbone's device, not by Pillow. `threads` decode; `depth` batches are
+        prefetched.
         The default is `DEPTH`, and none if the backbone computes on the CPU: decoding would take
         time away from it, and the savings by a cached image could not be measured.
         """
@@ -108,6 +114,8 @@ class ImageSource:
         self._mirrored = mirrored
         # Steps before the backbone's own; part of the identity of everything cached.
         self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
+        # The part of the identity of augmented views that says how they are cut.
+        self.cutting: dict[str, str] = {"augment": "device"} if by_torch else {}
         self._threads = threads
         self._depth = depth
         self._rgb = DecodeCache()
@@ -244,7 +252,10 @@ class ImageSource:
         loading = self._load_ahead(jobs)
         try:
             for loaded in self._wait_for(loading, "rgb", tally):
-                yield self.backbone.normalize(loaded.pixels)
+                pixels = loaded.pixels
+                if loaded.packed:
+                    pixels = resize(loaded.packed, self.backbone.image_size, self._device)
+                yield self.backbone.normalize(pixels)
         finally:
             loading.close()
 
@@ -285,7 +296,7 @@ class ImageSource:
                 pixels = self._reserve(len(indices)).copy_(pixels)
             prices = dict.fromkeys(range(len(indices)), segment.price)
             serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-            return Loaded(indices, pixels, (), Cost(), prices, serving, segment)
+            return Loaded(indices, pixels, (), Cost(), (), prices, serving, segment)
         pixels, absent = self._reserve(len(indices)), []
         into = pixels.numpy()
         for row, index in enumerate(indices):
@@ -304,7 +315,7 @@ class ImageSource:
             into[row] = self._prepare(indices[row])
 
         decoding = self._spread(decode, absent)
-        return Loaded(indices, pixels, absent, decoding, prices, serving)
+        return Loaded(indices, pixels, absent, decoding, (), prices, serving)
 
     def _spread(self, work: Callable[[int], None], rows: Sequence[int]) -> Cost:
         """Do `work` for every row in threads; its cost."""
@@ -360,16 +371,25 @@ class ImageSource:
     def _crop_batch(self, visits: Visits, part: slice, augment: Augment) -> Loaded:
         """Crops of a part of a pass; decoded images are kept in memory within the bound."""
         indices = visits.indices[part]
+        # Each with its size (width, height).
         images = [self._rgb.get(index) for index in indices]
         absent = [row for row, image in enumerate(images) if image is None]
 
         def load(row: int) -> None:
-            image = self._decode(indices[row]).convert("RGB")
-            self._rgb.put(indices[row], image, 4 * image.width * image.height)
-            images[row] = image
+            picture = self._decode(indices[row]).convert("RGB")
+            image, per_pixel = (np.array(picture), 3) if self.cutting else (picture, 4)
+            images[row] = image, picture.size
+            self._rgb.put(indices[row], images[row], per_pixel * picture.width * picture.height)
 
         decoding = self._spread(load, absent)
-        crops = draw_crops([image.size for image in images], augment, visits.numbers(part))
+        crops = draw_crops([size for _, size in images], augment, visits.numbers(part))
+        pictures = [image for image, _ in images]
+        if self.cutting and is_accelerator(self._device):
+            packed = pack(pictures, crops, self._device, self._threads)
+            return Loaded(indices, torch.empty(0), absent, decoding, packed)
         pixels = self._reserve(len(indices))
-        cut(images, crops, pixels.numpy(), self._threads)
+        if self.cutting:
+            cut_by_torch(pictures, crops, pixels, self._threads)
+        else:
+            cut(pictures, crops, pixels.numpy(), self._threads)
         return Loaded(indices, pixels, absent, decoding)
