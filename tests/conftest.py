@@ -20,6 +20,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
 from tests import helpers
+from tests.accelerator.layout import use_accelerator_layout
 
 # Example run time and generation time depend on the load of the machine. Where `CI` is set, every
 # run draws the same examples: a change is not refused for a fault that it does not have.
@@ -155,3 +156,10 @@ def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder with train, val and test."""
     return helpers.image_folder(tmp_path_factory.mktemp("photos") / "pets")
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPU tensors in the layout of a CPU, then in that of accelerators."""
+    if request.param == "accelerator":
+        use_accelerator_layout(monkeypatch)

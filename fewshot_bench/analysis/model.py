@@ -25,7 +25,7 @@ import msgspec
 
 from fewshot_bench.analysis.comparison import frame_rows
 from fewshot_bench.api import method_code
-from fewshot_bench.api.defaults import check_device, cuda_is_there
+from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
 from fewshot_bench.api.method_code import parts
@@ -34,6 +34,7 @@ from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
+from fewshot_bench.utils import devices
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -291,9 +292,9 @@ def load_model(
     """A model in a folder or on a hub; StoreError or UsageError, in one line, if it is unusable.
 
     path: a folder, or `hub:USER/NAME@revision`; a warning names the commit if the name does not.
-    device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
-    registers (of a file or a notebook). DataMissingError if the backbone is not available. Warns if
-    the code of the method is not, or not known to be, that of the fit.
+    device: `auto`, or such as `cpu`, `cuda:1`, `xpu`, `mps`. method: the class of a method that no
+    plug-in registers (of a file or a notebook). DataMissingError if the backbone is not available.
+    Warns if the code of the method is not, or not known to be, that of the fit.
 
     >>> load_model("hub:user/name@1f3c0de").predict(["photo.jpg"])
     """
@@ -309,13 +310,13 @@ def open_model(
     precision: str = "",
 ) -> Model:
     """As `load_model`; `warn` gets warnings. precision: overrides that of the fit."""
-    checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
+    checked({"device": text("auto, cpu or a card such as cuda:1")}, {"device": device})
     path = model_folder(name, warn)
     config, tensors = read_model(path)
     config = msgspec.structs.replace(config, precision=precision or config.precision)
     fitted = _build_method(path, config, method, warn)
     if device == AUTO:
-        device = "cuda" if cuda_is_there() else "cpu"
+        device = devices.accelerator_kind() or devices.CPU
     check_device(device, here=True)
     backbone = _backbone(path, config, device)
     config = msgspec.structs.replace(config, backbone=backbone.name)
@@ -490,9 +491,7 @@ def _as_in_runs(
     from fewshot_bench.profiling.meter import Meter
 
     cudnn = torch.backends.cudnn
-    kernels = cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
-    )
+    kernels = cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     meter = meter or Meter(backbone.device)
     with torch.no_grad(), kernels, accounted(features, meter):
         yield meter

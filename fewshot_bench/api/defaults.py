@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import nullcontext
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, TOY
+from fewshot_bench.utils import devices
 from fewshot_bench.utils.errors import UsageError
 
 # The suite of the embedded data sets, for which the toy was trained; all others use `USUAL`.
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
+# cpu, or an accelerator with or without a number.
+_DEVICE = re.compile(r"cpu|(?!cpu\b)[a-z][a-z0-9_]*(:\d{1,4})?")
 # The slash of `ViT-B/16`.
 _SLASH = re.compile(r"^(ViT-[A-Za-z]+)/(?=\d)", re.IGNORECASE)
 
@@ -48,42 +50,45 @@ def full_name(name: str) -> str:
 
 
 def check_device(name: str, *, here: bool) -> None:
-    """UsageError unless a device is `cpu`, `cuda` or `cuda:N`, and, if `here`, on this machine."""
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
-        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
-    if here and kind == "cuda":
-        import torch
-
-        count = torch.cuda.device_count()
-        if int(index or 0) >= count:
-            raise UsageError(f"device '{name}': this machine has {count} CUDA devices; use cpu")
-
-
-def cuda_is_there() -> bool:
-    """True if torch finds a CUDA device on this machine."""
-    import torch
-
-    return bool(torch.cuda.is_available())
+    """UsageError unless a name is that of a device, and, if `here`, of one on this machine."""
+    kind, _, index = name.partition(":")
+    if not _DEVICE.fullmatch(name):
+        raise UsageError(
+            f"device '{name}': expected auto, cpu or an accelerator by its kind, such as cuda, "
+            "and perhaps a number, such as cuda:1"
+        )
+    if here and int(index or 0) >= devices.count_devices(kind):
+        raise UsageError(f"device '{name}': this machine has {_list_devices()}")
 
 
-def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
-    """The precision `name`; `auto` is fp32 on a CPU, on CUDA bf16 if all GPUs have it, else fp16.
+def _list_devices() -> str:
+    """The devices of this machine, such as `cpu, cuda:0 and cuda:1`."""
+    found = [devices.CPU]
+    for kind in devices.list_accelerators():
+        found += numbered(kind)
+    return " and ".join(filter(None, (", ".join(found[:-1]), found[-1])))
 
-    here: cells run on this machine. Elsewhere (Slurm, Ray) the GPUs are unknown, so `auto` is fp16,
-    which all support; workers must not choose, or the cells of a run would differ in precision.
+
+def numbered(kind: str) -> tuple[str, ...]:
+    """The names of all devices of a kind, by number if there are several."""
+    count = devices.count_devices(kind)
+    return tuple(f"{kind}:{number}" for number in range(count)) if count > 1 else (kind,)
+
+
+def precision_for(name: str, names: tuple[str, ...], *, here: bool) -> str:
+    """The precision `name`; `auto` is fp32 on a CPU, else bf16 if all devices have it, else fp16.
+
+    names: of devices of one kind. here: cells run on this machine. Elsewhere (Slurm, Ray) the cards
+    are unknown, so `auto` is fp16, which all support; workers must not choose, or the cells of a
+    run would differ in precision. fp32 on an accelerator that has neither.
     """
     if name != AUTO:
         return name
-    if devices[0].partition(":")[0] == "cpu":
+    kind = names[0].partition(":")[0]
+    if kind == devices.CPU:
         return "fp32"
     if not here:
         return "fp16"
-    import torch
-
-    for index in (device.partition(":")[2] for device in devices):
-        with torch.cuda.device(int(index)) if index else nullcontext():
-            # Older GPUs emulate bf16, slower than fp32.
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                return "fp16"
-    return "bf16"
+    if devices.has_bf16(names):
+        return "bf16"
+    return "fp16" if devices.has_fp16(kind) else "fp32"

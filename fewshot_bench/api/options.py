@@ -146,7 +146,7 @@ _OWN = "Own class names: one per line, or JSON or YAML."
 _DEVICES = RunOption(
     "devices",
     "names",
-    "auto, cpu, cuda, or a list such as cuda:0,cuda:1.",
+    "auto (all cards, else cpu), cpu, cuda, xpu, mps ..., or a list such as cuda:0,cuda:1.",
     (AUTO,),
     flag="device",
     least=1,
@@ -241,7 +241,7 @@ class Option:
     value that raises ValueError with its expectation. env: environment variable that is read if
     the option is not given. multiple: may be given several times; the value is a tuple. minimum:
     smallest accepted number. asks_gpus: True for values that request GPUs, so that
-    `--device auto` means cuda for an engine whose workers run elsewhere.
+    `--device auto` means a card for an engine whose workers run elsewhere.
 
     >>> Option("max-jobs", "Jobs at once.", int, default=4, minimum=1)
     """

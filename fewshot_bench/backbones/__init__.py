@@ -21,7 +21,7 @@ from fewshot_bench.api.backbone import (
     Tokens,
 )
 from fewshot_bench.backbones.papers import papers_of_weights
-from fewshot_bench.utils.devices import free_bytes
+from fewshot_bench.utils.devices import fewer_kernels, free_bytes
 
 __all__ = [
     "Adapter",
@@ -36,6 +36,7 @@ __all__ = [
     "Site",
     "TextTower",
     "Tokens",
+    "fewer_kernels",
     "free_bytes",
     "papers_of_weights",
 ]

@@ -49,16 +49,12 @@ def _width(parts: Parts) -> int:
     return parts["ln_1.weight"].shape[0]
 
 
-def _tokens(layout: Layout) -> int:
-    return layout.runs * layout.prefix + sum(count * length for count, length in layout.shape)
-
-
 def _rows(layout: Layout, *, pooled: bool) -> int:
-    return layout.pooled.shape[0] if pooled else _tokens(layout)
+    return layout.pooled.shape[0] if pooled else layout.tokens
 
 
 def _qkv(parts: Parts, layout: Layout, *, pooled: bool) -> int:
-    rows = _rows(layout, pooled=pooled) + 2 * _tokens(layout)
+    rows = _rows(layout, pooled=pooled) + 2 * layout.tokens
     return 2 * rows * _width(parts) ** 2
 
 
@@ -68,14 +64,11 @@ def _others(parts: Parts, layout: Layout, *, pooled: bool) -> int:
 
 
 def _attention(parts: Parts, layout: Layout, *, pooled: bool) -> int:
-    sequences = sum(count for count, _ in layout.shape)
-    queries = layout.pooled.shape[0] // sequences
-    pairs = sum(
-        count * (queries if pooled else length) * (layout.prefix + length)
-        for count, length in layout.shape
-    )
-    if not pooled:
-        pairs += layout.runs * layout.prefix**2
+    if pooled:
+        queries = layout.pooled.shape[0] // layout.sequences
+        pairs = queries * (layout.sequences * layout.prefix + layout.own_tokens)
+    else:
+        pairs = layout.own_pairs + layout.runs * layout.prefix**2
     return 4 * pairs * _width(parts)
 
 

@@ -198,7 +198,11 @@ allow_mixed_option = option(
 )
 yes_option = option("--yes", is_flag=True, help="Remove without asking.")
 device_option = option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, or a card such as cuda, cuda:1, xpu or mps.",
 )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Entry
-from fewshot_bench.api.defaults import backbone_for, check_device, cuda_is_there, precision_for
+from fewshot_bench.api.defaults import backbone_for, check_device, numbered, precision_for
 from fewshot_bench.api.options import RUN_OPTIONS, Option, is_given, names_of, values_of
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
@@ -28,6 +28,7 @@ from fewshot_bench.api.spec import AUTO, PRECISIONS, RunSpec
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import Request
 from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils import devices as known
 from fewshot_bench.utils.cache_dir import feature_budget
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.text import option_name
@@ -77,7 +78,7 @@ def settle(request: Request) -> Request:
     backbone = backbone_for(request.backbone, request.datasets, request.transfer)
     here, devices = ChosenEngine(request).here, request.devices
     if devices == (AUTO,):
-        devices = (_choose_device(request),)
+        devices = _choose_devices(request)
     else:
         _check_devices(devices, here)
     precision = precision_for(request.precision, devices, here=here)
@@ -100,16 +101,16 @@ def options_of_all_engines() -> list[Option]:
     return [option for entry in registry().options.entries.values() for option in entry.options]
 
 
-def _choose_device(request: Request) -> str:
+def _choose_devices(request: Request) -> tuple[str, ...]:
     engine = ChosenEngine(request)
     if engine.here:
-        return "cuda" if cuda_is_there() else "cpu"
+        return numbered(known.accelerator_kind() or known.CPU)
     # This machine may be a login node: decide by the GPUs requested for workers.
     asks = (
         option.asks_gpus is not None and option.asks_gpus(request.engine_options[option.key])
         for option in engine.entry.options
     )
-    return "cuda" if any(asks) else "cpu"
+    return (known.usual_kind() if any(asks) else known.CPU,)
 
 
 def _check_devices(names: tuple[str, ...], here: bool) -> None:
@@ -121,10 +122,11 @@ def _check_devices(names: tuple[str, ...], here: bool) -> None:
     if len({name.partition(":")[0] for name in names}) > 1:
         raise UsageError(
             f"devices {','.join(names)}: results of one run come from one kind of device; "
-            "give cpu and cuda in two runs"
+            "give each kind in a run of its own"
         )
-    if len(names) > 1 and "cuda" in names:
-        raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
+    kind = names[0].partition(":")[0]
+    if len(names) > 1 and kind in names:
+        raise UsageError(f"devices {','.join(names)}: name each one, such as {kind}:0,{kind}:1")
     for name in names:
         check_device(name, here=here)
 

@@ -33,6 +33,7 @@ from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import errors, offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
+from fewshot_bench.utils.devices import choose
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.locks import is_waiting
@@ -202,6 +203,7 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
         if int(threads):
             torch.set_num_threads(int(threads))
         models = store.path if keep_models == "1" else None
+        choose(torch.device(device))
         session = Session(folder_of(FEATURES, store.path), device, examiner, models)
         engine.send("idle")
         with suppress(Closed):
@@ -248,6 +250,10 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
     with closing(run_group(todo, session, engine.progress, request["parts"])) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
+            if record.device_fault:
+                # Nothing can be computed on the device in this process any more.
+                engine.send("broken", record=record.to_dict())
+                os._exit(1)
             if record.transient:
                 # The engine decides whether to store it.
                 engine.send("failed", record=record.to_dict())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.profiling.cost import Cost, hold_on
+from fewshot_bench.utils.devices import synchronize
 
 Derived = Mapping[str, Sequence[Tensor]]
 """Tensors derived from a backbone, by name."""
@@ -76,8 +77,8 @@ def _compute(compute: Callable[[], Derived]) -> _Kept:
     start = time.perf_counter(), time.process_time()
     derived = compute()
     every = itertools.chain.from_iterable(derived.values())
-    for device in {tensor.device for tensor in every if tensor.is_cuda}:
-        torch.cuda.synchronize(device)
+    for device in {tensor.device for tensor in every}:
+        synchronize(device)
     spent = Cost(time.perf_counter() - start[0], time.process_time() - start[1])
     return _Kept(derived, spent)
 

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.api.record import NOT_OBSERVED
+from fewshot_bench.utils.devices import Event, is_accelerator, record_event
 from fewshot_bench.utils.errors import NumericalError
 
 MOST_OVERFLOWS = 25
@@ -38,7 +39,7 @@ class _Reading:
 
     kinds: tuple[Kind, ...]
     values: Tensor
-    arrived: torch.cuda.Event
+    arrived: Event
     step: int
     rates: Rates
 
@@ -49,6 +50,9 @@ class FiniteNumbers:
     def __init__(self, owner: str, method: object, ctx: RunContext) -> None:
         self._owner, self._precision = owner, ctx.precision
         self._scaled = ctx.scaler().is_enabled()
+        if is_accelerator(ctx.device):
+            # The first event of a device waits for it: here, and not in a step.
+            record_event(ctx.device)
         self._lr: Any = getattr(method, "lr", None)
         self._optimizer: Any = None
         self._steps = 0
@@ -128,11 +132,11 @@ class FiniteNumbers:
         return step_seen
 
     def _look(self, kind: Kind, value: Tensor) -> None:
-        """Judge a value at once or, if it is on CUDA, queue it to be sent with the next ones."""
-        if not value.is_cuda:
+        """Judge a value at once or, on an accelerator, queue it to be sent with the next ones."""
+        if not is_accelerator(value.device):
             self._judge(kind, float(value), self._steps + ("loss" in kind), self._rates())
             return
-        self._waiting.append((kind, value.double().view(())))
+        self._waiting.append((kind, value.float().view(())))
         if len(self._waiting) >= MOST_WAITING:
             self._send()
 
@@ -141,9 +145,9 @@ class FiniteNumbers:
             return
         kinds, values = zip(*self._waiting, strict=True)
         self._waiting.clear()
-        copied = torch.stack(values).to("cpu", non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
+        stacked = torch.stack(values)
+        copied = stacked.to("cpu", non_blocking=True)
+        arrived = record_event(stacked.device)
         step = self._steps + ("loss" in kinds[-1])
         self._sent.append(_Reading(kinds, copied, arrived, step, self._rates()))
 
@@ -153,7 +157,7 @@ class FiniteNumbers:
             first = self._sent[0]
             if wait:
                 first.arrived.synchronize()
-            elif not first.arrived.query():  # type: ignore[no-untyped-call]
+            elif not first.arrived.query():
                 return
             self._sent.popleft()
             for kind, value in zip(first.kinds, first.values.tolist(), strict=True):

@@ -32,25 +32,19 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.training.train_step import TrainStep, step_on
 from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
+from fewshot_bench.utils.devices import empty_cache, is_accelerator
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.rng import derive, isolate
 
 MOST_PARTS = 64
 Progress = Callable[[int, int], None]
-_TEXTS = (
-    "not enough memory",
-    "can't allocate memory",
-    "out of memory",
-    "cublas_status_alloc_failed",
-)
-# The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
-_ONEDNN = "could not create a primitive"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,8 +109,8 @@ class Context:
         return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Gradient scaler; does nothing unless the precision is fp16 on CUDA."""
-        enabled = self.precision == "fp16" and self.device.type == "cuda"
+        """Gradient scaler; does nothing unless the precision is fp16 on an accelerator."""
+        enabled = self.precision == "fp16" and is_accelerator(self.device)
         return torch.amp.GradScaler(self.device.type, enabled=enabled)
 
     def train_step(
@@ -337,15 +331,6 @@ class Failure:
     divisible: bool = False
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """True if the error means that a device or the machine ran out of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).casefold()
-    is_memory = text == _ONEDNN or any(part in text for part in _TEXTS)
-    return isinstance(error, RuntimeError) and is_memory
-
-
 def release(error: BaseException) -> None:
     """Free memory held by an error's frames, and return it to the device and the system."""
     seen: set[int] = set()
@@ -359,8 +344,7 @@ def release(error: BaseException) -> None:
     forget_derived()
     gc.collect()
     give_back_memory()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_cache()
 
 
 def fit_within_memory(

@@ -103,7 +103,7 @@ class Request:
 
     @property
     def device(self) -> str:
-        """The kind of its devices, as in cells: cpu or cuda."""
+        """The kind of its devices, as in cells."""
         return self.devices[0].partition(":")[0]
 
     def conditions(self) -> dict[str, Any]:

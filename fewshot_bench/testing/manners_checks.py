@@ -11,6 +11,7 @@ from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import listed, require
 from fewshot_bench.testing.toy import list_accesses
+from fewshot_bench.utils.devices import accelerator_kind
 
 
 def check_backbone_is_left_as_found(bench: Bench) -> None:
@@ -44,9 +45,8 @@ def require_same(bench: Bench, logits: torch.Tensor, who: str) -> None:
 
 
 def check_follows_the_device(bench: Bench) -> None:
-    """Logits and stored tensors are on the backbone's device; with CUDA, it is tried there too."""
-    devices = {bench.device} | ({"cuda"} if torch.cuda.is_available() else set())
-    for device in sorted(devices):
+    """Logits and stored tensors are on the backbone's device; it is tried on an accelerator too."""
+    for device in sorted({bench.device, accelerator_kind() or bench.device}):
         made = bench.first if device == bench.device else Bench(bench.method, device).fit()
         expected = made.backbone.device
         devices_of = {"logits": made.logits.device}

@@ -30,6 +30,7 @@ from torch.optim.optimizer import (
 )
 
 from fewshot_bench.testing.failure import CheckSkipped
+from fewshot_bench.utils.devices import is_in_use, list_generators, usual_kind
 from fewshot_bench.utils.text import few, shown
 
 # Set by libraries on import, for their own use.
@@ -171,9 +172,10 @@ def _list_torch() -> Iterator[Setting]:
         "torch's function transforms",
         lambda: (torch._C._functorch.maybe_current_level(), forward_ad._current_level),
     )
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        yield Setting("the CUDA device", torch.cuda.current_device, torch.cuda.set_device)
-        yield Setting("the CUDA stream", torch.cuda.current_stream, torch.cuda.set_stream)
+    if is_in_use():
+        now = torch.accelerator
+        yield Setting("the current device", now.current_device_index, now.set_device_index)
+        yield Setting("the current stream", now.current_stream, now.set_stream)
 
 
 def _read_environment() -> dict[str, str]:
@@ -254,7 +256,7 @@ def _read_precision() -> dict[str, Any]:
 
 def _read_autocast() -> dict[str, Any]:
     values: dict[str, Any] = {"cache": torch.is_autocast_cache_enabled()}
-    for kind in ("cpu", "cuda"):
+    for kind in ("cpu", usual_kind()):
         values[kind] = torch.is_autocast_enabled(kind)
         values[f"{kind} dtype"] = torch.get_autocast_dtype(kind)
     return values
@@ -356,9 +358,10 @@ def _read_generators() -> dict[str, object]:
         "numpy.random": (kind, bytes(memoryview(keys)), tuple(rest)),  # type: ignore[arg-type]
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        for index, state in enumerate(torch.cuda.get_rng_state_all()):
-            states[f"torch.cuda {index}"] = state.numpy().tobytes()
+    device, indices = list_generators()
+    for index in indices:
+        state = torch.get_device_module(device).get_rng_state(index)
+        states[f"torch.{device} {index}"] = state.numpy().tobytes()
     return states
 
 

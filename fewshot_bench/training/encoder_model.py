@@ -339,10 +339,12 @@ class EncoderModel:
         batches = queries.batches(EVAL_BATCH, device=classes.device)
         return torch.cat([score(self.image_features(pixels, learned)) for pixels in batches])
 
-    def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
+    def within_memory(
+        self, images: int, device: torch.device, parts: int, precision: str = "fp32"
+    ) -> EncoderModel:
         """This model for steps of `images` images, with recomputation and chunks as memory needs.
 
-        parts: `RunContext.memory_parts`.
+        parts, precision: `RunContext.memory_parts` and `precision`.
         """
         towers = {"vision": self.frozen.vision, "text": self.frozen.text}
         images *= self.hooks.image_runs
@@ -351,7 +353,9 @@ class EncoderModel:
             "text": sum(prompts.tokens for prompts in self.prompts),
         }
         short = {
-            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+            name
+            for name, tower in towers.items()
+            if must_recompute(tower, tokens[name], device, parts, precision)
         }
         chunks = chunks_for(parts)
         divided = tuple(prompts.divide(chunks) for prompts in self.prompts) if chunks > 1 else ()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.utils.devices import is_accelerator
 from fewshot_bench.utils.tracing import is_exporting
 
 T = TypeVar("T")
@@ -58,14 +59,16 @@ def momentum_sgd(
     weight_decay: float = 0.0,
     fused: bool | None = None,
 ) -> torch.optim.SGD:
-    """SGD with momentum that is safe if a scaler skips the first step; fused on CUDA by default.
+    """SGD with momentum that is safe if a scaler skips the first step.
+
+    Fused on accelerators by default.
 
     torch's fused SGD starts from uninitialized momentum buffers, and keeps them if the gradients of
     the first step overflow; here momentum starts at zero.
 
     >>> optimizer = momentum_sgd([context], lr=2e-3, momentum=0.9)
     """
-    fused = parameters[0].is_cuda if fused is None else fused
+    fused = is_accelerator(parameters[0].device) if fused is None else fused
     optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.utils.memory import free_host_memory
+from fewshot_bench.utils.nvidia import driver_version, list_majors
 from fewshot_bench.utils.text import split_names
 
 if TYPE_CHECKING:
@@ -63,9 +64,19 @@ def is_accelerator(device: torch.device) -> bool:
     return device.type != CPU
 
 
+def fewer_kernels(device: torch.device) -> bool:
+    """True where a kernel costs more than padding: on accelerators, which wait for launches."""
+    return is_accelerator(device)
+
+
 def accelerator_kind() -> str:
     """The kind of this machine's accelerator, such as `cuda`; "" where there is none."""
     return next(iter(list_accelerators()), "")
+
+
+def usual_kind() -> str:
+    """The kind of accelerators that torch is for, whether or not one is here; else CUDA."""
+    return _current_kind() or _KINDS[0]
 
 
 def list_accelerators() -> list[str]:
@@ -155,18 +166,9 @@ def _autocast_types(kind: str) -> Iterable[torch.dtype]:
 def _nvidia_have_bf16() -> bool | None:
     """True if all cards of the machine have bf16, False if none has; None if that is not known.
 
-    NVML counts cards in another order than CUDA, which does not matter for one answer.
+    NVIDIA's library counts cards in another order than CUDA, which does not matter for one answer.
     """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        found = {pynvml.nvmlDeviceGetCudaComputeCapability(card)[0] for card in cards}
-    # NVML's errors share no base with others, and none of them may end a run.
-    except Exception:
-        return None
-    answers = {major >= _BF16_CAPABILITY for major in found}
+    answers = {major >= _BF16_CAPABILITY for major in list_majors()}
     return answers.pop() if len(answers) == 1 else None
 
 
@@ -253,10 +255,9 @@ def _memory(device: torch.device, name: str) -> Any:
 
 def empty_cache() -> None:
     """Return unused memory of the accelerator's allocator to the device."""
-    module = _module(_current_kind())
-    if getattr(module, "is_initialized", lambda: True)():
+    if is_in_use():
         with suppress(*_ABSENT):
-            module.empty_cache()
+            _module(_current_kind()).empty_cache()
 
 
 def device_name(device: torch.device) -> str:
@@ -267,6 +268,32 @@ def device_name(device: torch.device) -> str:
     with suppress(*_ABSENT):
         return str(module.get_device_properties(device).name)
     return device.type
+
+
+def list_models() -> list[dict[str, str]]:
+    """The names of all accelerators on this machine, and their models."""
+    import torch
+
+    return [
+        {"device": f"{kind}:{index}", "model": device_name(torch.device(kind, index))}
+        for kind in list_accelerators()
+        for index in range(count_devices(kind))
+    ]
+
+
+def list_software() -> dict[str, str]:
+    """Versions of what computes on accelerators: those that torch has, and NVIDIA's driver."""
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    versions = {
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version(),
+        "rocm": torch.version.hip,
+        "xpu": getattr(torch.version, "xpu", None),
+        "nvidia driver": driver_version(),
+    }
+    return {name: str(version) for name, version in versions.items() if version}
 
 
 def pin(tensor: Tensor, device: torch.device) -> Tensor:
@@ -297,13 +324,16 @@ def choose(device: torch.device) -> None:
 def list_generators() -> tuple[str, list[int]]:
     """A kind of device and the indices of its devices whose generators have a state."""
     kind = _current_kind()
-    module = _module(kind)
-    if (
-        not hasattr(module, "get_rng_state")
-        or not getattr(module, "is_initialized", lambda: True)()
-    ):
+    if not is_in_use() or not hasattr(_module(kind), "get_rng_state"):
         return _KINDS[0], []
     return kind, list(range(count_devices(kind)))
+
+
+def is_in_use() -> bool:
+    """True once this process has a context on the accelerator."""
+    kind = _current_kind()
+    is_initialized = getattr(_module(kind), "is_initialized", lambda: count_devices(kind) > 0)
+    return bool(kind and is_initialized())
 
 
 def record_event(device: torch.device) -> Event:

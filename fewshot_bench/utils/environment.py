@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.utils import determinism
+from fewshot_bench.utils.devices import device_name, is_accelerator
 
 NAMES = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY")
 # Shorter values may be ordinary words, which must not be masked.
@@ -52,7 +53,7 @@ def describe(device: Any) -> dict[str, Any]:
     """Versions, device, threads, load and commit, as JSON-able values."""
     import torch
 
-    is_cuda = torch.device(device).type == "cuda"
+    device = torch.device(device)
     return {
         "fewshot_bench": _installed("fewshot-bench"),
         **_source_state(),
@@ -60,9 +61,10 @@ def describe(device: Any) -> dict[str, Any]:
         "packages": {name: _installed(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if is_cuda else _processor(),
+        "device_name": device_name(device) if is_accelerator(device) else _processor(),
         "threads": torch.get_num_threads(),
         "determinism": determinism.mode(),
+        **({"tf32": determinism.allows_tf32()} if is_accelerator(device) else {}),
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

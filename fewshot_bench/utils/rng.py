@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fewshot_bench.utils.devices import list_generators
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,8 +41,8 @@ def isolate(seed: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     python_state = random.getstate()
     numpy_state = np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=devices):
+    kind, indices = list_generators()
+    with torch.random.fork_rng(devices=indices, device_type=kind):
         random.seed(derive(seed, "python"))
         np.random.seed(derive(seed, "numpy") % 2**32)
         torch.manual_seed(derive(seed, "torch"))

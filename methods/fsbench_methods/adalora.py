@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -14,7 +14,13 @@ from fewshot_bench.backbones import ImageTower, Site, TextTower
 from fewshot_bench.training import require, require_not_negative
 from fewshot_bench.training.provisional import Scale, WithoutRun
 from fsbench_methods import papers
-from fsbench_methods.lora_layers import LowRank, named_site, site_name, with_deltas
+from fsbench_methods.lora_layers import (
+    LowRank,
+    named_site,
+    product_dtype,
+    site_name,
+    with_deltas,
+)
 from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
 from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
 
@@ -24,84 +30,115 @@ Triplets = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
 """Q (rank, d_in), P (d_out, rank) and E (rank,) of every adapted matrix."""
 
 
-def penalty(triplets: Triplets) -> Tensor:
+@dataclass(frozen=True)
+class Stack:
+    """The triplets of matrices of one size: q (n, rank, d_in), p (n, d_out, rank), e (n, rank).
+
+    Few large kernels work on all of them at once.
+    """
+
+    sites: tuple[Site, ...]
+    q: Tensor
+    p: Tensor
+    e: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Q, P and E."""
+        return self.q, self.p, self.e
+
+    def leaves(self) -> Stack:
+        """The same values as new leaves of a graph."""
+        return Stack(self.sites, *(x.detach().requires_grad_() for x in self.tensors))
+
+    def apart(self) -> Triplets:
+        """Views of every matrix."""
+        return dict(
+            zip(self.sites, zip(*map(torch.unbind, self.tensors), strict=True), strict=True)
+        )
+
+
+def parameters_of(stacks: Sequence[Stack]) -> Triplets:
+    """Every Q, P and E as a parameter in the memory of its stack."""
+    return {
+        site: tuple(map(torch.nn.Parameter, triplet))  # type: ignore[misc]
+        for stack in stacks
+        for site, triplet in stack.apart().items()
+    }
+
+
+def penalty(stacks: Sequence[Stack]) -> Tensor:
     """Mean over all P and Q of |P'P - I| and |QQ' - I| (eq. 4)."""
-    grams = [gram for q, p, _ in triplets.values() for gram in (q @ q.T, p.T @ p)]
-    whole = torch.stack(grams)
+    whole = torch.cat([gram for s in stacks for gram in (s.q @ s.q.mT, s.p.mT @ s.p)])
     eye = torch.eye(whole.shape[-1], device=whole.device)
     distances: Tensor = torch.linalg.matrix_norm(whole - eye)
     return distances.mean()
 
 
-@dataclass
 class Allocation:
     """Tracks the importance of triplets and masks the least important ones (section 3.2 and 3.3).
 
     steps: number of training steps; warm, final: number of first steps with all ranks and of last
-    steps with the final ranks. budget: sum of ranks at the end.
+    steps with the final ranks. budget: sum of ranks at the end. What changes from step to step is
+    on the device, so that steps can be captured.
     """
 
-    triplets: Triplets
-    steps: int
-    warm: int
-    final: int
-    budget: int
-    done: int = 0
-    kept: Tensor | None = None
-    _smooth: list[Tensor] = field(default_factory=list)
-    _doubt: list[Tensor] = field(default_factory=list)
+    def __init__(
+        self, stacks: Sequence[Stack], steps: int, warm: int, final: int, budget: int
+    ) -> None:
+        self.stacks = stacks
+        self._steps, self._warm, self._final, self._budget = steps, warm, final, budget
+        tensors = [x for stack in stacks for x in stack.tensors]
+        self._smooth, self._doubt = (list(map(torch.zeros_like, tensors)) for _ in range(2))
+        self._kept = torch.cat([torch.ones_like(stack.e).flatten() for stack in stacks])
+        device, every = self._kept.device, range(steps + 1)
+        surplus = [len(self._kept) - self.allowed(done) for done in every]
+        self._surplus = torch.tensor(surplus, device=device)
+        self._fixed = torch.tensor([done > steps - final for done in every], device=device)
+        self._done = torch.zeros(1, dtype=torch.int64, device=device)
 
-    @property
-    def _flat(self) -> list[Tensor]:
-        return [factor for triplet in self.triplets.values() for factor in triplet]
-
-    @property
-    def allowed(self) -> int:
+    def allowed(self, done: int) -> int:
         """Budget after `done` steps: a cubic decay from all ranks to the final ones (eq. 12)."""
-        everything = sum(len(e) for *_, e in self.triplets.values())
-        span = max(1, self.steps - self.final - self.warm)
-        left = 1 - min(max((self.done - self.warm) / span, 0.0), 1.0)
-        return self.budget + int((everything - self.budget) * left**3)
+        everything = len(self._kept)
+        span = max(1, self._steps - self._final - self._warm)
+        left = 1 - min(max((done - self._warm) / span, 0.0), 1.0)
+        return self._budget + int((everything - self._budget) * left**3)
 
     @torch.no_grad()
-    def observe(self, unit: Tensor) -> None:
+    def observe(self, gradients: Sequence[Tensor], unit: Tensor) -> None:
         """Update the importance |w grad| by the gradients of a step, which are scaled by `unit`.
 
-        Non-finite gradients, of steps that a loss scaler skips, leave the importance unchanged;
-        the uncertainty still decays.
+        gradients: of Q, P and E of all stacks. Non-finite ones, of steps that a loss scaler skips,
+        leave the importance unchanged; the uncertainty still decays.
         """
-        self.done += 1
-        if not self._smooth:
-            self._smooth = [torch.zeros_like(factor) for factor in self._flat]
-            self._doubt = [torch.zeros_like(factor) for factor in self._flat]
-        for factor, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
-            assert factor.grad is not None
-            now = (factor * factor.grad / unit).abs()
+        self._done += 1
+        tensors = [x for stack in self.stacks for x in stack.tensors]
+        each = zip(tensors, gradients, self._smooth, self._doubt, strict=True)
+        for factor, gradient, smooth, doubt in each:
+            now = (factor * gradient / unit).abs()
             finite = now.isfinite()
             smooth.lerp_(torch.where(finite, now, smooth), 1 - _SMOOTH)
             doubt.lerp_(torch.where(finite, (now - smooth).abs(), doubt), 1 - _SMOOTH)
 
     @torch.no_grad()
     def mask(self) -> None:
-        """Set E of the least important triplets to 0; no-op in the first `warm` steps.
+        """Set E of the least important triplets to 0; of none in the first `warm` steps.
 
         In the last `final` steps, the selection does not change.
         """
-        if self.done <= self.warm or not self._smooth:
-            return
-        if self.done <= self.steps - self.final or self.kept is None:
-            scores = self.scores()
-            surplus = len(scores) - self.allowed
-            self.kept = scores > scores.kthvalue(surplus).values if surplus else scores >= 0
-        places = iter(self.kept.split([len(e) for *_, e in self.triplets.values()]))  # type: ignore[no-untyped-call]
-        for *_, e in self.triplets.values():
-            e.mul_(next(places))
+        scores = self.scores()
+        lowest = torch.cat([scores.new_full((1,), -torch.inf), scores.sort().values])
+        chosen = scores > lowest[self._surplus[self._done]]
+        self._kept.copy_(torch.where(self._fixed[self._done], self._kept, chosen))
+        places = self._kept.split([stack.e.numel() for stack in self.stacks])  # type: ignore[no-untyped-call]
+        for stack, place in zip(self.stacks, places, strict=True):
+            stack.e.mul_(place.view_as(stack.e))
 
     def scores(self) -> Tensor:
         """Importance times uncertainty: of E, plus the means over Q's rows and P's columns."""
         each = [a * b for a, b in zip(self._smooth, self._doubt, strict=True)]
         parts = zip(each[::3], each[1::3], each[2::3], strict=True)
-        return torch.cat([e + q.mean(dim=1) + p.mean(dim=0) for q, p, e in parts])
+        return torch.cat([(e + q.mean(dim=2) + p.mean(dim=1)).flatten() for q, p, e in parts])
 
 
 _PAPER = "AdaLoRA (Zhang et al. 2023)"
@@ -132,7 +169,10 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Step:
-    """The backward pass of one batch: loss, orthogonality penalty and update of importances."""
+    """The backward pass of one batch: loss, orthogonality penalty and update of importances.
+
+    triplets: the trained parameters (`parameters_of`).
+    """
 
     model: LoraModel
     triplets: Triplets
@@ -141,17 +181,33 @@ class Step:
     orthogonality: float
 
     def __call__(self, batch: Tensor, labels: Tensor, scale: Scale) -> None:
-        """Mask E, add the gradients of P, E and Q, and update the importances."""
+        """Mask E, set the gradients of P, E and Q, and update the importances."""
         self.allocation.mask()
+        stacks = [stack.leaves() for stack in self.allocation.stacks]
         # All chunks of a step share E Q: its gradient is collected in leaves, then passed on once.
-        rows = {site: e[:, None] * q for site, (q, _, e) in self.triplets.items()}
-        leaves = {site: value.detach().requires_grad_() for site, value in rows.items()}
-        factors = {site: (leaf, self.triplets[site][1]) for site, leaf in leaves.items()}
-        self.model.backward(batch, labels, replace(self.plain, factors=factors), scale)
-        gradients = [leaf.grad for leaf in leaves.values()]
-        torch.autograd.backward(list(rows.values()), gradients)
-        torch.autograd.backward(scale(self.orthogonality * penalty(self.triplets)))
-        self.allocation.observe(scale(torch.ones((), device=batch.device)))
+        rows = [stack.e[:, :, None] * stack.q for stack in stacks]
+        leaves = [value.detach().requires_grad_() for value in rows]
+        self.model.backward(batch, labels, self._updates(stacks, leaves), scale)
+        torch.autograd.backward(rows, [leaf.grad for leaf in leaves])
+        torch.autograd.backward(scale(self.orthogonality * penalty(stacks)))
+        gradients = [x.grad for stack in stacks for x in stack.tensors]
+        self.allocation.observe(gradients, scale(torch.ones((), device=batch.device)))  # type: ignore[arg-type]
+        for stack in stacks:
+            found = zip(*(x.grad.unbind() for x in stack.tensors), strict=True)  # type: ignore[union-attr]
+            for site, triplet in zip(stack.sites, found, strict=True):
+                for parameter, gradient in zip(self.triplets[site], triplet, strict=True):
+                    parameter.grad = gradient
+
+    def _updates(self, stacks: Sequence[Stack], rows: Sequence[Tensor]) -> LowRank:
+        """The updates P (E Q)."""
+        factors = {
+            site: (a, b)
+            for stack, row in zip(stacks, rows, strict=True)
+            for site, a, b in zip(stack.sites, row.unbind(), stack.p.unbind(), strict=True)
+        }
+        with self.model.autocast():
+            dtype = product_dtype(rows[0].device)
+        return replace(self.plain, factors=factors).for_step(dtype)
 
 
 @dataclass(frozen=True)
@@ -200,30 +256,36 @@ class AdaLora(LowRankTuning):
         """Few and large steps, for the conformance kit: P, E and Q start small."""
         return replace(self, iterations=4, lr=0.02)
 
-    def triplets(self, plain: LowRank, ctx: RunContext) -> Triplets:
+    def stacks(self, plain: LowRank, ctx: RunContext) -> list[Stack]:
         """New triplets at the sites of `plain`: P and Q normal (std 0.02), E zero."""
-        rng, values_of = ctx.rng("triplets"), {}
+        rng = ctx.rng("triplets")
+        alike: dict[tuple[int, int], list[Site]] = {}
+        drawn: dict[Site, list[Tensor]] = {}
         for site, (a, b) in plain.factors.items():
-            q, p = (torch.empty(size, self.start_rank) for size in (a.shape[1], len(b)))
-            drawn = [tensor.normal_(std=0.02, generator=rng).to(a) for tensor in (q.T, p)]
-            values = (*drawn, a.new_zeros(self.start_rank))
-            values_of[site] = tuple(
-                torch.nn.Parameter(tensor.detach().contiguous()) for tensor in values
-            )
-        return values_of  # type: ignore[return-value]
+            size = a.shape[1], len(b)
+            alike.setdefault(size, []).append(site)
+            q, p = (torch.empty(one, self.start_rank) for one in size)
+            drawn[site] = [one.normal_(std=0.02, generator=rng) for one in (q.T, p)]
+        stacks = []
+        for sites in alike.values():
+            pairs = zip(*(drawn[site] for site in sites), strict=True)
+            q, p = (torch.stack(pair).to(plain.factors[sites[0]][0]) for pair in pairs)
+            stacks.append(Stack(tuple(sites), q, p, q.new_zeros(q.shape[:2])))
+        return stacks
 
-    def allocation(self, triplets: Triplets, shots: int) -> Allocation:
+    def allocation(self, stacks: Sequence[Stack], shots: int) -> Allocation:
         """The allocation of ranks over a whole training."""
         steps = self.iterations * shots
         warm, final = int(self.warm * steps), int(self.final * steps)
-        return Allocation(triplets, steps, warm, final, self.rank * len(triplets))
+        budget = self.rank * sum(len(stack.sites) for stack in stacks)
+        return Allocation(stacks, steps, warm, final, budget)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Ranked]:
         """Train the triplets while ranks are allocated to them."""
         model = self.sized_model(task, backbone, ctx)
         plain = self.adapter(model, backbone.device, ctx)
-        triplets = self.triplets(plain, ctx)
-        allocation = self.allocation(triplets, task.shots)
+        allocation = self.allocation(self.stacks(plain, ctx), task.shots)
+        triplets = parameters_of(allocation.stacks)
         step = Step(model, triplets, plain, allocation, self.orthogonality)
         parameters = [factor for triplet in triplets.values() for factor in triplet]
         self.train(model, parameters, step, task, backbone, ctx)

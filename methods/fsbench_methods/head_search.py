@@ -102,7 +102,7 @@ class HeadSearch:
 
         `offer` is called after steps 0, 100, 200 ..., `report` with the steps that are done.
         """
-        optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=head.is_cuda)
+        optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=not head.is_cpu)
 
         def loss(features: Tensor, labels: Tensor) -> Tensor:
             return F.cross_entropy(self.scale * features @ head.T, labels)

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fewshot_bench.backbones import FusedAdapter, ImageTower, PromptPart, Site, TextTower
+from fewshot_bench.backbones import (
+    FusedAdapter,
+    ImageTower,
+    PromptPart,
+    Site,
+    TextTower,
+    fewer_kernels,
+)
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""
@@ -86,8 +93,11 @@ class Update(Change, FusedAdapter, Protocol):
         """The same updates, with their source of dropout masks replaced by `masks(source)`."""
         ...
 
-    def for_step(self) -> Update:
-        """The updates for the next step, with quantities derived from their current values."""
+    def for_step(self, dtype: torch.dtype) -> Update:
+        """The updates for the next step, with quantities derived from their current values.
+
+        dtype: that of the products in the towers.
+        """
         ...
 
     def detached(self) -> Update:
@@ -152,6 +162,99 @@ class _Updated(torch.autograd.Function):
         return outer[0], of_x, None, None, None, *of_a, *of_b
 
 
+class _Stacked(torch.autograd.Function):
+    """product_m += ((x * keep_m) A_m') B_m' for all matrices m of a block at once, in place.
+
+    product (t, w) holds the outputs of several matrices of equal size side by side, those of m in
+    its `columns`. x (t, d_in), keeps (m, t, d_in) or None, a (m, rank, d_in), b (m, d_out, rank).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, product: Tensor, x: Tensor, columns: slice, keeps: Tensor | None, *pair: Tensor
+    ) -> Tensor:
+        a, b = pair
+        x = x.to(product.dtype)
+        hidden = _drop_each(x, keeps, len(a)) @ a.mT
+        _apart(product, b, columns).baddbmm_(hidden, b.mT)
+        ctx.save_for_backward(x, hidden, a, b, *(() if keeps is None else (keeps,)))
+        ctx.columns = columns
+        ctx.mark_dirty(product)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        x, hidden, a, b, *rest = ctx.saved_tensors
+        keeps = rest[0] if rest else None
+        gradient = _apart(outer[0], b, ctx.columns)
+        inner = gradient @ b
+        of_b = gradient.mT @ hidden
+        of_a = inner.mT @ _drop_each(x, keeps, len(a))
+        of_x = None
+        if ctx.needs_input_grad[1]:
+            parts = inner @ a
+            of_x = (parts if keeps is None else parts.mul_(keeps)).sum(dim=0)
+        return outer[0], of_x, None, None, of_a, of_b
+
+
+def product_dtype(device: torch.device, plain: torch.dtype = torch.float32) -> torch.dtype:
+    """The dtype of matrix products on a device: autocast's, or `plain` outside of it."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if enabled else plain
+
+
+def _drop_each(x: Tensor, keeps: Tensor | None, count: int) -> Tensor:
+    """(count, t, d_in): x for every matrix, with the elements that it drops set to 0."""
+    return x.expand(count, *x.shape) if keeps is None else x * keeps
+
+
+def _apart(product: Tensor, b: Tensor, columns: slice) -> Tensor:
+    """The outputs (m, t, d_out) of the matrices in `columns`, a view of (t, w)."""
+    return product.view(len(product), -1, b.shape[1]).transpose(0, 1)[columns]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Factors of the matrices of a block that share their input, for one kernel of all.
+
+    a (m, rank, d_in); b (m, d_out, rank) includes the scaling.
+    """
+
+    sites: tuple[Site, ...]
+    a: Tensor
+    b: Tensor
+
+    def of(self, sites: Sequence[Site]) -> Stack:
+        """The part for adjacent `sites`."""
+        if len(sites) == len(self.sites):
+            return self
+        part = slice(self.sites.index(sites[0]), self.sites.index(sites[-1]) + 1)
+        return Stack(self.sites[part], self.a[part], self.b[part])
+
+
+def stack(factors: Factors, gain: float, dtype: torch.dtype) -> dict[Site, Stack]:
+    """The stack of every site, cut from a few tensors in which all blocks of a tower lie.
+
+    A step in parts differentiates through them once per part: no operation here saves a tensor.
+    """
+    blocks: dict[tuple[str, int, str], list[Site]] = {}
+    for site in factors:
+        kind = "qkv" if site.matrix in "qkv" else site.matrix
+        blocks.setdefault((site.encoder, site.layer, kind), []).append(site)
+    alike: dict[tuple[str, str, int], list[tuple[Site, ...]]] = {}
+    for (encoder, _, kind), sites in blocks.items():
+        alike.setdefault((encoder, kind, len(sites)), []).append(tuple(sites))
+    stacks: dict[Site, Stack] = {}
+    for (*_, count), groups in alike.items():
+        first, second = zip(*(factors[site] for group in groups for site in group), strict=True)
+        a, b = torch.stack(first), torch.stack(second)
+        b = torch.add(b.new_zeros(()), b, alpha=gain)
+        parts = zip(groups, *(x.to(dtype).split(count) for x in (a, b)), strict=True)  # type: ignore[no-untyped-call]
+        for group, *pair in parts:
+            stacks |= dict.fromkeys(group, Stack(group, *pair))
+    return stacks
+
+
 def _drop(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
     return x * keeps[index].to(x.dtype) if keeps else x
 
@@ -185,12 +288,14 @@ class LowRank:
     """Adds s * B A dropout(x) to the frozen products (LoRA, Hu et al. 2022).
 
     `scaling` is s. With dropout every matrix of a block draws its own mask over the common input,
-    as CLIP-LoRA does for q, k and v.
+    as CLIP-LoRA does for q, k and v. stacks: the factors in the form of one step on an accelerator,
+    where few large kernels are faster; empty on a CPU.
     """
 
     factors: Factors
     scaling: float
     dropout: Masks | None = None
+    stacks: Mapping[Site, Stack] = field(default_factory=dict)
     _gain: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -208,18 +313,27 @@ class LowRank:
         factors = [(i * width, self.factors[s]) for i, s in enumerate(sites) if s in self.factors]
         if not factors:
             return product
+        if self.stacks:
+            return self._add_stacked(sites, x, product)
         keeps = [self.dropout.mask(x) for _ in factors] if self.dropout else []
         pairs = [pair[part] for part in (0, 1) for _, pair in factors]
         rows = [row for row, _ in factors]
         updated: Tensor = _Updated.apply(product, x, self._gain, rows, keeps, *pairs)  # type: ignore[no-untyped-call]
         return updated
 
+    def _add_stacked(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
+        places = [place for place, site in enumerate(sites) if site in self.factors]
+        own = self.stacks[sites[places[0]]].of([sites[place] for place in places])
+        columns = slice(places[0], places[-1] + 1, places[1] - places[0] if places[1:] else 1)
+        keeps = self.dropout.mask(x.expand(len(places), *x.shape)) if self.dropout else None
+        updated: Tensor = _Stacked.apply(product, x, columns, keeps, own.a, own.b)  # type: ignore[no-untyped-call]
+        return updated
+
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
         """(..., d_out) update at `site` for its input x (..., d_in); None where there is none."""
         if site not in self.factors:
             return None
-        autocast = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        dtype = product_dtype(x.device, x.dtype)
         width = len(self.factors[site][1])
         return self.add((site,), x, x.new_zeros(*x.shape[:-1], width, dtype=dtype))
 
@@ -236,9 +350,11 @@ class LowRank:
         """The same updates, with the source of dropout masks replaced by `masks(source)`."""
         return replace(self, dropout=masks(self.dropout)) if self.dropout else self
 
-    def for_step(self) -> LowRank:
-        """Return self: nothing is derived from A and B."""
-        return self
+    def for_step(self, dtype: torch.dtype) -> LowRank:
+        """Return self on a CPU; elsewhere stack the factors of each tower, and cast them once."""
+        if not fewer_kernels(next(iter(self.factors.values()))[0].device):
+            return self
+        return replace(self, stacks=stack(self.factors, self._gain, dtype))
 
     def merged(self) -> dict[Site, Tensor]:
         """(d_out, d_in) s * B A of every site, to be added to the frozen weights."""
@@ -253,7 +369,7 @@ class LowRank:
     def detached(self) -> LowRank:
         """The same updates for prediction: no gradients, no dropout."""
         factors = {site: (a.detach(), b.detach()) for site, (a, b) in self.factors.items()}
-        return replace(self, factors=factors, dropout=None)
+        return replace(self, factors=factors, dropout=None, stacks={})
 
     def parameters(self) -> list[Tensor]:
         """Every A and B."""
@@ -362,10 +478,14 @@ class PartMasks:
         return self.whole.rate
 
     def mask(self, x: Tensor) -> Tensor:
-        """True where an element of `x` (the part's tokens, or its pooled rows) is kept."""
-        full = len(x) == len(self.rows)
+        """True where an element of `x` (the part's tokens, or its pooled rows) is kept.
+
+        x: (t, d_in), or (m, t, d_in) for m matrices.
+        """
+        full = x.shape[-2] == len(self.rows)
         count, rows = (self.tokens, self.rows) if full else (self.sequences, self.pooled)
-        return self.whole.mask(x[:1].expand(count, -1))[rows]
+        shape = (*x.shape[:-2], count, x.shape[-1])
+        return self.whole.mask(x[..., :1, :].expand(shape))[..., rows, :]
 
     def snapshot(self) -> Any:
         """The state that masks are drawn from."""

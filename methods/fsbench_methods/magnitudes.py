@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.backbones import ImageTower, Site, TextTower
+from fewshot_bench.backbones import ImageTower, Site, TextTower, fewer_kernels
 from fsbench_methods.lora_layers import LowRank, Masks, site_name, with_deltas
 from fsbench_methods.lora_model import LoraModel
 
@@ -21,7 +21,7 @@ class Decomposed:
     """W' = m (W + s B A) / |W + s B A|, row by row of (d_out, d_in) (Liu et al. 2024, eq. 5).
 
     magnitudes (d_out,) are m; frozen holds W and the bias of every site. norms (d_out,) are the
-    current row norms of W + s B A, computed by `for_step`; they are constants in the backward pass
+    row norms of W + s B A, which `for_step` updates; they are constants in the backward pass
     (section 4.3).
     """
 
@@ -39,17 +39,19 @@ class Decomposed:
         if not any(map(self.adapts, sites)):
             return product
         width = product.shape[-1] // len(sites)
-        excess, shift = [], []
-        for site in sites:
-            gain, bias = product.new_zeros(width), product.new_zeros(width)
-            if self.adapts(site):
-                # Subtract 1: 16-bit floats resolve small numbers better than numbers near 1.
-                exact = self.magnitudes[site] / self.norms[site] - 1
-                gain, bias = exact.to(gain), (exact * self.frozen[site][1]).to(bias)
-            excess.append(gain)
-            shift.append(bias)
+        parts = [self._parts(site, width, x.device) for site in sites]
+        magnitude, norm, bias = (torch.cat(part) for part in zip(*parts, strict=True))
+        # Subtract 1: 16-bit floats resolve small numbers better than numbers near 1.
+        exact = magnitude / norm - 1
         updated = self.low.add(sites, x, product)
-        return torch.addcmul(updated - torch.cat(shift), updated, torch.cat(excess))
+        return torch.addcmul(updated - (exact * bias).to(product), updated, exact.to(product))
+
+    def _parts(self, site: Site, width: int, device: torch.device) -> Sequence[Tensor]:
+        """(d_out,) magnitude, norm and bias; those that change nothing where none is adapted."""
+        if self.adapts(site):
+            return self.magnitudes[site], self.norms[site], self.frozen[site][1]
+        one = torch.ones(width, device=device)
+        return one, one, torch.zeros_like(one)
 
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
         """(..., d_out) update of the frozen product at `site`; None where there is none."""
@@ -71,8 +73,12 @@ class Decomposed:
         """The same weights, with the source of dropout masks replaced by `masks(source)`."""
         return replace(self, low=self.low.masked(masks))
 
+    def for_step(self, dtype: torch.dtype) -> Decomposed:
+        """The same weights, with current norms, and updates as `LowRank.for_step` gives them."""
+        return replace(self.with_norms(), low=self.low.for_step(dtype))
+
     @torch.no_grad()
-    def for_step(self) -> Decomposed:
+    def with_norms(self) -> Decomposed:
         """The same weights, with `norms` set to the current row norms."""
         norms = {site: row.norm(dim=1) for site, row in self._directions().items()}
         return replace(self, norms=norms)
@@ -91,7 +97,13 @@ class Decomposed:
         return with_deltas(self.merged(), vision, text)
 
     def _directions(self) -> dict[Site, Tensor]:
-        return {site: self.frozen[site][0] + delta for site, delta in self.low.merged().items()}
+        weights = {site: weight for site, (weight, _) in self.frozen.items()}
+        if not fewer_kernels(next(iter(weights.values())).device):
+            return {site: weights[site] + delta for site, delta in self.low.merged().items()}
+        return {
+            site: torch.addmm(weights[site], b, a, alpha=self.low.scaling)
+            for site, (a, b) in self.low.factors.items()
+        }
 
     def detached(self) -> Decomposed:
         """The same weights for prediction: no gradients, no dropout."""
@@ -133,4 +145,4 @@ def decomposed(
     if magnitudes is None:
         start_at = {site: weight.norm(dim=1) for site, (weight, _) in frozen.items()}
         magnitudes = {site: torch.nn.Parameter(value) for site, value in start_at.items()}
-    return Decomposed(low, magnitudes, frozen, {}).for_step()
+    return Decomposed(low, magnitudes, frozen, {}).with_norms()

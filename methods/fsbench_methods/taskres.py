@@ -94,7 +94,7 @@ class TaskRes:
         base = template_features(backbone, task).mean(dim=0)
         residual = torch.nn.Parameter(torch.zeros_like(base))
         optimizer = torch.optim.Adam(
-            [residual], lr=self.lr, weight_decay=self.weight_decay, fused=residual.is_cuda
+            [residual], lr=self.lr, weight_decay=self.weight_decay, fused=not residual.is_cpu
         )
         epochs = self.views_per_image(task.shots, len(task.classnames))
         train_epochs(

@@ -310,7 +310,7 @@ class TipAdapterF(CacheMethod):
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=keys.is_cuda,
+            fused=not keys.is_cpu,
         )
         labels, order = task.train.labels, ctx.rng("order")
         take = ctx.train_step(partial(self.loss, cache, class_features, scale), optimizer)

@@ -13,6 +13,7 @@ import torch
 from fewshot_bench.api.spec import TOY_NOTE
 from fewshot_bench.cli.config import read_config
 from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.utils import devices
 from tests.compare_records import make, read_csv, save
 from tests.helpers import Result, command, environment, fsbench, image_folder, problems
 
@@ -32,25 +33,11 @@ def first_line(result: Result) -> str:
 
 def cuda(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, count: int = 2) -> None:
     """Simulate CUDA cards; with `bf16`, all but the last support it natively, otherwise none."""
-    current = [0]
-
-    class Device:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def __enter__(self) -> None:
-            current[0] = self.index
-
-        def __exit__(self, *error: object) -> None:
-            current[0] = 0
-
-    def supported(including_emulation: bool = True) -> bool:
-        return including_emulation or (bf16 and current[0] != count - 1)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    last = f"cuda:{count - 1}"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(devices, "has_bf16", lambda names: bf16 and last not in names)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +79,13 @@ def test_own_images_never_take_the_toy_unasked(tmp_path: Path, family: str) -> N
 @pytest.mark.parametrize(
     ("words", "bf16", "said"),
     [
-        ((), True, "device cuda, precision bf16"),
-        ((), False, "device cuda, precision fp16"),
+        ((), True, "device cuda:0, cuda:1, precision fp16"),
+        ((), False, "device cuda:0, cuda:1, precision fp16"),
         (("--device", "cuda"), True, "device cuda, precision bf16"),
         (("--device", "cpu"), True, "device cpu, precision fp32"),
         (("--device", "cuda:0"), True, "device cuda:0, precision bf16"),
         (("--device", "cuda:0,cuda:1"), True, "device cuda:0, cuda:1, precision fp16"),
-        (("--precision", "fp32"), True, "device cuda, precision fp32"),
+        (("--precision", "fp32"), True, "device cuda:0, cuda:1, precision fp32"),
         (("--device", "cpu", "--precision", "bf16"), True, "device cpu, precision bf16"),
     ],
 )
@@ -121,7 +108,8 @@ def test_a_cell_is_recorded_as_it_was_computed(
     seen: list[Any] = []
     planned = plan.expand
     monkeypatch.setattr(plan, "expand", lambda request: seen.append(planned(request)) or seen[-1])
-    cuda(monkeypatch, bf16=True)
+    cuda(monkeypatch, bf16=True, count=1)
+    monkeypatch.setattr(devices, "has_bf16", lambda names: names == ("cuda",))
     dry(tmp_path, "-d", "digits")
     (cell,) = seen[0].cells
     assert (cell.backbone, cell.device, cell.precision) == ("tiny", "cuda", "bf16")
@@ -167,13 +155,14 @@ def test_a_saved_file_holds_what_was_used(tmp_path: Path, monkeypatch: pytest.Mo
     cuda(monkeypatch, bf16=True)
     first = dry(tmp_path, "-d", "digits,dtd", "--save-config", saved)
     values = read_config(saved)
-    assert (values["backbone"], values["device"], values["precision"]) == (USUAL, "cuda", "bf16")
+    assert (values["backbone"], values["precision"]) == (USUAL, "fp16")
+    assert values["device"] == "cuda:0,cuda:1"
     again = fsbench("run", "--config", saved, "--dry-run")
     assert first_line(again) == first_line(first)
     monkeypatch.undo()
     refused = fsbench("run", "--config", saved, "--dry-run")
     assert refused.code == 2
-    assert "this machine has 0 CUDA devices" in refused.err
+    assert "device 'cuda:0': this machine has cpu" in refused.err
 
 
 def test_reproduce_takes_the_precision_of_the_paper_where_it_can(
@@ -184,7 +173,7 @@ def test_reproduce_takes_the_precision_of_the_paper_where_it_can(
     assert first_line(shown) == f"backbone {USUAL}, device cpu, precision fp32"
     cuda(monkeypatch, bf16=True)
     shown = fsbench(*call, "--dry-run", "--store", tmp_path / "none")
-    assert first_line(shown) == f"backbone {USUAL}, device cuda, precision fp16"
+    assert first_line(shown) == f"backbone {USUAL}, device cuda:0, cuda:1, precision fp16"
 
 
 def test_a_sweep_says_that_it_is_a_toys(tmp_path: Path) -> None:

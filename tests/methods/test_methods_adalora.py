@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.adalora import AdaLora, Step, Triplets, penalty
+from fsbench_methods.adalora import AdaLora, Step, Triplets, parameters_of, penalty
 from torch import Tensor
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
@@ -22,8 +22,8 @@ def started(method: AdaLora, backbone: Any, task: Any, parts: int = 1) -> tuple[
     """The model and the step with the initial values of `fit`."""
     model = method.model(task, backbone, context()).within_memory(9, CPU, parts)
     plain = method.adapter(model, CPU, context())
-    triplets = method.triplets(plain, context())
-    allocation = method.allocation(triplets, task.shots)
+    allocation = method.allocation(method.stacks(plain, context()), task.shots)
+    triplets = parameters_of(allocation.stacks)
     return model, Step(model, triplets, plain, allocation, method.orthogonality)
 
 
@@ -51,7 +51,7 @@ def test_loss_penalty_and_gradients_equal_the_reference(parts: int) -> None:
         backbone.module, batch, labels, [tokens], reference.factors(theirs), 2**-0.5
     )
     distance = reference.orthogonality(theirs)
-    assert relative_gap(penalty(step.triplets), distance) < TOLERANCE
+    assert relative_gap(penalty(step.allocation.stacks), distance) < TOLERANCE
     (expected + 0.5 * distance).backward()
     for site, triplet in step.triplets.items():
         for ours, other in zip(triplet, theirs[site], strict=True):
@@ -104,10 +104,7 @@ def test_the_budget_falls_from_all_ranks_to_those_of_clip_lora() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
     _, step = started(AdaLora(iterations=10), backbone, task)
-    allowed = []
-    for done in range(31):
-        step.allocation.done = done
-        allowed.append(step.allocation.allowed)
+    allowed = [step.allocation.allowed(done) for done in range(31)]
     sites = len(step.triplets)
     assert allowed[:4] == [3 * sites] * 4
     assert allowed[21:] == [2 * sites] * 10
@@ -120,16 +117,13 @@ def test_a_skipped_step_leaves_importance_as_it_is() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
     _, step = started(AdaLora(dropout=0), backbone, task)
-    trained = [x for triplet in step.triplets.values() for x in triplet]
-    for one in trained:
-        one.grad = torch.randn(one.shape)
-    step.allocation.observe(torch.ones(()))
+    trained = [x for stack in step.allocation.stacks for x in stack.tensors]
+    step.allocation.observe([torch.randn(one.shape) for one in trained], torch.ones(()))
     before = step.allocation.scores()
     assert before.isfinite().all()
     assert before.any()
-    for one in trained:
-        one.grad = torch.full_like(one, float("inf"))
-    step.allocation.observe(torch.ones(()))
+    infinite = [torch.full_like(one, float("inf")) for one in trained]
+    step.allocation.observe(infinite, torch.ones(()))
     assert step.allocation.scores().equal(before)
 
 

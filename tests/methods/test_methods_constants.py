@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from fsbench_methods import gda, head_search, logistic, proker, zs_lp
-from fsbench_methods.adalora import AdaLora, Allocation
+from fsbench_methods.adalora import AdaLora, Allocation, Stack
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.dora import Dora
 from fsbench_methods.full_ft import FullFineTuning
@@ -124,15 +124,13 @@ def test_the_second_projection_of_mmrl_starts_like_that_of_clip() -> None:
 def test_adalora_starts_and_smooths_as_published() -> None:
     method = AdaLora()
     model = method.model(TASK, BACKBONE, context())
-    triplets = method.triplets(method.adapter(model, CPU, context()), context())
-    drawn = torch.cat([one.flatten() for q, p, _ in triplets.values() for one in (q, p)])
-    assert float(drawn.detach().std()) == pytest.approx(0.02, rel=0.05)
-    ones = [torch.ones(size) for size in ((1, 4), (4, 1), (1,))]
-    for one in ones:
-        one.grad = torch.ones_like(one)
-    q, p, e = ones
-    allocation = Allocation({Site("text", 0, "q"): (q, p, e)}, 10, 1, 1, 1)
-    allocation.observe(torch.ones(()))
+    stacks = method.stacks(method.adapter(model, CPU, context()), context())
+    drawn = torch.cat([one.flatten() for stack in stacks for one in (stack.q, stack.p)])
+    assert float(drawn.std()) == pytest.approx(0.02, rel=0.05)
+    ones = [torch.ones(size) for size in ((1, 1, 4), (1, 4, 1), (1, 1))]
+    stack = Stack((Site("text", 0, "q"),), *ones)
+    allocation = Allocation([stack], 10, 1, 1, 1)
+    allocation.observe(ones, torch.ones(()))
     # Importance 0.15 and uncertainty 0.15 * 0.85, of E, Q and P alike.
     assert float(allocation.scores()) == pytest.approx(3 * 0.15 * 0.15 * 0.85)
 

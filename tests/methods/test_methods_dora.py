@@ -39,7 +39,7 @@ def moved(adapter: Decomposed) -> Decomposed:
     rng = torch.Generator().manual_seed(6)
     for magnitude in adapter.magnitudes.values():
         magnitude.data.mul_(1 + 0.2 * torch.rand(magnitude.shape, generator=rng))
-    return adapter.for_step()
+    return adapter.for_step(torch.float32)
 
 
 def parts_of(adapter: Decomposed) -> dict[Site, tuple[Tensor, Tensor, Tensor]]:
@@ -68,6 +68,7 @@ def assert_same_gradients(adapter: Decomposed, parts: Any) -> None:
     ids=lambda method: method.matrices,
 )
 @pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.usefixtures("layout")
 def test_loss_and_gradients_equal_the_reference(method: Dora, chunks: int) -> None:
     backbone = random_backbone(width=48, layers=3, quick_gelu=True)
     task = random_task(backbone)
@@ -85,6 +86,7 @@ def test_loss_and_gradients_equal_the_reference(method: Dora, chunks: int) -> No
     assert_same_gradients(adapter, parts)
 
 
+@pytest.mark.usefixtures("layout")
 def test_dropout_acts_on_the_input_of_the_update_alone() -> None:
     backbone = random_backbone()
     task = random_task(backbone)

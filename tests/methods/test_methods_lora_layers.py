@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fsbench_methods.lora_layers import Dropout, LowRank, init_factors
+from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, product_dtype
 from torch import Tensor
 
 from fewshot_bench.backbones import Site
@@ -30,7 +30,8 @@ def some_updates(dtype: torch.dtype, absent: str) -> tuple[LowRank, list[Tensor]
     return adapter, adapter.parameters()
 
 
-@pytest.mark.parametrize("absent", ["", "q", "kv"])
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize("absent", ["", "q", "k", "kv"])
 def test_the_fused_update_passes_gradcheck(absent: str) -> None:
     adapter, leaves = some_updates(torch.float64, absent)
     rng = torch.Generator().manual_seed(1)
@@ -42,11 +43,12 @@ def test_the_fused_update_passes_gradcheck(absent: str) -> None:
 
     def updated(x: Tensor, weight: Tensor, *_: Tensor) -> Tensor:
         adapter.rewind(start)
-        return adapter.add(SITES, x, F.linear(x, weight))
+        return adapter.for_step(x.dtype).add(SITES, x, F.linear(x, weight))
 
     assert torch.autograd.gradcheck(updated, (x, weight, *leaves))
 
 
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_the_fused_update_equals_plain_operations(autocast: bool) -> None:
     adapter, leaves = some_updates(torch.float32, "")
@@ -57,7 +59,7 @@ def test_the_fused_update_equals_plain_operations(autocast: bool) -> None:
     masks = [adapter.dropout.mask(x) for _ in SITES]  # type: ignore[union-attr]
     adapter.rewind(start)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        ours = adapter.add(SITES, x, F.linear(x, weight))
+        ours = adapter.for_step(product_dtype(CPU)).add(SITES, x, F.linear(x, weight))
     assert ours.dtype == (torch.bfloat16 if autocast else torch.float32)
     ours.float().square().sum().backward()
     gradients = [leaf.grad for leaf in (x, *leaves)]

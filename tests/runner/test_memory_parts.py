@@ -44,7 +44,7 @@ def lora_step(method: ClipLora, task: Any, parts: int) -> tuple[LowRank, Any]:
         b.data.normal_(std=0.1, generator=rng)
     index = torch.arange(7)
     seen = task.train.features if model.vision is None else task.train.pixels
-    model.backward(seen[index], task.train.labels[index], adapter, same)
+    model.backward(seen[index], task.train.labels[index], adapter.for_step(torch.float32), same)
     after = adapter.dropout.mask(torch.empty(50)) if adapter.dropout else torch.zeros(1)
     return adapter, after
 
@@ -63,6 +63,7 @@ def assert_equal_steps(method: ClipLora, task: Any, parts: int) -> None:
 @pytest.mark.parametrize("parts", [2, 64])
 @pytest.mark.parametrize("encoder", ["both", "vision", "text"])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.usefixtures("layout")
 def test_clip_lora_has_the_gradients_of_the_whole(encoder: Any, dropout: float, parts: int) -> None:
     task = random_task(BACKBONE)
     assert_equal_steps(ClipLora(encoder=encoder, dropout=dropout), task, parts)

@@ -114,7 +114,7 @@ Line = Callable[[Row], str]
 @click.option(
     "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True
 )
-@click.option("--device", default=AUTO, show_default=True, help="cpu, cuda or cuda:N.")
+@device_option
 @click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
@@ -202,7 +202,7 @@ def adapt(**values: Any) -> None:
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="cpu, cuda:N or auto: where a torch program computes. ONNX runs anywhere.",
+    help="cpu, a card such as cuda, or auto: where a torch program computes. ONNX runs anywhere.",
 )
 def export(
     model: Path,

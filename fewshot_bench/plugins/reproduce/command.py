@@ -34,6 +34,7 @@ from fewshot_bench.plugins.reproduce.published import reproduction, reproduction
 from fewshot_bench.plugins.reproduce.report import NO_DATA, build, document, list_needs, no_data
 from fewshot_bench.runner.request import Request
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.devices import CPU
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import encodable, option_name, printable
@@ -152,7 +153,7 @@ def _reproduce(
         wanted = dataclasses.replace(wanted, precision=precision)
     else:
         request = settle(dataclasses.replace(request, backbone=backbone))
-        if wanted.precision == AUTO and request.device == "cuda":
+        if wanted.precision == AUTO and request.device != CPU:
             request = dataclasses.replace(request, precision=table.precision)
         wanted = dataclasses.replace(wanted, precision=request.precision)
         apart = contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr)

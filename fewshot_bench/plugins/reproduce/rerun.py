@@ -16,6 +16,7 @@ from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import aligned
 from fewshot_bench.cli.working import working
+from fewshot_bench.utils.devices import count_devices
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FACTS = {
     "environment": (
         *("fewshot_bench", "commit", "dirty", "python", "packages", "platform", "device"),
-        *("device_name", "threads", "determinism", "weights_digest", "activation"),
+        *("device_name", "threads", "determinism", "tf32", "weights_digest", "activation"),
         *("method_origin", "code"),
     ),
     "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
@@ -158,8 +159,7 @@ def _repeat(kept: Kept) -> Outcome:
     from fewshot_bench.runner.session import Session
 
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
-    index = int(spec.device.partition(":")[2] or 0)
-    if spec.device.startswith("cuda") and index >= torch.cuda.device_count():
+    if not count_devices(spec.device):
         raise UsageError(f"the record was made on '{spec.device}', which this machine lacks")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
