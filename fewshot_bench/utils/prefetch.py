@@ -71,6 +71,7 @@ class Ahead(Iterator[Out], Generic[Out]):
         self._jobs = iter(jobs)
         self._depth = depth
         self._pending: deque[Future[Out]] = deque()
+        self._process = os.getpid()
         self.late = True
 
     def __next__(self) -> Out:
@@ -100,7 +101,9 @@ class Ahead(Iterator[Out], Generic[Out]):
         """Cancel the pending jobs, and wait for those that run."""
         running = [future for future in self._pending if not future.cancel()]
         self._pending.clear()
-        wait(running)
+        # A fork has none of the threads.
+        if os.getpid() == self._process:
+            wait(running)
 
 
 def _raise(error: Exception) -> NoReturn:
