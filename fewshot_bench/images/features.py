@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,7 @@ from fewshot_bench.images.loader import ImageSource, Visits
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import bill_to
+from fewshot_bench.utils import determinism, environment
 from fewshot_bench.utils.devices import Event, copies_late, is_accelerator, record_event
 from fewshot_bench.utils.errors import ContractError, indices, whole_number
 from fewshot_bench.utils.transfer import send
@@ -42,14 +44,19 @@ _INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def encoder_content(backbone: Any) -> dict[str, Any]:
-    """Identity of the encoder: weights and what computes with them, preprocessing, rounding."""
+    """Identity of the encoder: weights and what computes with them, preprocessing, rounding.
+
+    Another model of device rounds otherwise. So does another number of CPU threads, by a few units
+    in the last place, which do not count: rows belong to a machine, not to a setting of one run.
+    """
+    device = backbone.device
     return {
         "weights": backbone.weights_digest,
         "architecture": getattr(backbone, "architecture", ""),
         "precision": getattr(backbone, "precision", "fp32"),
-        "device": backbone.device.type,
+        "device": [device.type, environment.name_of(device)],
+        "kernels": [determinism.mode(), determinism.allows_tf32()] * is_accelerator(device),
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "batch": ENCODE_BATCH,
         "encoder": ENCODER,
     } | _describe_preprocessing(backbone)
@@ -312,6 +319,7 @@ class ImageView:
         """Features by key; cached on disk too if all that they depend on is known."""
         context = kind | self._source.turning | encoder_content(self._source.backbone)
         lasting = "instance" not in context
+        origin = replace(origin, device=context["device"][-1])
         return self._store.rows(context, keys, compute, self._meter, origin, lasting=lasting)
 
     def _digests(self) -> tuple[bytes, ...]:
@@ -398,7 +406,8 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
     def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
         encoder = encoder_content(backbone)
         content = encoder | {"kind": "text", "prompts": list(prompts)}
-        origin = Origin("prompts", "text", encoder, images=False, whole=True)
+        made_on = encoder["device"][-1]
+        origin = Origin("prompts", "text", encoder, device=made_on, images=False, whole=True)
         keys = numbered(len(prompts))
         with meter.phase("encode_text"):
             features = store.rows(content, keys, lambda _: compute().cpu(), meter, origin)

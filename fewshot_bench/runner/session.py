@@ -20,6 +20,7 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.step_kind import read_kind
 
 SOURCES_KEPT = 6
 
@@ -65,6 +66,7 @@ class Session:
         self.features = FeatureCache(cache)
         self.device = device
         self.models = models
+        self.step = read_kind()
         self.examiner: Examination = examiner or Examiner()
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._sources: dict[tuple[str, tuple[int, ...], str, str], ImageSource] = {}

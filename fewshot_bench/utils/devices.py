@@ -145,11 +145,10 @@ def has_bf16(names: Sequence[str]) -> bool:
     known = _nvidia_have_bf16() if kind == "cuda" else None
     if known is not None:
         return known
-    module = _module(kind)
-    if hasattr(module, "is_bf16_supported"):
-        indices = [name.partition(":")[2] or "0" for name in names]
-        return _ask("bf16", kind, *indices)
-    return torch.bfloat16 in _autocast_types(kind)
+    types = _autocast_types(kind)
+    if types or not hasattr(_module(kind), "is_bf16_supported"):
+        return torch.bfloat16 in types
+    return _ask("bf16", kind, *(name.partition(":")[2] or "0" for name in names))
 
 
 def has_fp16(kind: str) -> bool:
@@ -191,6 +190,14 @@ def _ask(expected: str, *arguments: str) -> bool:
 def has_float64(device: torch.device) -> bool:
     """False for MPS, whose tensors cannot have float64."""
     return device.type != "mps"
+
+
+def place(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; one in float64 stays on the host for a device without float64."""
+    import torch
+
+    stays = tensor.dtype is torch.float64 and not has_float64(device)
+    return tensor if stays else tensor.to(device)
 
 
 def synchronize(device: torch.device) -> None:
@@ -336,6 +343,13 @@ def is_in_use() -> bool:
     return bool(kind and is_initialized())
 
 
+def graph_class(device: torch.device) -> Any:
+    """The class in torch of graphs of a device, which repeat captured work; None without."""
+    module = _module(device.type)
+    names = [name for name in ("CUDAGraph", "XPUGraph") if hasattr(module, name)]
+    return getattr(module, names[0]) if names and hasattr(module, "graph") else None
+
+
 def record_event(device: torch.device) -> Event:
     """An event after the work queued so far.
 
@@ -343,30 +357,43 @@ def record_event(device: torch.device) -> Event:
     64 events: reading late costs memory, waiting at every step would cost time.
     """
     queue = _queue(device)
-    return _Late(queue) if queue.late else _record(device)
+    if not queue.late:
+        try:
+            return _Marked(device)
+        except _ABSENT:
+            queue.late = True
+    return _Late(queue)
 
 
-def _record(device: torch.device) -> Event:
-    import torch
+class _Marked:
+    """An event of a device that has events."""
 
-    event: Event = torch.accelerator.current_stream(device).record_event()
-    return event
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._event = torch.accelerator.current_stream(device).record_event()
+        # Some devices fail here first.
+        self._event.query()
+
+    def query(self) -> bool:
+        return bool(self._event.query())
+
+    def synchronize(self) -> None:
+        try:
+            self._event.synchronize()
+        except _ABSENT:
+            # Some devices have events that nobody can wait for.
+            synchronize(self._device)
 
 
 class _Queue:
-    """Events recorded on a device, and how many of them it is known to have reached."""
+    """Events recorded on a device without events, and how many of them it has reached."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.recorded = self.reached = 0
-        try:
-            # Some backends record events that cannot be waited for.
-            event = _record(device)
-            event.query()
-            event.synchronize()
-            self.late = False
-        except _ABSENT:
-            self.late = True
+        self.late = False
 
     def wait(self) -> None:
         synchronize(self.device)

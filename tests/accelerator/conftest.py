@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ def compiled() -> Any:
             patch.setenv("FSBENCH_CACHE", CACHE)
         # Child processes of other tests know no such device.
         patch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+        patch.setattr(sys, "path", [*sys.path])
         module = load()
     module.show_devices(0)
     return module
@@ -38,3 +41,12 @@ def rehearsal(compiled: Any) -> Iterator[Any]:
     compiled.show_devices(2)
     yield compiled
     compiled.show_devices(0)
+
+
+@pytest.fixture
+def inherited(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let child processes of the test find the device, too."""
+    folder = str(Path(rehearsal.__file__).parents[1])
+    others = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (others, folder))))
+    monkeypatch.setattr(sys, "path", [*sys.path, folder])

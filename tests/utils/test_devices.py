@@ -243,8 +243,24 @@ def test_a_device_with_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_stream", current_stream)
     monkeypatch.setattr(devices, "_QUEUES", {})
     event = devices.record_event(torch.device("cuda", 97))
-    assert event is made[-1]
+    assert len(made) == 1
     assert not event.query()
+    event.synchronize()
+
+
+def test_events_that_nobody_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("Backend doesn't support synchronizing events.")
+
+    event = SimpleNamespace(query=lambda: True, synchronize=refuse)
+    stream = SimpleNamespace(record_event=lambda: event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda one: stream)
+    waits: list[Any] = []
+    monkeypatch.setattr(devices, "synchronize", waits.append)
+    monkeypatch.setattr(devices, "_QUEUES", {})
+    card = torch.device("cuda", 96)
+    devices.record_event(card).synchronize()
+    assert waits == [card]
 
 
 def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,3 +282,13 @@ def test_generators_with_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.list_generators()[1] == []
     pretend(monkeypatch, "abacus", **functions)
     assert devices.list_generators()[1] == []
+
+
+def test_float64_stays_on_the_host_for_a_device_without_it() -> None:
+    """`meta` stands for a device: its tensors have no values, and none can be read from it."""
+    there = torch.device("meta")
+    assert not devices.has_float64(torch.device("mps"))
+    assert devices.place(torch.ones(2, dtype=torch.float64), there).device == there
+    for dtype, moved in ((torch.float64, False), (torch.float32, True)):
+        placed = SimpleNamespace(dtype=dtype, to=lambda device: "moved")
+        assert (devices.place(placed, torch.device("mps")) == "moved") is moved  # type: ignore[arg-type]
