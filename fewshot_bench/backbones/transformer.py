@@ -78,7 +78,11 @@ class Block:
         (name, first), (_, last) = self.locate(matrices[0]), self.locate(matrices[-1])
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
-        return self.parts[name][rows], self.parts[bias][rows]
+        weights = self.parts[name], self.parts[bias]
+        # The gradient of a slice would be a copy.
+        if not rows.start and rows.stop in (None, len(weights[0])):
+            return weights
+        return weights[0][rows], weights[1][rows]
 
     def locate(self, matrix: str) -> tuple[str, slice]:
         """The name among the parts of q, k, v, o, fc or proj, and its rows there."""
@@ -259,10 +263,10 @@ class _Pass:
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        own = normed[self.layout.pooled]
+        own = normed.index_select(0, self.layout.pooled)
         q = self._product(("q",), own)
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        return self._rest(x[self.layout.pooled], own, attended)
+        return self._rest(x.index_select(0, self.layout.pooled), own, attended)
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block after its attention, for the remaining rows (n, width)."""

@@ -22,7 +22,10 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.utils import determinism, devices, environment
 from fewshot_bench.utils.errors import UsageError
 
-VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
+VARIABLES = (
+    *("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_"),
+    *("HIP_", "ROCR_", "HSA_", "ZE_", "ONEAPI_"),
+)
 _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
