@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.utils.devices import is_accelerator
+from fewshot_bench.utils.devices import has_float64, is_accelerator
 from fewshot_bench.utils.tracing import is_exporting
 
 T = TypeVar("T")
@@ -32,6 +32,14 @@ def unit(features: Tensor) -> Tensor:
     tensor([0.6000, 0.8000])
     """
     return F.normalize(features.float(), dim=-1)
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """A copy in float64, on the host for a device without float64 (MPS).
+
+    Bring results back by `.float().to(device)`.
+    """
+    return (tensor if has_float64(tensor.device) else tensor.cpu()).double()
 
 
 def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
