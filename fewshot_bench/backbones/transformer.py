@@ -78,7 +78,11 @@ class Block:
         (name, first), (_, last) = self.locate(matrices[0]), self.locate(matrices[-1])
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
-        return self.parts[name][rows], self.parts[bias][rows]
+        weights = self.parts[name], self.parts[bias]
+        # The gradient of a slice would be a copy.
+        if not rows.start and rows.stop in (None, len(weights[0])):
+            return weights
+        return weights[0][rows], weights[1][rows]
 
     def locate(self, matrix: str) -> tuple[str, slice]:
         """The name among the parts of q, k, v, o, fc or proj, and its rows there."""

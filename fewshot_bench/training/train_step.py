@@ -317,15 +317,13 @@ def _require_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
+def _clip(gradients: list[Tensor], max_norm: float) -> None:
     """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
 
     Unlike that function, it moves no number between devices.
     """
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
