@@ -32,8 +32,8 @@ from fewshot_bench.backbones.tower import Tower
 from fewshot_bench.backbones.transformer import tensors_of
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.profiling.cost import count, not_counted, share_text
-from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.devices import is_accelerator
+from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
 from fewshot_bench.utils.transfer import send
 
