@@ -14,8 +14,8 @@ from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Encoder, Site
-from fewshot_bench.backbones.parameters import replaced, tower_parameters
+from fewshot_bench.api.backbone import Encoder, Factors, Site
+from fewshot_bench.backbones.parameters import factored, replaced, tower_parameters
 from fewshot_bench.backbones.transformer import Block, same_tensors
 
 
@@ -50,6 +50,10 @@ class Tower:
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """A tower with these tensors in place of its own, differentiable in them."""
         return replaced(self, parameters)
+
+    def with_factors(self, factors: Mapping[str, Factors]) -> Self:
+        """A tower that multiplies by these factors in place of whole matrices."""
+        return factored(self, factors)
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""

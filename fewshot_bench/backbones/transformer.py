@@ -18,9 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fewshot_bench.api.backbone import Adapter, Branch, Edits, Encoder, FusedAdapter, Point, Site
+from fewshot_bench.api.backbone import (
+    Adapter,
+    Branch,
+    Edits,
+    Encoder,
+    Factors,
+    FusedAdapter,
+    Point,
+    Site,
+)
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
+from fewshot_bench.backbones.factored import multiply
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
@@ -50,7 +60,7 @@ class Block:
     Parts `attn.norm` and `mlp.norm`, if present, are norms before o and proj. gated: fc stacks the
     rows of gates and values, and the hidden layer is the activation of the gates times the values.
     rotary (tokens, 2 d): sine and cosine of the rotation of queries and keys, None without one; the
-    class token is not rotated.
+    class token is not rotated. factors: matrices by name that are computed from factors.
     """
 
     parts: Mapping[str, Tensor]
@@ -59,6 +69,7 @@ class Block:
     activation: Callable[[Tensor], Tensor]
     gated: bool = False
     rotary: Tensor | None = None
+    factors: Mapping[str, Factors] = dataclasses.field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -76,6 +87,20 @@ class Block:
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
         return self.parts[name][rows], self.parts[bias][rows]
+
+    def product(
+        self, matrices: tuple[str, ...], x: Tensor, gain: float = 1.0, offset: float = 1.0
+    ) -> Tensor:
+        """gain x W' + offset b of adjacent matrices: x (t, d_in) to (t, d_out)."""
+        weight, bias = self.fused(matrices)
+        factors = self.factors.get(self._locate(matrices[0])[0])
+        if factors is not None:
+            start = max(0, "qkv".find(matrices[0]))
+            factors = factors.of(slice(start, start + len(matrices)))
+            return multiply(x, factors, bias, gain, offset)
+        if gain == offset == 1:
+            return F.linear(x, weight, bias)
+        return torch.addmm(bias, x, weight.T, beta=offset, alpha=gain)
 
     def with_delta(self, matrix: str, delta: Tensor) -> Block:
         """This block with (d_out, d_in) `delta` added to a matrix."""
@@ -148,6 +173,9 @@ def quick_mlp(x: Tensor, block: Block) -> Tensor:
     silu(1.702 (x W' + b)) W' / 1.702 + b, with no pass over the wide hidden layer except silu.
     """
     (first, offset), (second, bias) = block.fused(("fc",)), block.fused(("proj",))
+    if block.factors:
+        hidden = F.silu(block.product(("fc",), x, QUICK, QUICK))
+        return block.product(("proj",), hidden, 1 / QUICK)
     hidden = F.silu(torch.addmm(offset, x, first.T, beta=QUICK, alpha=QUICK))
     return F.linear(hidden, second).mul_(1 / QUICK).add_(bias)
 
@@ -185,10 +213,10 @@ def run_blocks(
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replay(run, x, fused) if recompute else run(x)
-        cost = block_flops(block.parts, layout, pooled=layer == last)
+        cost = block_flops(block, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block.parts, layout, layer == last, into=before)
+            backward += gradient_flops(cost, block, layout, layer == last, into=before)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
@@ -264,8 +292,7 @@ class _Pass:
 
     def _product(self, matrices: tuple[str, ...], x: Tensor) -> Tensor:
         """x W' + b of adjacent matrices in one parameter, plus the adapter's updates."""
-        weight, bias = self.block.fused(matrices)
-        product = F.linear(x, weight, bias)
+        product = self.block.product(matrices, x)
         if self.adapter is None:
             return product
         sites = tuple(Site(self.encoder, self.layer, matrix) for matrix in matrices)
