@@ -491,9 +491,7 @@ def _as_in_runs(
     from fewshot_bench.profiling.meter import Meter
 
     cudnn = torch.backends.cudnn
-    kernels = cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
-    )
+    kernels = cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     meter = meter or Meter(backbone.device)
     with torch.no_grad(), kernels, accounted(features, meter):
         yield meter

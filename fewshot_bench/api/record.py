@@ -162,7 +162,8 @@ class Record:
         `wall_seconds` of the whole cell, taken outside the process of the method.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
         `message` is the reason (a method that cannot predict classes it was not fitted on);
-        `transient` if the machine failed and not the cell, so that the next run retries it.
+        `transient` if the machine failed and not the cell, so that the next run retries it;
+        `device_fault` is what a device said that no longer computes in the cell's process.
     incidents: corrective actions of the harness as {`kind`, `text`}: a retry, less memory than
         asked for, a plug-in that left a thread behind.
     digests (SHA-256): `logits`, of all logits in float32 with labels and ids, which identifies a
@@ -243,6 +244,11 @@ class Record:
     def code_digest(self) -> str | None:
         """Digest of the method's code that computed the record; None if not recorded."""
         return code_digest(self.entry("environment", "code"))
+
+    @property
+    def device_fault(self) -> str:
+        """What the device said that failed under the cell; empty if none did."""
+        return str((self.error or {}).get("device_fault", ""))
 
     @property
     def transient(self) -> bool:

@@ -1,8 +1,9 @@
 """Attention over packed prompts: sequences attend to a shared prefix and to themselves.
 
 `attend` and `attend_pooled` are the entry points, for one prefix or one per run of the sequences.
-Scores against a prefix are one product for all its sequences, so that its keys and values are never
-copied, and a product sums their gradients, too; softmax runs over both parts together.
+In groups, scores against a prefix are one product for all its sequences, so that its keys and
+values are never copied, and a product sums their gradients, too; softmax runs over both parts
+together. In exact layouts, one fused attention runs over copies in slots of equal length.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.backbones.packing import Group, Layout
+from fewshot_bench.backbones.packing import Group, Layout, Slots
 
 
 def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
@@ -21,14 +23,84 @@ def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
 
     qkv: (t, 3 width), queries, keys and values concatenated; returns (t, width).
     """
-    mixed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
-    return mixed
+    if layout.exact:
+        slots = layout.slots
+        q, k, v = _spread(qkv, slots, heads)
+        mixed = _mixed(q, k, v, slots)
+        moved: Tensor = _Moved.apply(mixed, slots.queries, slots.asked)  # type: ignore[no-untyped-call]
+        return moved
+    packed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
+    return packed
 
 
 def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int) -> Tensor:
     """One query per sequence, q (n, width), attends to keys and values (t, 2 width)."""
-    mixed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
-    return mixed
+    if layout.exact:
+        slots = layout.pooled_slots
+        queries = q.view(len(q), 1, heads, -1).transpose(1, 2)
+        k, v = _spread(kv, slots, heads)
+        return _mixed(queries, k, v, slots)
+    packed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
+    return packed
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, slots: Slots) -> Tensor:
+    """(count * queries, width) of attention in slots; q, k, v (count, heads, length, d)."""
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=slots.mask(q.dtype))
+    return mixed.transpose(1, 2).reshape(q.shape[0] * q.shape[2], -1)
+
+
+def _spread(fused: Tensor, slots: Slots, heads: int) -> Sequence[Tensor]:
+    """Packed rows (t, parts * width) in slots, by part: (count, heads, length, d)."""
+    spread: tuple[Tensor, ...] = _Spread.apply(fused, slots, heads)  # type: ignore[no-untyped-call]
+    return spread
+
+
+class _Spread(torch.autograd.Function):
+    """Queries, if slots have any, keys and values in their slots, by one copy of the packed rows.
+
+    Gradients of a prefix are sums over the copies of its rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fused: Tensor, slots: Slots, heads: int) -> tuple[Tensor, ...]:
+        parts = 2 if slots.queries is None else 3
+        shape = slots.count, slots.prefix + slots.length, parts, heads, -1
+        every = fused.index_select(0, slots.rows).view(shape).permute(2, 0, 3, 1, 4)
+        ctx.slots, ctx.shape = slots, fused.shape
+        if slots.queries is None:
+            return every[0], every[1]
+        return every[0, :, :, slots.prefix :], every[1], every[2]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        slots: Slots = ctx.slots
+        *queries, keys, values = (one.transpose(1, 2).flatten(2) for one in outer)
+        whole = keys.new_empty(ctx.shape)
+        columns = whole.chunk(len(outer), dim=1)
+        if slots.queries is not None:
+            torch.index_select(queries[0].flatten(0, 1), 0, slots.queries, out=columns[0])
+        first = slots.runs * slots.prefix
+        for gradient, column in zip((keys, values), columns[-2:], strict=True):
+            torch.index_select(gradient.flatten(0, 1), 0, slots.own, out=column[first:])
+            if first:
+                by_run = gradient.view(slots.runs, -1, *gradient.shape[1:])[:, :, : slots.prefix]
+                total = column[:first].view(slots.runs, slots.prefix, -1)
+                torch.sum(by_run, 1, out=total)
+        return whole, None, None
+
+
+class _Moved(torch.autograd.Function):
+    """Rows `there` of x; rows `back` of the gradient, in which others than `there` may be any."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        return outer[0].index_select(0, ctx.back), None, None
 
 
 class _Packed(torch.autograd.Function):

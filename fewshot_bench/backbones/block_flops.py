@@ -69,28 +69,21 @@ def _entries(block: Matrices, name: str) -> int:
     return factors.left.numel() + factors.right.numel() if factors else block.parts[name].numel()
 
 
-def _tokens(layout: Layout) -> int:
-    return layout.runs * layout.prefix + sum(count * length for count, length in layout.shape)
-
-
 def _rows(layout: Layout, *, pooled: bool) -> int:
-    return layout.pooled.shape[0] if pooled else _tokens(layout)
+    return layout.pooled.shape[0] if pooled else layout.tokens
 
 
 def _qkv(entries: int, layout: Layout, *, pooled: bool) -> int:
     """The fused product, of which `pooled` tokens alone have a query."""
-    return 2 * (_rows(layout, pooled=pooled) + 2 * _tokens(layout)) * entries // 3
+    return 2 * (_rows(layout, pooled=pooled) + 2 * layout.tokens) * entries // 3
 
 
 def _attention(block: Matrices, layout: Layout, *, pooled: bool) -> int:
-    sequences = sum(count for count, _ in layout.shape)
-    queries = layout.pooled.shape[0] // sequences
-    pairs = sum(
-        count * (queries if pooled else length) * (layout.prefix + length)
-        for count, length in layout.shape
-    )
-    if not pooled:
-        pairs += layout.runs * layout.prefix**2
+    if pooled:
+        queries = layout.pooled.shape[0] // layout.sequences
+        pairs = queries * (layout.sequences * layout.prefix + layout.own_tokens)
+    else:
+        pairs = layout.own_pairs + layout.runs * layout.prefix**2
     return 4 * pairs * block.parts["ln_1.weight"].shape[0]
 
 

@@ -294,7 +294,7 @@ class OpenClipBackbone:
     def _read_image_tower(self) -> VisionTower | TimmTower:
         exact = self._towers_image("fp32")
         self._compare("image", exact.encode, self._module.encode_image, self._noise())
-        return exact if self.precision == "fp32" else self._towers_image(self.precision)
+        return exact.at(DTYPES[self.precision])
 
     def _read_pooled_tower(self, error: UnsupportedBackboneError) -> PooledTower:
         exact = read_pooled_tower(self._module.visual, torch.float32)
@@ -318,9 +318,7 @@ class OpenClipBackbone:
         exact = read_text_tower(self._module, torch.float32, self.name)
         tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
         self._compare("text", exact.encode_tokens, self._module.encode_text, tokens)
-        if self.precision == "fp32":
-            return exact
-        return read_text_tower(self._module, DTYPES[self.precision], self.name)
+        return exact.at(DTYPES[self.precision])
 
     @torch.no_grad()
     def _compare(

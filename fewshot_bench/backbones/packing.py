@@ -1,22 +1,31 @@
-"""Packing of many token sequences into one matrix: a shared prefix first, then groups by length.
+"""Packing of many token sequences into one matrix: a shared prefix first, then the sequences.
 
 `pack` is the entry point; several runs of the sequences, each behind its own prefix, also fit in
-one matrix. Padding within a group is computed, and no token attends to another sequence.
+one matrix. No token attends to another sequence. The device chooses the layout (`fewer_kernels`):
+a CPU computes groups of similar length one by one, padding included; an accelerator has rows
+without padding, and one attention over all sequences, for which `Slots` pads them.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fewshot_bench.utils.devices import fewer_kernels
+from fewshot_bench.utils.tracing import is_exporting
+from fewshot_bench.utils.transfer import send
+
 # Overhead of a group of sequences, in tokens of computation, for a model of this width.
-GROUP_TOKENS, GROUP_WIDTH = {"cpu": 8, "other": 1024}, 512
+GROUP_TOKENS, GROUP_WIDTH = 8, 512
+MASK_ALIGNMENT = 8
+"""Fused attention copies a mask whose rows do not start at multiples of so many values."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Group:
         return slice(self.first, self.first + self.count)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Layout of flat tokens: `prefix` shared rows, then (count, length) sequences per group.
 
@@ -47,6 +56,8 @@ class Layout:
     sequences of the first run, those of the second, and so on.
     `pooled` (n,) are the rows that are read out at the end, one per sequence, in the order of the
     groups. Text is `causal`: no token attends to later ones. Images are not, and have no prefix.
+    With `exact`, no row is padding, each sequence ends at its pooled row, all groups of a run are
+    before those of the next, and attention is over `slots`.
     """
 
     prefix: int
@@ -54,6 +65,58 @@ class Layout:
     causal: bool
     pooled: Tensor
     runs: int = 1
+    exact: bool = False
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def keep(self, name: Hashable, make: Callable[[], T]) -> T:
+        """The result of `make`, called once per layout: no training step makes it again."""
+        if is_exporting():
+            return make()
+        if name not in self._kept:
+            # What is made while predicting serves a later training step, too.
+            with torch.inference_mode(False):
+                self._kept[name] = make()
+        kept: T = self._kept[name]
+        return kept
+
+    @property
+    def slots(self) -> Slots:
+        """The places of an exact layout's tokens in attention over all sequences at once."""
+        return self.keep("slots", lambda: _slots(self, pooled=False))
+
+    @property
+    def pooled_slots(self) -> Slots:
+        """The same for one query per sequence, its pooled row."""
+        return self.keep("pooled slots", lambda: _slots(self, pooled=True))
+
+    @functools.cached_property
+    def own_tokens(self) -> int:
+        """The number of rows behind the prefixes."""
+        return sum(count * length for count, length in self.shape)
+
+    @property
+    def tokens(self) -> int:
+        """The number of rows."""
+        return self.runs * self.prefix + self.own_tokens
+
+    @functools.cached_property
+    def own_pairs(self) -> int:
+        """The pairs of a row behind a prefix and a row that it attends to."""
+        return sum(count * length * (self.prefix + length) for count, length in self.shape)
+
+    @functools.cached_property
+    def sequences(self) -> int:
+        """The number of sequences of all runs."""
+        return sum(count for count, _ in self.shape)
+
+    @functools.cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """The row of each sequence's first own token, in the order of the groups."""
+        return tuple(
+            group.row + number * group.length
+            for group in self.groups
+            for number in range(group.count)
+        )
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -96,9 +159,92 @@ class Layout:
         return (torch.arange(group.length, device=device) > ends[:, None])[:, None, :]
 
 
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Places of packed tokens in attention where all sequences have one length.
+
+    A sequence has slots for its prefix, then for its own tokens. Behind the sequences of each run
+    are as many more as its prefix fills: they hold the queries of the prefix. Pooled slots have
+    one query per sequence, no other sequences, and neither `queries` nor `asked`.
+    rows (count * (prefix + length),): the packed row in every slot, and any row in an empty one.
+    own (t,): the slots of all rows behind the prefixes. queries (t',): the place of every packed
+    row among the slots for own tokens; asked (count * length,): the packed row in each of these.
+    hidden (count, 1, length or 1, prefix + length): True for masked keys. An empty slot attends to
+    itself alone and nothing attends to it, so that no number of it goes anywhere.
+    """
+
+    runs: int
+    count: int
+    prefix: int
+    length: int
+    rows: Tensor
+    own: Tensor
+    hidden: Tensor
+    queries: Tensor | None = None
+    asked: Tensor | None = None
+    _masks: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """`hidden` as the numbers to add to scores: fused attention would make them every time."""
+        if dtype not in self._masks:
+            *shape, keys = self.hidden.shape
+            wide = -(-keys // MASK_ALIGNMENT) * MASK_ALIGNMENT
+            with torch.inference_mode(False):
+                whole = torch.zeros(*shape, wide, dtype=dtype, device=self.hidden.device)
+                self._masks[dtype] = whole[..., :keys].masked_fill_(self.hidden, float("-inf"))
+        return self._masks[dtype]
+
+
+def _slots(layout: Layout, *, pooled: bool) -> Slots:
+    """The slots of an exact layout, made on the host and copied to the device once."""
+    runs, prefix, device = layout.runs, layout.prefix, layout.pooled.device
+    every = [length for count, length in layout.shape for _ in range(count)]
+    lengths = torch.tensor(every[: len(every) // runs])
+    length, total = int(lengths.max()), int(lengths.sum())
+    slot, first = torch.arange(length), torch.arange(prefix)
+    later, alone = slot > slot[:, None], ~torch.eye(length, dtype=torch.bool)
+    filled = slot < lengths[:, None]
+    rows = prefix + (lengths.cumsum(0) - lengths)[:, None] + slot
+    hidden = torch.where(filled[..., None], later, alone)
+    before = (~filled[..., None]).expand(-1, -1, prefix)
+    if pooled:
+        hidden, before = ~filled[:, None], torch.zeros(len(filled), 1, prefix, dtype=torch.bool)
+    elif prefix:
+        place = torch.arange(-(-prefix // length) * length).view(-1, length)
+        rows, filled = torch.cat([rows, place]), torch.cat([filled, place < prefix])
+        holds = (place < prefix)[..., None]
+        hidden = torch.cat([hidden, holds | alone])
+        before = torch.cat([before, ~holds | (first > place[..., None])])
+    count, slots = len(filled), prefix + length
+    rows = torch.cat([first.expand(count, prefix), torch.where(filled, rows, 0)], dim=1)
+    # In a run, its prefix is followed by its sequences; in all rows, by the other prefixes.
+    run = torch.arange(runs)[:, None]
+    placed = [run * prefix + first, runs * prefix + run * total + torch.arange(total)]
+    rows = torch.cat(placed, dim=1)[:, rows].view(-1, slots)
+    place = filled.flatten().nonzero().flatten()
+    own = place[:total] // length * slots + prefix + place[:total] % length
+    queries = [run * count * length + some for some in (place[total:], place[:total])]
+    found = Slots(
+        runs,
+        runs * count,
+        prefix,
+        length,
+        send(rows.flatten(), device),
+        send((run * count * slots + own).flatten(), device),
+        send(torch.cat([before, hidden], dim=2).repeat(runs, 1, 1)[:, None], device),
+    )
+    if pooled:
+        return found
+    return replace(
+        found,
+        queries=send(torch.cat([some.flatten() for some in queries]), device),
+        asked=send(rows[:, prefix:].flatten(), device),
+    )
+
+
 @dataclass(frozen=True)
 class Packing:
-    """Sequences after a shared prefix, padded only within groups of similar length.
+    """Sequences after a shared prefix, padded at most within groups of similar length.
 
     rows (t,) are indices into the flattened suffixes (n, s); positions (t,) their positions in the
     sequence; `order` (n,) restores the order of the sequences, None if it did not change.
@@ -116,9 +262,23 @@ class Packing:
 
     def repeated(self, runs: int) -> Packing:
         """Repeat a packing of one run behind `runs` prefixes, without reads on the host."""
-        layout, device = self.layout, self.rows.device
         if runs == 1:
             return self
+        make = self._run_by_run if self.layout.exact else self._group_by_group
+        return self.layout.keep(("repeated", runs), lambda: make(runs))
+
+    def _run_by_run(self, runs: int) -> Packing:
+        layout, run = self.layout, torch.arange(runs, device=self.rows.device)[:, None]
+        pooled = layout.pooled + (runs - 1) * layout.prefix + run * len(self.rows)
+        return Packing(
+            replace(layout, shape=layout.shape * runs, pooled=pooled.flatten(), runs=runs),
+            self.rows.repeat(runs),
+            self.positions.repeat(runs),
+            None,
+        )
+
+    def _group_by_group(self, runs: int) -> Packing:
+        layout, device = self.layout, self.rows.device
         rows, pooled, slots, behind = [], [], [], runs * layout.prefix
         for group in layout.groups:
             size, own = group.count * group.length, group.row - layout.prefix
@@ -160,7 +320,7 @@ class Packing:
         pooled = self.layout.pooled[first : last + 1]
         lengths = itertools.groupby(length for _, _, length in sequences)
         shape = tuple((len(list(equal)), length) for length, equal in lengths)
-        layout = Layout(prefix, shape, self.layout.causal, pooled - (start - prefix))
+        layout = replace(self.layout, shape=shape, pooled=pooled - (start - prefix))
         visited = torch.arange(len(self.layout.pooled), device=device)
         if self.order is not None:
             visited = self.order.argsort()
@@ -191,13 +351,15 @@ class Part:
 def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -> Packing:
     """Pack suffixes (n, width) that end at index `end` (n,), behind `prefix` shared tokens.
 
-    The narrower the model, the more padding is cheaper than another group. Reads the lengths on
-    the host, and so is called once per task, not once per step.
+    On a CPU, the narrower the model, the more padding is cheaper than another group. Reads the
+    lengths on the host, and so is called once per task, not once per step.
     """
-    ends = end.tolist()
+    ends, exact = end.tolist(), fewer_kernels(end.device)
     index = torch.arange(width)
-    tokens = GROUP_TOKENS["cpu" if end.device.type == "cpu" else "other"]
-    members = _by_length(ends, round(tokens * (GROUP_WIDTH / model_width) ** 2))
+    if exact:
+        members = _in_turn(ends)
+    else:
+        members = _by_length(ends, round(GROUP_TOKENS * (GROUP_WIDTH / model_width) ** 2))
     rows, pooled, row = [], [], prefix
     for group, length in members:
         starts = torch.tensor(group) * width
@@ -208,10 +370,16 @@ def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -
     flat = torch.cat(rows)
     visited = torch.tensor([prompt for group, _ in members for prompt in group])
     shape = tuple((len(group), length) for group, length in members)
-    layout = Layout(prefix, shape, True, torch.cat(pooled).to(end.device))
-    order = None if len(members) == 1 else visited.argsort().to(end.device)
+    layout = Layout(prefix, shape, True, torch.cat(pooled).to(end.device), exact=exact)
+    order = None if exact or len(members) == 1 else visited.argsort().to(end.device)
     positions = (prefix + flat % width).to(end.device)
     return Packing(layout, flat.to(end.device), positions, order)
+
+
+def _in_turn(ends: list[int]) -> list[tuple[list[int], int]]:
+    """Groups of neighbors of equal length: all sequences in their own order, without padding."""
+    lengths = itertools.groupby(range(len(ends)), key=lambda index: ends[index] + 1)
+    return [(list(equal), length) for length, equal in lengths]
 
 
 def _by_length(ends: list[int], overhead: int) -> list[tuple[list[int], int]]:

@@ -1,7 +1,7 @@
-"""The tensors of a tower by name, and a tower with some of them replaced.
+"""The tensors of a tower by name, and a tower with some of them replaced or in 16 bits.
 
-`tower_parameters`, `replaced` and `factored` serve all towers: names within blocks are open_clip's,
-such as `blocks.0.ln_1.weight`, and names outside of blocks are the tower's fields.
+`tower_parameters`, `replaced`, `factored` and `in_dtype` serve all towers: names within blocks are
+open_clip's, such as `blocks.0.ln_1.weight`, and names outside of blocks are the tower's fields.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Factors
+from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import ContractError
 
 _Tower = TypeVar("_Tower")
@@ -33,8 +34,49 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., width) normalized."""
-        normed = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        return normed.to(x.dtype)
+        return normalized(x, self.weight, self.bias, self.eps)
+
+
+def normalized(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm of x (..., width) in its dtype; statistics are in float32.
+
+    Where weights and x have 16 bits, autocast would only cast all of them there and back.
+    """
+    if x.dtype != torch.float32 and {weight.dtype, bias.dtype} == {x.dtype}:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return F.layer_norm(x, weight.shape, weight, bias, eps).to(x.dtype)
+
+
+class _Cast(torch.autograd.Function):
+    """Tensors in another dtype, in one kernel for all, and another for their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [value.dtype for value in values]
+        cast = [torch.empty_like(value, dtype=dtype) for value in values]
+        torch._foreach_copy_(cast, values)
+        return tuple(cast)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
+        pairs = zip(outer, ctx.dtypes, strict=True)
+        cast = [None if o is None else torch.empty_like(o, dtype=dtype) for o, dtype in pairs]
+        given = [one for one in outer if one is not None]
+        torch._foreach_copy_([one for one in cast if one is not None], given)
+        return None, *cast
+
+
+def cast_together(values: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors in `dtype`, differentiable; all that have another one are cast at once."""
+    others = [index for index, value in enumerate(values) if value.dtype != dtype]
+    found = list(values)
+    if others:
+        cast = _Cast.apply(dtype, *(values[index] for index in others))  # type: ignore[no-untyped-call]
+        for index, value in zip(others, cast, strict=True):
+            found[index] = value
+    return found
 
 
 def read_norm(module: Any) -> Norm | None:
@@ -61,16 +103,54 @@ def tower_parameters(tower: Any) -> dict[str, Tensor]:
 def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     """The tower with these tensors in place of its own, differentiable in them.
 
-    Tensors are cast to the dtype of the frozen ones, so that trained float32 values run in 16 bits.
+    Tensors are cast to the dtype of the frozen ones, so that trained float32 values run in 16 bits;
+    those of norms are not, which 16 bits would round by more than a step changes them.
     ContractError for an unknown name or a different shape.
     """
+    own, cast = tower_parameters(tower), dict(parameters)
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for name, value in parameters.items():
+        _check(name, value.shape, own)
+        if not _is_norm(name):
+            by_dtype.setdefault(own[name].dtype, []).append(name)
+    for dtype, names in by_dtype.items():
+        values = cast_together([parameters[name] for name in names], dtype)
+        cast.update(zip(names, values, strict=True))
+    return _put(tower, cast)
+
+
+def in_dtype(tower: _Tower, dtype: torch.dtype, kept: Container[str] = ()) -> _Tower:
+    """The tower with its tensors in `dtype`, so that autocast casts none of them in a step.
+
+    kept: names that stay as they are. On a CPU, where it hardly costs, these are all but matrices.
+    """
     own = tower_parameters(tower)
+    few = fewer_kernels(next(iter(own.values())).device)
+    chosen = {
+        name: value.to(dtype)
+        for name, value in own.items()
+        if name not in kept and (few or _is_matrix(name, value))
+    }
+    return _put(tower, chosen)
+
+
+def _is_norm(name: str) -> bool:
+    """True for `ln_final.weight`, `blocks.0.attn.norm.bias` ..."""
+    layer = name.split(".")[-2:][0]
+    return layer.startswith("ln_") or layer == "norm"
+
+
+def _is_matrix(name: str, value: Tensor) -> bool:
+    return name in ("patch_weight", "projection") or (
+        name.startswith("blocks.") and value.dim() == 2
+    )
+
+
+def _put(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     fields: dict[str, Any] = {}
     blocks = list(tower.blocks)  # type: ignore[attr-defined]
     parts: dict[int, dict[str, Tensor]] = {}
     for name, value in parameters.items():
-        _check(name, value.shape, own)
-        value = value.to(own[name].dtype)
         if name.startswith("blocks."):
             _, number, part = name.split(".", 2)
             parts.setdefault(int(number), {})[part] = value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm
-from fewshot_bench.backbones.token_edits import check_prompts
+from fewshot_bench.backbones.token_edits import cast_edits, check_prompts
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.backbones.vision_tower import read_out
@@ -62,6 +62,7 @@ class TextTower(Tower):
     """Frozen text weights; equals open_clip's `encode_text` up to rounding."""
 
     encoder: ClassVar[Encoder] = "text"
+    in_float32: ClassVar[frozenset[str]] = frozenset({"token_embedding", "positions", "bias"})
 
     token_embedding: Tensor
     positions: Tensor
@@ -119,6 +120,7 @@ class TextTower(Tower):
     def _run_until(self, packed: PackedText, layer: int) -> Tensor:
         layout = packed.packing.layout
         x, start = self._embedded(packed)
+        x = self.rounded(x)
         return run_blocks(x, self.blocks, layout, "text", start=start, stop=layer)
 
     def _embedded(self, packed: PackedText) -> tuple[Tensor, int]:
@@ -179,7 +181,8 @@ class TextTower(Tower):
         packing = packing or self.pack_lengths(start, end, length)
         runs = 1 if prefix.dim() == 2 else prefix.shape[0]
         packing = packing.repeated(runs)
-        rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
+        rows = suffix.flatten(0, 1).index_select(0, packing.rows)
+        rows = rows + self.positions.index_select(0, packing.positions)
         first = (prefix + self.positions[:start]).view(-1, self.width)
         features = self._encode(torch.cat([first, rows]), packing, adapter, edits, recompute)
         return features if prefix.dim() == 2 else features.view(runs, -1, features.shape[-1])
@@ -194,8 +197,9 @@ class TextTower(Tower):
         recompute: bool,
         start: int = 0,
     ) -> Tensor:
+        x = self.rounded(x)
         if edits:
-            edits = self._order(edits, packing).from_block(start)
+            edits = cast_edits(self._order(edits, packing).from_block(start), x.dtype)
         out = run_blocks(
             x,
             self.blocks,
@@ -248,16 +252,17 @@ def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
     ln_final = read_norm(text.ln_final)
     assert ln_final is not None
     projection, bias = _projection(text)
-    return TextTower(
-        read_blocks(text.transformer, dtype, f"{owner} (text)"),
+    tower = TextTower(
+        read_blocks(text.transformer, f"{owner} (text)"),
         text.token_embedding.weight.detach(),
         text.positional_embedding.detach(),
         ln_final,
-        projection.to(dtype),
+        projection,
         int(text.context_length),
         bias,
         "" if getattr(text, "attn_mask", None) is not None else _pool(text),
     )
+    return tower.at(dtype)
 
 
 def _projection(text: Any) -> tuple[Tensor, Tensor | None]:

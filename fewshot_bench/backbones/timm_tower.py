@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.packing import Layout
-from fewshot_bench.backbones.token_edits import image_layout, write_images
+from fewshot_bench.backbones.token_edits import cast_edits, image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import Block, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
@@ -52,9 +52,10 @@ class TimmTower(Tower):
         start: int = 0,
     ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; rows if `start` is given."""
-        x = pixels if start else self._embed(pixels)
+        x = self.rounded(pixels if start else self._embed(pixels))
         if edits:
-            x = write_images(x, self._possible(edits).from_block(start).before(0))
+            edits = cast_edits(self._possible(edits).from_block(start), x.dtype)
+            x = write_images(x, edits.before(0))
         number, length = x.shape[:2]
         layout = self._layout(number, length, x.device)
         out = run_blocks(
@@ -76,7 +77,7 @@ class TimmTower(Tower):
     @at_its_precision
     def advance(self, pixels: Tensor, layer: int) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
-        x = self._embed(pixels)
+        x = self.rounded(self._embed(pixels))
         layout = image_layout(x.shape[0], x.shape[1], x.device)
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
 
@@ -130,7 +131,7 @@ def read_timm_tower(
     marked = int(getattr(trunk, "num_prefix_tokens", 0))
     rotary = None if rope is None else _places(rope, marked)
     blocks = tuple(
-        _read_block(block, rotary, dtype, f"{owner} (vision), block {index}")
+        _read_block(block, rotary, f"{owner} (vision), block {index}")
         for index, block in enumerate(trunk.blocks)
     )
 
@@ -147,7 +148,8 @@ def read_timm_tower(
         whole = pool != "token"
         read = rows if whole else rows[:, :1]
         flops = _flops(lambda: stem(blank)), _flops(lambda: read_out(read))
-    return TimmTower(blocks, stem, read_out, rows.shape[1], whole, marked == 1, flops)
+    tower = TimmTower(blocks, stem, read_out, rows.shape[1], whole, marked == 1, flops)
+    return tower.at(dtype)
 
 
 def _flops(run: Callable[[], Any]) -> int:
@@ -179,7 +181,7 @@ _MLPS = ("Mlp", "SwiGLU")
 _JOINED = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc1_g", "mlp.fc1_x")
 
 
-def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: str) -> Block:
+def _read_block(block: Any, rotary: Tensor | None, owner: str) -> Block:
     """Read a block of timm; UnsupportedBackboneError for unsupported parameters or attention."""
     parameters = {name: value.detach() for name, value in block.named_parameters()}
     parts: dict[str, Tensor] = {}
@@ -203,7 +205,6 @@ def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: st
     if gated:
         fc = _join(mlp, ("fc1_g", "fc1_x"), None)
         parts["mlp.c_fc.weight"], parts["mlp.c_fc.bias"] = fc
-    parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parts.items()}
     eps = (block.norm1.eps, block.norm2.eps)
     values = types.MappingProxyType(parts)
     return Block(values, attn.num_heads, eps, mlp.act, gated, rotary)

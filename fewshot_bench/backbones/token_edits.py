@@ -7,14 +7,28 @@ written, the shared prefix ends after the start token from then on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Tokens
+from fewshot_bench.api.backbone import Edits, Tokens
 from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.parameters import cast_together
 from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.tracing import is_exporting
+from fewshot_bench.utils.transfer import send
+
+
+def cast_edits(edits: Edits, dtype: torch.dtype) -> Edits:
+    """The edits with all token rows in `dtype`."""
+    values = cast_together([one.values for one in edits.tokens], dtype)
+    pairs = zip(edits.tokens, values, strict=True)
+    return dataclasses.replace(
+        edits, tokens=tuple(dataclasses.replace(one, values=value) for one, value in pairs)
+    )
 
 
 def write_tokens(x: Tensor, layout: Layout, tokens: Sequence[Tokens]) -> tuple[Tensor, Layout]:
@@ -40,20 +54,26 @@ def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
     for edit in tokens:
         count, (images, length, width) = edit.count, x.shape
         values = edit.values.to(x.dtype)
-        if values.dim() == 3 and values.shape[0] != images:
-            raise ContractError(f"Tokens.values of {len(values)} images: there are {images}")
+        skipped = _skipped(edit, images, length)
         if values.dim() == 2:
             values = values.expand(images, count, width)
-        skipped = count if edit.mode == "replace" else 0
-        if skipped >= length:
-            raise ContractError(
-                f"Tokens replace {count} rows: a sequence has {length}, the class token included"
-            )
         if edit.place == "start":
             x = torch.cat([x[:, :1], values, x[:, 1 + skipped :]], dim=1)
         else:
             x = torch.cat([x[:, : length - skipped], values], dim=1)
     return x
+
+
+def _skipped(tokens: Tokens, images: int, length: int) -> int:
+    """The number of rows that an edit removes; ContractError if images cannot have it."""
+    if tokens.values.dim() == 3 and tokens.values.shape[0] != images:
+        raise ContractError(f"Tokens.values of {len(tokens.values)} images: there are {images}")
+    skipped = tokens.count if tokens.mode == "replace" else 0
+    if skipped >= length:
+        raise ContractError(
+            f"Tokens replace {skipped} rows: a sequence has {length}, the class token included"
+        )
+    return skipped
 
 
 def check_prompts(tokens: Tokens, prompts: int) -> None:
@@ -63,16 +83,44 @@ def check_prompts(tokens: Tokens, prompts: int) -> None:
 
 
 def _images(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
-    (count, _), width = layout.shape[0], x.shape[-1]
-    written = write_images(x.view(count, -1, width), (tokens,))
+    (count, length), width = layout.shape[0], x.shape[-1]
     if tokens.mode == "replace":
-        return written.flatten(0, 1), layout
+        skipped = _skipped(tokens, count, length)
+        first = 1 if tokens.place == "start" else length - skipped
+        places = partial(torch.arange, first, count * length, length, device=x.device)
+        return _overwrite(x, layout, first, places, tokens.values), layout
+    written = write_images(x.view(count, -1, width), (tokens,))
     return written.flatten(0, 1), image_layout(count, written.shape[1], x.device)
 
 
+def _overwrite(
+    x: Tensor, layout: Layout, first: int, places: Callable[[], Tensor], values: Tensor
+) -> Tensor:
+    """Replace rows by values (k, n, width), or everywhere by (n, width), from k `places` on.
+
+    first: the first of the places, which tells them from others of the layout.
+    """
+    count = values.shape[-2]
+
+    def make() -> Tensor:
+        return (places()[:, None] + torch.arange(count, device=x.device)).flatten()
+
+    rows = layout.keep(("overwritten", first, count), make)
+    each = values.to(x.dtype).expand(rows.shape[0] // count, -1, -1)
+    return x.index_copy(0, rows, each.flatten(0, 1))
+
+
 def image_layout(count: int, length: int, device: torch.device) -> Layout:
-    """The layout of images, whose class token is pooled."""
-    pooled = torch.arange(0, count * length, length, device=device)
+    """The layout of images, whose class token is pooled; made once."""
+    if is_exporting():
+        return _image_layout.__wrapped__(count, length, device)
+    return _image_layout(count, length, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _image_layout(count: int, length: int, device: torch.device) -> Layout:
+    with torch.inference_mode(False):
+        pooled = torch.arange(0, count * length, length, device=device)
     return Layout(0, ((count, length),), causal=False, pooled=pooled)
 
 
@@ -92,21 +140,26 @@ def _text(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
 
 def _in_prefix(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
     """Insert or replace rows in the prefix, shared by all sequences of a run."""
-    inserted = tokens.count if tokens.mode == "insert" else 0
-    if layout.prefix < 1 + tokens.count - inserted:
+    runs, count = layout.runs, tokens.count
+    if layout.prefix < 1 + (count if tokens.mode == "replace" else 0):
         raise ContractError(
-            f"Tokens replace rows 1 to {tokens.count}, and {layout.prefix} rows are shared by all "
+            f"Tokens replace rows 1 to {count}, and {layout.prefix} rows are shared by all "
             "prompts: pack them with prefix=1, or with more tokens that all share"
         )
-    size, width = layout.runs * layout.prefix, x.shape[-1]
-    first = x[:size].view(layout.runs, layout.prefix, width)
-    rest = first[:, 1 + tokens.count - inserted :]
-    first = torch.cat([first[:, :1], values.expand(layout.runs, tokens.count, width), rest], dim=1)
+    size, width = runs * layout.prefix, x.shape[-1]
+    if tokens.mode == "replace":
+        places = partial(torch.arange, 1, size, layout.prefix, device=x.device)
+        return _overwrite(x, layout, 1, places, values), layout
+    first = x[:size].view(runs, layout.prefix, width)
+    written = values.expand(runs, count, width)
+    first = torch.cat([first[:, :1], written, first[:, 1:]], dim=1)
     x = torch.cat([first.flatten(0, 1), x[size:]])
-    if not inserted:
-        return x, layout
-    prefix, pooled = layout.prefix + inserted, layout.pooled + layout.runs * inserted
-    return x, dataclasses.replace(layout, prefix=prefix, pooled=pooled)
+
+    def grow() -> Layout:
+        pooled = layout.pooled + runs * count
+        return dataclasses.replace(layout, prefix=layout.prefix + count, pooled=pooled)
+
+    return x, layout.keep(("longer prefix", count), grow)
 
 
 def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
@@ -114,27 +167,46 @@ def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[
 
     Shared rows behind the start token become each prompt's own.
     """
-    prompts, replaced = len(layout.pooled), tokens.count if tokens.mode == "replace" else 0
-    check_prompts(tokens, prompts)
+    count, replaced = tokens.count, tokens.count if tokens.mode == "replace" else 0
+    check_prompts(tokens, layout.sequences)
     if layout.runs != 1:
         raise ContractError(
             f"Tokens.values of each prompt in {layout.runs} runs: they lie behind one start token"
         )
-    shared, parts, width = x[1 : layout.prefix], [x[:1]], x.shape[-1]
-    for group in layout.groups:
-        if len(shared) + group.length <= replaced:
-            raise ContractError(
-                f"Tokens replace {tokens.count} rows behind the start token, and a prompt has "
-                f"{len(shared) + group.length}"
-            )
-        own = x[group.rows].view(group.count, group.length, width)
-        before = shared[replaced:].expand(group.count, -1, width)
-        after = own[:, max(0, replaced - len(shared)) :]
-        parts.append(torch.cat([values[group.members], before, after], dim=1).flatten(0, 1))
-    x = torch.cat(parts)
-    added = len(shared) + tokens.count - replaced
-    if not added:
-        return x, layout
-    shape = tuple((count, length + added) for count, length in layout.shape)
-    grown = added * torch.arange(1, prompts + 1, device=x.device) - len(shared)
-    return x, dataclasses.replace(layout, prefix=1, shape=shape, pooled=layout.pooled + grown)
+    shortest = layout.prefix - 1 + min(length for _, length in layout.shape)
+    if shortest <= replaced:
+        raise ContractError(
+            f"Tokens replace {count} rows behind the start token, and a prompt has {shortest}"
+        )
+    if replaced and layout.prefix == 1:
+        return _overwrite(
+            x, layout, 1, lambda: send(torch.tensor(layout.first_rows), x.device), values
+        ), layout
+    make = partial(_spread_prefix, layout, count, replaced)
+    rows, spread = layout.keep(("spread prefix", count, replaced), make)
+    whole = torch.cat([x, values.flatten(0, 1)])
+    if layout.prefix - 1 > replaced:
+        # Gradients of rows that all prompts get are added in float32.
+        whole = whole.float()
+    return whole.index_select(0, rows).to(x.dtype), spread
+
+
+def _spread_prefix(layout: Layout, count: int, replaced: int) -> tuple[Tensor, Layout]:
+    """The layout with a prefix of one row, `count` rows behind it instead of `replaced` others.
+
+    Also the row of the old layout in every row of it; those behind the old ones are the new rows.
+    """
+    device, first = layout.pooled.device, layout.first_rows
+    lengths = [length for number, length in layout.shape for _ in range(number)]
+    shared, skipped = layout.prefix - 1, max(0, replaced - layout.prefix + 1)
+    rows = [0]
+    for index, (row, length) in enumerate(zip(first, lengths, strict=True)):
+        new = layout.tokens + index * count
+        rows += range(new, new + count)
+        rows += range(1 + replaced, layout.prefix)
+        rows += range(row + skipped, row + length)
+    added = shared + count - replaced
+    shape = tuple((number, length + added) for number, length in layout.shape)
+    grown = added * torch.arange(1, len(first) + 1, device=device) - shared
+    spread = dataclasses.replace(layout, prefix=1, shape=shape, pooled=layout.pooled + grown)
+    return send(torch.tensor(rows), device), spread

@@ -8,24 +8,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Encoder, Factors, Site
-from fewshot_bench.backbones.parameters import factored, replaced, tower_parameters
+from fewshot_bench.backbones.parameters import factored, in_dtype, replaced, tower_parameters
 from fewshot_bench.backbones.transformer import Block, same_tensors
+from fewshot_bench.utils.devices import fewer_kernels
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Frozen blocks of one encoder."""
+    """Frozen blocks of one encoder; `exact` is the tower in float32 whose tensors it rounds."""
 
     encoder: ClassVar[Encoder]
+    in_float32: ClassVar[frozenset[str]] = frozenset()
+    """Names of tensors that stay in float32: a step reads few of their rows, or none."""
 
     blocks: tuple[Block, ...]
+    exact: Self | None = field(default=None, kw_only=True)
 
     @property
     def precision(self) -> tuple[str, torch.dtype]:
@@ -43,13 +47,27 @@ class Tower:
         """Size of the residual stream."""
         return self.blocks[0].width
 
+    def at(self, dtype: torch.dtype) -> Self:
+        """This tower for runs in `dtype`."""
+        if dtype == torch.float32:
+            return self
+        return dataclasses.replace(in_dtype(self, dtype, self.in_float32), exact=self)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The input of the blocks: in their dtype on accelerators, so that nothing is cast there.
+
+        On a CPU, the residual stream of texts stays in float32.
+        """
+        return x.to(self.precision[1]) if fewer_kernels(x.device) else x
+
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        return tower_parameters(self)
+        return tower_parameters(self.exact or self)
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """A tower with these tensors in place of its own, differentiable in them."""
-        return replaced(self, parameters)
+        exact = None if self.exact is None else replaced(self.exact, parameters)
+        return dataclasses.replace(replaced(self, parameters), exact=exact)
 
     def with_factors(self, factors: Mapping[str, Factors]) -> Self:
         """A tower that multiplies by these factors in place of whole matrices."""
@@ -57,23 +75,29 @@ class Tower:
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""
-        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
+        blocks = (self.exact or self).blocks
+        return blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: Tower) -> bool:
         """True if both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> Self:
-        """A tower with (d_out, d_in) deltas merged into its matrices.
+        """A tower with (d_out, d_in) deltas merged into its matrices, in float32.
 
-        Sites of the other encoder are skipped.
+        Sites of the other encoder are skipped. In 16 bits, the sum is rounded: a delta that is
+        small beside a rounded matrix would be lost.
         """
-        merged = list(self.blocks)
+        blocks, merged = (self.exact or self).blocks, dict[str, Tensor]()
         for site, delta in deltas.items():
             if site.encoder == self.encoder:
-                layer = site.within(self.layers).layer
-                merged[layer] = merged[layer].with_delta(site.matrix, delta)
-        return dataclasses.replace(self, blocks=tuple(merged))
+                block = blocks[site.within(self.layers).layer]
+                part, rows = block.locate(site.matrix)
+                name = f"blocks.{site.layer}.{part}"
+                if name not in merged:
+                    merged[name] = block.parts[part].clone()
+                merged[name][rows] += delta.to(merged[name])
+        return self.with_parameters(merged)
 
 
 _Tower = TypeVar("_Tower", bound=Tower)

@@ -32,8 +32,10 @@ from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
 from fewshot_bench.backbones.factored import multiply
 from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.parameters import normalized
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 QUICK = 1.702
@@ -78,12 +80,12 @@ class Block:
 
     def weight(self, matrix: str) -> Tensor:
         """(d_out, d_in) of q, k, v, o, fc or proj."""
-        name, rows = self._locate(matrix)
+        name, rows = self.locate(matrix)
         return self.parts[name][rows]
 
     def fused(self, matrices: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Weight (d_out, d_in) and bias (d_out,) of adjacent matrices: q, or k and v ..."""
-        (name, first), (_, last) = self._locate(matrices[0]), self._locate(matrices[-1])
+        (name, first), (_, last) = self.locate(matrices[0]), self.locate(matrices[-1])
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
         return self.parts[name][rows], self.parts[bias][rows]
@@ -93,7 +95,7 @@ class Block:
     ) -> Tensor:
         """gain x W' + offset b of adjacent matrices: x (t, d_in) to (t, d_out)."""
         weight, bias = self.fused(matrices)
-        factors = self.factors.get(self._locate(matrices[0])[0])
+        factors = self.factors.get(self.locate(matrices[0])[0])
         if factors is not None:
             start = max(0, "qkv".find(matrices[0]))
             factors = factors.of(slice(start, start + len(matrices)))
@@ -102,15 +104,8 @@ class Block:
             return F.linear(x, weight, bias)
         return torch.addmm(bias, x, weight.T, beta=offset, alpha=gain)
 
-    def with_delta(self, matrix: str, delta: Tensor) -> Block:
-        """This block with (d_out, d_in) `delta` added to a matrix."""
-        name, rows = self._locate(matrix)
-        merged = self.parts[name].clone()
-        merged[rows] += delta.to(merged)
-        parts = types.MappingProxyType({**self.parts, name: merged})
-        return dataclasses.replace(self, parts=parts)
-
-    def _locate(self, matrix: str) -> tuple[str, slice]:
+    def locate(self, matrix: str) -> tuple[str, slice]:
+        """The name among the parts of q, k, v, o, fc or proj, and its rows there."""
         if matrix in ("q", "k", "v"):
             start = "qkv".index(matrix) * self.width
             return "attn.in_proj_weight", slice(start, start + self.width)
@@ -133,8 +128,8 @@ def same_tensors(first: Any, second: Any) -> bool:
     return True
 
 
-def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
-    """The blocks of an open_clip transformer, matrices in `dtype`.
+def read_blocks(transformer: Any, owner: str) -> tuple[Block, ...]:
+    """The blocks of an open_clip transformer.
 
     Reads by parameter name, so that the attention class of open_clip does not matter;
     UnsupportedBackboneError if the parameters of a block differ from those of CLIP's block.
@@ -148,11 +143,8 @@ def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block
                 f"{owner}, block {index}: expected CLIP's plain pre-norm block, differs in {odd}; "
                 "use a method that runs on frozen features, or another backbone (ViT-B-16/openai)"
             )
-        parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parameters.items()}
-        eps = (module.ln_1.eps, module.ln_2.eps)
-        blocks.append(
-            Block(types.MappingProxyType(parts), module.attn.num_heads, eps, _fuse(module.mlp.gelu))
-        )
+        parts, eps = types.MappingProxyType(parameters), (module.ln_1.eps, module.ln_2.eps)
+        blocks.append(Block(parts, module.attn.num_heads, eps, _fuse(module.mlp.gelu)))
     return tuple(blocks)
 
 
@@ -176,8 +168,38 @@ def quick_mlp(x: Tensor, block: Block) -> Tensor:
     if block.factors:
         hidden = F.silu(block.product(("fc",), x, QUICK, QUICK))
         return block.product(("proj",), hidden, 1 / QUICK)
+    if fewer_kernels(x.device) and {first.dtype, offset.dtype, bias.dtype} == {x.dtype}:
+        mixed: Tensor = _QuickMlp.apply(x, first, offset, second, bias)  # type: ignore[no-untyped-call]
+        return mixed
     hidden = F.silu(torch.addmm(offset, x, first.T, beta=QUICK, alpha=QUICK))
     return F.linear(hidden, second).mul_(1 / QUICK).add_(bias)
+
+
+class _QuickMlp(torch.autograd.Function):
+    """`quick_mlp` in three kernels, and as many backward: there the two factors cancel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, first: Tensor, offset: Tensor, second: Tensor, bias: Tensor
+    ) -> Tensor:
+        inner = torch.addmm(offset, x, first.T, beta=QUICK, alpha=QUICK)
+        trained = any(ctx.needs_input_grad[1:])
+        ctx.save_for_backward(first, second, inner, *([x] if trained else []))
+        return torch.addmm(bias, F.silu(inner), second.T, alpha=1 / QUICK)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        first, second, inner, *kept = ctx.saved_tensors
+        (over,), needs = outer, ctx.needs_input_grad
+        # QUICK times the gradient of the hidden layer before its activation.
+        of_inner = torch.ops.aten.silu_backward(over @ second, inner)
+        return (
+            of_inner @ first if needs[0] else None,
+            of_inner.T @ kept[0] if needs[1] else None,
+            of_inner.sum(0) if needs[2] else None,
+            over.T @ F.silu(inner) / QUICK if needs[3] else None,
+            over.sum(0) if needs[4] else None,
+        )
 
 
 def run_blocks(
@@ -288,7 +310,7 @@ class _Pass:
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"
         weight, bias = parts[f"{name}.weight"], parts[f"{name}.bias"]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[index - 1])
+        return normalized(x, weight, bias, self.block.eps[index - 1])
 
     def _product(self, matrices: tuple[str, ...], x: Tensor) -> Tensor:
         """x W' + b of adjacent matrices in one parameter, plus the adapter's updates."""
@@ -323,8 +345,7 @@ class _Pass:
         weight = self.block.parts.get(f"{name}.weight")
         if weight is None:
             return x
-        bias = self.block.parts[f"{name}.bias"]
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[0])
+        return normalized(x, weight, self.block.parts[f"{name}.bias"], self.block.eps[0])
 
     def _adapts(self, *matrices: str) -> bool:
         """True if an adapter may update one of these matrices."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.parameters import Norm, read_norm
-from fewshot_bench.backbones.token_edits import image_layout, write_images
+from fewshot_bench.backbones.token_edits import cast_edits, image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
@@ -47,8 +47,12 @@ class VisionTower(Tower):
         start: int = 0,
     ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; rows if `start` is given."""
-        edits = edits.within(self.layers, self.width).from_block(start) if edits else None
-        x = pixels if start else self._embed(pixels, edits)
+        x = self.rounded(pixels if start else self._embed(pixels))
+        if edits:
+            edits = cast_edits(edits.within(self.layers, self.width).from_block(start), x.dtype)
+            x = write_images(x, edits.before(0))
+        if not start and self.ln_pre is not None:
+            x = self.ln_pre(x)
         number, length = x.shape[:2]
         layout = image_layout(number, length, x.device)
         out = run_blocks(
@@ -73,23 +77,21 @@ class VisionTower(Tower):
     @at_its_precision
     def advance(self, pixels: Tensor, layer: int) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
-        x = self._embed(pixels, None)
+        x = self.rounded(self._embed(pixels))
+        x = x if self.ln_pre is None else self.ln_pre(x)
         layout = image_layout(x.shape[0], x.shape[1], x.device)
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
 
     def _patch_flops(self, images: int) -> int:
         return 2 * images * (self.tokens - 1) * self.patch_weight.numel()
 
-    def _embed(self, pixels: Tensor, edits: Edits | None) -> Tensor:
+    def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
         count(flops=self._patch_flops(len(pixels)))
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        embedded = torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype)
-        if edits:
-            embedded = write_images(embedded, edits.before(0))
-        return embedded if self.ln_pre is None else self.ln_pre(embedded)
+        return torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype)
 
 
 def read_out(
@@ -121,15 +123,16 @@ def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTowe
         )
     ln_post = read_norm(visual.ln_post)
     assert ln_post is not None
-    return VisionTower(
-        read_blocks(visual.transformer, dtype, f"{owner} (vision)"),
-        visual.conv1.weight.detach().to(dtype),
+    tower = VisionTower(
+        read_blocks(visual.transformer, f"{owner} (vision)"),
+        visual.conv1.weight.detach(),
         visual.class_embedding.detach(),
         visual.positional_embedding.detach(),
         read_norm(visual.ln_pre),
         ln_post,
-        visual.proj.detach().to(dtype),
+        visual.proj.detach(),
     )
+    return tower.at(dtype)
 
 
 def _find_obstacle(visual: Any) -> str:

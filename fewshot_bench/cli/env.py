@@ -10,13 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from fewshot_bench.cli.options import format_option
-from fewshot_bench.utils import determinism, environment
+from fewshot_bench.utils import determinism, devices, environment
 
 VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
 _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -64,7 +63,7 @@ def collect() -> dict[str, Any]:
     from fewshot_bench.utils.prefetch import cores
 
     determinism.apply()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.accelerator_kind() or devices.CPU
     memory = psutil.virtual_memory()
     cache = cache_root()
     files = [path for path in cache.rglob("*") if path.is_file()]
@@ -86,7 +85,8 @@ def collect() -> dict[str, Any]:
         "memory_available_gb": round(memory.available / 1e9, 1),
         "interop_threads": torch.get_num_interop_threads(),
         "blas": _blas(),
-        "cuda": _cuda(),
+        "accelerators": devices.list_models(),
+        "drivers": devices.list_software(),
         "precision": torch.get_float32_matmul_precision(),
         "variables": variables(os.environ),
         "plugins": plugins,
@@ -111,20 +111,3 @@ def _blas() -> str:
     text = torch.__config__.show()
     match = re.search(r"BLAS_INFO=(\w+)", text) or re.search(r"(?m)^.*Math Kernel.*$", text)
     return match[match.lastindex or 0].strip(" -") if match else "unknown"
-
-
-def _cuda() -> dict[str, Any] | None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    driver = Path("/proc/driver/nvidia/version")
-    text = driver.read_text(encoding="utf-8") if driver.is_file() else ""
-    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
-    count = torch.cuda.device_count()
-    return {
-        "version": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "driver": match[1] if match else None,
-        "devices": [torch.cuda.get_device_name(number) for number in range(count)],
-    }

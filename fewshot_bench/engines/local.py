@@ -1,8 +1,9 @@
 """The local engine: long-lived worker processes, each with its own backbone, on this machine.
 
-The cell of a worker that is killed, hangs, or runs out of memory is tried once more by another
-worker, then recorded as failed. Cells are claimed in the store first (`leases`), so that several
-runs share their work. Each record is stored before it is reported.
+The cell of a worker that is killed, hangs, runs out of memory or loses its device is tried once
+more by another worker, after a fault of a device on another one if there is one, then recorded as
+failed. Cells are claimed in the store first (`leases`), so that several runs share their work. Each
+record is stored before it is reported.
 """
 
 from __future__ import annotations
@@ -214,6 +215,8 @@ class History:
     # Number of parts that its fit is divided into from the start, to save memory.
     parts: int = 1
     slot: str = ""
+    # The device that failed under it.
+    shunned: str = ""
     incidents: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -353,6 +356,8 @@ class LocalEngine(Engine):
                 self._hooks.start(worker.cells[0])
             case "progress" if worker.cells:
                 progress(worker.cells[0], message.done, message.total)
+            case "broken":
+                worker.broken = message.record
             case "failed":
                 if worker.finish(message.record.spec.key()) is not None:
                     self._fail(message.record)
@@ -400,6 +405,11 @@ class LocalEngine(Engine):
                 if not indices:
                     worker.retire()
                     break
+                place = worker.slot.place
+                indices = [index for index in indices if not self._shuns(index, place)]
+                if not indices:
+                    self._start_elsewhere(place)
+                    break
                 ahead = [self._waiting[index] for index in indices]
                 slots = [self._histories[group[0].key()].slot for group in ahead]
                 avoid = [slot == worker.slot.name for slot in slots]
@@ -408,6 +418,16 @@ class LocalEngine(Engine):
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
+
+    def _shuns(self, index: int, place: str) -> bool:
+        """True for a waiting group under which this device failed, if there is another device."""
+        shunned = self._histories[self._waiting[index][0].key()].shunned
+        return shunned == place and any(slot.place != place for slot in self._slots)
+
+    def _start_elsewhere(self, place: str) -> None:
+        """Start a worker on another device than this one, unless there is one."""
+        if all(worker.slot.place == place for worker in self._workers):
+            self._start(next(slot for slot in self._slots if slot.place != place))
 
     def _owner(self, group: Group) -> str:
         return self._owner_of(group[0].method)
@@ -547,7 +567,8 @@ class LocalEngine(Engine):
             count = 1 if cell.fit_key() in self._fitted else len(cells)
             for failed in cells[:count]:
                 said = f"the worker process was {how}{times}"
-                self._fail(lost(failed, said, worker.tail, kind=kind))
+                broken = worker.broken if worker.broken and worker.broken.spec == failed else None
+                self._fail(broken or lost(failed, said, worker.tail, kind=kind))
             cells = cells[count:]
         elif self._memory_kills > memory_kills:
             parts *= 2
@@ -555,8 +576,12 @@ class LocalEngine(Engine):
         for left in cells:
             history = self._histories[left.key()]
             history.parts, history.slot = parts, worker.slot.name
+            history.shunned = worker.slot.place if worker.broken is not None else ""
             incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
             history.incidents.append(incident)
+        if worker.broken is not None:
+            # Further workers start on other devices first.
+            self._slots.sort(key=lambda slot: slot.place == worker.slot.place)
         if cells:
             self._waiting.insert(0, cells)
 

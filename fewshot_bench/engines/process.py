@@ -27,6 +27,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.devices import CPU, see_only
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
 from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
+from fewshot_bench.utils.text import printable
 
 WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"
@@ -57,6 +58,11 @@ class Slot:
     device: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """The device of the request, with its number."""
+        return self.name.rpartition("/")[0]
+
 
 def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
     """Slots that alternate over the devices; a worker on a numbered device sees only that one."""
@@ -71,11 +77,12 @@ class Message(msgspec.Struct):
 
     event: `idle` (waits for cells), `started` (begins the first of its unfinished cells),
     `progress` (done, total: steps of it), `finished` (key: of a stored cell), `failed` (record: of
-    a cell that failed because of the machine, not stored), `fatal` (message, exit_code: it cannot
-    go on), `beat` (waiting: for a lock of another process; asking: the label process).
+    a cell that failed because of the machine, not stored), `broken` (record: of a cell under which
+    the device failed; the worker ends), `fatal` (message, exit_code: it cannot go on), `beat`
+    (waiting: for a lock of another process; asking: the label process).
     """
 
-    event: Literal["idle", "started", "beat", "progress", "finished", "failed", "fatal"]
+    event: Literal["idle", "started", "beat", "progress", "finished", "failed", "broken", "fatal"]
     done: int = 0
     total: int = 0
     key: str = ""
@@ -90,7 +97,7 @@ class Message(msgspec.Struct):
         """The message with these values; ValueError for whatever else a process may write."""
         try:
             message = msgspec.convert(values, cls)
-            if message.event == "failed":
+            if message.event in ("failed", "broken"):
                 # Only the label process hands in what is done, and computes metrics.
                 record = Record.from_dict(message.record)
                 message.record = replace(record, status="failed", metrics={})
@@ -129,6 +136,8 @@ class Worker:
     foreign: bool = False
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
+    # The record of the cell under which its device failed.
+    broken: Record | None = None
     tail: str = ""
     _reader: threading.Thread | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
@@ -318,6 +327,9 @@ class Worker:
             return f"ended after the time limit of {timeout:g} s for a cell"
         if self.ended == "hang":
             return "ended because it gave no sign of life"
+        if self.broken is not None:
+            said = printable(self.broken.device_fault)
+            return f"ended after a fault of its device ({said:.200})"
         if code is not None and code < 0:
             return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
         return f"ended with exit code {code}"

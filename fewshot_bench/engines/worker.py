@@ -250,6 +250,10 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
     with closing(run_group(todo, session, engine.progress, request["parts"])) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
+            if record.device_fault:
+                # Nothing can be computed on the device in this process any more.
+                engine.send("broken", record=record.to_dict())
+                os._exit(1)
             if record.transient:
                 # The engine decides whether to store it.
                 engine.send("failed", record=record.to_dict())

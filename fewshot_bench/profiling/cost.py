@@ -25,7 +25,7 @@ class Cost:
 
     Counts are exact integers. `uncounted` is the number of images or prompts that went through an
     encoder with unknown FLOPs; `unmetered` counts the times that code was handed an encoder whose
-    work nothing meters.
+    work nothing meters. `joules` is the energy of an accelerator, 0 where it is not counted.
     """
 
     wall: float = 0.0
@@ -35,6 +35,7 @@ class Cost:
     flops: int = 0
     uncounted: int = 0
     unmetered: int = 0
+    joules: float = 0.0
 
     def add(self, other: Cost) -> None:
         """Add another cost to this one, in place."""
@@ -45,6 +46,7 @@ class Cost:
         self.flops += other.flops
         self.uncounted += other.uncounted
         self.unmetered += other.unmetered
+        self.joules += other.joules
 
     def __add__(self, other: Cost) -> Cost:
         total = dataclasses.replace(self)
@@ -64,6 +66,7 @@ class Cost:
             flops=self.flops * times // parts,
             uncounted=self.uncounted * times // parts,
             unmetered=self.unmetered * times // parts,
+            joules=self.joules * times / parts,
         )
 
     def seconds(self) -> dict[str, float]:

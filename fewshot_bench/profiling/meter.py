@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.profiling.cost import Cost, count, counting
+from fewshot_bench.utils import nvidia
 from fewshot_bench.utils.devices import synchronize
 
 PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
@@ -76,6 +77,8 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.images = ImageCost()
         self._device = device
+        self._has_energy = nvidia.joules(device) is not None
+        self._first = nvidia.read_state(device)
         self._billed: dict[str, Cost] = {}
         self._elapsed: dict[str, Cost] = {}
         self._stack: list[tuple[str, Cost, Cost]] = []
@@ -90,7 +93,8 @@ class Meter:
 
     def _now(self) -> Cost:
         synchronize(self._device)
-        return Cost(time.perf_counter(), time.process_time())
+        joules = nvidia.joules(self._device) or 0.0 if self._has_energy else 0.0
+        return Cost(time.perf_counter(), time.process_time(), joules=joules)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -163,14 +167,23 @@ class Meter:
         return {"billed": billed.counts(), "computed": self.computed.counts()}
 
     def timings(self) -> dict[str, Any]:
-        """Per phase `billed` and `elapsed` seconds, their wall-clock totals, and image loading."""
-        phases = {
+        """Per phase `billed` and `elapsed` seconds, their wall-clock totals, and image loading.
+
+        With an NVIDIA card, also `joules` per phase, and the card's state at both ends.
+        """
+        phases: dict[str, dict[str, Any]] = {
             name: {
                 "billed": self._billed.get(name, Cost()).seconds(),
                 "elapsed": self._elapsed.get(name, Cost()).seconds(),
             }
             for name in PHASES
         }
+        card: dict[str, Any] = {}
+        if self._has_energy:
+            for name, phase in phases.items():
+                phase["joules"] = round(self._elapsed.get(name, Cost()).joules, 3)
+        if self._first:
+            card = {"card": {"first": self._first, "last": nvidia.read_state(self._device)}}
         billed = sum(cost.wall for cost in self._billed.values())
         elapsed = sum(cost.wall for cost in self._elapsed.values())
         return {
@@ -178,6 +191,7 @@ class Meter:
             "billed_seconds": round(billed, 6),
             "elapsed_seconds": round(elapsed, 6),
             "images": self.images.to_dict(),
+            **card,
         }
 
 
@@ -204,8 +218,9 @@ class _KeySet:
 
 
 def _clamp(seconds: Cost) -> Cost:
-    """The seconds of a difference, at least zero, without counts."""
-    return Cost(max(0.0, seconds.wall), max(0.0, seconds.cpu))
+    """The seconds and energy of a difference, at least zero, without counts."""
+    joules = max(0.0, seconds.joules)
+    return Cost(max(0.0, seconds.wall), max(0.0, seconds.cpu), joules=joules)
 
 
 def _add(costs: dict[str, Cost], name: str, cost: Cost) -> None:

@@ -50,6 +50,9 @@ class FiniteNumbers:
     def __init__(self, owner: str, method: object, ctx: RunContext) -> None:
         self._owner, self._precision = owner, ctx.precision
         self._scaled = ctx.scaler().is_enabled()
+        if is_accelerator(ctx.device):
+            # The first event of a device waits for it: here, and not in a step.
+            record_event(ctx.device)
         self._lr: Any = getattr(method, "lr", None)
         self._optimizer: Any = None
         self._steps = 0

@@ -19,13 +19,18 @@ from fewshot_bench.utils.memory import give_back_memory
 class PeakMemory:
     """Peak memory of a piece of work in MiB: of the device's allocator, or else the resident set.
 
-    is_of_host: True if it is that of the resident set.
+    It is also the resident set for an accelerator that does not count its memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.megabytes = 0.0
-        self.is_of_host = False
+        self._is_of_host = False
+
+    def origin(self) -> dict[str, str]:
+        """An entry of the record if the peak is not that of the device that computed."""
+        is_odd = self._is_of_host and devices.is_accelerator(self._device)
+        return {"peak_memory_of": "host"} if is_odd else {}
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -38,7 +43,7 @@ class PeakMemory:
                     peak = devices.peak_bytes(self._device) - idle()
                     self.megabytes = peak / 2**20
                 return
-            self.is_of_host = True
+            self._is_of_host = True
             with _sample_resident_set() as largest:
                 yield
             self.megabytes = (largest[0] - idle()) / 2**20

@@ -30,12 +30,12 @@ from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import adapt_classifier
+from fewshot_bench.runner.faults import device_fault, out_of_memory
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,
     check_backbone,
     give_up,
-    out_of_memory,
     release,
     seed_of,
 )
@@ -127,6 +127,7 @@ def evaluate(
         "selection": fitted.context.selection,
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
+        **memory.origin(),
     }
     record = Record(
         spec=spec,
@@ -330,9 +331,9 @@ def ask_again(
     orders = [spread, *([index] for index in spread[:ALONE])]
     try:
         gaps = [gap(ask(order), answers[order], answers) for order in orders]
-    except (MemoryError, torch.OutOfMemoryError):
-        return Verdict()
-    except (Exception, SystemExit):
-        return Verdict(depends=True)
+    except (Exception, SystemExit) as error:
+        if device_fault(error):
+            raise
+        return Verdict(depends=None if out_of_memory(error) else True)
     largest = max(gaps)
     return Verdict(largest > TOLERANCE[precision], largest)

@@ -32,6 +32,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.training.train_step import TrainStep, step_on
@@ -44,14 +45,6 @@ from fewshot_bench.utils.rng import derive, isolate
 
 MOST_PARTS = 64
 Progress = Callable[[int, int], None]
-_TEXTS = (
-    "not enough memory",
-    "can't allocate memory",
-    "out of memory",
-    "cublas_status_alloc_failed",
-)
-# The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
-_ONEDNN = "could not create a primitive"
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -336,15 +329,6 @@ class Failure:
     error: BaseException
     incidents: Incidents
     divisible: bool = False
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """True if the error means that a device or the machine ran out of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).casefold()
-    is_memory = text == _ONEDNN or any(part in text for part in _TEXTS)
-    return isinstance(error, RuntimeError) and is_memory
 
 
 def release(error: BaseException) -> None:

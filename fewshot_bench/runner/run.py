@@ -23,6 +23,7 @@ from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
 from fewshot_bench.runner.examiner import Outcome
+from fewshot_bench.runner.faults import device_fault
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.session import Cell, Session
@@ -182,8 +183,10 @@ def _without_result(
     spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
 ) -> Record:
     shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
+    fault = device_fault(error)
     # At a limit of the machine: the next run tries the cell again.
-    transient = is_at_limit(error) or (isinstance(error, OSError) and error.errno in FULL)
+    is_full = isinstance(error, OSError) and error.errno in FULL
+    transient = is_at_limit(error) or is_full or bool(fault)
     return Record(
         spec=spec,
         status=status,
@@ -197,6 +200,7 @@ def _without_result(
             "traceback": shown,
             "expected": isinstance(error, FsbenchError),
             **({"transient": True} if transient else {}),
+            **({"device_fault": fault} if fault else {}),
         },
         incidents=tuple(incidents),
     )

@@ -202,7 +202,7 @@ class EncoderLearner(EncoderHooks):
         """Train `learned` in place over the whole schedule; `after` is called after every step."""
         size = min(self.batch_size, len(task.train))
         model = self.model(task, backbone, ctx)
-        model = model.within_memory(size, backbone.device, ctx.memory_parts)
+        model = model.within_memory(size, backbone.device, ctx.memory_parts, ctx.precision)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
         backward = self.backward(model, learned, task, backbone, ctx)

@@ -307,7 +307,10 @@ class EncoderModel:
     def _enter(self, pixels: Tensor) -> Tensor:
         """Rows of the images before the first changed block; pixels if that is the first one."""
         start, tower = self.frozen.image_start, self.frozen.vision
-        return tower.advance(pixels, start) if tower is not None and start else pixels
+        if tower is None or not start:
+            return pixels
+        with self.autocast():
+            return tower.advance(pixels, start)
 
     def _entered_features(
         self, entered: Tensor, learned: Learned, encoders: Encoders | None = None
@@ -368,10 +371,12 @@ class EncoderModel:
         features = (self.image_features(pixels, learned, encoders) for pixels in batches)
         return torch.cat([score(images) for images in features])
 
-    def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
+    def within_memory(
+        self, images: int, device: torch.device, parts: int, precision: str = "fp32"
+    ) -> EncoderModel:
         """This model for steps of `images` images, with recomputation and chunks as memory needs.
 
-        parts: `RunContext.memory_parts`.
+        parts, precision: `RunContext.memory_parts` and `precision`.
         """
         towers = {"vision": self.frozen.vision, "text": self.frozen.text}
         images *= self.hooks.image_runs
@@ -380,7 +385,9 @@ class EncoderModel:
             "text": sum(prompts.tokens for prompts in self.prompts),
         }
         short = {
-            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+            name
+            for name, tower in towers.items()
+            if must_recompute(tower, tokens[name], device, parts, precision)
         }
         chunks = chunks_for(parts)
         divided = tuple(prompts.divide(chunks) for prompts in self.prompts) if chunks > 1 else ()

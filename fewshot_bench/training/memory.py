@@ -26,18 +26,24 @@ Encode = Callable[[PromptPart], Tensor]
 
 
 def must_recompute(
-    tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
+    tower: ImageTower | TextTower | None,
+    tokens: int,
+    device: torch.device,
+    parts: int = 1,
+    precision: str = "fp32",
 ) -> bool:
     """True if the activations of a step on `tokens` tokens take too much memory.
 
     Blocks are then recomputed in the backward pass, which changes no number. Always True after
     memory ran out, i.e. with `parts` (`RunContext.memory_parts`) above 1; False without a tower.
+    precision: `RunContext.precision`.
     """
     if tower is None:
         return False
     if parts > 1:
         return True
-    kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
+    size = 4 if precision == "fp32" else 2
+    kept = KEPT_PER_TOKEN * size * tokens * tower.width * tower.layers
     # Workers start together, and each sees memory that the others are about to take.
     return kept * count_sharers() > MEMORY_SHARE * free_bytes(device)
 

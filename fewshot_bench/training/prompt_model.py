@@ -102,7 +102,7 @@ class PromptModel:
     ) -> PromptModel:
         """This model, with recomputed blocks (noted in the record) if activations need too much."""
         tokens = contexts * self.prompts.packing.tokens
-        if not must_recompute(self.tower, tokens, device, ctx.memory_parts):
+        if not must_recompute(self.tower, tokens, device, ctx.memory_parts, ctx.precision):
             return self
         ctx.note(recomputed=["text"])
         return replace(self, recompute=True)

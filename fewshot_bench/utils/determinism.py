@@ -18,15 +18,20 @@ def is_asked() -> bool:
 
 
 def free() -> None:
-    """Select convolution kernels without benchmarking: the same ones in every run."""
+    """Select convolution kernels without benchmarking, and float32 that is not TF32.
+
+    torch rounds inputs of convolutions to TF32 unless told otherwise.
+    """
     import torch
 
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def strict() -> None:
-    """Restrict torch to deterministic algorithms, in full float32.
+    """Restrict torch to deterministic algorithms.
 
     An operation without one raises, so that its cell fails. Call it before CUDA starts: cuBLAS
     then reads `CUBLAS_WORKSPACE_CONFIG`, which is set here unless it is already set.
@@ -39,13 +44,19 @@ def strict() -> None:
     # Filling uninitialized memory would only cost time.
     switches: Any = torch.utils.deterministic
     switches.fill_uninitialized_memory = False
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def apply() -> None:
     """`strict` if requested, else `free`; called at the start of every session."""
     (strict if is_asked() else free)()
+
+
+def allows_tf32() -> bool:
+    """True if products or convolutions in float32 may round their inputs to TF32."""
+    import torch
+
+    products = torch.get_float32_matmul_precision() != "highest"
+    return products or bool(torch.backends.cudnn.allow_tf32)
 
 
 def mode() -> str:

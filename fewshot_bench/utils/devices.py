@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.utils.memory import free_host_memory
+from fewshot_bench.utils.nvidia import driver_version, list_majors
 from fewshot_bench.utils.text import split_names
 
 if TYPE_CHECKING:
@@ -165,18 +166,9 @@ def _autocast_types(kind: str) -> Iterable[torch.dtype]:
 def _nvidia_have_bf16() -> bool | None:
     """True if all cards of the machine have bf16, False if none has; None if that is not known.
 
-    NVML counts cards in another order than CUDA, which does not matter for one answer.
+    NVIDIA's library counts cards in another order than CUDA, which does not matter for one answer.
     """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        found = {pynvml.nvmlDeviceGetCudaComputeCapability(card)[0] for card in cards}
-    # NVML's errors share no base with others, and none of them may end a run.
-    except Exception:
-        return None
-    answers = {major >= _BF16_CAPABILITY for major in found}
+    answers = {major >= _BF16_CAPABILITY for major in list_majors()}
     return answers.pop() if len(answers) == 1 else None
 
 
@@ -276,6 +268,32 @@ def device_name(device: torch.device) -> str:
     with suppress(*_ABSENT):
         return str(module.get_device_properties(device).name)
     return device.type
+
+
+def list_models() -> list[dict[str, str]]:
+    """The names of all accelerators on this machine, and their models."""
+    import torch
+
+    return [
+        {"device": f"{kind}:{index}", "model": device_name(torch.device(kind, index))}
+        for kind in list_accelerators()
+        for index in range(count_devices(kind))
+    ]
+
+
+def list_software() -> dict[str, str]:
+    """Versions of what computes on accelerators: those that torch has, and NVIDIA's driver."""
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    versions = {
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version(),
+        "rocm": torch.version.hip,
+        "xpu": getattr(torch.version, "xpu", None),
+        "nvidia driver": driver_version(),
+    }
+    return {name: str(version) for name, version in versions.items() if version}
 
 
 def pin(tensor: Tensor, device: torch.device) -> Tensor:

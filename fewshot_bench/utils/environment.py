@@ -64,6 +64,7 @@ def describe(device: Any) -> dict[str, Any]:
         "device_name": device_name(device) if is_accelerator(device) else _processor(),
         "threads": torch.get_num_threads(),
         "determinism": determinism.mode(),
+        **({"tf32": determinism.allows_tf32()} if is_accelerator(device) else {}),
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

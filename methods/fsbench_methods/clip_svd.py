@@ -31,7 +31,7 @@ class Spectrum:
     """A weight W (d_out, d_in) and the SVD of its parts: U (parts, rows, r), V' (parts, r, d_in).
 
     A fused q, k, v tensor has three parts, others one. start: singular values (parts, r) of W.
-    factors: U, the first values and V' in the dtype of the backbone's matrix.
+    factors: U, the first values and V', with U and V' in the dtype of the run.
     """
 
     weight: Tensor
@@ -63,8 +63,11 @@ class Spectra(EncoderHooks):
     frozen: Mapping[str, Spectrum]
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Spectra:
-        """The decomposed matrices of a backbone; the SVD is computed once per backbone."""
+    def of(cls, backbone: Backbone, dtype: torch.dtype = torch.float32) -> Spectra:
+        """The decomposed matrices of a backbone; the SVD is computed once per backbone.
+
+        dtype: that in which towers compute.
+        """
         every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
         matrices = {
             name: matrix
@@ -75,7 +78,7 @@ class Spectra(EncoderHooks):
         frozen = {}
         for name, matrix in matrices.items():
             left, start, right = parts[name]
-            factors = Factors(left.to(matrix.dtype), start, right.to(matrix.dtype))
+            factors = Factors(left.to(dtype), start, right.to(dtype))
             frozen[name] = Spectrum(matrix.float(), left, start, right, factors)
         return cls(frozen)
 
@@ -138,4 +141,8 @@ class ClipSvd(StepLearner):
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model, including U and V."""
-        return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone))
+        device, dtype = backbone.device.type, torch.float32
+        with ctx.autocast():
+            if torch.is_autocast_enabled(device):
+                dtype = torch.get_autocast_dtype(device)
+        return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone, dtype))

@@ -169,10 +169,12 @@ class LoraModel:
         parts = tuple(packed.divide(chunks) for packed in self.prompts) if chunks > 1 else ()
         return replace(self, chunks=chunks, divided=parts)
 
-    def within_memory(self, batch: int, device: torch.device, parts: int = 1) -> LoraModel:
+    def within_memory(
+        self, batch: int, device: torch.device, parts: int = 1, precision: str = "fp32"
+    ) -> LoraModel:
         """The same model, with recomputation and chunks if `batch` images need too much memory.
 
-        parts: `RunContext.memory_parts`.
+        parts, precision: `RunContext.memory_parts` and `precision`.
         """
         tokens = {
             "vision": batch * self.vision.tokens if self.vision else 0,
@@ -180,7 +182,9 @@ class LoraModel:
         }
         towers = {"vision": self.vision, "text": self.text}
         short = {
-            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+            name
+            for name, tower in towers.items()
+            if must_recompute(tower, tokens[name], device, parts, precision)
         }
         return replace(self, recompute=frozenset(short))._divide(chunks_for(parts))
 

@@ -107,8 +107,9 @@ class LowRankTuning:
 
     def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
         """`model`, with recomputation and chunks where memory is short."""
-        size, parts = min(self.batch_size, len(task.train)), ctx.memory_parts
-        return self.model(task, backbone, ctx).within_memory(size, backbone.device, parts)
+        size = min(self.batch_size, len(task.train))
+        model = self.model(task, backbone, ctx)
+        return model.within_memory(size, backbone.device, ctx.memory_parts, ctx.precision)
 
     def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
         """New updates at the chosen sites; with them, the model still equals CLIP exactly."""

@@ -242,7 +242,7 @@ class PlotPlusPlus(TransportLearner):
         """Train both stages, each with its own schedule."""
         options = {field.name: getattr(self, field.name) for field in fields(TransportLearner)}
         model = self.model(task, backbone, ctx)
-        model = model.within_memory(1, backbone.device, ctx.memory_parts)
+        model = model.within_memory(1, backbone.device, ctx.memory_parts, ctx.precision)
         with torch.no_grad():
             classes = model.class_features(learned)
         stage = VisionStage(**options, classes=classes)

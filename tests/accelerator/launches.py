@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -29,6 +30,7 @@ from fewshot_bench import Task
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
+from tests.accelerator.layout import use_accelerator_layout
 from tests.reference.toy import CPU, MemoryShots, random_backbone, random_shots
 
 NO_KERNEL = {
@@ -140,13 +142,15 @@ def _in_float32(value: Any) -> Any:
 
 @contextmanager
 def as_accelerator() -> Iterator[None]:
-    """Context in which CPU tensors are cast, and optimizers fused, as on an accelerator."""
+    """Context in which CPU tensors are laid out, cast and optimized as on an accelerator."""
     make = torch.optim.SGD.__init__
 
     def fused(optimizer: Any, *args: Any, **kwargs: Any) -> None:
         make(optimizer, *args, **{**kwargs, "fused": True})
 
-    with patch.object(torch.optim.SGD, "__init__", fused), _Autocast():
+    with pytest.MonkeyPatch.context() as patch, _Autocast():
+        use_accelerator_layout(patch)
+        patch.setattr(torch.optim.SGD, "__init__", fused)
         yield
 
 

@@ -1,7 +1,7 @@
-"""Rehearsal of one method: fit, optimizer and prediction on the fake device.
+"""Rehearsal of one method: fit, optimizer and prediction on a device of another type.
 
 `rehearse` runs them on the toy task, guarded like a fit of the runner; `Rehearsal.faults` lists
-errors and host waits that would occur on an accelerator.
+errors and waits of the host.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from fewshot_bench.images import features
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.testing import toy_backbone
 from fewshot_bench.testing.bench import Setting, prepare
+from fewshot_bench.testing.rehearsal.waits import Waits, hear_waits
 from fewshot_bench.utils.rng import isolate
-from tests.accelerator.pretend import DEVICE, HIDDEN, Event, Log, pretended
 
+# Not the first device: what names no index goes wrong.
+DEVICE = "rehearsal:1"
 SETTING, QUERIES = Setting(shots=2, validation=1), range(0, 64, 7)
 SHORT = {
     "epochs": 2,
@@ -34,14 +36,17 @@ SHORT = {
 }
 """Hyper-parameters that make a method short, where it has them."""
 WAYS = 3
+# From the usual scale on, a scaler skips the few steps of a short fit, since they overflow.
+_DEVICE, _, *_OTHERS = torch.amp.GradScaler.__init__.__defaults__
+_LOW_SCALE = (_DEVICE, 64.0, *_OTHERS)
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Events of a fit and of the prediction of a query batch; `error` is set if they failed."""
+    """Waits of a fit and of the prediction of a query batch; `error` is set if they failed."""
 
-    fit: Log
-    predict: Log
+    fit: Waits
+    predict: Waits
     logits: torch.Tensor | None = None
     error: str = ""
 
@@ -49,18 +54,13 @@ class Rehearsal:
         """Descriptions of all faults; empty if there is none."""
         if self.error:
             return [self.error]
-        found = [f"in training: {event}" for event in self.fit.within_training()]
-        found += [f"in logits: {event}" for event in waits(self.predict)]
+        found = [f"in training: {wait}" for wait in self.fit.in_steps()]
+        found += [f"in logits: {wait}" for wait in self.predict.beyond_images()]
         if self.fit.steps == 1:
             found.append("one optimizer step only: steps cannot be judged")
-        if self.logits is not None and self.logits.device != DEVICE:
+        if self.logits is not None and str(self.logits.device) != DEVICE:
             found.append(f"logits on {self.logits.device}")
         return found
-
-
-def waits(log: Log) -> list[Event]:
-    """Reads and copies, except those that bring images and their features to the device."""
-    return [event for event in log.events if event.waits and not event.images]
 
 
 def ways(method: Any) -> list[Any]:
@@ -83,25 +83,21 @@ def _short(method: Any, number: int) -> Any:
 
 
 def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
-    """Fit on the toy task and predict its queries."""
+    """Fit on the toy task and predict its queries on `DEVICE`, as the runner does."""
     # An accelerator's batches are padded to this size, which would only take time here.
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
-    # Make the toy outside of `pretended`: other tests in this process use it too.
-    _backbone("fp32", "cpu")
-    with pretended() as log, small:
-        made = prepare(SETTING, _backbone(precision), parts)
+    with small, patch.object(torch.amp.GradScaler.__init__, "__defaults__", _LOW_SCALE):
+        made = prepare(SETTING, _backbone(precision, DEVICE), parts)
         numbers = FiniteNumbers(method.name, method, made.context)
-        log.events.clear()
-        fit, logits, error = Log(), None, ""
+        fit, predict, logits, error = Waits(), Waits(), None, ""
         try:
-            with isolate(1), ParameterObserver(numbers).watch():
+            with hear_waits() as fit, isolate(1), ParameterObserver(numbers).watch():
                 classifier = method.fit(made.task, made.backbone, made.context)
-            fit.events, log.events = log.events, []
-            with torch.no_grad():
+            with hear_waits() as predict, torch.no_grad():
                 logits = classifier.logits(made.view(QUERIES))
         except (RuntimeError, TypeError) as raised:
             error = f"{raised} at {_place(raised)}"
-        return Rehearsal(fit, Log(log.events), logits, error)
+        return Rehearsal(fit, predict, logits, error)
 
 
 def on_host(method: Any) -> torch.Tensor:
@@ -115,12 +111,12 @@ def on_host(method: Any) -> torch.Tensor:
 
 
 @functools.cache
-def _backbone(precision: str, device: torch.device | str = DEVICE) -> Any:
+def _backbone(precision: str, device: str) -> Any:
     """A toy backbone shared by all methods, which leave it unchanged."""
     return toy_backbone(device, precision)
 
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(HIDDEN)]
+    own = [frame for frame in frames if "/torch/" not in frame.filename]
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}"

@@ -1,7 +1,7 @@
-"""Every built-in method gives the CPU's numbers on the fake device.
+"""Every built-in method gives the CPU's numbers on a device of another type.
 
 No training step makes the host wait for the device, nor does prediction beyond loading images.
-`rehearsal.py` defines the rehearsal; `test_rehearsal_finds_faults.py` proves that it finds faults.
+`rehearsal.py` defines the rehearsal; `test_rehearsal.py` proves that it finds faults.
 """
 
 from __future__ import annotations
@@ -28,26 +28,37 @@ WAYS = {
     for name, methods in _ways().items()
     for number, method in enumerate(methods)
 }
+NAMES = [name for name, method in WAYS.items() if name == method.name]
+# The mean gap of logits in 16 bits, relative to their spread. Contexts that start at random move
+# far in the few steps here, and prograd turns gradients that conflict, by any gap.
+ROUNDING = {"bf16": 0.15, "fp16": 0.1}
+SENSITIVE = {"coop": 0.4, "prograd": 0.8}
+pytestmark = pytest.mark.usefixtures("rehearsal")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_device_is_mixed_and_no_step_waits(way: str) -> None:
     seen = rehearse(WAYS[way])
     assert seen.faults() == []
-    assert_close(seen.logits.host, on_host(WAYS[way]), rtol=1e-4, atol=1e-3)
+    assert_close(seen.logits.cpu(), on_host(WAYS[way]), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name, method in WAYS.items() if name == method.name])
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ROUNDING)
 def test_16_bits(name: str, precision: str) -> None:
-    assert rehearse(WAYS[name], precision).faults() == []
+    seen = rehearse(WAYS[name], precision)
+    assert seen.faults() == []
+    expected = on_host(WAYS[name])
+    gap = (seen.logits.cpu().float() - expected).abs().mean() / expected.std()
+    most = SENSITIVE.get(name, 0.0) if precision == "bf16" else 0.0
+    assert gap < max(ROUNDING[precision], most)
 
 
 def test_views_in_turn() -> None:
-    method = replace(ways(registry().method_class("coop")())[0], class_views=1)
+    method = replace(WAYS["coop"], class_views=1)
     assert rehearse(method).faults() == []
 
 
 def test_after_memory_ran_out() -> None:
-    method = replace(ways(registry().method_class("clip-lora")())[0], iterations=1)
+    method = replace(WAYS["clip-lora"], iterations=1)
     assert rehearse(method, "fp16", parts=4).faults() == []

@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from fewshot_bench import hookimpl
 
-from .failing import HELD, BadFit, BadLogits, Hungry, Leaver
+from .failing import HELD, BadFit, BadLogits, Faulty, Hungry, Leaver
 from .looking import Positions, Viewer
 from .training import Diverging, Slow
 from .vandal import Vandal
 
 __all__ = ["HELD"]
 
-METHODS = (BadLogits, BadFit, Vandal, Positions, Leaver, Slow, Viewer, Diverging, Hungry)
+METHODS = (
+    *(BadLogits, BadFit, Vandal, Positions, Leaver, Slow, Viewer, Diverging, Hungry, Faulty),
+)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Methods that fail: in `fit`, in `logits`, by running out of memory, or by leaking a thread."""
+"""Methods that fail: in `fit`, in `logits`, without memory or a device, or by leaking a thread."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -142,3 +143,31 @@ class Hungry:
         if parts < self.needs:
             SHORTAGES[self.kind]()
         return scores(task, backbone, same if self.needs else lambda value: _cuda())
+
+
+ASSERTED = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"
+LOST: list[bool] = []
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Makes the device of its process fail, always or in one try, and fails wherever it has."""
+
+    name: ClassVar[str] = "faulty"
+    how: Literal["never", "once", "always"] = "never"
+    when: Literal["fit", "logits"] = "fit"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Zero-shot on a device that works."""
+        if self.when == "logits":
+            return scores(task, backbone, self._use)
+        return self._use(scores(task, backbone, same))
+
+    def _use(self, value: Any) -> Any:
+        log = Path(os.environ["FSBENCH_TEST_FITS"])
+        tries = log.read_text() if log.exists() else ""
+        log.write_text(f"{tries}{self.how} {os.getpid()} ")
+        if LOST or self.how == "always" or (self.how == "once" and "once" not in tries):
+            LOST.append(True)
+            raise torch.AcceleratorError(ASSERTED)
+        return value

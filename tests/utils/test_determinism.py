@@ -35,8 +35,15 @@ def _as_before() -> Iterator[None]:
 def test_every_session_chooses_kernels_by_rule() -> None:
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
     assert determinism.mode() == "off"
+    torch.set_float32_matmul_precision("high")
+    assert determinism.allows_tf32()
     Session()
     assert not torch.backends.cudnn.benchmark
+    assert not determinism.allows_tf32()
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == (
+        "highest",
+        False,
+    )
     assert determinism.mode() == "free"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,33 +130,17 @@ def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.count_devices("cuda") == 0
 
 
-def nvml(monkeypatch: pytest.MonkeyPatch, *majors: int) -> None:
-    """NVIDIA's library with cards of these compute capabilities; without any, it fails."""
-
-    def start() -> None:
-        if not majors:
-            raise OSError
-
-    library = SimpleNamespace(
-        nvmlInit=start,
-        nvmlDeviceGetCount=lambda: len(majors),
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetCudaComputeCapability=lambda card: (majors[card], 0),
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", library)
-
-
 def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(devices, "_ask", lambda *words: asked.append(words) or True)
     pretend(monkeypatch, "cuda", is_bf16_supported=lambda: pytest.fail("asked in this process"))
-    nvml(monkeypatch, 8, 9)
+    monkeypatch.setattr(devices, "list_majors", lambda: {8, 9})
     assert devices.has_bf16(["cuda:0", "cuda:1"])
-    nvml(monkeypatch, 7)
+    monkeypatch.setattr(devices, "list_majors", lambda: {7})
     assert not devices.has_bf16(["cuda"])
     assert asked == []
-    for majors in ((7, 9), ()):
-        nvml(monkeypatch, *majors)
+    for majors in ({7, 9}, set()):
+        monkeypatch.setattr(devices, "list_majors", lambda majors=majors: majors)
         assert devices.has_bf16(["cuda", "cuda:1"])
     assert asked == [("bf16", "cuda", "0", "1")] * 2
     monkeypatch.setattr(torch.version, "hip", "6.2")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FACTS = {
     "environment": (
         *("fewshot_bench", "commit", "dirty", "python", "packages", "platform", "device"),
-        *("device_name", "threads", "determinism", "weights_digest", "activation"),
+        *("device_name", "threads", "determinism", "tf32", "weights_digest", "activation"),
         *("method_origin", "code"),
     ),
     "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
