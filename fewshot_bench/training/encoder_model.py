@@ -172,7 +172,8 @@ class EncoderBatch:
     classes, images: results of `EncoderHooks.read_classes` and `read_images`, by default
     (classes, embed) and (b, embed) at unit length. labels: (b,). pixels: (b, 3, h, w), their rows
     (b, tokens, width) where images enter at a later block (`Encoders.image_start`), or frozen
-    features (b, embed) if the image tower is not changed. scale: the logit scale.
+    features (b, embed) if the image tower is not changed. scale: the logit scale. frozen:
+    (b, embed) unit features of the frozen encoder, if asked for (`EncoderLearner.with_frozen`).
     """
 
     classes: Tensor
@@ -180,6 +181,7 @@ class EncoderBatch:
     labels: Tensor
     pixels: Tensor
     scale: float
+    frozen: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -332,11 +334,21 @@ class EncoderModel:
         return EncoderBatch(classes, images, labels, entered, self.scale)
 
     def backward(
-        self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        loss: BatchLoss,
+        learned: Learned,
+        scale: Scale,
+        frozen: Tensor | None = None,
     ) -> None:
-        """Add the gradients of `scale(loss)` to those of the learned tensors, in `chunks`."""
+        """Add the gradients of `scale(loss)` to those of the learned tensors, in `chunks`.
+
+        frozen: `EncoderBatch.frozen`.
+        """
         if self.chunks == 1:
             batch = self.batch(pixels, labels, self.class_features(learned), learned)
+            batch = replace(batch, frozen=frozen)
             torch.autograd.backward(scale(loss(batch)))
             return
         raw = [
@@ -351,6 +363,7 @@ class EncoderModel:
         for chunk in torch.arange(len(pixels), device=pixels.device).tensor_split(self.chunks):
             if len(chunk):
                 batch = self.batch(pixels[chunk], labels[chunk], classes, learned)
+                batch = replace(batch, frozen=None if frozen is None else frozen[chunk])
                 share = loss(batch) * (len(chunk) / len(pixels))
                 torch.autograd.backward(scale(share))
         if classes.grad is not None:

@@ -94,11 +94,11 @@ class MemoryShots:
         device: torch.device | str | None = None,
         labels: bool = False,
     ) -> Iterator[Any]:
-        visited = torch.arange(len(self)) if order is None else order
+        visited, every = torch.arange(len(self)) if order is None else order, self.pixels
+        if augment is not None and rng is not None:
+            every = _augmented(every, augment, rng)
         for places in visited.split(size):
-            pixels = self.pixels[places]
-            if augment is not None and rng is not None:
-                pixels = _augmented(pixels, augment, rng)
+            pixels = every[places]
             yield (pixels, self.labels[places]) if labels else pixels
 
     @property
