@@ -205,6 +205,34 @@ def test_light_modules_do_not_import_torch_or_pandas() -> None:
     assert done.returncode == 0, done.stderr
 
 
+# What may tell kinds of devices apart: the module that knows them all, and NVIDIA's library.
+KNOWING = ("fewshot_bench/utils/devices.py", "fewshot_bench/utils/nvidia.py")
+KINDS = ("cuda", "xpu", "mps")
+
+
+def names_a_kind(node: ast.AST) -> bool:
+    """True for `torch.cuda`, `is_cuda`, and comparisons with a kind of device."""
+    if isinstance(node, ast.Attribute):
+        is_torch = isinstance(node.value, ast.Name) and node.value.id == "torch"
+        return node.attr in {f"is_{kind}" for kind in KINDS} or (is_torch and node.attr in KINDS)
+    if isinstance(node, ast.Compare):
+        return any(
+            isinstance(part, ast.Constant) and part.value in KINDS for part in node.comparators
+        )
+    return False
+
+
+def test_one_module_knows_kinds_of_devices() -> None:
+    trees = {name_of(path): tree_of(path) for path in FILES if name_of(path) not in KNOWING}
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if names_a_kind(node)
+    ]
+    assert not found, f"ask fewshot_bench.utils.devices: {found}"
+
+
 def test_every_hook_is_documented() -> None:
     text = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
     for name in vars(Hooks):

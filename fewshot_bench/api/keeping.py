@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.method import Classifier, configuration
 from fewshot_bench.api.method_code import FILE_MODULE
+from fewshot_bench.utils.devices import place
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def restore(
     reason = reason_not_to_keep(method)
     if reason:
         raise NotApplicableError(reason)
-    placed = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
+    placed = {name: place(tensor, backbone.device) for name, tensor in tensors.items()}
     own = getattr(method, "restore", None)
     if not callable(own):
         return rebuilt(_classifier_class(method, kind), method, placed, vocabulary, backbone)

@@ -23,12 +23,16 @@ from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Edits, ImageTower, TextTower
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.backbones.checksums import checksums
 from fewshot_bench.backbones.pooled_tower import PooledTower, read_pooled_tower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.timm_tower import TimmTower, is_timm, read_timm_tower
+from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.transformer import tensors_of
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.profiling.cost import count, not_counted, share_text
+from fewshot_bench.utils.devices import is_accelerator
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
 from fewshot_bench.utils.transfer import send
@@ -117,6 +121,8 @@ class OpenClipBackbone:
         self._image_tower: ImageTower | UnsupportedBackboneError | None = None
         self._text_tower: FunctionalTextTower | UnsupportedBackboneError | None = None
         self._pooled_tower: PooledTower | UnsupportedBackboneError | None = None
+        # Of towers that were compared with the module: see `_sum`.
+        self._compared: dict[str, tuple[bytes, list[Any]]] = {}
         self.activation = activation_name(module)
 
     @property
@@ -146,11 +152,19 @@ class OpenClipBackbone:
         return image
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (b, 3, h, w) to float32 normalized; equal to ToTensor and Normalize bit for bit."""
+        """uint8 (b, 3, h, w) to float32 normalized, on the device, as by ToTensor and Normalize.
+
+        Equal to these bit for bit on a CPU; up to rounding on an accelerator, in two kernels.
+        """
         device = self.device
-        pixels = send(pixels, device).float().div_(255)
+        pixels = send(pixels, device)
+        if is_accelerator(device):
+            scales = [1 / (255 * std) for std in self._std]
+            shifts = [-mean / std for mean, std in zip(self._mean, self._std, strict=True)]
+            scale, shift = (_channels(tuple(values), device) for values in (scales, shifts))
+            return pixels.mul(scale).add_(shift)
         mean, std = (_channels(tuple(values), device) for values in (self._mean, self._std))
-        return pixels.sub_(mean).div_(std)
+        return pixels.float().div_(255).sub_(mean).div_(std)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(n, context) int64 token ids; a prompt longer than the context is an error."""
@@ -366,31 +380,52 @@ class OpenClipBackbone:
         return sha.hexdigest()
 
     def fingerprint(self) -> str:
-        """Digest of every weight, buffer, flag and hook, and of the backbone's own state."""
+        """Digest of every weight, buffer, flag and hook, and of the backbone's own state.
+
+        Weights are summed where they are (`checksums`), as this follows every fit and prediction.
+        """
         sha = hashlib.sha256()
         for name, child in self._module.named_modules():
             sha.update(f"{name} {type(child).__qualname__} {_attributes(child)}".encode())
         tensors = [*self._module.named_parameters(), *self._module.named_buffers()]
         for name, tensor in tensors:
-            sha.update(f"{tensor.requires_grad} {tensor.grad is None}".encode())
-            _update(sha, name, tensor)
+            sha.update(f"{name} {tensor.requires_grad} {tensor.grad is None}".encode())
+        weights, match = self._sum([tensor for _, tensor in tensors])
+        sha.update(weights)
         words = self.tokenizer(["a photo of a cat"]).tolist()
         changed = sorted(key for key in vars(self) if callable(vars(self)[key]))
         plain = (self.name, self.precision, self.logit_scale, self._mean, self._std, changed)
-        state = (words, repr(self._steps), self._towers_match(), self.tokenizer is self._sealed)
+        state = (words, repr(self._steps), match, self.tokenizer is self._sealed)
         sha.update(repr(state).encode())
         sha.update(repr((plain, self.image_size, self.embed_dim)).encode())
         return sha.hexdigest()
 
-    def _towers_match(self) -> bool:
-        """True if the cached towers still hold the module's weights."""
-        dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
-        same = True
-        if isinstance(image, VisionTower | TimmTower):
-            same = same and image.equals(self._towers_image(self.precision))
-        if isinstance(text, FunctionalTextTower):
-            same = same and text.equals(read_text_tower(self._module, dtype, self.name))
-        return same
+    def _sum(self, tensors: Sequence[Tensor]) -> tuple[bytes, bool]:
+        """The checksum of the module's tensors; True if cached towers still hold its weights.
+
+        A tower is compared with the module once, then with itself: by its own tensors' checksum,
+        and by the places of those that it shares with the module.
+        """
+        cached = {"image": self._image_tower, "text": self._text_tower}
+        towers = {name: one for name, one in cached.items() if isinstance(one, Tower)}
+        places = {tensor.data_ptr() for tensor in tensors}
+        parts = {name: list(tensors_of(tower)) for name, tower in towers.items()}
+        own = [[one for one in part if one.data_ptr() not in places] for part in parts.values()]
+        weights, *sums = checksums([tensors, *own], self.device)
+        for (name, part), found in zip(parts.items(), sums, strict=True):
+            shared = [(x.data_ptr(), x.shape, x.stride()) for x in part if x.data_ptr() in places]
+            if self._compared.get(name) != (found, shared):
+                expected = tensors_of(self._read_exact(name).at(DTYPES[self.precision]))
+                if len(set(checksums([part, expected], self.device))) > 1:
+                    return weights, False
+                self._compared[name] = found, shared
+        return weights, True
+
+    def _read_exact(self, name: str) -> Tower:
+        """The tower of the module's present weights, in float32."""
+        if name == "image":
+            return self._towers_image("fp32")
+        return read_text_tower(self._module, torch.float32, self.name)
 
 
 def _lengths(tokenizer: Any, prompts: list[str]) -> list[int]:

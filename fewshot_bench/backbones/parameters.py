@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -104,7 +104,7 @@ def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     """The tower with these tensors in place of its own, differentiable in them.
 
     Tensors are cast to the dtype of the frozen ones, so that trained float32 values run in 16 bits;
-    those of norms are not, which 16 bits would round by more than a step changes them.
+    those of norms are not: 16 bits would round them by more than a step changes them.
     ContractError for an unknown name or a different shape.
     """
     own, cast = tower_parameters(tower), dict(parameters)
@@ -132,6 +132,12 @@ def in_dtype(tower: _Tower, dtype: torch.dtype, kept: Container[str] = ()) -> _T
         if name not in kept and (few or _is_matrix(name, value))
     }
     return _put(tower, chosen)
+
+
+def names_of_norms(names: Iterable[str]) -> set[str]:
+    """Weight and bias of every norm of which one or both are among `names`."""
+    layers = {name.rpartition(".")[0] for name in names if _is_norm(name)}
+    return {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
 
 
 def _is_norm(name: str) -> bool:

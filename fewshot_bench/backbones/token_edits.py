@@ -106,8 +106,10 @@ def _overwrite(
         return (places()[:, None] + torch.arange(count, device=x.device)).flatten()
 
     rows = layout.keep(("overwritten", first, count), make)
-    each = values.to(x.dtype).expand(rows.shape[0] // count, -1, -1)
-    return x.index_copy(0, rows, each.flatten(0, 1))
+    values = values.to(x.dtype)
+    if rows.shape[0] != count:
+        values = values.expand(rows.shape[0] // count, -1, -1)
+    return x.index_copy(0, rows, values.flatten(0, -2))
 
 
 def image_layout(count: int, length: int, device: torch.device) -> Layout:

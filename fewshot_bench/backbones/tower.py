@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Encoder, Factors, Site
-from fewshot_bench.backbones.parameters import factored, in_dtype, replaced, tower_parameters
-from fewshot_bench.backbones.transformer import Block, same_tensors
+from fewshot_bench.backbones.parameters import (
+    factored,
+    in_dtype,
+    names_of_norms,
+    replaced,
+    tower_parameters,
+)
+from fewshot_bench.backbones.transformer import Block
 from fewshot_bench.utils.devices import fewer_kernels
 
 
@@ -66,8 +72,12 @@ class Tower:
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
         """A tower with these tensors in place of its own, differentiable in them."""
-        exact = None if self.exact is None else replaced(self.exact, parameters)
-        return dataclasses.replace(replaced(self, parameters), exact=exact)
+        if self.exact is None:
+            return replaced(self, parameters)
+        exact = replaced(self.exact, parameters)
+        own = tower_parameters(exact)
+        norms = {name: own[name] for name in names_of_norms(parameters)}
+        return dataclasses.replace(replaced(self, {**parameters, **norms}), exact=exact)
 
     def with_factors(self, factors: Mapping[str, Factors]) -> Self:
         """A tower that multiplies by these factors in place of whole matrices."""
@@ -77,10 +87,6 @@ class Tower:
         """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""
         blocks = (self.exact or self).blocks
         return blocks[site.within(self.layers).layer].weight(site.matrix)
-
-    def equals(self, other: Tower) -> bool:
-        """True if both hold the same weights."""
-        return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> Self:
         """A tower with (d_out, d_in) deltas merged into its matrices, in float32.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -88,7 +89,11 @@ class Block:
         (name, first), (_, last) = self.locate(matrices[0]), self.locate(matrices[-1])
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
-        return self.parts[name][rows], self.parts[bias][rows]
+        weights = self.parts[name], self.parts[bias]
+        # The gradient of a slice would be a copy.
+        if not rows.start and rows.stop in (None, len(weights[0])):
+            return weights
+        return weights[0][rows], weights[1][rows]
 
     def product(
         self, matrices: tuple[str, ...], x: Tensor, gain: float = 1.0, offset: float = 1.0
@@ -113,19 +118,18 @@ class Block:
         return names[matrix], slice(None)
 
 
-def same_tensors(first: Any, second: Any) -> bool:
-    """True if two towers of one kind hold equal tensors."""
-    if isinstance(first, Tensor):
-        places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (first, second)]
-        return places[0] == places[1] or torch.equal(first, second)
-    if isinstance(first, Mapping):
-        return all(same_tensors(first[name], second[name]) for name in first)
-    if isinstance(first, tuple):
-        return all(same_tensors(*pair) for pair in zip(first, second, strict=True))
-    if dataclasses.is_dataclass(first):
-        fields = [field.name for field in dataclasses.fields(first)]
-        return all(same_tensors(getattr(first, name), getattr(second, name)) for name in fields)
-    return True
+def tensors_of(tower: Any) -> Iterator[Tensor]:
+    """Every tensor of a tower, in order."""
+    if isinstance(tower, Tensor):
+        yield tower
+    elif isinstance(tower, Mapping):
+        yield from chain.from_iterable(map(tensors_of, tower.values()))
+    elif isinstance(tower, tuple):
+        yield from chain.from_iterable(map(tensors_of, tower))
+    elif dataclasses.is_dataclass(tower):
+        yield from chain.from_iterable(
+            tensors_of(getattr(tower, field.name)) for field in dataclasses.fields(tower)
+        )
 
 
 def read_blocks(transformer: Any, owner: str) -> tuple[Block, ...]:
@@ -287,10 +291,10 @@ class _Pass:
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        own = normed[self.layout.pooled]
+        own = normed.index_select(0, self.layout.pooled)
         q = self._product(("q",), own)
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        return self._rest(x[self.layout.pooled], own, attended)
+        return self._rest(x.index_select(0, self.layout.pooled), own, attended)
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block after its attention, for the remaining rows (n, width)."""

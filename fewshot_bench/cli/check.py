@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.author_frame import class_place
+from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.method import find_parameter, parse_value
 from fewshot_bench.api.method_code import running_digest
 from fewshot_bench.api.method_rules import STATIC, BrokenRule, cannot_be_built, find_broken_rules
@@ -20,6 +21,7 @@ from fewshot_bench.cli.output import say, warn
 from fewshot_bench.cli.working import working
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
+from fewshot_bench.utils.devices import CPU
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import FEW, shortened
 
@@ -47,19 +49,30 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
     metavar="RULE=REASON",
     help="A rule that the method breaks on purpose, and why; may be repeated.",
 )
+@click.option(
+    "--device",
+    default=CPU,
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, a card such as cuda:1, or rehearsal: one of its own type on host memory.",
+)
 @working("check", live=False)
-def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[str, ...]) -> None:
+def command(
+    method: str, options: tuple[str, ...], full: bool, expected: tuple[str, ...], device: str
+) -> None:
     """Check that METHOD keeps the contract, on a toy backbone with colored squares.
 
     One line per rule; rules that are broken for one reason share a line, with the place in the
     method's code. The exit code is 1 when a rule is broken, or an expected failure passes. A
     method with a quick() is checked in that variant, with the given options on top. Without
-    options the result is kept, expected failures included, and records of cells that this very
-    code computes carry it (fsbench audit).
+    options, on a CPU, the result is kept, expected failures included, and records of cells that
+    this very code computes carry it (fsbench audit). On another device there are a few rules more:
+    with --device rehearsal, which needs a C++ compiler, no step may make the host wait.
     """
     from fewshot_bench.testing import iter_checks
 
     _refuse_other_kinds(method)
+    _find_device(device)
     kind = registry().method_class(method)
     broken = find_broken_rules(kind, method)
     if cannot_be_built(kind):
@@ -70,7 +83,7 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
     reasons = dict(_split(text, "--expect-failure", _REASON) for text in expected)
     instance, digest = _configure(method, kind, options, full), running_digest(kind)
     results = []
-    for result in iter_checks(instance, reasons):
+    for result in iter_checks(instance, reasons, device):
         # A rule that the class breaks under its registered name.
         rules = [rule for rule in broken if rule.check == result.name]
         if rules and result.outcome == "passed":
@@ -84,7 +97,8 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
     counts = Counter(result.outcome for result in results)
     say(f"{method}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
     mistaken = [result for result in failed if result.name in reasons]
-    if digest and digest == running_digest(kind) and not options and not mistaken:
+    is_usual = device == CPU and not options
+    if digest and digest == running_digest(kind) and is_usual and not mistaken:
         _keep(registry().method(method).name, digest, results)
     if failed:
         raise SystemExit(1)
@@ -101,6 +115,15 @@ def _refuse_other_kinds(name: str) -> None:
                 f"'{name}' is the name of a registered {catalog.kind}, and the kit checks methods "
                 f"(fsbench {step})"
             )
+
+
+def _find_device(name: str) -> None:
+    """UsageError for a device that is not there; the rehearsal device is compiled and loaded."""
+    if name.partition(":")[0] == "rehearsal":
+        from fewshot_bench.testing.rehearsal import load
+
+        load()
+    check_device(name, here=True)
 
 
 def _fail(rule: BrokenRule, kind: type) -> CheckResult:

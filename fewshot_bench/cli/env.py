@@ -17,7 +17,10 @@ import click
 from fewshot_bench.cli.options import format_option
 from fewshot_bench.utils import determinism, devices, environment
 
-VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
+VARIABLES = (
+    *("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_"),
+    *("HIP_", "ROCR_", "HSA_", "ZE_", "ONEAPI_"),
+)
 _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 

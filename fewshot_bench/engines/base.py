@@ -20,7 +20,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
 from fewshot_bench.utils.errors import FsbenchError
-from fewshot_bench.utils.memory import SHARING_VARIABLE
+from fewshot_bench.utils.memory import SHARING_VARIABLE, WORKERS_VARIABLE
 
 Progress = Callable[[RunSpec, int, int], None]
 # Maximum tries of a cell whose worker is lost.
@@ -73,7 +73,7 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """Environment variables of worker processes."""
         variables = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
-        variables[SHARING_VARIABLE] = str(self.slots)
+        variables |= {SHARING_VARIABLE: str(self.slots), WORKERS_VARIABLE: str(self.workers)}
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
             variables[determinism.VARIABLE] = "1"

@@ -70,6 +70,7 @@ def run(
     holdout: float | None = None,
     exif: str = "ignore",
     published: bool = False,
+    augment: str = "host",
     skip_damaged: bool = False,
     limit: int | None = None,
     store: str | os.PathLike[str] = DEFAULT_STORE,

@@ -36,7 +36,7 @@ KINDS = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 # `facts` are what all rows of a computation have in common: the packed cost and the form. `name`:
 # the first 64 bits of a row's key; the checksum covers all of it.
 SCHEMA = """
-create table computation(id integer primary key, dataset text, role text, facts blob);
+create table computation(id integer primary key, dataset text, role text, device text, facts blob);
 create table row(name int unique, checksum int, computation int, data blob)
 """
 SELECT = "select name, checksum, facts, data from row join computation on computation=id where name"
@@ -127,15 +127,16 @@ def kept_row_bytes(width: int, precision: str) -> int:
 class Origin:
     """Origin of rows, which determines their file.
 
-    dataset, role: shown in listings. shared: the part of the context that all rows of the file
-    have in common; all of it by default. passing: one fit draws the rows for itself, so that they
-    are kept only if there is room. images: one row per encoded image, else per prompt. whole: rows
-    of one context are computed together or not at all.
+    dataset, role: shown in listings. device: its model. shared: the part of the context that all
+    rows of the file have in common; all of it by default. passing: one fit draws the rows for
+    itself, so that they are kept only if there is room. images: one row per encoded image, else per
+    prompt. whole: rows of one context are computed together or not at all.
     """
 
     dataset: str = ""
     role: str = ""
     shared: Mapping[str, Any] | None = None
+    device: str = ""
     passing: bool = False
     images: bool = True
     whole: bool = False
@@ -331,8 +332,8 @@ def _insert(
     sums = [_checksum(key, facts, row) for key, row in zip(keys, rows, strict=True)]
     with base.write() as connection:
         number = connection.execute(
-            "insert into computation(dataset, role, facts) values(?, ?, ?)",
-            (printable(origin.dataset), printable(origin.role), facts),
+            "insert into computation(dataset, role, device, facts) values(?, ?, ?, ?)",
+            (*map(printable, (origin.dataset, origin.role, origin.device)), facts),
         ).lastrowid
         connection.executemany(
             "insert or replace into row values(?, ?, ?, ?)",

@@ -139,7 +139,11 @@ def count(
     unmetered: int = 0,
 ) -> None:
     """Report work to all open `counting` contexts; the arguments are the fields of `Cost`."""
-    done = Cost(0.0, 0.0, images, text_tokens, flops, uncounted, unmetered)
+    count_cost(Cost(0.0, 0.0, images, text_tokens, flops, uncounted, unmetered))
+
+
+def count_cost(done: Cost) -> None:
+    """Report work whose cost is known to all open `counting` contexts."""
     for total in _TOTALS:
         total.add(done)
 

@@ -12,7 +12,7 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.api.record import NOT_OBSERVED
+from fewshot_bench.profiling.cost import hold_on
 from fewshot_bench.utils.devices import Event, is_accelerator, record_event
 from fewshot_bench.utils.errors import NumericalError
 
@@ -31,6 +32,20 @@ MOST_WAITING = 64
 """Losses buffered on the device until the next optimizer step, and copied to the host with it."""
 Kind = Literal["loss", "scaled loss", "gradient", "overflows"]
 Rates = tuple[Any, ...]
+# Process-wide, as optimizers and torch's functions are.
+_UNJUDGED: list[object] = []
+_WATCHING: list[FiniteNumbers] = []
+
+
+def unjudged() -> AbstractContextManager[None]:
+    """Judge no losses inside, where a step is captured: `judge_losses` gets those of each run."""
+    return hold_on(_UNJUDGED, object())
+
+
+def judge_losses(losses: Iterable[Tensor]) -> None:
+    """Judge the losses of a step that ran without Python."""
+    for watching in _WATCHING:
+        watching.judge_losses(losses)
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class FiniteNumbers:
             _wrap(stack, torch.autograd, "backward", self._check)
             _wrap(stack, torch.amp.GradScaler, "step", self._count)
             _wrap(stack, torch.optim.Optimizer, "__init__", self._meet)
+            stack.enter_context(hold_on(_WATCHING, self))
             try:
                 yield
                 self._send()
@@ -110,19 +126,25 @@ class FiniteNumbers:
 
         @functools.wraps(backward)
         def check_roots(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
-            if grad_tensors is None:
-                for root in [tensors] if isinstance(tensors, Tensor) else tensors:
-                    if isinstance(root, Tensor) and root.numel() == 1 and root.is_floating_point():
-                        self._look("scaled loss" if self._scaled else "loss", root.detach())
+            if grad_tensors is None and not _UNJUDGED:
+                roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+                self.judge_losses([root.detach() for root in roots if _is_loss(root)])
             backward(tensors, grad_tensors, *args, **kwargs)
 
         return check_roots
+
+    def judge_losses(self, losses: Iterable[Tensor]) -> None:
+        """Judge the losses of a step."""
+        for loss in losses:
+            self._look("scaled loss" if self._scaled else "loss", loss)
 
     def _count(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `GradScaler.step`, which may skip steps of non-fused optimizers, to count skips."""
 
         @functools.wraps(step)
         def step_seen(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if _UNJUDGED:
+                return step(scaler, optimizer, *args, **kwargs)
             before = self._steps
             result = step(scaler, optimizer, *args, **kwargs)
             self._skipped = self._skipped + 1 if self._steps == before else 0
@@ -194,6 +216,10 @@ class FiniteNumbers:
         better = {"fp16": "--precision bf16 or fp32", "bf16": "--precision fp32"}
         other = better.get(self._precision)
         return f"a lower learning rate{option}" + (f", or {other}" if other else "")
+
+
+def _is_loss(root: Any) -> bool:
+    return isinstance(root, Tensor) and root.numel() == 1 and root.is_floating_point()
 
 
 def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:

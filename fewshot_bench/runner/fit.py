@@ -28,6 +28,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view
+from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
@@ -35,6 +36,7 @@ from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.training.back_ends import resolve_kind
 from fewshot_bench.training.train_step import TrainStep, step_on
 from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
@@ -42,6 +44,7 @@ from fewshot_bench.utils.devices import empty_cache, is_accelerator
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.rng import derive, isolate
+from fewshot_bench.utils.step_kind import Kind
 
 MOST_PARTS = 64
 Progress = Callable[[int, int], None]
@@ -65,6 +68,7 @@ class Context:
         precision: str = "fp32",
         on_progress: Callable[[int, int], None] | None = None,
         parts: int = 1,
+        step: Kind = "auto",
     ) -> None:
         self.device = device
         self.precision = precision
@@ -74,6 +78,8 @@ class Context:
         self._seed = seed
         self._on_progress = on_progress
         self._parts = parts
+        self._step = step
+        self._steps: list[TrainStep] = []
         self.divisible = False
 
     def declarations(self) -> Declarations:
@@ -134,7 +140,23 @@ class Context:
     ) -> TrainStep:
         """A step on the gradients that `backward` adds."""
         scaler = self.scaler() if scaled else torch.amp.GradScaler(enabled=False)
-        return TrainStep(backward, optimizer, scaler, max_norm)
+        self.settle_steps()
+        capturable = self.parts_used == 1 and "recomputed" not in self.notes
+        kind = resolve_kind(self._step, self.device) if capturable else "eager"
+        step = TrainStep(backward, optimizer, scaler, max_norm, kind)
+        self._steps.append(step)
+        return step
+
+    def settle_steps(self) -> None:
+        """Compare captured steps with eager ones, and drop them; called at the end of `fit`."""
+        for step in self._steps:
+            step.settle()
+
+    def take_steps(self) -> list[TrainStep]:
+        """The settled steps, which are forgotten here."""
+        self.settle_steps()
+        steps, self._steps = self._steps, []
+        return steps
 
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`."""
@@ -211,6 +233,7 @@ class Fitted:
             "trained": sum(parts) if is_observed else None,
             "trained_source": self.trained["trained_source"] if is_observed else NOT_OBSERVED,
             "steps": self.trained["steps"] + in_logits.steps,
+            **({"step": self.trained["step"]} if "step" in self.trained else {}),
         }
 
 
@@ -241,6 +264,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
+        steps = _settle(context, spec.method, incidents)
         for part in ("logits", "tensors"):
             if not callable(getattr(classifier, part, None)):
                 raise ContractError(
@@ -262,9 +286,20 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         incidents=tuple(incidents),
         printed=printed.text,
         peak_mb=memory.megabytes,
-        trained=trained | {"steps": observer.steps},
+        trained=trained | {"steps": observer.steps} | steps,
         parameters=tuple(map(weakref.ref, observer.parameters)),
     )
+
+
+def _settle(context: Context, method: str, incidents: Incidents) -> dict[str, str]:
+    """`step`, the kind of the steps of a fit unless they were eager; reasons become incidents."""
+    with not_counted():
+        steps = context.take_steps()
+    for step in steps:
+        if step.reason:
+            incidents.add("step", f"{method}: {step.reason}")
+    kinds = {step.used for step in steps} - {"eager"}
+    return {"step": kinds.pop()} if kinds else {}
 
 
 def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
@@ -389,7 +424,8 @@ def _try(
     try:
         backbone, _ = session.backbone(cell.spec)
         seed, precision = seed_of(cell), cell.spec.precision
-        context = Context(seed, backbone.device, precision, progress, parts)
+        step = session.step
+        context = Context(seed, backbone.device, precision, progress, parts, step)
         return fit(cell, session, context, incidents)
     except BaseException as error:
         if interrupted():

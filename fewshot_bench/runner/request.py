@@ -77,6 +77,7 @@ class Request:
     keep_split: str = "store"
     exif: str = "ignore"
     published: bool = False
+    augment: str = "host"
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -196,6 +197,7 @@ def expand(request: Request) -> Plan:
             data=with_skipped(request.data, plan.datasets, name),
             exif=request.exif,
             published=request.published,
+            augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
             **request.others,
         )

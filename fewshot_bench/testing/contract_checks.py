@@ -101,7 +101,7 @@ def check_logits_do_not_depend_on_the_batch(bench: Bench) -> None:
 
 def as_floats(logits: Tensor) -> Tensor:
     """Logits as float64 on the CPU."""
-    return logits.detach().double().cpu()
+    return logits.detach().cpu().double()
 
 
 def require_close(

@@ -7,11 +7,17 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from fewshot_bench.api.author_frame import author_frame, class_place, place_of, top_module
 from fewshot_bench.api.method_rules import STATIC
-from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
+from fewshot_bench.testing import (
+    contract_checks,
+    device_checks,
+    learning_checks,
+    manners_checks,
+)
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
@@ -83,7 +89,15 @@ _benches: deque[Bench] = deque(maxlen=2)
 
 def all_checks() -> list[NamedCheck]:
     """All checks, in the order in which a new method should pass them."""
-    modules = (contract_checks, learning_checks, manners_checks)
+    return _checks_of(contract_checks, learning_checks, manners_checks)
+
+
+def checks_on(device: str) -> list[NamedCheck]:
+    """The checks on a device, such as `rehearsal`: all, and on an accelerator a few of its own."""
+    return all_checks() + (_checks_of(device_checks) if device != "cpu" else [])
+
+
+def _checks_of(*modules: ModuleType) -> list[NamedCheck]:
     return [
         NamedCheck(name, function)
         for module in modules
@@ -92,19 +106,21 @@ def all_checks() -> list[NamedCheck]:
     ]
 
 
-def iter_checks(method: Any, expected_failures: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Yield one result per check as soon as it is available."""
-    refuse_unknown(expected_failures)
-    bench = Bench(method)
-    for check in all_checks():
+def iter_checks(
+    method: Any, expected_failures: Mapping[str, str], device: str = "cpu"
+) -> Iterator[CheckResult]:
+    """Yield one result per check on a device as soon as it is available."""
+    refuse_unknown(expected_failures, device)
+    bench = Bench(method, device)
+    for check in checks_on(device):
         yield _judge(check, bench, expected_failures.get(check.name))
 
 
 def run_checks(
-    method: Any, *, expected_failures: Mapping[str, str] | None = None
+    method: Any, *, expected_failures: Mapping[str, str] | None = None, device: str = "cpu"
 ) -> list[CheckResult]:
     """The results of all checks on one method."""
-    return list(iter_checks(method, expected_failures or {}))
+    return list(iter_checks(method, expected_failures or {}, device))
 
 
 def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult:
@@ -182,9 +198,9 @@ def parametrize_with_checks(
     return decorator
 
 
-def refuse_unknown(expected_failures: Mapping[str, str]) -> None:
+def refuse_unknown(expected_failures: Mapping[str, str], device: str = "cpu") -> None:
     """UsageError for expected failures that name no check or give no reason."""
-    names = [check.name for check in all_checks()]
+    names = [check.name for check in checks_on(device)]
     for name, reason in expected_failures.items():
         if name not in names:
             raise unknown("check", name, names, "fewshot_bench.testing.all_checks()")

@@ -61,6 +61,7 @@ from fewshot_bench.training.steps import (
     dassl_rate,
     device_generator,
     row_blocks,
+    to_float64,
 )
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "once_for",
     "pixel_batches",
     "row_blocks",
+    "to_float64",
     "view_batches",
     "views_in_turn",
 ]

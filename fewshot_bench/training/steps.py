@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.utils.devices import is_accelerator
+from fewshot_bench.utils.devices import has_float64, is_accelerator
 from fewshot_bench.utils.tracing import is_exporting
 
 T = TypeVar("T")
@@ -32,6 +32,14 @@ def unit(features: Tensor) -> Tensor:
     tensor([0.6000, 0.8000])
     """
     return F.normalize(features.float(), dim=-1)
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """A copy in float64, on the host for a device without float64 (MPS).
+
+    Bring results back by `.float().to(device)`.
+    """
+    return (tensor if has_float64(tensor.device) else tensor.cpu()).double()
 
 
 def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
@@ -72,10 +80,19 @@ def momentum_sgd(
     optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
-    if fused and momentum:
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if fused:
+        start_momentum(optimizer)
     return optimizer
+
+
+def start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Let momentum start at zero, where it has not started and the first step counts in full."""
+    for group in optimizer.param_groups:
+        if group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:

@@ -1,8 +1,8 @@
 """Kinds of devices: all that the harness asks of the CPU, CUDA, ROCm, XPU, MPS or another device.
 
 No other module names a kind. A device that lacks statistics of memory, events, pinned memory,
-bf16 or float64 works too: each function says what it does then. Functions that take no tensor and
-no `torch.device` open no context on a card, so the engine may call them.
+bf16 or float64 works too: each function says what it does then. Functions that take neither a
+tensor nor a `torch.device` open no context on a card, apart from `list_models`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,28 @@ if TYPE_CHECKING:
 CPU = "cpu"
 # Looked for by name, too, since torch may take another device as this machine's accelerator.
 _KINDS = ("cuda", "xpu", "mps")
-# The variables by which a process sees some of a kind's devices; an index counts in the first
-# that is set. On ROCm, whose kind is "cuda" too, see `_visibility`.
+# The variables by which a process sees some of a kind's devices. ROCm, whose kind is "cuda" too,
+# has two layers: HIP's variable, of which CUDA's is another name, counts in ROCR's devices.
 _VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "xpu": ("ZE_AFFINITY_MASK",)}
-_VISIBLE_ROCM = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_VISIBLE_HIP = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_VISIBLE_ROCR = ("ROCR_VISIBLE_DEVICES",)
 _MIG = "MIG-"
+# Lets operators that MPS lacks run on the CPU; torch reads it when it is imported.
+_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 # The least compute capability of NVIDIA with bf16; older cards emulate it, slower than fp32.
 _BF16_CAPABILITY = 8
 # Seconds for a process that imports torch and looks at the cards.
 _PATIENCE = 300
-_ASK_BF16 = """
+_ASKING = """
 import sys, torch
 kind, *indices = sys.argv[1:]
 module, last = torch.get_device_module(kind), torch.get_device_module(kind).device_count() - 1
 def ask(index):
     with module.device(index):
-        return module.is_bf16_supported(including_emulation=False)
+        try:
+            return module.is_bf16_supported(including_emulation=False)
+        except TypeError:
+            return module.is_bf16_supported()
 print("bf16" if all(ask(min(int(index), last)) for index in indices) else "none")
 """
 # Steps between waits for a device without events.
@@ -95,10 +101,20 @@ def count_devices(kind: str) -> int:
     count = getattr(_module(kind), "device_count", lambda: 0)
     found = 0
     with suppress(RuntimeError):
-        found = int(count())
-    visible = _list_visible(_VISIBLE.get(kind, ("",))[0])
+        # Some modules say -1 where there is no driver.
+        found = max(0, int(count()))
+    visible = _list_visible(_VISIBLE[kind][0]) if kind in _VISIBLE else ()
     is_mig = any(name.startswith(_MIG) for name in visible)
     return len(visible) if found and is_mig else found
+
+
+def allow_fallback() -> None:
+    """On Apple's machines, let operators that MPS lacks run on the CPU; before torch is imported.
+
+    A setting of the user stays.
+    """
+    if sys.platform == "darwin":
+        os.environ.setdefault(_FALLBACK, "1")
 
 
 def see_only(name: str) -> tuple[str, dict[str, str]]:
@@ -110,7 +126,7 @@ def see_only(name: str) -> tuple[str, dict[str, str]]:
     kind, _, index = name.partition(":")
     variables = _visibility(kind)
     if not index or not variables:
-        return name, {}
+        return name, {_FALLBACK: os.environ.get(_FALLBACK, "1")} if kind == "mps" else {}
     visible = dict(enumerate(_list_visible(variables[0])))
     own = visible.get(int(index), index)
     return kind, dict.fromkeys(variables, own)
@@ -122,10 +138,9 @@ def _visibility(kind: str) -> tuple[str, ...]:
         # Its selection comes before, with a syntax of its own.
         return ()
     if kind == "cuda" and _is_rocm():
-        # HIP's variable counts in ROCR's devices, and CUDA's is another name of it.
-        given = [name for name in _VISIBLE_ROCM if os.environ.get(name)]
-        both = [name for name in given if name != "ROCR_VISIBLE_DEVICES"]
-        return tuple(both or given or _VISIBLE_ROCM[:1])
+        given = tuple(name for name in _VISIBLE_HIP if os.environ.get(name))
+        below = tuple(name for name in _VISIBLE_ROCR if os.environ.get(name))
+        return given or below or _VISIBLE_HIP[:1]
     return _VISIBLE.get(kind, ())
 
 
@@ -145,11 +160,10 @@ def has_bf16(names: Sequence[str]) -> bool:
     known = _nvidia_have_bf16() if kind == "cuda" else None
     if known is not None:
         return known
-    module = _module(kind)
-    if hasattr(module, "is_bf16_supported"):
-        indices = [name.partition(":")[2] or "0" for name in names]
-        return _ask("bf16", kind, *indices)
-    return torch.bfloat16 in _autocast_types(kind)
+    types = _autocast_types(kind)
+    if types or not hasattr(_module(kind), "is_bf16_supported"):
+        return torch.bfloat16 in types
+    return _ask_bf16(kind, [name.partition(":")[2] or "0" for name in names])
 
 
 def has_fp16(kind: str) -> bool:
@@ -172,11 +186,11 @@ def _nvidia_have_bf16() -> bool | None:
     return answers.pop() if len(answers) == 1 else None
 
 
-def _ask(expected: str, *arguments: str) -> bool:
-    """Ask in another process, whose contexts on cards end with it."""
+def _ask_bf16(kind: str, indices: Sequence[str]) -> bool:
+    """Ask torch in another process, whose contexts on cards end with it."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK_BF16, *arguments],
+            [sys.executable, "-c", _ASKING, kind, *indices],
             capture_output=True,
             text=True,
             check=False,
@@ -185,12 +199,20 @@ def _ask(expected: str, *arguments: str) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.stdout.split()[-1:] == [expected]
+    return done.stdout.split()[-1:] == ["bf16"]
 
 
 def has_float64(device: torch.device) -> bool:
     """False for MPS, whose tensors cannot have float64."""
     return device.type != "mps"
+
+
+def place(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; one in float64 stays on the host for a device without float64."""
+    import torch
+
+    stays = tensor.dtype is torch.float64 and not has_float64(device)
+    return tensor if stays else tensor.to(device)
 
 
 def synchronize(device: torch.device) -> None:
@@ -238,7 +260,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 # What torch raises for a device without a capability, or before it had a function.
-_ABSENT = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_ABSENT = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
 def _memory(device: torch.device, name: str) -> Any:
@@ -271,7 +293,7 @@ def device_name(device: torch.device) -> str:
 
 
 def list_models() -> list[dict[str, str]]:
-    """The names of all accelerators on this machine, and their models."""
+    """The names and models of all accelerators on this machine."""
     import torch
 
     return [
@@ -306,9 +328,9 @@ def pin(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def copies_late(device: torch.device) -> bool:
-    """True if a copy between host and device may be `non_blocking`: its source is not read late.
+    """True if copies to a device may be `non_blocking`, so that they are made late.
 
-    MPS reads ordinary host memory after the call has returned.
+    Not on MPS, which reads memory that is not pinned after the call has returned.
     """
     return device.type not in (CPU, "mps")
 
@@ -336,6 +358,13 @@ def is_in_use() -> bool:
     return bool(kind and is_initialized())
 
 
+def graph_class(device: torch.device) -> Any:
+    """The class in torch of graphs of a device, which repeat captured work; None without."""
+    module = _module(device.type)
+    names = [name for name in ("CUDAGraph", "XPUGraph") if hasattr(module, name)]
+    return getattr(module, names[0]) if names and hasattr(module, "graph") else None
+
+
 def record_event(device: torch.device) -> Event:
     """An event after the work queued so far.
 
@@ -343,30 +372,43 @@ def record_event(device: torch.device) -> Event:
     64 events: reading late costs memory, waiting at every step would cost time.
     """
     queue = _queue(device)
-    return _Late(queue) if queue.late else _record(device)
+    if not queue.late:
+        try:
+            return _Marked(device)
+        except _ABSENT:
+            queue.late = True
+    return _Late(queue)
 
 
-def _record(device: torch.device) -> Event:
-    import torch
+class _Marked:
+    """An event of a device that has events."""
 
-    event: Event = torch.accelerator.current_stream(device).record_event()
-    return event
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._event = torch.accelerator.current_stream(device).record_event()
+        # Some devices fail here first.
+        self._event.query()
+
+    def query(self) -> bool:
+        return bool(self._event.query())
+
+    def synchronize(self) -> None:
+        try:
+            self._event.synchronize()
+        except _ABSENT:
+            # Some devices have events that nobody can wait for.
+            synchronize(self._device)
 
 
 class _Queue:
-    """Events recorded on a device, and how many of them it is known to have reached."""
+    """Events recorded on a device without events, and how many of them it has reached."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.recorded = self.reached = 0
-        try:
-            # Some backends record events that cannot be waited for.
-            event = _record(device)
-            event.query()
-            event.synchronize()
-            self.late = False
-        except _ABSENT:
-            self.late = True
+        self.late = False
 
     def wait(self) -> None:
         synchronize(self.device)

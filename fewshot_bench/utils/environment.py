@@ -10,10 +10,13 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.devices import device_name, is_accelerator
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY")
 # Shorter values may be ordinary words, which must not be masked.
@@ -61,7 +64,7 @@ def describe(device: Any) -> dict[str, Any]:
         "packages": {name: _installed(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": device_name(device) if is_accelerator(device) else _processor(),
+        "device_name": name_of(device),
         "threads": torch.get_num_threads(),
         "determinism": determinism.mode(),
         **({"tf32": determinism.allows_tf32()} if is_accelerator(device) else {}),
@@ -76,6 +79,11 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def name_of(device: torch.device) -> str:
+    """The model of a device: of an accelerator, or of the processor."""
+    return device_name(device) if is_accelerator(device) else _processor()
 
 
 # Every record asks for the same packages, whose metadata take milliseconds to read.

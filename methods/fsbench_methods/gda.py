@@ -17,7 +17,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
-from fewshot_bench.training.provisional import bytes_of_views, count_correct, first_best
+from fewshot_bench.training.provisional import bytes_of_views, count_correct, first_best, to_float64
 from fsbench_methods import papers
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -108,17 +108,18 @@ def discriminant(points: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
     P = d pinv((n - 1) S + tr(S) I) with the covariance S of the centered points (n, d);
     W = mu P, b = -log C - mu P mu / 2 (main_few_shots.py:55-64). In float64.
     """
-    sums = points.new_zeros(classes, points.shape[1], dtype=torch.float64)
+    sums = to_float64(points.new_zeros(classes, points.shape[1]))
+    labels = labels.to(sums.device)
     blocks = list(zip(torch.split(points, ROWS), torch.split(labels, ROWS), strict=True))
     for block, targets in blocks:
-        sums += F.one_hot(targets, classes).double().T @ block.double()
+        sums += F.one_hot(targets, classes).double().T @ to_float64(block)
     means = sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
     scatter = torch.zeros_like(sums.T @ sums)
     for block, targets in blocks:
-        centered = block.double() - means[targets]
+        centered = to_float64(block) - means[targets]
         scatter += centered.T @ centered
     mean_variance = scatter.trace() / max(1, len(points) - 1)
-    shrunk = scatter + mean_variance * torch.eye(len(scatter), device=points.device).double()
+    shrunk = scatter + mean_variance * torch.eye(len(scatter), device=scatter.device).double()
     weight = means @ (len(scatter) * torch.linalg.pinv(shrunk, hermitian=True))
     bias = -torch.log(torch.tensor(float(classes))) - (weight * means).sum(dim=1) / 2
-    return weight.float(), bias.float()
+    return weight.float().to(points.device), bias.float().to(points.device)

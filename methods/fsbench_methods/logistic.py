@@ -59,7 +59,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
             warnings.simplefilter("ignore", ConvergenceWarning)
             # With one shot of many classes, scikit-learn suspects a regression problem.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+            solver.fit(features.cpu().double().numpy(), labels.cpu().numpy())
         rows, offsets = solver.coef_, solver.intercept_
         if len(present) == 2:
             rows = np.concatenate([-rows, rows]) / 2
@@ -103,9 +103,9 @@ class TextLogistic:
 
     def __init__(self, features: Tensor, labels: Tensor, text: Tensor, scale: float) -> None:
         """features (n, width) and text (classes, width) have unit length."""
-        self.features = features.double().cpu()
+        self.features = features.cpu().double()
         self.labels = labels.cpu()
-        self.text = text.double().cpu()
+        self.text = text.cpu().double()
         self.scale = scale
         self.device = features.device
         self.weight = torch.nn.Parameter(self.text.clone())

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import BestOnValidation, require, require_positive
+from fewshot_bench.training.provisional import to_float64
 from fsbench_methods import papers
 
 _CODE = "LP++ (Huang et al. 2024), methods/linear_probe_p2.py"
@@ -151,6 +152,6 @@ def rates(features: Tensor, cosines: Tensor) -> tuple[float, float]:
 
     The latter is N / (4 max_k sum_i cosine_ik^2) (linear_probe_p2.py:16-39).
     """
-    largest = torch.linalg.eigvalsh((features.T @ features).double())[-1]
+    largest = torch.linalg.eigvalsh(to_float64(features.T @ features))[-1]
     bound = 4 * cosines.square().sum(dim=0).max()
     return float(4 * len(features) / largest), float(len(features) / bound)

@@ -22,6 +22,7 @@ from fewshot_bench.training import (
 )
 from fewshot_bench.training.provisional import CosineEpochs
 from fsbench_methods import papers
+from fsbench_methods.lora_layers import product_dtype
 
 _REPO = "configs/trainers/MultiModalAdapter"
 
@@ -48,12 +49,12 @@ def _scale(x: Tensor, factor: float) -> Tensor:
 class Adapters:
     """The branch of both towers: scale * up(shared(down(normed))), added to a block's output.
 
-    learned: weights stacked as (blocks, ...), the last entry for the last block; layers: number of
-    layers of each tower. The weights get the gradients of an unscaled branch; the gradient that
+    learned: weights of each block, the last entry for the last block; layers: number of layers of
+    each tower. The weights get the gradients of an unscaled branch; the gradient that
     reaches the branch's input is multiplied by `scale`.
     """
 
-    learned: Mapping[str, Tensor]
+    learned: Mapping[str, Sequence[Tensor]]
     layers: Mapping[str, int]
     scale: float
 
@@ -133,7 +134,10 @@ class Mma(CosineEpochs):
         assert frozen.vision is not None
         assert frozen.text is not None
         layers = {"vision": frozen.vision.layers, "text": frozen.text.layers}
-        edits = Edits(branch=Adapters(learned, layers, self.scale))
+        # All blocks at once: each slice would have a cast and a gradient of the whole.
+        dtype = product_dtype(learned["shared.weight"].device)
+        of_blocks = {name: value.to(dtype).unbind() for name, value in learned.items()}
+        edits = Edits(branch=Adapters(of_blocks, layers, self.scale))
         return replace(frozen, vision_edits=edits, text_edits=edits)
 
     def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:

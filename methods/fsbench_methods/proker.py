@@ -29,7 +29,13 @@ from fewshot_bench.training import (
     require_positive,
     unit,
 )
-from fewshot_bench.training.provisional import bytes_of_views, count_correct, first_best, row_blocks
+from fewshot_bench.training.provisional import (
+    bytes_of_views,
+    count_correct,
+    first_best,
+    row_blocks,
+    to_float64,
+)
 from fsbench_methods import papers
 
 ROWS = 1024
@@ -72,14 +78,14 @@ class Ridge:
         """
         self.points, self.text, self.views = points, text, views
         self.exponent = (points @ points.T).sub_(1)
-        self.residual = (F.one_hot(labels, len(text)) - points @ text.T).double()
+        self.residual = to_float64(F.one_hot(labels, len(text)) - points @ text.T)
 
     def solve(self, beta: float, penalty: float) -> KernelClassifier:
         """The classifier whose coefficients solve (K / penalty + I / views) A = residual.
 
         NumericalError if rounding has left the system without a solution.
         """
-        system = self.exponent.double().mul_(beta).exp_().div_(penalty)
+        system = to_float64(self.exponent).mul_(beta).exp_().div_(penalty)
         system.diagonal().add_(1 / self.views)
         # The system is symmetric; its transpose has LAPACK's column-major layout and is factored in
         # place.
@@ -96,7 +102,8 @@ class Ridge:
         half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
         # Row-major, the layout of saved models.
-        return KernelClassifier(self.points, solved.float().contiguous(), beta, self.text)
+        coefficients = solved.float().contiguous().to(self.points.device)
+        return KernelClassifier(self.points, coefficients, beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
         """The number of validation images that are classified correctly with these constants."""

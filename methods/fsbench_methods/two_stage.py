@@ -44,6 +44,37 @@ class Mixed(EncoderHooks):
         return torch.stack(columns)
 
 
+@dataclass
+class Stages:
+    """The gradients of the LayerNorms for `first` steps, then those of the head."""
+
+    model: EncoderModel
+    learned: Learned
+    tune: Backward
+    first: int
+    done: int = 0
+
+    @torch.no_grad()
+    def before_step(self) -> bool:
+        """True if the second stage begins: the head starts at the tuned class features."""
+        self.done += 1
+        if self.done != self.first + 1:
+            return False
+        self.learned["head"].copy_(self.model.class_features(self.learned))
+        return True
+
+    def __call__(self, pixels: Tensor, labels: Tensor, scale: Scale) -> None:
+        """Add the gradients of one batch."""
+        if self.done <= self.first:
+            self.tune(pixels, labels, scale)
+            return
+        with torch.no_grad():
+            features = self.model.image_features(pixels, self.learned)
+        head = unit(self.learned["head"])
+        loss = F.cross_entropy(self.model.scale * features @ head.T, labels)
+        torch.autograd.backward(scale(loss))
+
+
 @dataclass(frozen=True)
 class TwoStage(StepLearner):
     """2SFS (Farina et al., CVPR 2025): two stages of few-shot adaptation.
@@ -110,23 +141,8 @@ class TwoStage(StepLearner):
         self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext
     ) -> Backward:
         """Gradients of the LayerNorms in the first stage, of the head in the second."""
-        tune, done = super().backward(model, learned, task, backbone, ctx), 0
-        first, head = self.first(self.steps(task.shots, 1)), learned["head"]
-
-        def backward(pixels: Tensor, labels: Tensor, scale: Scale) -> None:
-            nonlocal done
-            done += 1
-            if done <= first:
-                tune(pixels, labels, scale)
-                return
-            with torch.no_grad():
-                if done == first + 1:
-                    head.copy_(model.class_features(learned))
-                features = model.image_features(pixels, learned)
-            loss = F.cross_entropy(model.scale * features @ unit(head).T, labels)
-            torch.autograd.backward(scale(loss))
-
-        return backward
+        tune = super().backward(model, learned, task, backbone, ctx)
+        return Stages(model, learned, tune, self.first(self.steps(task.shots, 1)))
 
     def fitted(
         self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding

@@ -57,11 +57,13 @@ class Planted:
     act: Callable[[Step], Any] = lambda step: None
     finish: Callable[[Tensor], Any] = lambda logits: None
     fused: bool = True
-    weight: str = DEVICE
+    weight: str = ""
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Head:
         features, labels = task.train.features, task.train.labels
-        start = torch.zeros(len(task.classnames), features.shape[1], device=self.weight)
+        start = torch.zeros(
+            len(task.classnames), features.shape[1], device=self.weight or ctx.device
+        )
         weight = torch.nn.Parameter(start)
         optimizer = torch.optim.AdamW([weight], lr=0.01, fused=self.fused)
 

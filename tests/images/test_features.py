@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.batches import crop_features, pixel_batches
+from fewshot_bench.utils import environment
 
 CPU = torch.device("cpu")
 SMALL = Augment(scale=(0.3, 0.6))
@@ -110,6 +113,25 @@ def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
     encoded(source(other), tmp_path)
     assert taken() == 2
     assert len(list(tmp_path.rglob("*.rows"))) == 4
+
+
+def test_rows_belong_to_a_model_of_device_not_to_a_number_of_threads(
+    backbone: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    for name, count, computed in (("T4", 1, 2), ("T4", 2, 0), ("H100", 2, 2), ("T4", 1, 0)):
+        monkeypatch.setattr(environment, "name_of", lambda _, name=name: name)
+        torch.set_num_threads(count)
+        try:
+            encoded(source(backbone), tmp_path)
+        finally:
+            torch.set_num_threads(threads)
+        assert taken() == computed
+    made_on = set()
+    for path in tmp_path.rglob("*.rows"):
+        with closing(sqlite3.connect(path)) as base:
+            made_on |= set(base.execute("select device from computation"))
+    assert made_on == {("T4",), ("H100",)}
 
 
 def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:

@@ -21,6 +21,7 @@ def backbone() -> Any:
     return random_backbone(width=48, layers=3)
 
 
+@pytest.mark.usefixtures("layout")
 def test_plans_equal_the_reference() -> None:
     cosines = 2 * torch.rand(5, 7, 4, 3, generator=torch.Generator().manual_seed(1)) - 1
     ours = transport(1 - cosines, plain.EPS, plain.ROUNDS, plain.TOLERANCE)
@@ -29,6 +30,7 @@ def test_plans_equal_the_reference() -> None:
     assert torch.allclose(ours.sum(dim=-2), torch.full((5, 7, 3), 1 / 3), atol=1e-6)
 
 
+@pytest.mark.usefixtures("layout")
 def test_a_plan_is_that_of_its_problem_alone() -> None:
     costs = torch.rand(9, 4, 4, generator=torch.Generator().manual_seed(1)) * torch.linspace(
         0, 2, 9

@@ -88,18 +88,19 @@ class MemoryShots:
         self,
         size: int,
         *,
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
         labels: bool = False,
     ) -> Iterator[Any]:
-        visited, every = torch.arange(len(self)) if order is None else order, self.pixels
-        if augment is not None and rng is not None:
-            every = _augmented(every, augment, rng)
-        for places in visited.split(size):
-            pixels = every[places]
-            yield (pixels, self.labels[places]) if labels else pixels
+        visited = torch.arange(len(self)) if order is None else order
+        for order in [visited] if isinstance(visited, Tensor) else visited:
+            every = self.pixels
+            if augment is not None and rng is not None:
+                every = _augmented(every, augment, rng)
+            for places in order.split(size):
+                yield (every[places], self.labels[places]) if labels else every[places]
 
     @property
     def raw_features(self) -> Tensor:

@@ -14,17 +14,17 @@ compiler and ninja, and is compiled once per machine, in about half a minute.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 from typing import Any
 
 import torch
 
-from fewshot_bench.testing.rehearsal.build import PACKAGE, build, find_missing
+from fewshot_bench.testing.rehearsal.build import KIND, PACKAGE, build, find_missing
 from fewshot_bench.utils.errors import UsageError
 
-__all__ = ["build", "find_missing", "load"]
+__all__ = ["KIND", "build", "find_missing", "load"]
 
 
 def load() -> Any:
@@ -39,17 +39,9 @@ def load() -> Any:
                 f"torch has the device type '{name}' here, and can have one such type at a time: "
                 "rehearse without it, such as with TORCH_DEVICE_BACKEND_AUTOLOAD=0"
             )
-        folder = build()
+        folder = str(build())
+        sys.path.append(folder)
         others = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (others, str(folder))))
-        # The folder is not on `sys.path`, which processes with other variables may inherit.
-        file = folder / PACKAGE / "__init__.py"
-        spec = importlib.util.spec_from_file_location(
-            PACKAGE, file, submodule_search_locations=[str(file.parent)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.register()
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (others, folder)))
+        importlib.import_module(PACKAGE).register()
     return sys.modules[PACKAGE]

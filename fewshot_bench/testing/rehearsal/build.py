@@ -23,10 +23,11 @@ from filelock import FileLock
 from fewshot_bench.utils.cache_dir import cache_root
 from fewshot_bench.utils.errors import UsageError
 
+KIND = "rehearsal"
 PACKAGE = "rehearsal_device"
 _HERE = Path(__file__).parent
 _SOURCES = ("device.cpp", "module.py")
-_POINTS = f"[torch.backends]\nrehearsal = {PACKAGE}:register\n"
+_POINTS = f"[torch.backends]\n{KIND} = {PACKAGE}:register\n"
 _ABOUT = "Metadata-Version: 2.1\nName: rehearsal-device\nVersion: 1.0\n"
 _COMPILE = """
 import sys
