@@ -25,8 +25,8 @@ class Wait:
 
     kind: `read` (a value or a size comes to the host), `upload` (a copy of memory that is not
     pinned), `synchronization`, or `overwriting`: no wait, but what it finds, pinned memory that was
-    changed while a device might still read it. place: the innermost line outside of torch; empty in torch's own
-    backward pass. images: True while images or features of images are loaded.
+    changed while a device might still read it. place: the innermost line outside of torch; empty in
+    torch's own backward pass. images: True while images or features of images are loaded.
     """
 
     kind: str
