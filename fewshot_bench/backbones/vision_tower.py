@@ -77,7 +77,7 @@ class VisionTower(Tower):
     @at_its_precision
     def advance(self, pixels: Tensor, layer: int) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
-        x = self._embed(pixels)
+        x = self.rounded(self._embed(pixels))
         x = x if self.ln_pre is None else self.ln_pre(x)
         layout = image_layout(x.shape[0], x.shape[1], x.device)
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
