@@ -76,6 +76,10 @@ def cpu(work: Callable[[], Any]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
+def idle(*arguments: Any) -> None:
+    """Cut nothing."""
+
+
 def print_costs(rounds: int) -> None:
     """Print milliseconds of a batch, its serial part, and crops per second of one core."""
     pillow, fast = source(1), source(1, by_torch=True)
@@ -88,35 +92,31 @@ def print_costs(rounds: int) -> None:
     def batch_of(images: ImageSource) -> Callable[[], Any]:
         return lambda: images._crop_batch(visits, slice(BATCH), AUGMENT)
 
-    def serial_of(images: ImageSource) -> Callable[[], Any]:
-        def work() -> None:
-            with mock.patch.multiple(loader, cut=mock.DEFAULT, cut_by_torch=mock.DEFAULT):
-                images._crop_batch(visits, slice(BATCH), AUGMENT)
-
-        return work
-
+    # What is left of a batch without the work of its threads is serial.
     ways: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "Pillow, stacked and mirrored": (
             lambda: stack_and_mirror(cut_parts(images, crops, size), crops),
             lambda: stack_and_mirror(parts, crops),
         ),
-        "Pillow": (batch_of(pillow), serial_of(pillow)),
-        "torch": (batch_of(fast), serial_of(fast)),
+        "Pillow": (batch_of(pillow), batch_of(pillow)),
+        "torch": (batch_of(fast), batch_of(fast)),
     }
-    taken: dict[str, list[tuple[float, ...]]] = {name: [] for name in ways}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, works in ways.items():
-            taken[name].append(tuple(map(cpu, works)))
+        for name, (whole, serial) in ways.items():
+            spent = cpu(whole)
+            with mock.patch.multiple(loader, cut=idle, cut_by_torch=idle):
+                taken[name].append((spent, cpu(serial)))
     print(f"{'':<32}{'ms/batch':>10}{'serial ms':>11}{'serial':>8}{'crops/s':>9}{'ratio':>7}")
     least = {
         name: [min(column) for column in zip(*rows, strict=True)] for name, rows in taken.items()
     }
     first = least["Pillow, stacked and mirrored"][0]
-    for name, (whole, serial) in least.items():
-        rate = 1e3 * BATCH / whole
+    for name, (milliseconds, alone) in least.items():
+        rate = 1e3 * BATCH / milliseconds
         print(
-            f"{name:<32}{whole:>10.1f}{serial:>11.2f}{serial / whole:>8.1%}{rate:>9,.0f}"
-            f"{first / whole:>7.2f}"
+            f"{name:<32}{milliseconds:>10.1f}{alone:>11.2f}{alone / milliseconds:>8.1%}"
+            f"{rate:>9,.0f}{first / milliseconds:>7.2f}"
         )
 
 

@@ -82,6 +82,7 @@ def run(
     hang_after: float | None = None,
     lease: float | None = None,
     feature_budget: int | str | None = None,
+    step: str = "auto",
     deterministic: bool = False,
     keep_logits: str | None = None,
     keep_models: bool = False,

@@ -90,6 +90,7 @@ class Request:
     hang_after: float | None = None
     lease: float | None = None
     feature_budget: int | None = None
+    step: str = "auto"
     deterministic: bool = False
     keep_logits: str | None = None
     keep_models: bool = False

@@ -205,6 +205,9 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_counts_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "free_host_memory", lambda: 55)
     pretend(monkeypatch, "abacus", is_initialized=lambda: True)
+    for name in ("reset_peak_memory_stats", "get_memory_info"):
+        # As without any accelerator; other tests may have brought one.
+        monkeypatch.delattr(torch.accelerator, name, raising=False)
     assert not devices.reset_peak(device("abacus"))
     assert devices.free_bytes(device("abacus")) == 55
     devices.empty_cache()
