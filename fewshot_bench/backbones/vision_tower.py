@@ -87,7 +87,7 @@ class VisionTower(Tower):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
-        count(flops=self._patch_flops(len(pixels)))
+        count(flops=self._patch_flops(pixels.shape[0]))
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
