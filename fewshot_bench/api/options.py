@@ -147,7 +147,7 @@ _OWN = "Own class names: one per line, or JSON or YAML."
 _DEVICES = RunOption(
     "devices",
     "names",
-    "auto (all cards, else cpu), cpu, cuda, xpu, mps ..., or a list such as cuda:0,cuda:1.",
+    "auto (all cards), cpu, cuda, mps, cuda:0,cuda:1.",
     (AUTO,),
     flag="device",
     least=1,
@@ -155,11 +155,11 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silent seconds that end a worker (default: 600)."
-_LEASE = "Seconds that claims outlive a machine (default: 60)."
-_BUDGET = "Disk for features, such as 20GB (default: half of the free)."
-_STEP = "Training steps: eager, a graph of the device, or compiled."
-_SPLIT = "Where a split of own images is kept (default: store)."
+_HANG = "Silence that ends a worker (default: 600)."
+_LEASE = "How long claims outlive a machine (default: 60)."
+_BUDGET = "Disk for features (default: half of the free)."
+_STEP = "Kind of training steps."
+_SPLIT = "Where own splits go (default: store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -186,8 +186,8 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
         _flag("retry_failed", "Compute failed cells again."),
-        _flag("keep_stale", "Keep results of code or images that have changed since."),
-        _flag("traceback", "Print whole tracebacks."),
+        _flag("keep_stale", "Keep results of changed code or images."),
+        _flag("traceback", "Whole tracebacks."),
     ),
     ("advanced", "plan"): (
         _flag("skip_damaged", "Go on without unusable images."),
@@ -200,12 +200,12 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
             least=1,
             most=MOST_THREADS,
         ),
-        RunOption("timeout", "above", "Seconds that a cell may take.", metavar="SECONDS"),
+        RunOption("timeout", "above", "Limit of a cell.", metavar="SECONDS"),
         RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
         RunOption("step", "word", _STEP, "auto", words=KINDS),
-        _flag("deterministic", "Equal bits in every run; may be slower."),
+        _flag("deterministic", "Equal bits in every run."),
     ),
 }
 # Every option of a run by name, in the order of `fsbench run --help`.

@@ -418,11 +418,11 @@ class RunSpec(_Derived):
     )
     augment: str = condition(
         "host",
-        "crops cut on the host, or on the device",
+        "where crops are cut",
         metavar="WORD",
         title="place of augmentation",
         words=AUGMENT,
-        option="Cut crops on the host, as Pillow does, or on the device, which is faster.",
+        option="Cut crops by Pillow, or by torch on the device.",
         short="aug",
         quiet=True,
         late=True,

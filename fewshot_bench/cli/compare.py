@@ -257,7 +257,7 @@ _in_table = partial(option, panel=_TABLE)
 @_in_table(
     "--sort",
     type=MetricName(words=COSTS),
-    help=f"The best first by a metric; the cheapest by {', '.join(COSTS)}.",
+    help=f"Best first by a metric; cheapest first by {', '.join(COSTS)}.",
 )
 @_in_table(
     "--layout",
@@ -292,7 +292,7 @@ _in_table = partial(option, panel=_TABLE)
     "-o",
     multiple=True,
     metavar="NAME=A,B",
-    help="Of --layout sweep: columns, then rows, then panels (others: default).",
+    help="Of --layout sweep: columns, rows, panels (others: default).",
 )
 @_in_table("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
 @allow_mixed_option

@@ -125,7 +125,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     expose_value=False,
     callback=_load_config,
     metavar="FILE",
-    help="YAML or TOML file with the names of these options.",
+    help="YAML or TOML file of options.",
     panel="advanced",
 )
 @click.pass_context
