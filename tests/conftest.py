@@ -192,8 +192,9 @@ def compiled() -> Any:
 
 @pytest.fixture
 def rehearsal(compiled: Any) -> Iterator[Any]:
-    """`torch.rehearsal`, with two devices."""
+    """`torch.rehearsal`, with two devices, of which the first is the current one."""
     compiled.show_devices(2)
+    compiled.set_device(0)
     yield compiled
     compiled.show_devices(0)
 

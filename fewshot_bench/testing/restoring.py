@@ -25,6 +25,7 @@ from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy import toy_backbone
 from fewshot_bench.utils import determinism
+from fewshot_bench.utils.devices import choose
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.start import start
@@ -92,6 +93,7 @@ def _restore(
     device: str,
     kind: type | None,
 ) -> Tensor:
+    choose(torch.device(device))
     fresh = prepare(Setting(classes=classes), toy_backbone(device))
     classifier = restore(method, tensors, fresh.task, fresh.backbone, kind)
     fresh.classifier = classifier
