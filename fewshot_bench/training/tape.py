@@ -111,7 +111,7 @@ class Tape:
         results = operator(*arguments, **named)
         for tensor in _written(operator, arguments, named):
             if address(tensor) not in self._made:
-                self._changed.setdefault(address(tensor), tensor.detach())
+                self._changed.setdefault(address(tensor), _whole(tensor))
         found = tuple(tensors_in(results))
         if any(tensor.device.type != self.device.type for tensor in found):
             raise NotCapturableError(f"it computes on another device than {self.device} ({name})")
@@ -123,6 +123,12 @@ class Tape:
             kept = _alias(arguments), _alias(dict(named)), _alias(found), _alias(made)
             self.calls.append(Call(name, operator, *kept, not isinstance(results, Tensor), view))
         return results
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All the memory of a tensor, of which other tensors may be views."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((count,), (1,), 0)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -42,7 +42,7 @@ def transport(cost: Tensor, eps: float, rounds: int, tolerance: float) -> Tensor
     """
     kernel = (-cost / eps).exp()
     if fewer_kernels(cost.device):
-        blocks = row_blocks(kernel.view(-1, *kernel.shape[-2:]), _PROBLEMS)
+        blocks = row_blocks(kernel.reshape(-1, *kernel.shape[-2:]), _PROBLEMS)
         plans = [_plan(block, rounds, tolerance) for block in blocks]
         return torch.cat(plans).view_as(kernel)
     rows, columns = torch.ones_like(cost[..., 0]), torch.ones_like(cost[..., 0, :])
