@@ -19,6 +19,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
+from fewshot_bench.utils.devices import accelerator_kind, count_devices
 from tests import helpers
 from tests.accelerator.layout import use_accelerator_layout
 
@@ -31,6 +32,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("any machine")
+
+# The session's cache is a temporary folder: the compiled rehearsal device stays in the machine's.
+MACHINES_CACHE = os.environ.get("FSBENCH_CACHE")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -163,3 +167,51 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """CPU tensors in the layout of a CPU, then in that of accelerators."""
     if request.param == "accelerator":
         use_accelerator_layout(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Any:
+    """`torch.rehearsal`, with no device until a test shows some."""
+    from fewshot_bench.testing.rehearsal import find_missing, load
+
+    missing = find_missing()
+    if missing and not os.environ.get("FSBENCH_TEST_COMPILER"):
+        pytest.skip(missing)
+    with pytest.MonkeyPatch.context() as patch:
+        if MACHINES_CACHE is None:
+            patch.delenv("FSBENCH_CACHE")
+        else:
+            patch.setenv("FSBENCH_CACHE", MACHINES_CACHE)
+        # Child processes of other tests know no such device.
+        patch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+        patch.setattr(sys, "path", [*sys.path])
+        module = load()
+    module.show_devices(0)
+    return module
+
+
+@pytest.fixture
+def rehearsal(compiled: Any) -> Iterator[Any]:
+    """`torch.rehearsal`, with two devices."""
+    compiled.show_devices(2)
+    yield compiled
+    compiled.show_devices(0)
+
+
+@pytest.fixture
+def inherited(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let child processes of the test find the device, too."""
+    folder = str(Path(rehearsal.__file__).parents[1])
+    others = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (others, folder))))
+    monkeypatch.setattr(sys, "path", [*sys.path, folder])
+
+
+@pytest.fixture
+def accelerator(request: pytest.FixtureRequest) -> str:
+    """The last accelerator of this machine; where there is none, the last rehearsal device."""
+    kind = accelerator_kind()
+    if not kind:
+        request.getfixturevalue("rehearsal")
+        kind = accelerator_kind()
+    return f"{kind}:{count_devices(kind) - 1}"

@@ -205,8 +205,13 @@ def test_light_modules_do_not_import_torch_or_pandas() -> None:
     assert done.returncode == 0, done.stderr
 
 
-# What may tell kinds of devices apart: the module that knows them all, and NVIDIA's library.
-KNOWING = ("fewshot_bench/utils/devices.py", "fewshot_bench/utils/nvidia.py")
+# What may tell kinds of devices apart: the module that knows them all, NVIDIA's library, and what
+# hears waits, since CUDA alone reports them.
+KNOWING = (
+    "fewshot_bench/utils/devices.py",
+    "fewshot_bench/utils/nvidia.py",
+    "fewshot_bench/testing/rehearsal/waits.py",
+)
 KINDS = ("cuda", "xpu", "mps")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.spec import AUTO, CLASSES, CONDITIONS, DEFAULT_STORE, Condition
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.step_kind import KINDS
 
 # Upper bounds of what one machine can be asked for: more is a typo.
 MOST_JOBS, MOST_THREADS = 10_000, 1_024
@@ -157,6 +158,7 @@ _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
 _HANG = "Silent seconds that end a worker (default: 600)."
 _LEASE = "Seconds that claims outlive a machine (default: 60)."
 _BUDGET = "Disk for features, such as 20GB (default: half of the free)."
+_STEP = "Training steps: eager, a graph of the device, or compiled."
 _SPLIT = "Where a split of own images is kept (default: store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
@@ -202,6 +204,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
+        RunOption("step", "word", _STEP, "auto", words=KINDS),
         _flag("deterministic", "Equal bits in every run; may be slower."),
     ),
 }

@@ -99,6 +99,7 @@ class FootprintKinds(Struct):
     query_gap: Amount = None
     trained_source: str = ""
     metered: bool = False
+    step: str = ""
     depends_on_queries: bool | None = None
     card: dict[str, str | dict[str, str]] = {}
 
@@ -153,7 +154,8 @@ class Record:
         `classnames` (of the columns of the logits).
     metrics: the result of `metrics.rounded`, to six digits; empty if the cell failed.
     footprint: `trained`, `trained_source` (observed, declared or not observed), `stored`,
-        `backbone` (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
+        `backbone` (parameters), `peak_memory_mb`, `images_seen`, `steps`, `step` (their kind, if
+        it is not eager), `selection`
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
         it is not built in), `metered` (false if the method took `backbone.module`, whose work
         nothing counts),

@@ -252,6 +252,8 @@ IMPORTED = "imported"
 # Protocol of an evaluated kept model: the picks are those of its fit, `picks` is its digest.
 KEPT_MODEL = "kept"
 EXIF = ("ignore", "rotate")
+# Where crops are cut: on the host by Pillow, or on the device by torch.
+AUGMENT = ("host", "device")
 CLASSES = ("all", "base", "new")
 # Option value of a run that evaluates only on other data sets; no cell has it.
 NO_CLASSES = "none"
@@ -325,7 +327,8 @@ class RunSpec(_Derived):
     that half, or on the other. `data` holds the user's settings for own data: `classnames`,
     `templates`, `holdout`, and `skipped`: data set to the ids of its left-out damaged images.
     `exif`: rotate images by their EXIF orientation or ignore it. `published`: options are those of
-    the authors for this data set and shots; `overrides` are then what the user named. `picks` is
+    the authors for this data set and shots; `overrides` are then what the user named. `augment`:
+    training crops are cut on the host by Pillow, or on the device by torch. `picks` is
     the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
 
     >>> RunSpec("coop", "dtd", shots=16, split_seed=1, train_seed=1).key()
@@ -410,6 +413,17 @@ class RunSpec(_Derived):
         kind=bool,
         option="The authors' values per data set and shots (fsbench show METHOD).",
         short="pub",
+        quiet=True,
+        late=True,
+    )
+    augment: str = condition(
+        "host",
+        "crops cut on the host, or on the device",
+        metavar="WORD",
+        title="place of augmentation",
+        words=AUGMENT,
+        option="Cut crops on the host, as Pillow does, or on the device, which is faster.",
+        short="aug",
         quiet=True,
         late=True,
     )

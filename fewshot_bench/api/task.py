@@ -76,14 +76,16 @@ class Images(Protocol):
         self,
         size: int,
         *,
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[Tensor]:
         """Pixels (b, 3, h, w), normalized for the backbone, in batches of at most `size`.
 
-        `order` (m,) holds the indices to visit (default: all, in order; repeats are allowed).
+        `order` (m,) holds the indices to visit (default: all, in order; repeats are allowed). An
+        iterator of such orders gives what calls with one after the other would give, without a
+        pause between them; each is taken, and its numbers are drawn, when its batches are near.
         With `augment`, one number per pass is drawn from `rng` (pass k is the k-th occurrence of
         an image in `order`); the crop of an image depends only on that number and the image.
         Methods that use `ctx.rng("augment")` see the same crops in the same pass, independent of
@@ -137,7 +139,7 @@ class Shots(Images, Protocol):
         size: int,
         *,
         labels: Literal[False] = False,
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
@@ -149,7 +151,7 @@ class Shots(Images, Protocol):
         size: int,
         *,
         labels: Literal[True],
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,

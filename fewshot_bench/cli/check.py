@@ -72,7 +72,7 @@ def command(
     from fewshot_bench.testing import iter_checks
 
     _refuse_other_kinds(method)
-    _find_device(device)
+    find_device(device)
     kind = registry().method_class(method)
     broken = find_broken_rules(kind, method)
     if cannot_be_built(kind):
@@ -117,7 +117,7 @@ def _refuse_other_kinds(name: str) -> None:
             )
 
 
-def _find_device(name: str) -> None:
+def find_device(name: str) -> None:
     """UsageError for a device that is not there; the rehearsal device is compiled and loaded."""
     if name.partition(":")[0] == "rehearsal":
         from fewshot_bench.testing.rehearsal import load

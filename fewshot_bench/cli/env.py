@@ -10,26 +10,49 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from fewshot_bench.cli.options import format_option
+from fewshot_bench.api.spec import AUTO
+from fewshot_bench.cli.env_check import judge_device
+from fewshot_bench.cli.options import format_option, output_option
+from fewshot_bench.cli.working import working
 from fewshot_bench.utils import determinism, devices, environment
+from fewshot_bench.utils.errors import UsageError
 
-VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
+VARIABLES = (
+    *("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_"),
+    *("HIP_", "ROCR_", "HSA_", "ZE_", "ONEAPI_"),
+)
 _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
 
 @click.command("env", short_help="Show versions, hardware and settings, for a bug report.")
 @format_option(("terminal", "json"), "How to write them.")
-def command(form: str) -> None:
+@click.option(
+    "--check", is_flag=True, help="Test a device: up to two minutes, ends with a verdict."
+)
+@click.option("--device", metavar="NAME", help="The device to test (default: auto).")
+@output_option("Write all of --check to this file, as JSON.")
+@working("env")
+def command(form: str, check: bool, device: str | None, output: Path | None) -> None:
     """Show versions, hardware and settings, for a bug report.
 
     Values of environment variables that look like a secret are hidden.
+
+    With --check, fit a method of every family on a device, compare float32 with 16 bits and
+    captured with eager steps, measure the loader, and judge. Attach the file of --output to an
+    issue.
     """
+    if not check and (device or output):
+        raise UsageError(f"{'--device' if device else '--output'} goes with --check: add it")
     facts = collect()
+    if check:
+        judge_device(device or AUTO, facts, output, form)
+        return
     if form == "json":
         click.echo(json.dumps(facts, indent=1))
         return

@@ -16,6 +16,7 @@ from fewshot_bench.cli.groups import PANELS, LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.cli.panels import WIDTH
 from fewshot_bench.utils import offline
+from fewshot_bench.utils.devices import allow_fallback
 from fewshot_bench.utils.errors import (
     DataMissingError,
     FsbenchError,
@@ -176,6 +177,7 @@ def main() -> NoReturn:
         # As on stderr: an encoding without a dash or a letter must not cost the table.
         sys.stdout.reconfigure(errors="backslashreplace")
     ignore_pillow_warnings()
+    allow_fallback()
     # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(1_000_000, 50, 100)
     if "_FSBENCH_COMPLETE" in os.environ:

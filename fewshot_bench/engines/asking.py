@@ -210,6 +210,7 @@ class ChosenEngine:
             slots=count,
             threads=asked.threads or threads,
             force=force,
+            step=asked.step,
             deterministic=asked.deterministic or determinism.is_asked(),
             keep_logits=asked.keep_logits or "",
             keep_models=asked.keep_models,

@@ -17,10 +17,10 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.leases import LEASE_SECONDS
 from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils import determinism, offline, step_kind
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
 from fewshot_bench.utils.errors import FsbenchError
-from fewshot_bench.utils.memory import SHARING_VARIABLE
+from fewshot_bench.utils.memory import SHARING_VARIABLE, WORKERS_VARIABLE
 
 Progress = Callable[[RunSpec, int, int], None]
 # Maximum tries of a cell whose worker is lost.
@@ -42,10 +42,11 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. keep_logits: which logits are kept (`store.keeping`). keep_models: True to
-    keep the models of cells (`store.kept_models`). feature_budget: bytes of kept features, None
-    for a share of the disk. variables: the variables of each plug-in (`worker_environment`), which
-    its hooks and its methods get.
+    dead machine ends. step: the kind of training steps (`utils.step_kind`). keep_logits: which
+    logits are kept (`store.keeping`). keep_models: True to keep the models of cells
+    (`store.kept_models`). feature_budget: bytes of kept features, None for a share of the disk.
+    variables: the variables of each plug-in (`worker_environment`), which its hooks and its
+    methods get.
     code: identity of the methods' code, so that workers of an earlier command, which imported
     other code, are not mistaken for this one's.
     """
@@ -57,6 +58,7 @@ class Settings:
     timeout: float | None = None
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS
+    step: str = "auto"
     deterministic: bool = False
     keep_logits: str = ""
     keep_models: bool = False
@@ -73,7 +75,9 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """Environment variables of worker processes."""
         variables = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
-        variables[SHARING_VARIABLE] = str(self.slots)
+        variables |= {SHARING_VARIABLE: str(self.slots), WORKERS_VARIABLE: str(self.workers)}
+        if self.step != "auto":
+            variables[step_kind.VARIABLE] = self.step
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
             variables[determinism.VARIABLE] = "1"

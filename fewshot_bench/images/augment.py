@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot_bench.api.task import Augment
-from fewshot_bench.utils.prefetch import in_background, spread
+from fewshot_bench.utils.prefetch import spread
 
 ATTEMPTS = 10
 NUMBERS = 2 * ATTEMPTS + 3
 BICUBIC = Image.Resampling.BICUBIC
+# Crops that a thread cuts in one go.
+AT_ONCE = 4
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,13 @@ class Uniforms:
 
     def of(self, indices: Sequence[int], passes: Sequence[int]) -> Tensor:
         """(b, NUMBERS) float64 for images `indices` in these passes."""
-        rows = [self._table(p)[i] for i, p in zip(indices, passes, strict=True)]
-        return torch.stack(rows) if rows else torch.empty(0, NUMBERS, dtype=torch.float64)
-
-    def chunks(self, chunks: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """The numbers of each chunk of images; every visit of an image is in a pass of its own."""
-        visits = passes_of(list(itertools.chain(*chunks)))
-        sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
-        for chunk, start in zip(chunks, sizes, strict=False):
-            yield self.of(chunk, visits[start : start + len(chunk)])
+        rows = torch.empty(len(indices), NUMBERS, dtype=torch.float64)
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(passes):
+            places.setdefault(number, []).append(place)
+        for number, chosen in places.items():
+            rows[chosen] = self._table(number)[[indices[place] for place in chosen]]
+        return rows
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (lives as long as one pass over the images)
     def _table(self, number: int) -> Tensor:
@@ -86,16 +85,14 @@ def view_key(digest: bytes, seed: int, number: int) -> bytes:
     return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
-def chunk_by_keys(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
-    """(b, NUMBERS) in [0, 1) for every `size` keys; a row depends on its key alone."""
+def uniforms_of(keys: Sequence[bytes]) -> Tensor:
+    """(b, NUMBERS) float64 in [0, 1): one row per key, which depends on the key alone."""
     stream = torch.Generator()
-    for start in range(0, len(keys), size):
-        chunk = keys[start : start + size]
-        rows = torch.empty(len(chunk), NUMBERS, dtype=torch.float64)
-        for row, key in zip(rows, chunk, strict=True):
-            stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
-            row.uniform_(generator=stream)
-        yield rows
+    rows = torch.empty(len(keys), NUMBERS, dtype=torch.float64)
+    for row, key in zip(rows, keys, strict=True):
+        stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
+        row.uniform_(generator=stream)
+    return rows
 
 
 def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:
@@ -134,33 +131,18 @@ def _central(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, in
     return left, top, left + width, top + height
 
 
-def mirror(pixels: Tensor, crops: list[Crop]) -> Tensor:
-    """Flip the rows (b, 3, h, w) whose crop is mirrored."""
-    chosen = torch.tensor([crop.mirrored for crop in crops])
-    return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
+def cut(images: Sequence[Image.Image], crops: Sequence[Crop], into: Pixels, threads: int) -> None:
+    """Write a crop of every image into the rows of `into` (b, 3, h, w), resized and mirrored."""
+    size = into.shape[3], into.shape[2]
+
+    def write(row: int) -> None:
+        crop = crops[row]
+        part = np.asarray(images[row].crop(crop.box).resize(size, BICUBIC))
+        into[row] = (part[:, ::-1] if crop.mirrored else part).transpose(2, 0, 1)
+
+    spread(write, range(len(crops)), threads, AT_ONCE)
 
 
-class Cutter:
-    """Cuts random crops of batches, resized to one size (height, width)."""
-
-    def __init__(self, size: tuple[int, int], augment: Augment, threads: int) -> None:
-        self._height, self._width = size
-        self._augment = augment
-        self._threads = threads
-
-    def begin(self, images: Sequence[Image.Image], uniforms: Tensor) -> Future[Tensor]:
-        """uint8 (b, 3, h, w): a crop of every image, cut in a background thread."""
-        crops = draw_crops([image.size for image in images], self._augment, uniforms)
-        return in_background(lambda: self._cut(images, crops))
-
-    def _cut(self, images: Sequence[Image.Image], crops: list[Crop]) -> Tensor:
-        def cut(number: int) -> Tensor:
-            part = images[number].crop(crops[number].box)
-            return torch.from_numpy(pixels_of(part.resize((self._width, self._height), BICUBIC)))
-
-        return mirror(torch.stack(spread(cut, range(len(crops)), self._threads, 4)), crops)
-
-
-def pixels_of(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def pixels_of(image: Image.Image) -> Pixels:
     """RGB pixels as (3, h, w)."""
     return np.array(image).transpose(2, 0, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,16 +25,18 @@ from fewshot_bench.images.augment import draw_passes, passes_of, view_key
 from fewshot_bench.images.cache import transform_of
 from fewshot_bench.images.feature_cache import FeatureCache, numbered
 from fewshot_bench.images.feature_files import Origin
-from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.images.loader import ImageSource, Visits
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import bill_to
 from fewshot_bench.utils import determinism, environment
-from fewshot_bench.utils.devices import is_accelerator
+from fewshot_bench.utils.devices import Event, copies_late, is_accelerator, record_event
 from fewshot_bench.utils.errors import ContractError, indices, whole_number
 from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16
+# Batches whose features are on their way from an accelerator while the next one is encoded.
+FETCHING = 2
 # Incremented when rounding of the encoders changes, so that cached features are recomputed.
 ENCODER = 2
 _NUMBERS = itertools.count(1)
@@ -76,16 +79,33 @@ def encode(source: ImageSource, batches: Iterator[Tensor], *, projected: bool = 
 
     Their rounding does not depend on the batch that an image is in. Small matrix products use other
     kernels, so that a small batch is padded with repetitions; on an accelerator, where more depends
-    on the size, every incomplete batch is.
+    on the size, every incomplete batch is. There, features are fetched while later batches are
+    encoded.
     """
     options = {} if projected else {"projected": False}
-    rows = []
+    rows: list[Tensor] = []
+    fetching: deque[tuple[Tensor, Event]] = deque()
+
+    def settle(most: int) -> None:
+        while len(fetching) > most:
+            fetched, event = fetching.popleft()
+            event.synchronize()
+            # A copy, since pinned memory is scarce.
+            rows.append(fetched.clone())
+
     for pixels in batches:
-        count = len(pixels)
-        least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
+        count, device = len(pixels), pixels.device
+        least = ENCODE_BATCH if is_accelerator(device) else SMALL_BATCH
         if count < least:
-            pixels = pixels[torch.arange(least, device=pixels.device) % count]
-        rows.append(source.backbone.encode_image(pixels, **options)[:count].cpu())
+            pixels = pixels[torch.arange(least, device=device) % count]
+        features = source.backbone.encode_image(pixels, **options)[:count]
+        if is_accelerator(features.device):
+            copied = features.to("cpu", non_blocking=copies_late(features.device))
+            fetching.append((copied, record_event(features.device)))
+            settle(FETCHING)
+        else:
+            rows.append(features)
+    settle(0)
     return torch.cat(rows)
 
 
@@ -160,24 +180,43 @@ class ImageView:
         self,
         size: int,
         *,
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[Tensor]:
         """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
+        visited = self._visit(size, order, augment, rng)
+        return (pixels if device is None else pixels.to(device) for pixels, _ in visited)
+
+    def _visit(
+        self,
+        size: int,
+        order: Tensor | Iterator[Tensor] | None,
+        augment: Augment | None,
+        rng: torch.Generator | None,
+    ) -> Iterator[tuple[Tensor, list[int] | None]]:
+        """Batches of pixels; the first of each pass comes with the source's indices of the pass."""
         whole_number("batches: size", size, 1)
         if augment is not None:
             _check_augment("batches", augment)
             _check_generator("augmented batches need", rng)
-        indices = [self._order[number] for number in list_visits(order, len(self))]
-        self._meter.images_seen += len(indices)
-        passes: tuple[int, ...] = ()
-        if augment is not None and rng is not None:
-            passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
-        tally = self._meter.images
-        batches = self._source.batches(self._batch(size), indices, augment, passes, tally)
-        return (pixels if device is None else pixels.to(device) for pixels in batches)
+        begun: deque[list[int]] = deque()
+
+        def begin(order: Tensor | None) -> Visits:
+            indices = [self._order[number] for number in list_visits(order, len(self))]
+            begun.append(indices)
+            if augment is None or rng is None:
+                return Visits(indices)
+            occurrences = passes_of(indices)
+            seeds = draw_passes(1 + max(occurrences, default=0), rng)
+            return self._source.visit(indices, occurrences, seeds)
+
+        # A single order is checked, and its seeds are drawn, before the first batch is asked for.
+        passes = map(begin, order) if isinstance(order, Iterator) else iter([begin(order)])
+        meter = self._meter
+        batches = self._source.serve(self._batch(size), passes, augment, meter.images)
+        return _tell_passes(batches, begun, meter)
 
     @property
     def raw_features(self) -> Tensor:
@@ -223,7 +262,7 @@ class ImageView:
         _check_augment("views", augment)
         augment = self._source.allowed(augment)
         content = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        content |= _describe_rows(projected=projected)
+        content |= _describe_rows(projected=projected) | self._source.cutting
         with self._meter.phase(self._phase):
             if rng is None:
                 numbers = range(start, start + count)
@@ -293,6 +332,23 @@ def _describe_rows(*, projected: bool) -> dict[str, Any]:
     return {} if projected else {"read": "before the projection"}
 
 
+def _tell_passes(
+    batches: Iterator[Tensor], begun: deque[list[int]], meter: Meter
+) -> Iterator[tuple[Tensor, list[int] | None]]:
+    """Batches, the first of each pass with its indices from `begun`; counts the images seen."""
+    left = 0
+    for pixels in batches:
+        indices = None
+        if not left:
+            while not (indices := begun.popleft()):
+                # A pass without images has no batch.
+                continue
+            left = len(indices)
+            meter.images_seen += left
+        left -= len(pixels)
+        yield pixels, indices
+
+
 class ShotsView(ImageView):
     """Labeled images for a method (see `fewshot_bench.Shots`)."""
 
@@ -301,18 +357,21 @@ class ShotsView(ImageView):
     # The arguments of `ImageView.batches`, and `labels`.
     def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
         """Pixels, or with `labels` (pixels, labels); see `fewshot_bench.Shots.batches`."""
-        pixels = super().batches(size, **passed)
         if not labels:
-            return pixels
-        visits = [self._order[number] for number in list_visits(passed.get("order"), len(self))]
-        chosen = self._source.labels[torch.tensor(visits, dtype=torch.int64)]
-        chosen = send(chosen, self._source.backbone.device)
+            return super().batches(size, **passed)
+        device = passed.pop("device", None)
+        visited = self._visit(size, **{"order": None, "augment": None, "rng": None, **passed})
 
         def pair() -> Iterator[tuple[Tensor, Tensor]]:
-            start = 0
-            for batch in pixels:
-                yield batch, chosen[start : start + len(batch)].to(batch.device)
-                start += len(batch)
+            chosen, start = torch.empty(0), 0
+            for pixels, begun in visited:
+                if device is not None:
+                    pixels = pixels.to(device)
+                if begun is not None:
+                    listed = torch.tensor(begun, dtype=torch.int64)
+                    chosen, start = send(self._source.labels[listed], pixels.device), 0
+                yield pixels, chosen[start : start + len(pixels)]
+                start += len(pixels)
 
         return pair()
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -24,80 +21,60 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment
-from fewshot_bench.images.augment import Cutter, Uniforms, chunk_by_keys, pixels_of
-from fewshot_bench.images.cache import ImageCache, Keeper, Pixels, Segment, transform_of
+from fewshot_bench.images.augment import (
+    NUMBERS,
+    Pixels,
+    Uniforms,
+    cut,
+    draw_crops,
+    passes_of,
+    pixels_of,
+    uniforms_of,
+)
+from fewshot_bench.images.cache import ImageCache, Keeper, Segment, transform_of
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
+from fewshot_bench.images.held import DecodeCache
+from fewshot_bench.images.torch_crops import Packed, pack, resize
+from fewshot_bench.images.torch_crops import cut as cut_by_torch
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
+from fewshot_bench.utils.devices import is_accelerator
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
-
-MEMORY = 1 << 30
-"""Maximum bytes of decoded images held by a process."""
-IDLE_SECONDS = 60.0
-_LOCK = threading.Lock()
-_ALL: WeakSet[DecodeCache] = WeakSet()
+from fewshot_bench.utils.transfer import reserve
 
 
-class DecodeCache:
-    """Decoded images in memory by number, within one bound for all sources of a process.
+def _no_numbers(part: slice) -> Tensor:
+    return torch.empty(0, NUMBERS)
 
-    The first images of a source that fit stay, since passes over a source visit all of its images.
-    Sources that were not asked for `IDLE_SECONDS` make room. Safe for threads.
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Visits:
+    """One pass over images: their `indices`, and the numbers that their crops follow from.
+
+    numbers: for a slice of the pass, (b, NUMBERS) float64 in [0, 1).
     """
 
-    # At least the bytes of all instances: those of instances that are gone count until the bound is
-    # reached, so that an image does not cost a look at every instance.
-    most = 0
-
-    def __init__(self) -> None:
-        self._used = 0
-        self._values: dict[int, Any] = {}
-        self._asked = time.monotonic()
-        with _LOCK:
-            _ALL.add(self)
-
-    def get(self, key: int) -> Any:
-        """The value of a key; None if it is not held."""
-        self._asked = time.monotonic()
-        return self._values.get(key)
-
-    def put(self, key: int, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes, if there is room."""
-        with _LOCK:
-            if key in self._values:
-                return
-            if DecodeCache.most + size > MEMORY and size <= MEMORY:
-                DecodeCache.most = self._evict(size)
-            if DecodeCache.most + size <= MEMORY:
-                DecodeCache.most += size
-                self._values[key] = value
-                self._used += size
-
-    def _evict(self, size: int) -> int:
-        """Empty idle instances until `size` bytes fit; the bytes that all instances hold then."""
-        total = sum(cache._used for cache in _ALL)
-        for cache in sorted(_ALL, key=lambda cache: cache._asked):
-            if total + size <= MEMORY or cache._asked > self._asked - IDLE_SECONDS:
-                break
-            if cache is not self:
-                total -= cache._used
-                cache._used, cache._values = 0, {}
-        return total
+    indices: Sequence[int]
+    numbers: Callable[[slice], Tensor] = _no_numbers
 
 
 @dataclasses.dataclass(slots=True)
 class Loaded:
     """Images `indices` that were loaded in a thread.
 
-    prices: the original cost of each, None for newly decoded images; serving: the cost of reading
-    the others; cpu: CPU seconds of decoding; mapped: the cache file that `images` are a view of.
+    pixels: uint8 (b, 3, h, w); none of crops that are `packed` for the device. decoded: rows of the
+    images that were decoded, at the cost `decoding`. prices: the original costs of rows from the
+    disk; those of rows from memory are known once the batch that decoded them was served. serving:
+    the cost of reading both. mapped: the cache file that `pixels` are a view of.
     """
 
     indices: Sequence[int]
-    images: Any
-    prices: list[Cost | None]
-    serving: Cost
-    cpu: float
+    pixels: Tensor
+    decoded: Sequence[int]
+    decoding: Cost
+    packed: Sequence[Packed] = ()
+    prices: Mapping[int, Cost] = dataclasses.field(default_factory=dict)
+    serving: Cost = dataclasses.field(default_factory=Cost)
     mapped: Segment | None = None
 
 
@@ -117,13 +94,15 @@ class ImageSource:
         *,
         mirrored: bool = True,
         rotate: bool = False,
+        by_torch: bool = False,
         threads: int = THREADS,
         depth: int | None = None,
     ) -> None:
         """`count` images of `files`; labels: their class indices, if they have any.
 
-        mirrored: as in a data set's card; rotate: apply EXIF orientations. `threads` decode;
-        `depth` batches are prefetched.
+        mirrored: as in a data set's card; rotate: apply EXIF orientations; by_torch: crops are cut
+        by torch, on the backbone's device, not by Pillow. `threads` decode; `depth` batches are
+        prefetched.
         The default is `DEPTH`, and none if the backbone computes on the CPU: decoding would take
         time away from it, and the savings by a cached image could not be measured.
         """
@@ -135,6 +114,8 @@ class ImageSource:
         self._mirrored = mirrored
         # Steps before the backbone's own; part of the identity of everything cached.
         self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
+        # The part of the identity of augmented views that says how they are cut.
+        self.cutting: dict[str, str] = {"augment": "device"} if by_torch else {}
         self._threads = threads
         self._depth = depth
         self._rgb = DecodeCache()
@@ -164,12 +145,21 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
-    def _load_ahead(
-        self, load: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]
-    ) -> Ahead[Loaded]:
-        on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
-        depth = (0 if on_cpu else DEPTH) if self._depth is None else self._depth
-        return Ahead((functools.partial(load, chunk) for chunk in chunks), depth)
+    @functools.cached_property
+    def _device(self) -> torch.device:
+        return getattr(self.backbone, "device", torch.device("cpu"))
+
+    def _load_ahead(self, jobs: Iterable[Callable[[], Loaded]]) -> Ahead[Loaded]:
+        usual = DEPTH if is_accelerator(self._device) else 0
+        return Ahead(jobs, usual if self._depth is None else self._depth)
+
+    def _reserve(self, count: int) -> Tensor:
+        """Memory for the pixels of a batch, from which copies to the device need not wait.
+
+        It belongs to the batch, which a consumer may keep: the allocator of pinned memory reuses
+        what is freed once copies from it have ended.
+        """
+        return reserve((count, 3, *self.backbone.image_size), torch.uint8, self._device)
 
     def allowed(self, augment: Augment) -> Augment:
         """The augmentation, without flips if a mirror image would show another class."""
@@ -214,34 +204,78 @@ class ImageSource:
         `order` (`augment.draw_passes`), or `keys` holds one key per element of `order`; the crop
         follows from it. `tally` accumulates the costs. DataMissingError names an unusable image.
         """
-        tally = tally or ImageCost()
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
         if augment is None:
-            pixels = self._evaluation_batches(chunks, tally)
+            visits = Visits(order)
+        elif keys:
+            visits = Visits(order, lambda part: uniforms_of(keys[part]))
         else:
-            drawn = Uniforms(len(self), passes).chunks(chunks)
-            numbers = drawn if passes else chunk_by_keys(keys, size)
-            pixels = self._augment_batches(chunks, self.allowed(augment), numbers, tally)
-        for batch in pixels:
-            yield self.backbone.normalize(batch)
+            visits = self.visit(order, passes_of(order), passes)
+        return self.serve(size, [visits], augment, tally)
+
+    def visit(
+        self, order: Sequence[int], occurrences: Sequence[int], passes: Sequence[int]
+    ) -> Visits:
+        """The visits of `order`, each in the pass with the number and the seed of its occurrence.
+
+        occurrences: `augment.passes_of(order)`; passes: a seed for each of their values.
+        """
+        uniforms = Uniforms(len(self), passes)
+        return Visits(order, lambda part: uniforms.of(order[part], occurrences[part]))
+
+    def serve(
+        self,
+        size: int,
+        passes: Iterable[Visits],
+        augment: Augment | None = None,
+        tally: ImageCost | None = None,
+    ) -> Iterator[Tensor]:
+        """Normalized pixels of passes over images, in batches of `size` that hold one pass each.
+
+        With `augment` a pass is taken from `passes` while the last batches of the one before are in
+        use, so that work never drains between them. `tally` and errors as in `batches`.
+        """
+        tally = tally or ImageCost()
+        if augment is not None:
+            return self._crop_batches(size, passes, self.allowed(augment), tally)
+        evaluated = (self._evaluation_batches(size, visits.indices, tally) for visits in passes)
+        return itertools.chain.from_iterable(evaluated)
+
+    def _crop_batches(
+        self, size: int, passes: Iterable[Visits], augment: Augment, tally: ImageCost
+    ) -> Iterator[Tensor]:
+        """Normalized pixels of random crops."""
+        jobs = (
+            functools.partial(self._crop_batch, visits, slice(start, start + size), augment)
+            for visits in passes
+            for start in range(0, len(visits.indices), size)
+        )
+        loading = self._load_ahead(jobs)
+        try:
+            for loaded in self._wait_for(loading, "rgb", tally):
+                pixels = loaded.pixels
+                if loaded.packed:
+                    pixels = resize(loaded.packed, self.backbone.image_size, self._device)
+                yield self.backbone.normalize(pixels)
+        finally:
+            loading.close()
 
     def _evaluation_batches(
-        self, chunks: Sequence[Sequence[int]], tally: ImageCost
+        self, size: int, order: Sequence[int], tally: ImageCost
     ) -> Iterator[Tensor]:
-        """uint8 (b, 3, h, w) of the published evaluation transform."""
+        """Normalized pixels of the published evaluation transform."""
         with tally.unbilled():
-            keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
-        loading = self._load_ahead(self._evaluation_batch, chunks)
+            keeper = Keeper(self._cache, self._files, order)
+        chunks = (order[start : start + size] for start in range(0, len(order), size))
+        loading = self._load_ahead(functools.partial(self._evaluation_batch, c) for c in chunks)
         try:
             for loaded in self._wait_for(loading, "evaluation", tally):
-                decoded = [row for row, price in enumerate(loaded.prices) if price is None]
                 with tally.unbilled():
-                    for row in decoded:
-                        index, pixels = loaded.indices[row], loaded.images[row]
+                    for row in loaded.decoded:
+                        index, pixels = loaded.indices[row], loaded.pixels[row].numpy()
                         if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                             # In memory if that is not possible on disk.
                             self._evaluation.put(index, pixels.copy(), pixels.nbytes)
-                yield torch.from_numpy(loaded.images)
+                yield self.backbone.normalize(loaded.pixels)
                 if loaded.mapped is not None:
                     loaded.mapped.release()
         finally:
@@ -255,32 +289,45 @@ class ImageSource:
         digests = [self._files.digests[index] for index in indices] if self._cache else []
         run = self._cache.run_of(digests) if self._cache else None
         if run is not None:
-            # A view of a cache file, without a copy.
-            pixels, segment = run
+            rows, segment = run
+            # A view of a cache file; a copy only if pixels go on to another memory.
+            pixels = torch.from_numpy(rows)
+            if is_accelerator(self._device):
+                pixels = self._reserve(len(indices)).copy_(pixels)
+            prices = dict.fromkeys(range(len(indices)), segment.price)
             serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-            return Loaded(indices, pixels, [segment.price] * len(indices), serving, 0.0, segment)
-        height, width = self.backbone.image_size
-        pixels = np.empty((len(indices), 3, height, width), np.uint8)
-        prices: list[Cost | None] = [None] * len(indices)
+            return Loaded(indices, pixels, (), Cost(), (), prices, serving, segment)
+        pixels, absent = self._reserve(len(indices)), []
+        into = pixels.numpy()
         for row, index in enumerate(indices):
             kept = self._evaluation.get(index)
-            if kept is not None:
-                pixels[row], prices[row] = kept, self._prices[("evaluation", index)]
-        absent = [row for row, price in enumerate(prices) if price is None]
+            if kept is None:
+                absent.append(row)
+            else:
+                into[row] = kept
+        prices = {}
         if self._cache is not None and absent:
-            cached = self._cache.take({row: digests[row] for row in absent}, pixels)
-            for row, price in cached.items():
-                prices[row] = price
+            prices = self._cache.take({row: digests[row] for row in absent}, into)
+            absent = [row for row in absent if row not in prices]
         serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-        absent = [row for row, price in enumerate(prices) if price is None]
 
-        def decode(row: int) -> float:
+        def decode(row: int) -> None:
+            into[row] = self._prepare(indices[row])
+
+        decoding = self._spread(decode, absent)
+        return Loaded(indices, pixels, absent, decoding, (), prices, serving)
+
+    def _spread(self, work: Callable[[int], None], rows: Sequence[int]) -> Cost:
+        """Do `work` for every row in threads; its cost."""
+
+        def timed(row: int) -> float:
             begun = time.thread_time()
-            pixels[row] = self._prepare(indices[row])
+            work(row)
             return time.thread_time() - begun
 
-        cpu = sum(spread(decode, absent, self._threads, 1))
-        return Loaded(indices, pixels, prices, serving, cpu)
+        start = time.perf_counter()
+        cpu = sum(spread(timed, rows, self._threads, 1))
+        return Cost(time.perf_counter() - start, cpu)
 
     def _decode(self, index: int) -> Image:
         image = self._files.decode(index)
@@ -305,51 +352,44 @@ class ImageSource:
             tally.elapsed += waited
             if loaded is None:
                 return
-            served = list(zip(loaded.indices, loaded.prices, strict=True))
-            decoded = {index for index, price in served if price is None}
+            tally.batches += 1
+            tally.late += loading.late
             serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
+            decoding = Cost(min(waited - serving.wall, loaded.decoding.wall), loaded.decoding.cpu)
+            decoded = {loaded.indices[row] for row in loaded.decoded}
             for index in decoded:
-                wall = (waited - serving.wall) / len(decoded)
-                self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
-            tally.add_served({(id(self), kind, index): price for index, price in served}, serving)
+                self._prices[(kind, index)] = decoding.scale(1, len(decoded))
+            prices: dict[Hashable, Cost | None] = {
+                (id(self), kind, index): None
+                if index in decoded
+                else loaded.prices.get(row, self._prices.get((kind, index)))
+                for row, index in enumerate(loaded.indices)
+            }
+            tally.add_served(prices, serving)
             yield loaded
 
-    def _augment_batches(
-        self,
-        chunks: Sequence[Sequence[int]],
-        augment: Augment,
-        numbers: Iterator[Tensor],
-        tally: ImageCost,
-    ) -> Iterator[Tensor]:
-        """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
-        loading = self._load_ahead(self._rgb_batch, chunks)
-        cutter = Cutter(self.backbone.image_size, augment, self._threads)
-        begun: Future[Tensor] | None = None
-        try:
-            for loaded in self._wait_for(loading, "rgb", tally):
-                start = time.perf_counter()
-                if begun is None:
-                    begun = cutter.begin(loaded.images, next(numbers))
-                pixels, following = begun.result(), loading.peek()
-                begun = cutter.begin(following.images, next(numbers)) if following else None
-                tally.elapsed += time.perf_counter() - start
-                yield pixels
-        finally:
-            loading.close()
-
-    def _rgb_batch(self, indices: Sequence[int]) -> Loaded:
-        """The decoded images in RGB, kept in memory within the bound."""
-
+    def _crop_batch(self, visits: Visits, part: slice, augment: Augment) -> Loaded:
+        """Crops of a part of a pass; decoded images are kept in memory within the bound."""
+        indices = visits.indices[part]
+        # Each with its size (width, height).
         images = [self._rgb.get(index) for index in indices]
-        prices = [self._prices.get(("rgb", index)) for index in indices]
         absent = [row for row, image in enumerate(images) if image is None]
 
-        def load(row: int) -> float:
-            begun = time.thread_time()
-            image = self._decode(indices[row]).convert("RGB")
-            self._rgb.put(indices[row], image, 4 * image.width * image.height)
-            images[row], prices[row] = image, None
-            return time.thread_time() - begun
+        def load(row: int) -> None:
+            picture = self._decode(indices[row]).convert("RGB")
+            image, per_pixel = (np.array(picture), 3) if self.cutting else (picture, 4)
+            images[row] = image, picture.size
+            self._rgb.put(indices[row], images[row], per_pixel * picture.width * picture.height)
 
-        cpu = sum(spread(load, absent, self._threads, 1))
-        return Loaded(indices, images, prices, Cost(), cpu)
+        decoding = self._spread(load, absent)
+        crops = draw_crops([size for _, size in images], augment, visits.numbers(part))
+        pictures = [image for image, _ in images]
+        if self.cutting and is_accelerator(self._device):
+            packed = pack(pictures, crops, self._device, self._threads)
+            return Loaded(indices, torch.empty(0), absent, decoding, packed)
+        pixels = self._reserve(len(indices))
+        if self.cutting:
+            cut_by_torch(pictures, crops, pixels, self._threads)
+        else:
+            cut(pictures, crops, pixels.numpy(), self._threads)
+        return Loaded(indices, pixels, absent, decoding)

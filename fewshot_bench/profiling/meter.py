@@ -26,13 +26,16 @@ ENCODING = ("encode_support", "encode_text", "encode_queries")
 class ImageCost:
     """Image-loading cost of one cell; cache hits are billed at their original price.
 
-    elapsed: seconds until pixels were available. decoded, cached: number of images decoded, and of
-    images taken decoded from memory or disk. problem: why decoded images could not be cached.
-    credit: how far the billed clock is ahead of the real one.
+    elapsed: seconds until pixels were available. batches, late: number of batches asked for, and of
+    those that were not ready then. decoded, cached: number of images decoded, and of images taken
+    decoded from memory or disk. problem: why decoded images could not be cached. credit: how far
+    the billed clock is ahead of the real one.
     """
 
     def __init__(self) -> None:
         self.elapsed = 0.0
+        self.batches = 0
+        self.late = 0
         self.decoded = 0
         self.cached = 0
         self.problem = ""
@@ -67,6 +70,7 @@ class ImageCost:
     def to_dict(self) -> dict[str, Any]:
         """The entry of a record."""
         values: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
+        values |= {"batches": self.batches, "late": self.late}
         values |= {"decoded": self.decoded, "cached": self.cached}
         return values | ({"problem": self.problem} if self.problem else {})
 

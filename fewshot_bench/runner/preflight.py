@@ -507,7 +507,7 @@ class Counts:
 
     def memory(self) -> int:
         """Upper bound in bytes for a worker and its label process, without what training keeps."""
-        from fewshot_bench.images import feature_cache, loader
+        from fewshot_bench.images import feature_cache, held
         from fewshot_bench.training.batches import VIEW_BYTES
 
         shape = _shape(self.cell.backbone)
@@ -518,7 +518,7 @@ class Counts:
         views = 3 * max(VIEW_BYTES, view * self.support) if self.fit.views != 0 else 0
         kept = min(feature_cache.MEMORY, view * self.support * (self.fit.views or self.fitted))
         crops = self.fit.views != 0
-        pictures = min(loader.MEMORY, PICTURE_BYTES * self.support) if crops else 0
+        pictures = min(held.LEAST, PICTURE_BYTES * self.support) if crops else 0
         # Three copies in each process: to change, to send or to order, and the result.
         logits = 6 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))

@@ -77,6 +77,7 @@ class Request:
     keep_split: str = "store"
     exif: str = "ignore"
     published: bool = False
+    augment: str = "host"
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -89,6 +90,7 @@ class Request:
     hang_after: float | None = None
     lease: float | None = None
     feature_budget: int | None = None
+    step: str = "auto"
     deterministic: bool = False
     keep_logits: str | None = None
     keep_models: bool = False
@@ -196,6 +198,7 @@ def expand(request: Request) -> Plan:
             data=with_skipped(request.data, plan.datasets, name),
             exif=request.exif,
             published=request.published,
+            augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
             **request.others,
         )

@@ -69,7 +69,7 @@ class Session:
         self.step = read_kind()
         self.examiner: Examination = examiner or Examiner()
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
-        self._sources: dict[tuple[str, tuple[int, ...], str], ImageSource] = {}
+        self._sources: dict[tuple[str, tuple[int, ...], str, str], ImageSource] = {}
 
     def resolve(self, spec: RunSpec) -> Cell:
         """Resolve a specification; UsageError or DataMissingError if that is impossible."""
@@ -102,7 +102,7 @@ class Session:
         """Decoded images of a list, shared by the cells that use the same list."""
         backbone, _ = self.backbone(spec)
         # The same images are queries of one fit and, labeled, validation images of another.
-        key = (images.handle, images.labels, spec.exif)
+        key = (images.handle, images.labels, spec.exif, spec.augment)
         if key not in self._sources:
             while len(self._sources) >= SOURCES_KEPT:
                 self._sources.pop(next(iter(self._sources)))
@@ -114,6 +114,7 @@ class Session:
                 images.labels,
                 mirrored=images.mirrored,
                 rotate=spec.exif == "rotate",
+                by_torch=spec.augment == "device",
             )
         return self._sources[key]
 

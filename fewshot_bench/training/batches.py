@@ -101,15 +101,11 @@ def pixel_batches(
     kept = count
     if drop_last:
         kept = min(count, size) * steps_per_epoch(count, size, drop_last=True)
-    for _ in itertools.count() if epochs is None else range(epochs):
-        yield from train.batches(
-            size,
-            order=torch.randperm(count, generator=order)[:kept],
-            augment=augment,
-            rng=rng,
-            device=device,
-            labels=True,
-        )
+    orders = (
+        torch.randperm(count, generator=order)[:kept]
+        for _ in (itertools.count() if epochs is None else range(epochs))
+    )
+    return train.batches(size, order=orders, augment=augment, rng=rng, device=device, labels=True)
 
 
 def view_batches(

@@ -20,6 +20,7 @@ from fewshot_bench.training.tape import (
     address,
     repeat,
     tensors_in,
+    whole,
 )
 
 
@@ -29,19 +30,24 @@ def compile_tape(tape: Tape, outputs: Iterable[Tensor], compiler: str) -> Callab
     outputs: tensors made by the step that are read after it; they keep their memory.
     """
     draws = [call for call in tape.calls if "generator" in call.named]
+    # Compilers do not know fused optimizers either, which are one kernel anyhow.
+    end = next((i for i, call in enumerate(tape.calls) if call.name.startswith("_fused_")), None)
+    inner, last = tape.calls[:end], [] if end is None else tape.calls[end:]
     writer = _Writer(_drawn(tape, draws))
-    for call in tape.calls:
+    for call in inner:
         if "generator" not in call.named:
             writer.add(call)
-    compiled = torch.compile(
-        writer.finish(outputs), fullgraph=True, dynamic=False, backend=compiler
-    )
+    read = [t for call in last for t in tensors_in((*call.arguments, *call.named.values()))]
+    module = writer.finish([*outputs, *read])
+    compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=compiler)
 
     @torch.no_grad()
     def run() -> None:
         for call in draws:
             repeat(call)
         compiled()
+        for call in last:
+            repeat(call)
 
     return run
 
@@ -73,7 +79,7 @@ class _Writer:
         self._graph = fx.Graph()
         self._nodes: dict[Any, fx.Node] = {}
         self._whole: dict[int, tuple[fx.Node, torch.dtype]] = {}
-        self._buffers: set[int] = set()
+        self._made: set[int] = set()
 
     def add(self, call: Call) -> None:
         """Write one operator."""
@@ -85,15 +91,17 @@ class _Writer:
         for index, result in enumerate(call.results):
             part = self._graph.call_function(operator.getitem, (node, index)) if several else node
             self._nodes.setdefault(_key(result), part)
+            if address(result) not in self._whole:
+                self._made.add(address(result))
             self._whole.setdefault(address(result), (part, result.dtype))
 
     def finish(self, outputs: Iterable[Tensor]) -> fx.GraphModule:
         """The module; its calls copy results to where `outputs` are."""
-        for tensor in outputs:
-            if address(tensor) not in self._buffers:
-                node = self._refer(tensor)
-                copy = torch.ops.aten.copy_.default
-                self._graph.call_function(copy, (self._buffer(tensor), node))
+        copy = torch.ops.aten.copy_.default
+        made = {_key(tensor): tensor for tensor in outputs if address(tensor) in self._made}
+        for tensor in made.values():
+            node = self._node(tensor)
+            self._graph.call_function(copy, (self._buffer(tensor), node))
         self._graph.output(None)
         return fx.GraphModule(self._root, self._graph)
 
@@ -109,17 +117,19 @@ class _Writer:
     def _node(self, tensor: Tensor) -> fx.Node:
         key = _key(tensor)
         if key not in self._nodes:
-            if address(tensor) in self._whole:
-                whole, dtype = self._whole[address(tensor)]
+            if address(tensor) not in self._whole:
+                every = whole(tensor)
+                same = tensor.is_contiguous() and tensor.numel() == every.numel()
+                held = tensor if same else every
+                self._nodes[_key(held)] = node = self._buffer(held)
+                self._whole[address(tensor)] = node, tensor.dtype
+            if key not in self._nodes:
+                memory, dtype = self._whole[address(tensor)]
                 if dtype != tensor.dtype:
                     raise NotCapturableError(f"it reads {dtype} as {tensor.dtype}")
                 place = list(tensor.shape), list(tensor.stride()), tensor.storage_offset()
                 strided = torch.ops.aten.as_strided.default
-                self._nodes[key] = self._graph.call_function(strided, (whole, *place))
-            else:
-                self._nodes[key] = self._buffer(tensor)
-                self._whole[address(tensor)] = self._nodes[key], tensor.dtype
-                self._buffers.add(address(tensor))
+                self._nodes[key] = self._graph.call_function(strided, (memory, *place))
         return self._nodes[key]
 
     def _buffer(self, tensor: Tensor) -> fx.Node:

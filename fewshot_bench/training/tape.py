@@ -66,7 +66,7 @@ class Tape:
 
     @property
     def changed(self) -> list[Tensor]:
-        """The tensors that the step changes in place and did not make, one for each memory."""
+        """The memory that the step changes and did not make, each as one row of numbers."""
         return list(self._changed.values())
 
     def record(self, work: Callable[[], None]) -> None:
@@ -102,7 +102,9 @@ class Tape:
 
     def add(self, operator: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """Run an operator and record it."""
-        name = operator._schema.name.partition("::")[2]
+        space, _, name = operator._schema.name.partition("::")
+        if space == "profiler":
+            return operator(*arguments, **named)
         _require_capturable(name, arguments)
         generator = named.get("generator")
         if generator is not None and all(generator is not other for other, _ in self.generators):
@@ -111,7 +113,7 @@ class Tape:
         results = operator(*arguments, **named)
         for tensor in _written(operator, arguments, named):
             if address(tensor) not in self._made:
-                self._changed.setdefault(address(tensor), _whole(tensor))
+                self._changed.setdefault(address(tensor), whole(tensor))
         found = tuple(tensors_in(results))
         if any(tensor.device.type != self.device.type for tensor in found):
             raise NotCapturableError(f"it computes on another device than {self.device} ({name})")
@@ -123,12 +125,6 @@ class Tape:
             kept = _alias(arguments), _alias(dict(named)), _alias(found), _alias(made)
             self.calls.append(Call(name, operator, *kept, not isinstance(results, Tensor), view))
         return results
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """All the memory of a tensor, of which other tensors may be views."""
-    count = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return tensor.detach().as_strided((count,), (1,), 0)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -163,6 +159,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def address(tensor: Tensor) -> int:
     """The identity of the memory of a tensor."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All numbers in the memory of a tensor, which may be a part of it: (n,)."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((count,), (1,), 0)
 
 
 def _alias(value: Any) -> Any:

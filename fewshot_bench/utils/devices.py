@@ -1,8 +1,8 @@
 """Kinds of devices: all that the harness asks of the CPU, CUDA, ROCm, XPU, MPS or another device.
 
 No other module names a kind. A device that lacks statistics of memory, events, pinned memory,
-bf16 or float64 works too: each function says what it does then. Functions that take no tensor and
-no `torch.device` open no context on a card, so the engine may call them.
+bf16 or float64 works too: each function says what it does then. Functions that take neither a
+tensor nor a `torch.device` open no context on a card, apart from `list_models`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,28 @@ if TYPE_CHECKING:
 CPU = "cpu"
 # Looked for by name, too, since torch may take another device as this machine's accelerator.
 _KINDS = ("cuda", "xpu", "mps")
-# The variables by which a process sees some of a kind's devices; an index counts in the first
-# that is set. On ROCm, whose kind is "cuda" too, see `_visibility`.
+# The variables by which a process sees some of a kind's devices. ROCm, whose kind is "cuda" too,
+# has two layers: HIP's variable, of which CUDA's is another name, counts in ROCR's devices.
 _VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "xpu": ("ZE_AFFINITY_MASK",)}
-_VISIBLE_ROCM = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_VISIBLE_HIP = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_VISIBLE_ROCR = ("ROCR_VISIBLE_DEVICES",)
 _MIG = "MIG-"
+# Lets operators that MPS lacks run on the CPU; torch reads it when it is imported.
+_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 # The least compute capability of NVIDIA with bf16; older cards emulate it, slower than fp32.
 _BF16_CAPABILITY = 8
 # Seconds for a process that imports torch and looks at the cards.
 _PATIENCE = 300
-_ASK_BF16 = """
+_ASKING = """
 import sys, torch
 kind, *indices = sys.argv[1:]
 module, last = torch.get_device_module(kind), torch.get_device_module(kind).device_count() - 1
 def ask(index):
     with module.device(index):
-        return module.is_bf16_supported(including_emulation=False)
+        try:
+            return module.is_bf16_supported(including_emulation=False)
+        except TypeError:
+            return module.is_bf16_supported()
 print("bf16" if all(ask(min(int(index), last)) for index in indices) else "none")
 """
 # Steps between waits for a device without events.
@@ -95,10 +101,20 @@ def count_devices(kind: str) -> int:
     count = getattr(_module(kind), "device_count", lambda: 0)
     found = 0
     with suppress(RuntimeError):
-        found = int(count())
-    visible = _list_visible(_VISIBLE.get(kind, ("",))[0])
+        # Some modules say -1 where there is no driver.
+        found = max(0, int(count()))
+    visible = _list_visible(_VISIBLE[kind][0]) if kind in _VISIBLE else ()
     is_mig = any(name.startswith(_MIG) for name in visible)
     return len(visible) if found and is_mig else found
+
+
+def allow_fallback() -> None:
+    """On Apple's machines, let operators that MPS lacks run on the CPU; before torch is imported.
+
+    A setting of the user stays.
+    """
+    if sys.platform == "darwin":
+        os.environ.setdefault(_FALLBACK, "1")
 
 
 def see_only(name: str) -> tuple[str, dict[str, str]]:
@@ -110,7 +126,7 @@ def see_only(name: str) -> tuple[str, dict[str, str]]:
     kind, _, index = name.partition(":")
     variables = _visibility(kind)
     if not index or not variables:
-        return name, {}
+        return name, {_FALLBACK: os.environ.get(_FALLBACK, "1")} if kind == "mps" else {}
     visible = dict(enumerate(_list_visible(variables[0])))
     own = visible.get(int(index), index)
     return kind, dict.fromkeys(variables, own)
@@ -122,10 +138,9 @@ def _visibility(kind: str) -> tuple[str, ...]:
         # Its selection comes before, with a syntax of its own.
         return ()
     if kind == "cuda" and _is_rocm():
-        # HIP's variable counts in ROCR's devices, and CUDA's is another name of it.
-        given = [name for name in _VISIBLE_ROCM if os.environ.get(name)]
-        both = [name for name in given if name != "ROCR_VISIBLE_DEVICES"]
-        return tuple(both or given or _VISIBLE_ROCM[:1])
+        given = tuple(name for name in _VISIBLE_HIP if os.environ.get(name))
+        below = tuple(name for name in _VISIBLE_ROCR if os.environ.get(name))
+        return given or below or _VISIBLE_HIP[:1]
     return _VISIBLE.get(kind, ())
 
 
@@ -148,7 +163,7 @@ def has_bf16(names: Sequence[str]) -> bool:
     types = _autocast_types(kind)
     if types or not hasattr(_module(kind), "is_bf16_supported"):
         return torch.bfloat16 in types
-    return _ask("bf16", kind, *(name.partition(":")[2] or "0" for name in names))
+    return _ask_bf16(kind, [name.partition(":")[2] or "0" for name in names])
 
 
 def has_fp16(kind: str) -> bool:
@@ -171,11 +186,11 @@ def _nvidia_have_bf16() -> bool | None:
     return answers.pop() if len(answers) == 1 else None
 
 
-def _ask(expected: str, *arguments: str) -> bool:
-    """Ask in another process, whose contexts on cards end with it."""
+def _ask_bf16(kind: str, indices: Sequence[str]) -> bool:
+    """Ask torch in another process, whose contexts on cards end with it."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK_BF16, *arguments],
+            [sys.executable, "-c", _ASKING, kind, *indices],
             capture_output=True,
             text=True,
             check=False,
@@ -184,7 +199,7 @@ def _ask(expected: str, *arguments: str) -> bool:
         )
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.stdout.split()[-1:] == [expected]
+    return done.stdout.split()[-1:] == ["bf16"]
 
 
 def has_float64(device: torch.device) -> bool:
@@ -245,7 +260,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 # What torch raises for a device without a capability, or before it had a function.
-_ABSENT = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_ABSENT = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
 def _memory(device: torch.device, name: str) -> Any:
@@ -278,7 +293,7 @@ def device_name(device: torch.device) -> str:
 
 
 def list_models() -> list[dict[str, str]]:
-    """The names of all accelerators on this machine, and their models."""
+    """The names and models of all accelerators on this machine."""
     import torch
 
     return [
@@ -313,9 +328,9 @@ def pin(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def copies_late(device: torch.device) -> bool:
-    """True if a copy between host and device may be `non_blocking`: its source is not read late.
+    """True if copies to a device may be `non_blocking`, so that they are made late.
 
-    MPS reads ordinary host memory after the call has returned.
+    Not on MPS, which reads memory that is not pinned after the call has returned.
     """
     return device.type not in (CPU, "mps")
 

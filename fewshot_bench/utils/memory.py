@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# The number of workers on each device, set for workers.
+# The numbers of workers on each device and on this machine, set for workers.
 SHARING_VARIABLE = "FSBENCH_WORKERS_ON_DEVICE"
+WORKERS_VARIABLE = "FSBENCH_WORKERS_ON_MACHINE"
 _MOUNT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 # Limit and usage files of cgroup version 2, and of version 1.
@@ -92,7 +93,16 @@ def give_back_memory() -> None:
 
 def count_sharers() -> int:
     """The number of workers that this one shares its device with, itself included; 1 elsewhere."""
-    setting = os.environ.get(SHARING_VARIABLE, "")
+    return _count(SHARING_VARIABLE)
+
+
+def count_workers() -> int:
+    """The number of workers on this machine, this one included; 1 elsewhere."""
+    return _count(WORKERS_VARIABLE)
+
+
+def _count(variable: str) -> int:
+    setting = os.environ.get(variable, "")
     return max(1, int(setting)) if setting.isdecimal() else 1
 
 

@@ -9,10 +9,10 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, NoReturn, TypeVar
 
-DEPTH = 2
+DEPTH = 4
 SPREAD = 32
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -46,11 +46,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_assemblers.cache_clear)
 
 
-def in_background(job: Callable[[], Out]) -> Future[Out]:
-    """Start a job that assembles a batch."""
-    return _assemblers().submit(job)
-
-
 def spread(
     work: Callable[[In], Out], values: Sequence[In], threads: int = THREADS, size: int = SPREAD
 ) -> list[Out]:
@@ -66,12 +61,18 @@ def spread(
 
 
 class Ahead(Iterator[Out], Generic[Out]):
-    """Iterate over job results in order, with up to `depth` jobs running ahead in threads."""
+    """Iterate over job results in order, with up to `depth` jobs running ahead in threads.
+
+    Jobs are taken from `jobs` in the thread of the caller. late: True if the last result was not
+    ready when it was asked for.
+    """
 
     def __init__(self, jobs: Iterable[Callable[[], Out]], depth: int = DEPTH) -> None:
         self._jobs = iter(jobs)
         self._depth = depth
         self._pending: deque[Future[Out]] = deque()
+        self._process = os.getpid()
+        self.late = True
 
     def __next__(self) -> Out:
         if not self._depth:
@@ -79,25 +80,31 @@ class Ahead(Iterator[Out], Generic[Out]):
         self._fill(self._depth + 1)
         if not self._pending:
             raise StopIteration
-        result = self._pending.popleft().result()
+        first = self._pending.popleft()
+        self.late = not first.done()
+        result = first.result()
         self._fill(self._depth)
         return result
 
     def _fill(self, count: int) -> None:
         while len(self._pending) < count:
-            job: Any = next(self._jobs, None)
+            try:
+                job: Any = next(self._jobs, None)
+            except Exception as error:
+                # Raised in its place, after the results before it.
+                job, self._jobs = functools.partial(_raise, error), iter(())
             if job is None:
                 return
-            self._pending.append(in_background(job))
-
-    def peek(self) -> Out | None:
-        """The next result if it is ready and no error, else None."""
-        if not self._pending or not self._pending[0].done():
-            return None
-        future = self._pending[0]
-        return None if future.exception() else future.result()
+            self._pending.append(_assemblers().submit(job))
 
     def close(self) -> None:
-        """Cancel the pending jobs."""
-        while self._pending:
-            self._pending.popleft().cancel()
+        """Cancel the pending jobs, and wait for those that run."""
+        running = [future for future in self._pending if not future.cancel()]
+        self._pending.clear()
+        # A fork has none of the threads.
+        if os.getpid() == self._process:
+            wait(running)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -147,17 +147,8 @@ class LowRankTuning:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of augmented pixels, or of features of augmented views (frozen image encoder)."""
         train, size = task.train, self.batch_size
-        if model.vision is not None:
-            return pixel_batches(
-                train, size, backbone.device, ctx, augment=Augment(), drop_last=False
-            )
         epochs = math.ceil(steps / steps_per_epoch(len(train), size, drop_last=False))
-        return view_batches(
-            train,
-            size,
-            backbone.embed_dim,
-            ctx,
-            augment=Augment(),
-            drop_last=False,
-            epochs=epochs,
-        )
+        how: dict[str, Any] = {"augment": Augment(), "drop_last": False, "epochs": epochs}
+        if model.vision is not None:
+            return pixel_batches(train, size, backbone.device, ctx, **how)
+        return view_batches(train, size, backbone.embed_dim, ctx, **how)

@@ -1,4 +1,4 @@
-"""Rehearsal of one method: fit, optimizer and prediction on a device of another type.
+"""Rehearsal of one method: fit, optimizer and prediction on an accelerator, or a stand-in.
 
 `rehearse` runs them on the toy task, guarded like a fit of the runner; `Rehearsal.faults` lists
 errors and waits of the host.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import traceback
 import typing
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from unittest.mock import patch
@@ -20,7 +21,7 @@ from fewshot_bench.images import features
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.testing import toy_backbone
 from fewshot_bench.testing.bench import Setting, prepare
-from fewshot_bench.testing.rehearsal.waits import Waits, hear_waits
+from fewshot_bench.testing.rehearsal.waits import Waits, can_hear, hear_waits
 from fewshot_bench.utils.rng import isolate
 
 # Not the first device: what names no index goes wrong.
@@ -38,13 +39,16 @@ SHORT = {
 WAYS = 3
 # From the usual scale on, a scaler skips the few steps of a short fit, since they overflow.
 _DEVICE, _, *_OTHERS = torch.amp.GradScaler.__init__.__defaults__
-_LOW_SCALE = (_DEVICE, 64.0, *_OTHERS)
+low_scale = functools.partial(
+    patch.object, torch.amp.GradScaler.__init__, "__defaults__", (_DEVICE, 64.0, *_OTHERS)
+)
 
 
 @dataclass(frozen=True)
 class Rehearsal:
     """Waits of a fit and of the prediction of a query batch; `error` is set if they failed."""
 
+    device: str
     fit: Waits
     predict: Waits
     logits: torch.Tensor | None = None
@@ -58,7 +62,7 @@ class Rehearsal:
         found += [f"in logits: {wait}" for wait in self.predict.beyond_images()]
         if self.fit.steps == 1:
             found.append("one optimizer step only: steps cannot be judged")
-        if self.logits is not None and str(self.logits.device) != DEVICE:
+        if self.logits is not None and str(self.logits.device) != self.device:
             found.append(f"logits on {self.logits.device}")
         return found
 
@@ -82,24 +86,28 @@ def _short(method: Any, number: int) -> Any:
     return replace(method, **changed)
 
 
-def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
-    """Fit on the toy task and predict its queries on `DEVICE`, as the runner does."""
+def rehearse(
+    method: Any, precision: str = "fp32", parts: int = 1, device: str = DEVICE
+) -> Rehearsal:
+    """Fit on the toy task and predict its queries on a device, as the runner does."""
     # An accelerator's batches are padded to this size, which would only take time here.
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
-    with small, patch.object(torch.amp.GradScaler.__init__, "__defaults__", _LOW_SCALE):
-        made = prepare(SETTING, _backbone(precision, DEVICE), parts)
+    with small, low_scale():
+        made = prepare(SETTING, _backbone(precision, device), parts)
+        hear = hear_waits if can_hear(device) else lambda device: nullcontext(Waits())
         numbers = FiniteNumbers(method.name, method, made.context)
         fit, predict, logits, error = Waits(), Waits(), None, ""
         try:
-            with hear_waits() as fit, isolate(1), ParameterObserver(numbers).watch():
+            with hear(device) as fit, isolate(1), ParameterObserver(numbers).watch():
                 classifier = method.fit(made.task, made.backbone, made.context)
-            with hear_waits() as predict, torch.no_grad():
+            with hear(device) as predict, torch.no_grad():
                 logits = classifier.logits(made.view(QUERIES))
         except (RuntimeError, TypeError) as raised:
             error = f"{raised} at {_place(raised)}"
-        return Rehearsal(fit, predict, logits, error)
+        return Rehearsal(device, fit, predict, logits, error)
 
 
+@functools.cache
 def on_host(method: Any) -> torch.Tensor:
     """Logits of the same fit on the CPU."""
     with isolate(1):

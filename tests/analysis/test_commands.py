@@ -58,6 +58,7 @@ OTHER: dict[str, Any] = {
     "data": {"holdout": 0.25},
     "exif": "rotate",
     "published": True,
+    "augment": "device",
 }
 FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
 

@@ -131,5 +131,5 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
 def test_conditions_are_what_tables_show_in_this_order() -> None:
     assert [*CONDITIONS] == [
         *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights"),
-        *("exif", "published"),
+        *("exif", "published", "augment"),
     ]

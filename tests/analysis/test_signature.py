@@ -69,6 +69,7 @@ MATRICES = st.builds(
             "limit": st.just("none") | st.integers(1, 99).map(str),
             "exif": st.sampled_from(["ignore", "rotate"]),
             "published": st.sampled_from(YES_NO),
+            "augment": st.sampled_from(["host", "device"]),
         }
     ),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),

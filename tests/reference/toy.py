@@ -88,14 +88,15 @@ class MemoryShots:
         self,
         size: int,
         *,
-        order: Tensor | None = None,
+        order: Tensor | Iterator[Tensor] | None = None,
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
         labels: bool = False,
     ) -> Iterator[Any]:
         visited = torch.arange(len(self)) if order is None else order
-        for places in visited.split(size):
+        orders = [visited] if isinstance(visited, Tensor) else visited
+        for places in (part for order in orders for part in order.split(size)):
             pixels = self.pixels[places]
             if augment is not None and rng is not None:
                 pixels = _augmented(pixels, augment, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ from fewshot_bench.utils import devices
 
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-    *("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR"),
+    *("ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR", "PYTORCH_ENABLE_MPS_FALLBACK"),
 )
 CUDA = "CUDA_VISIBLE_DEVICES"
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+MACHINES = [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)]
 MIG = "MIG-1f5e,MIG-77aa"
 
 
@@ -105,7 +108,8 @@ def test_no_accelerator_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch) 
         ("xpu:1", {"ZE_AFFINITY_MASK": "0.0,0.1"}, False, ("xpu", {"ZE_AFFINITY_MASK": "0.1"})),
         ("xpu:1", {"ONEAPI_DEVICE_SELECTOR": "level_zero:2,3"}, False, ("xpu:1", {})),
         ("abacus:1", {"CUDA_VISIBLE_DEVICES": "5,7"}, False, ("abacus:1", {})),
-        ("mps:0", {}, False, ("mps:0", {})),
+        ("mps:0", {}, False, ("mps:0", {FALLBACK: "1"})),
+        ("mps", {FALLBACK: "0"}, False, ("mps", {FALLBACK: "0"})),
     ],
 )
 def test_a_worker_sees_its_device_alone(
@@ -121,6 +125,20 @@ def test_a_worker_sees_its_device_alone(
     assert devices.see_only(name) == expected
 
 
+@pytest.mark.parametrize(("platform", "given", "set_to"), MACHINES)
+def test_operators_that_mps_lacks(
+    monkeypatch: pytest.MonkeyPatch, platform: str, given: str | None, set_to: str | None
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    # So that the variable is removed afterwards.
+    monkeypatch.setenv(FALLBACK, "")
+    monkeypatch.delenv(FALLBACK)
+    if given is not None:
+        monkeypatch.setenv(FALLBACK, given)
+    devices.allow_fallback()
+    assert os.environ.get(FALLBACK) == set_to
+
+
 def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "cuda", device_count=lambda: 1)
     assert devices.count_devices("cuda") == 1
@@ -131,8 +149,8 @@ def test_each_mig_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(devices, "_ask", lambda *words: asked.append(words) or True)
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(devices, "_ask_bf16", lambda *words: asked.append(words) or True)
     pretend(monkeypatch, "cuda", is_bf16_supported=lambda: pytest.fail("asked in this process"))
     monkeypatch.setattr(devices, "list_majors", lambda: {8, 9})
     assert devices.has_bf16(["cuda:0", "cuda:1"])
@@ -142,7 +160,7 @@ def test_bf16_of_nvidias_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     for majors in ({7, 9}, set()):
         monkeypatch.setattr(devices, "list_majors", lambda majors=majors: majors)
         assert devices.has_bf16(["cuda", "cuda:1"])
-    assert asked == [("bf16", "cuda", "0", "1")] * 2
+    assert asked == [("cuda", ["0", "1"])] * 2
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert devices.has_bf16(["cuda:1"])
 
@@ -151,7 +169,7 @@ def test_the_process_that_is_asked_for_bf16() -> None:
     """Without a card its module of CUDA fails, which means no bf16."""
     if torch.cuda.is_available():
         pytest.skip("there is a card")
-    assert not devices._ask("bf16", "cuda", "0")
+    assert not devices._ask_bf16("cuda", ["0"])
 
 
 def test_16_bits_of_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +205,9 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_counts_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "free_host_memory", lambda: 55)
     pretend(monkeypatch, "abacus", is_initialized=lambda: True)
+    for name in ("reset_peak_memory_stats", "get_memory_info"):
+        # As without any accelerator; other tests may have brought one.
+        monkeypatch.delattr(torch.accelerator, name, raising=False)
     assert not devices.reset_peak(device("abacus"))
     assert devices.free_bytes(device("abacus")) == 55
     devices.empty_cache()

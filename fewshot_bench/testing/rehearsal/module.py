@@ -36,8 +36,8 @@ def is_available() -> bool:
 
 
 def is_initialized() -> bool:
-    """True: there is no context to open."""
-    return True
+    """True where there are devices: they need no context."""
+    return is_available()
 
 
 def _is_in_bad_fork() -> bool:

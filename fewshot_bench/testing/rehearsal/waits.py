@@ -1,8 +1,9 @@
-"""`hear_waits`: where the host waits for a rehearsal device, by source line and training step."""
+"""`hear_waits`: where the host waits for a device, by source line and training step."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fewshot_bench.testing.rehearsal import load
+from fewshot_bench.testing.rehearsal import KIND, load
 
 _TORCH = str(Path(torch.__file__).parent)
 _IMAGES = str(Path("fewshot_bench", "images"))
@@ -79,13 +80,40 @@ class Waits:
         return [event for event in self.events if isinstance(event, Wait) and not event.images]
 
 
+def can_hear(device: str) -> bool:
+    """True for rehearsal devices and CUDA's, which say where the host waits."""
+    return device.partition(":")[0] in (KIND, "cuda")
+
+
 @contextmanager
-def hear_waits() -> Iterator[Waits]:
-    """Context that collects the waits of all threads for all rehearsal devices."""
+def hear_waits(device: str) -> Iterator[Waits]:
+    """Context that collects the waits of all threads for devices of this kind; see `can_hear`.
+
+    CUDA tells no copy from a read.
+    """
     waits = Waits()
     handle = register_optimizer_step_post_hook(waits._after_step)
     try:
-        with load().listen(waits.hear):
+        with load().listen(waits.hear) if device.startswith(KIND) else _hear_cuda(waits):
             yield waits
     finally:
         handle.remove()
+
+
+@contextmanager
+def _hear_cuda(waits: Waits) -> Iterator[None]:
+    """Collect the warnings of CUDA at each operation that waits."""
+    before = torch.cuda.get_sync_debug_mode()
+
+    def show(message: Warning | str, *about: Any, **more: Any) -> None:
+        if "synchronizing CUDA operation" in str(message):
+            waits.hear("wait", "a synchronizing operation", 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)

@@ -1,7 +1,8 @@
-"""Devices that lack what CUDA has: float64, statistics of memory, events, pinned memory, bf16."""
+"""What is asked of devices, also of those that lack float64, events, pinned memory or bf16."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils import devices
+from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.transfer import send
 from tests.accelerator.rehearsal import DEVICE, rehearse, ways
 from tests.helpers import cells, fsbench, quick
@@ -94,6 +96,23 @@ def test_a_device_that_counts_no_memory_and_has_no_events(
     assert record.footprint["peak_memory_mb"] > 100
     assert devices._QUEUES[torch.device(DEVICE)].late
     assert send(torch.ones(2), torch.device(DEVICE)).tolist() == [1.0, 1.0]
+
+
+def test_global_generators_of_devices(rehearsal: Any) -> None:
+    before = [rehearsal.get_rng_state(index) for index in (0, 1)]
+    drawn = []
+    for _ in range(2):
+        with isolate(3):
+            drawn.append(torch.rand(4, device=DEVICE).tolist())
+    assert drawn[0] == drawn[1]
+    assert all(torch.equal(rehearsal.get_rng_state(i), state) for i, state in enumerate(before))
+
+
+def test_facts_for_a_bug_report(rehearsal: Any) -> None:
+    done = fsbench("env", "--format", "json")
+    model = {"model": "rehearsal device on host memory"}
+    assert json.loads(done.out)["accelerators"] == [{"device": name} | model for name in TWO]
+    assert json.loads(done.out)["device"] == "rehearsal"
 
 
 def test_precision_of_a_device(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,244 @@
+"""Captured training steps equal eager ones, for every method; what cannot be captured is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import ContractError
+from fewshot_bench.api.registry import registry
+from fewshot_bench.profiling.cost import Cost, count, counting
+from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
+from fewshot_bench.runner.fit import Context
+from fewshot_bench.testing.bench import Setting, prepare
+from fewshot_bench.testing.toy import toy_backbone
+from fewshot_bench.training.train_step import TrainStep, step_on
+from fewshot_bench.utils.errors import NumericalError
+from fewshot_bench.utils.rng import isolate
+from fewshot_bench.utils.step_kind import Kind
+
+CPU = torch.device("cpu")
+# Not captured: methods without steps of an optimizer of torch that keeps its numbers on the device.
+UNTRAINED = {"zero-shot", "tip-adapter", "gda", "proker", "linear-probe"}
+
+
+def _trained() -> list[str]:
+    catalog = registry().methods
+    names = {name for name in catalog.names() if catalog.find(name).origin.startswith("fewshot")}
+    return sorted(names - UNTRAINED)
+
+
+TRAINED = _trained()
+# On a CPU, eager steps of these take another kernel of the optimizer than captured ones.
+ROUNDED = {"cocoop", "tip-adapter-f", "taskres", "lp++", "cross-modal", "wise-ft"}
+
+
+def fit(name: str, kind: Kind, **options: Any) -> tuple[dict[str, Tensor], list[TrainStep]]:
+    """The tensors of a short fit on the toy task, and its steps."""
+    method = registry().method_class(name)(**options)
+    short: Any = method.quick() if hasattr(method, "quick") else method
+    made = prepare(Setting(validation=0), toy_backbone("cpu", "fp32"))
+    context = Context(1, CPU, step=kind)
+    with isolate(1):
+        tensors = short.fit(made.task, made.backbone, context).tensors()
+    return {name: value.detach() for name, value in tensors.items()}, context.take_steps()
+
+
+def gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference, relative to the largest value of its tensor."""
+    pairs = ((one[name], other[name]) for name in one)
+    return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_learns_the_same_by_captured_steps(name: str) -> None:
+    expected, _ = fit(name, "eager")
+    found, steps = fit(name, "soft")
+    assert {(step.used, step.reason) for step in steps} == {("soft", "")}
+    assert gap(expected, found) <= (1e-5 if name in ROUNDED else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "compiler", "options"),
+    [
+        ("coop", "eager", {}),
+        ("maple", "eager", {}),
+        ("clip-lora", "eager", {"dropout": 0.25}),
+        ("tip-adapter-f", "aot_eager", {}),
+    ],
+)
+def test_a_method_learns_the_same_by_compiled_steps(
+    name: str, compiler: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_COMPILER", compiler)
+    expected, _ = fit(name, "eager", **options)
+    found, steps = fit(name, "compile", **options)
+    assert {(step.used, step.reason) for step in steps} == {("compile", "")}
+    assert gap(expected, found) <= 1e-5
+
+
+Make = Callable[[Tensor], Callable[..., None]]
+ROWS = 16
+
+
+def train(make: Make, kind: Kind, *, steps: int = 30, **how: Any) -> tuple[Tensor, TrainStep]:
+    """Weights (4, 8) after steps with the backward pass `make(weights)`, every fifth one short."""
+    rng = torch.Generator().manual_seed(0)
+    weights = torch.nn.Parameter(torch.randn(4, 8, generator=rng))
+    features, labels = torch.randn(steps, ROWS, 8, generator=rng), torch.arange(ROWS) % 4
+    scaler = torch.amp.GradScaler("cpu", enabled=how.pop("scaled", False), growth_interval=8)
+    optimizer = torch.optim.AdamW([weights], fused=True)
+    take = TrainStep(make(weights), optimizer, scaler, kind=kind, **how)
+    for number in range(steps):
+        rows = ROWS if number % 5 != 4 else 7
+        take(features[number][:rows], labels[:rows], rate=0.02 * (1 - number / steps))
+    take.settle()
+    return weights.detach(), take
+
+
+def sound(weights: Tensor) -> Callable[..., None]:
+    return step_on(lambda features, labels: F.cross_entropy(features @ weights.T, labels))
+
+
+def dropping(weights: Tensor) -> Callable[..., None]:
+    rng = torch.Generator().manual_seed(5)
+
+    def loss(features: Tensor, labels: Tensor) -> Tensor:
+        kept = torch.empty_like(features).bernoulli_(0.5, generator=rng)
+        return F.cross_entropy(kept * features @ weights.T, labels)
+
+    return step_on(loss)
+
+
+def overflowing(weights: Tensor) -> Callable[..., None]:
+    """In 16 bits, gradients of a part of the scales overflow."""
+
+    def loss(features: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(((features @ weights.T).half()).float(), labels)
+
+    return step_on(loss)
+
+
+@pytest.mark.parametrize("make", [sound, dropping, overflowing])
+@pytest.mark.parametrize("how", [{}, {"scaled": True}, {"max_norm": 0.05}])
+def test_a_captured_step_is_the_eager_one(make: Make, how: dict[str, Any]) -> None:
+    expected, _ = train(make, "eager", **how)
+    found, take = train(make, "soft", **how)
+    assert (take.used, take.reason) == ("soft", "")
+    assert torch.equal(expected, found)
+
+
+def counting_calls(weights: Tensor) -> Callable[..., None]:
+    calls = 0
+
+    def loss(features: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.cross_entropy(features @ weights.T * (1 if calls < 20 else 3), labels)
+
+    return step_on(loss)
+
+
+def reading(weights: Tensor) -> Callable[..., None]:
+    return step_on(lambda x, y: F.cross_entropy(x @ weights.T, y) * (weights.sum().item() < 1e9))
+
+
+def masking(weights: Tensor) -> Callable[..., None]:
+    return step_on(lambda x, y: F.cross_entropy(x[y > 0] @ weights.T, y[y > 0]))
+
+
+def moving_in(weights: Tensor) -> Callable[..., None]:
+    return step_on(lambda x, y: F.cross_entropy(x @ weights.T, y) * torch.tensor([2.0]).sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "reason"),
+    [
+        (
+            counting_calls,
+            "soft",
+            "it changes 'step.loss.calls' in Python, which no repetition does",
+        ),
+        (reading, "soft", "it reads values on the host (_local_scalar_dense)"),
+        (masking, "soft", "it indexes by a mask, and sizes depend on values (index)"),
+        (moving_in, "soft", "it makes a tensor of Python numbers on the host (torch.tensor)"),
+        (sound, "graph", "torch has no graphs of cpu devices"),
+    ],
+)
+def test_a_step_that_cannot_be_captured_is_eager(make: Make, kind: Kind, reason: str) -> None:
+    expected, _ = train(make, "eager")
+    found, take = train(make, kind)
+    assert take.used == "eager"
+    assert take.reason.startswith(f"steps are eager, not {kind}: {reason}")
+    assert torch.equal(expected, found)
+
+
+def changing(weights: Tensor) -> Callable[..., None]:
+    """Work that changes at every call, by what no reference of the step leads to."""
+    factors = iter(range(1, 1000))
+    return step_on(lambda x, y: F.cross_entropy(x @ weights.T, y) * next(factors))
+
+
+@pytest.mark.parametrize("steps", [5, 30])
+def test_a_step_that_changes_silently_is_refused(steps: int) -> None:
+    with pytest.raises(ContractError, match=r"does other work than when it was captured; call"):
+        train(changing, "soft", steps=steps)
+
+
+class Stages:
+    """Another loss from the tenth step on, which is declared."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights, self.done = weights, 0
+
+    def before_step(self) -> bool:
+        self.done += 1
+        return self.done == 10
+
+    def __call__(self, features: Tensor, labels: Tensor, scale: Any) -> None:
+        loss = F.cross_entropy(features @ self.weights.T * (1 if self.done < 10 else 3), labels)
+        torch.autograd.backward(scale(loss))
+
+
+def test_a_step_that_declares_its_change_is_captured_anew() -> None:
+    expected, _ = train(Stages, "eager")
+    found, take = train(Stages, "soft")
+    assert take.used == "soft"
+    assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("kind", ["eager", "soft"])
+def test_the_harness_counts_captured_steps(kind: Kind) -> None:
+    def make(weights: Tensor) -> Callable[..., None]:
+        def loss(features: Tensor, labels: Tensor) -> Tensor:
+            count(flops=len(features))
+            return F.cross_entropy(features @ weights.T, labels)
+
+        return step_on(loss)
+
+    observer, cost = ParameterObserver(FiniteNumbers("m", object(), Context(1, CPU))), Cost()
+    with observer.watch(), counting(cost):
+        train(make, kind, steps=10)
+    assert (observer.steps, observer.trained, cost.flops) == (10, 32, 8 * ROWS + 2 * 7)
+
+
+@pytest.mark.parametrize("kind", ["eager", "soft"])
+def test_a_captured_loss_that_is_no_number_ends_the_fit(kind: Kind) -> None:
+    def make(weights: Tensor) -> Callable[..., None]:
+        left = torch.tensor(8.0)
+
+        def loss(features: Tensor, labels: Tensor) -> Tensor:
+            left.sub_(1)
+            return F.cross_entropy(features @ weights.T, labels) * left.sqrt()
+
+        return step_on(loss)
+
+    observer = ParameterObserver(FiniteNumbers("m", object(), Context(1, CPU)))
+    expected = "m: the loss is nan at optimizer step 9"
+    with pytest.raises(NumericalError, match=expected), observer.watch():
+        train(make, kind)
