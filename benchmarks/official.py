@@ -95,7 +95,7 @@ def image_features(module: Any, pixels: Tensor, attentions: Attentions) -> Tenso
     """(b, embed) unit features."""
     visual = module.visual
     x = visual.conv1(pixels).flatten(2).permute(0, 2, 1)
-    start = visual.class_embedding + torch.zeros(len(x), 1, x.shape[-1])
+    start = visual.class_embedding + x.new_zeros(len(x), 1, x.shape[-1])
     x = visual.ln_pre(torch.cat([start, x], dim=1) + visual.positional_embedding)
     x = run_blocks(x, visual.transformer, attentions, None)
     return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
@@ -256,7 +256,7 @@ def _backward_in_parts(
     """Do the work of a step: images at once, class features in parts (see the module docstring)."""
     rng = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(classes, images.shape[1], generator=rng), dim=-1)
-    features.requires_grad_()
+    features = features.to(images.device).requires_grad_()
     F.cross_entropy(100.0 * images @ features.T, labels).backward()  # type: ignore[no-untyped-call]
     assert features.grad is not None
     start = 0

@@ -27,13 +27,16 @@ BATCH = 32
 CPU = torch.device("cpu")
 
 
-def backbone_of(name: str) -> OpenClipBackbone:
+def backbone_of(name: str, device: torch.device = CPU, precision: str = "fp32") -> OpenClipBackbone:
     """An open_clip model with random weights and OpenAI's activation."""
     logging.getLogger().setLevel(logging.ERROR)
     torch.manual_seed(0)
     module = open_clip.create_model(name, force_quick_gelu=True)
     transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
-    return OpenClipBackbone(name, module, open_clip.get_tokenizer(name), transform)
+    tokenizer = open_clip.get_tokenizer(name)
+    return OpenClipBackbone(
+        name, module, tokenizer, transform, device=str(device), precision=precision
+    )
 
 
 def classnames(count: int) -> tuple[str, ...]:
@@ -62,19 +65,22 @@ def relative(ours: Tensor, reference: Tensor) -> float:
 def batch_of(backbone: OpenClipBackbone, classes: int) -> tuple[Tensor, Tensor]:
     """A batch of random pixels and labels."""
     rng = torch.Generator().manual_seed(1)
-    pixels = torch.randn(BATCH, 3, *backbone.image_size, generator=rng)
-    return pixels, torch.randint(classes, (BATCH,), generator=rng)
+    pixels = torch.randn(BATCH, 3, *backbone.image_size, generator=rng).to(backbone.device)
+    return pixels, torch.randint(classes, (BATCH,), generator=rng).to(backbone.device)
 
 
 def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float = 0.25) -> Step:
     """CLIP-LoRA with its defaults, except for `dropout`."""
-    vocabulary, context = Vocabulary(names, (TEMPLATE,)), Context(1, CPU)
+    vocabulary, context = (
+        Vocabulary(names, (TEMPLATE,)),
+        Context(1, backbone.device, backbone.precision),
+    )
     method = ClipLora(dropout=dropout)
     model = method.model(vocabulary, backbone, context)  # type: ignore[arg-type]
-    adapter = method.adapter(model, CPU, context)
+    adapter = method.adapter(model, backbone.device, context)
     rng = torch.Generator().manual_seed(2)
     for _, b in adapter.factors.values():
-        b.data.normal_(std=0.02, generator=rng)
+        b.data.copy_(0.02 * torch.randn(b.shape, generator=rng))
     factors = {(s.encoder, s.layer, s.matrix): pair for s, pair in adapter.factors.items()}
     theirs = official.ClipLoraStep(
         backbone.module, backbone.tokenize, factors, adapter.scaling, dropout
@@ -96,7 +102,7 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
     def gaps() -> tuple[float, float]:
         theirs.train(False)
         plain = adapter.detached()
-        mine = ClipLora(dropout=0).adapter(model, CPU, context)
+        mine = ClipLora(dropout=0).adapter(model, backbone.device, context)
         for site, pair in mine.factors.items():
             for one, other in zip(pair, plain.factors[site], strict=True):
                 one.data.copy_(other)
@@ -121,7 +127,7 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     The official step encodes its images. Ours takes features, as when an earlier run encoded these
     views; with `encode`, it encodes them too, as in a first run.
     """
-    context, method = Context(1, CPU), CoOp()
+    context, method = Context(1, backbone.device, backbone.precision), CoOp()
     tower = backbone.text_tower()
     vocabulary = Vocabulary(names, (TEMPLATE,))
     start = method.initial_context(vocabulary, backbone, tower, context)  # type: ignore[arg-type]

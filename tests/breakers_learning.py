@@ -54,6 +54,24 @@ class DeniesTraining(Head):
     trains: ClassVar[bool] = False
 
 
+@breaks("check_captured_steps_do_the_same")
+@dataclass(frozen=True)
+class ChangesItsStep(Head):
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        weight = backbone.class_features(task).clone().requires_grad_()
+        bias, factors = weight.new_zeros(len(weight)), iter(range(1, 100))
+        features, labels = task.train.features, task.train.labels
+
+        def loss() -> Tensor:
+            scores = features @ F.normalize(weight, dim=-1).T
+            return next(factors) * F.cross_entropy(backbone.logit_scale * scores, labels)
+
+        step = ctx.train_step(loss, torch.optim.AdamW([weight], lr=self.rate))
+        for _ in range(10):
+            step()
+        return Linear(weight.detach(), bias, backbone.logit_scale)
+
+
 @breaks("check_permuted_classes_permute_predictions")
 @dataclass(frozen=True)
 class AssumesClassOrder(Head):

@@ -31,7 +31,9 @@ from fewshot_bench.testing.toy import (
     draw,
     toy_backbone,
 )
+from fewshot_bench.training.train_step import TrainStep
 from fewshot_bench.utils.rng import isolate
+from fewshot_bench.utils.step_kind import Kind
 
 SHOTS = 4
 VALIDATION = 2
@@ -50,12 +52,16 @@ class Setting:
     validation: int = VALIDATION
     classes: tuple[int, ...] = (0, 1, 2, 3)
     precision: str = "fp32"
+    step: Kind = "auto"
     most_steps: int | None = None
 
 
 @dataclass
 class Fit:
-    """One fitted classifier, with everything observed during the fit."""
+    """One fitted classifier, with everything observed during the fit.
+
+    steps: the training steps that `fit` got from its context.
+    """
 
     setting: Setting
     task: Task
@@ -63,6 +69,7 @@ class Fit:
     context: Context
     queries: ImageSource
     labels: Tensor
+    steps: list[TrainStep] = field(default_factory=list)
     classifier: Any = None
     logits: Any = None
     seen: Observation = field(default_factory=Observation)
@@ -157,6 +164,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
     look()
     with isolate(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
+        made.steps = made.context.take_steps()
         look()
         if callable(getattr(made.classifier, "logits", None)):
             made.logits = made.predict()
@@ -178,7 +186,7 @@ def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
         setting,
         Task(names, TEMPLATES, train, val),
         backbone,
-        Context(SEED, backbone.device, backbone.precision, parts=parts),
+        Context(SEED, backbone.device, backbone.precision, parts=parts, step=setting.step),
         queries,
         labels,
     )

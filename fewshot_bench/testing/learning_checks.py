@@ -9,10 +9,11 @@ from fewshot_bench.api.method import Transferable
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
-from fewshot_bench.testing.failure import CheckSkipped, listed, require
+from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.observe import not_stored
-from fewshot_bench.utils.errors import NotApplicableError
+from fewshot_bench.utils.errors import ContractError, NotApplicableError
 from fewshot_bench.utils.rng import isolate
+from fewshot_bench.utils.step_kind import SOFT
 
 ABOVE_CHANCE = 0.25
 SLACK = 0.1
@@ -50,6 +51,21 @@ def check_training_moves_parameters(bench: Bench) -> None:
             f"{seen.steps} optimizer steps moved no parameter, and ctx.declare_trained was not "
             "called",
         )
+
+
+def check_captured_steps_do_the_same(bench: Bench) -> None:
+    """A step of `ctx.train_step` does the same when it is captured once and repeated.
+
+    Skipped if there is no such step, or if none was captured, which is no fault: steps are eager.
+    """
+    if not bench.first.steps:
+        raise CheckSkipped("no step of ctx.train_step")
+    try:
+        steps = bench.fit(step=SOFT).steps
+    except ContractError as error:
+        raise CheckFailure(str(error)) from None
+    if not any(step.used == SOFT for step in steps):
+        raise CheckSkipped(next((step.reason for step in steps if step.reason), "too few steps"))
 
 
 def check_permuted_classes_permute_predictions(bench: Bench) -> None:

@@ -128,21 +128,22 @@ class TrainStep:
     def _step(self, batch: Sequence[Tensor], losses: list[Tensor] | None = None) -> None:
         """Take a step; its scaled losses are added to `losses`."""
         optimizer, scaler = self._optimizer, self._scaler
-
-        def scale(loss: Tensor) -> Tensor:
-            scaled: Tensor = scaler.scale(loss)
-            if losses is not None:
-                losses.append(scaled.detach())
-            return scaled
-
         optimizer.zero_grad(set_to_none=True)
-        self._backward(*batch, scaler.scale if losses is None else scale)
+        self._backward(*batch, scaler.scale if losses is None else self._keep_losses(losses))
         if self._max_norm:
             scaler.unscale_(optimizer)
             gradients = [parameter.grad for parameter in _parameters(optimizer)]
             _clip([gradient for gradient in gradients if gradient is not None], self._max_norm)
         scaler.step(optimizer)
         scaler.update()
+
+    def _keep_losses(self, losses: list[Tensor]) -> Callable[[Tensor], Tensor]:
+        def scale(loss: Tensor) -> Tensor:
+            scaled: Tensor = self._scaler.scale(loss)
+            losses.append(scaled.detach())
+            return scaled
+
+        return scale
 
     def _advance(self, batch: Sequence[Tensor], end: BackEnd) -> None:
         """Repeat the captured step, or take an eager one; record the one after `WARM` steps."""

@@ -10,7 +10,7 @@ from fewshot_bench.utils.errors import unknown
 Kind = Literal["auto", "eager", "graph", "compile", "soft"]
 KINDS: tuple[Kind, ...] = ("auto", "eager", "graph", "compile")
 # A graph in software, for tests of any device.
-SOFT = "soft"
+SOFT: Kind = "soft"
 VARIABLE = "FSBENCH_STEP"
 # The back end of torch.compile for `--step compile`.
 COMPILER = "FSBENCH_COMPILER"
@@ -21,5 +21,5 @@ def read_kind() -> Kind:
     text = os.environ.get(VARIABLE) or "auto"
     for kind in (*KINDS, SOFT):
         if text == kind:
-            return kind  # type: ignore[return-value]
+            return kind
     raise unknown("kind of training step", text, KINDS, "fsbench run --help")

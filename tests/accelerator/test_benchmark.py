@@ -1,0 +1,53 @@
+"""`benchmarks.accelerator` runs on a CPU and on a device of another type."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import accelerator
+from benchmarks.accelerator import SMALL, Row, measure, table
+
+pytestmark = pytest.mark.usefixtures("rehearsal")
+ONE = replace(SMALL, precisions=("fp32",), methods=("coop",), options={"coop": {"epochs": 1}})
+
+
+@pytest.mark.parametrize("name", ["cpu", "rehearsal:1"])
+def test_small_sizes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    measure(torch.device(name), ONE, path)
+    found = json.loads(path.read_text())
+    eager, captured = (Row(**row) for row in found["steps"])
+    assert (eager.step, captured.step) == ("eager", "soft")
+    for row in (eager, captured):
+        assert row.note == ""
+        assert row.ours is not None
+        assert row.peak is not None
+        assert (row.megabytes is None) == (name == "cpu")
+    (whole,) = found["whole"]
+    assert (whole["method"], whole["images"]) == ("coop", 4)
+    assert path.with_suffix(".md").read_text().count("\n") == 4
+
+
+def test_official_steps_are_interleaved() -> None:
+    backbone = accelerator.backbone_of("tiny", torch.device("cpu"), "fp32")
+    bench = accelerator.Bench(backbone, 3, 8)
+    calls: list[str] = []
+    method = accelerator.registry().method_class("coop")()
+    row = Row("coop", "tiny", 3, "fp32", "eager")
+    found = bench.time_steps(method, row, ONE, lambda: calls.append("official"), 1e9)
+    assert len(calls) == ONE.timed
+    assert found.official is not None
+    assert found.cells()[6:8] != ["", ""]
+
+
+def test_a_row_without_numbers_says_why() -> None:
+    text = table([Row("zero-shot", "tiny", 3, "fp32", "eager", note="takes no step")])
+    assert (
+        text.splitlines()[-1]
+        == "| zero-shot | tiny | 3 | fp32 | eager |  |  |  |  |  |  | takes no step |"
+    )
