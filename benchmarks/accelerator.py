@@ -50,11 +50,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # Steps before the timed ones, in which the step is captured; and timed ones.
 WARM, TIMED = 6, 12
 MEBI = 1 << 20
-# Official steps that can be timed: with more classes they run in parts.
-OFFICIAL: dict[str, Callable[..., subjects.Step]] = {
-    "clip-lora": subjects.clip_lora,
-    "coop": partial(subjects.coop, encode=True),
+OFFICIAL: dict[str, Callable[..., Callable[[], Any]]] = {
+    "clip-lora": lambda backbone, names: subjects.clip_lora(backbone, names).official,
+    "coop": lambda backbone, names: subjects.coop(backbone, names, encode=True).official,
+    "ln-tuning": partial(subjects.official_tuned, choice=subjects.is_block_norm),
+    "bitfit": partial(subjects.official_tuned, choice=subjects.is_bias),
 }
+"""Official steps by method, of 32 images; above `official.PART` classes they run in parts."""
 WHOLE = {"clip-lora": {}, "coop": {"epochs": 50}}
 
 
@@ -290,7 +292,7 @@ def _official(name: str, backbone: Any, names: tuple[str, ...]) -> Callable[[], 
     """The official step at the backbone's precision; None where there is none."""
     if name not in OFFICIAL:
         return None
-    step = OFFICIAL[name](backbone, names).official
+    step = OFFICIAL[name](backbone, names)
     if backbone.precision == "fp32":
         return step
 

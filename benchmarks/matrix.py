@@ -58,7 +58,7 @@ class Model:
 
 
 def _blocks(blocks: Iterable[Block], layout: Layout) -> int:
-    return sum(block_flops(block.parts, layout, pooled=False) for block in blocks)
+    return sum(block_flops(block, layout, pooled=False) for block in blocks)
 
 
 def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Cost:

@@ -202,6 +202,46 @@ def _adapted(
     ]
 
 
+class TunedStep:
+    """A step that trains some of the model's own tensors: both encoders on every token."""
+
+    def __init__(
+        self, module: Any, tokenize: Callable[[list[str]], Tensor], choice: Callable[[str], bool]
+    ) -> None:
+        """choice: True for the names of the trained parameters, as in the module."""
+        self.module, self.tokenize = frozen_copy(module), tokenize
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(choice(name))
+        self.vision = plain_attentions(self.module.visual.transformer)
+        self.text = plain_attentions(self.module.transformer)
+
+    def parameters(self) -> list[Tensor]:
+        """The trained tensors."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def class_features(self, prompts: Sequence[str]) -> Tensor:
+        """Unit class features (classes, embed)."""
+        tokens = self.tokenize(list(prompts))
+        embedded = self.module.token_embedding(tokens)
+        return text_features(self.module, embedded, tokens.argmax(dim=-1), self.text)
+
+    def logits(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Logits (b, classes)."""
+        scale = self.module.logit_scale.exp().detach()
+        images = image_features(self.module, pixels, self.vision)
+        return scale * images @ self.class_features(prompts).T
+
+    def backward(self, pixels: Tensor, labels: Tensor, prompts: Sequence[str]) -> None:
+        """Accumulate the gradients of one batch."""
+        if len(prompts) <= PART:
+            logits = self.logits(pixels, prompts)
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+            return
+        images = image_features(self.module, pixels, self.vision)
+        parts = (prompts[i : i + PART] for i in range(0, len(prompts), PART))
+        _backward_in_parts(images, labels, len(prompts), map(self.class_features, parts))
+
+
 class CoOpStep:
     """CoOp's step: a frozen image encoder on the batch, all prompts with 77 tokens."""
 

@@ -165,3 +165,30 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
         return relative(batch.logits.detach(), expected.detach()), gap
 
     return Step(step, step_of_theirs, gaps)
+
+
+def is_block_norm(name: str) -> bool:
+    """True for the LayerNorms within blocks, which LN-tuning trains."""
+    return ".ln_1." in name or ".ln_2." in name
+
+
+def is_bias(name: str) -> bool:
+    """True for every bias, which BitFit trains."""
+    return name.endswith("bias")
+
+
+def official_tuned(
+    backbone: OpenClipBackbone, names: tuple[str, ...], *, choice: Callable[[str], bool]
+) -> Callable[[], None]:
+    """The official step that trains the chosen tensors of both encoders."""
+    theirs = official.TunedStep(backbone.module, backbone.tokenize, choice)
+    prompts = Vocabulary(names, (TEMPLATE,)).prompts(TEMPLATE)
+    pixels, labels = batch_of(backbone, len(names))
+    steps = torch.optim.AdamW(theirs.parameters(), lr=2e-4)
+
+    def step() -> None:
+        steps.zero_grad()
+        theirs.backward(pixels, labels, prompts)
+        steps.step()
+
+    return step

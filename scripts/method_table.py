@@ -209,7 +209,7 @@ ROWS = {
         "tokens in the first 9 layers of both encoders",
         "9 x 4 x (768 + 512)",
         _NOTHING,
-        "each step encodes its images twice; 60 templates of ImageNet on every data set",
+        "crops are encoded by frozen CLIP, too; 60 templates of ImageNet on every data set",
     ),
     "plot++": Row(
         "four contexts of the prompt, four sets of tokens beside the patches",

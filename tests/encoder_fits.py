@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Task
+from fewshot_bench.training import unit
 from fewshot_bench.training.provisional import EncoderLearner
 from tests.reference.toy import context, relative_gap
 
@@ -57,7 +58,8 @@ def assert_same_step(
         losses.append(ours(batch))
         return losses[-1]
 
-    model.backward(seen, labels, watched, learned, lambda value: value)
+    frozen = unit(backbone.encode_image(pixels)) if method.with_frozen else None
+    model.backward(seen, labels, watched, learned, lambda value: value, frozen)
     expected = loss(backbone.module, theirs, pixels, labels, task)
     expected.backward()
     if parts == 1:
@@ -85,7 +87,7 @@ def assert_same_fit(
     learned = started(method, task, backbone)
     steps = optimizer(list(learned.values()))
     batches = method.batches(task.train, backbone, context(), len(rates))
-    for step, (pixels, labels) in enumerate(itertools.islice(batches, len(rates))):
+    for step, (pixels, labels, *_) in enumerate(itertools.islice(batches, len(rates))):
         for group in steps.param_groups:
             group["lr"] = rates[step]
         steps.zero_grad()

@@ -166,6 +166,23 @@ class Site:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A matrix (parts * rows, d_in) as U diag(s) V' of its parts, which lie below one another.
+
+    left: U (parts, rows, r). values: s (parts, r). right: V' (parts, r, d_in). The fused matrix of
+    q, k and v has three parts, others have one.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+
+    def of(self, parts: slice) -> Factors:
+        """The factors of adjacent parts."""
+        return Factors(self.left[parts], self.values[parts], self.right[parts])
+
+
 class Adapter(Protocol):
     """Low-rank (or other) additive updates applied inside a tower's blocks."""
 
@@ -245,6 +262,12 @@ class ImageTower(Protocol):
         """A tower with these tensors in place of its own, differentiable in them.
 
         ContractError for other names and shapes.
+        """
+
+    def with_factors(self, factors: Mapping[str, Factors]) -> ImageTower:
+        """A tower that multiplies by the factors of these matrices, never by whole ones.
+
+        Differentiable in their `values`. ContractError for other names and shapes.
         """
 
     def weight(self, site: Site) -> Tensor:
@@ -365,6 +388,9 @@ class TextTower(Protocol):
 
         Packed prompts stay valid. ContractError for other names and shapes.
         """
+
+    def with_factors(self, factors: Mapping[str, Factors]) -> TextTower:
+        """As `ImageTower.with_factors`."""
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
         """A tower with (d_out, d_in) deltas merged into its matrices."""

@@ -8,68 +8,83 @@ costs are being counted (`fewshot_bench.profiling.cost`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fewshot_bench.api.backbone import Factors
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.profiling.cost import count, count_backward, is_counting
 from fewshot_bench.utils.tracing import is_exporting
 
-Parts = Mapping[str, Tensor]
+QKV, OTHERS = (
+    "attn.in_proj_weight",
+    ("attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"),
+)
 
 
-def block_flops(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+class Matrices(Protocol):
+    """A block as far as its matrices go."""
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+        ...
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        """Factors of the matrices that are never formed, by name."""
+        ...
+
+
+def block_flops(block: Matrices, layout: Layout, *, pooled: bool) -> int:
     """One block over the tokens of a layout; `pooled`: for the pooled tokens only."""
-    products = _qkv(parts, layout, pooled=pooled) + _others(parts, layout, pooled=pooled)
-    return products + _attention(parts, layout, pooled=pooled)
+    products = _qkv(_entries(block, QKV), layout, pooled=pooled)
+    products += 2 * _rows(layout, pooled=pooled) * sum(_entries(block, name) for name in OTHERS)
+    return products + _attention(block, layout, pooled=pooled)
 
 
-def gradient_flops(cost: int, parts: Parts, layout: Layout, pooled: bool, *, into: bool) -> int:
+def gradient_flops(cost: int, block: Matrices, layout: Layout, pooled: bool, *, into: bool) -> int:
     """The backward pass of a block whose forward pass took `cost`.
 
     Every product has one gradient product for its input, and another for its matrix if that is
     trained; attention costs twice its forward pass. If nothing before the matrices q, k and v is
     trained (`into` is False and the norm is frozen), their input needs no gradient.
     """
-    gradient = cost + _attention(parts, layout, pooled=pooled)
+    parts, rows = block.parts, _rows(layout, pooled=pooled)
+    gradient = cost + _attention(block, layout, pooled=pooled)
     if not (into or parts["ln_1.weight"].requires_grad or parts["ln_1.bias"].requires_grad):
-        gradient -= _qkv(parts, layout, pooled=pooled)
-    if parts["attn.in_proj_weight"].requires_grad:
-        gradient += _qkv(parts, layout, pooled=pooled)
-    rows = _rows(layout, pooled=pooled)
-    others = ("attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-    return gradient + sum(
-        2 * rows * parts[name].numel() for name in others if parts[name].requires_grad
-    )
+        factors = block.factors.get(QKV)
+        entries = factors.right.numel() if factors else _entries(block, QKV)
+        gradient -= _qkv(entries, layout, pooled=pooled)
+    if parts[QKV].requires_grad:
+        gradient += _qkv(parts[QKV].numel(), layout, pooled=pooled)
+    return gradient + sum(2 * rows * parts[n].numel() for n in OTHERS if parts[n].requires_grad)
 
 
-def _width(parts: Parts) -> int:
-    return parts["ln_1.weight"].shape[0]
+def _entries(block: Matrices, name: str) -> int:
+    """Multiplications of a token with a matrix, or with its factors."""
+    factors = block.factors.get(name)
+    return factors.left.numel() + factors.right.numel() if factors else block.parts[name].numel()
 
 
 def _rows(layout: Layout, *, pooled: bool) -> int:
     return layout.pooled.shape[0] if pooled else layout.tokens
 
 
-def _qkv(parts: Parts, layout: Layout, *, pooled: bool) -> int:
-    rows = _rows(layout, pooled=pooled) + 2 * layout.tokens
-    return 2 * rows * _width(parts) ** 2
+def _qkv(entries: int, layout: Layout, *, pooled: bool) -> int:
+    """The fused product, of which `pooled` tokens alone have a query."""
+    return 2 * (_rows(layout, pooled=pooled) + 2 * layout.tokens) * entries // 3
 
 
-def _others(parts: Parts, layout: Layout, *, pooled: bool) -> int:
-    hidden = parts["mlp.c_fc.weight"].shape[0]
-    return 2 * _rows(layout, pooled=pooled) * (_width(parts) ** 2 + 2 * _width(parts) * hidden)
-
-
-def _attention(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+def _attention(block: Matrices, layout: Layout, *, pooled: bool) -> int:
     if pooled:
         queries = layout.pooled.shape[0] // layout.sequences
         pairs = queries * (layout.sequences * layout.prefix + layout.own_tokens)
     else:
         pairs = layout.own_pairs + layout.runs * layout.prefix**2
-    return 4 * pairs * _width(parts)
+    return 4 * pairs * block.parts["ln_1.weight"].shape[0]
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]

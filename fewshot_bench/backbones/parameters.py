@@ -1,7 +1,7 @@
 """The tensors of a tower by name, and a tower with some of them replaced or in 16 bits.
 
-`tower_parameters`, `replaced` and `in_dtype` serve all towers: names within blocks are open_clip's,
-such as `blocks.0.ln_1.weight`, and names outside of blocks are the tower's fields.
+`tower_parameters`, `replaced`, `factored` and `in_dtype` serve all towers: names within blocks are
+open_clip's, such as `blocks.0.ln_1.weight`, and names outside of blocks are the tower's fields.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.api.backbone import Factors
 from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import ContractError
 
@@ -109,7 +110,7 @@ def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     own, cast = tower_parameters(tower), dict(parameters)
     by_dtype: dict[torch.dtype, list[str]] = {}
     for name, value in parameters.items():
-        _check(name, value, own)
+        _check(name, value.shape, own)
         if not _is_norm(name):
             by_dtype.setdefault(own[name].dtype, []).append(name)
     for dtype, names in by_dtype.items():
@@ -168,18 +169,38 @@ def _put(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
             fields[field] = value
     for index, changed in parts.items():
         merged = types.MappingProxyType({**blocks[index].parts, **changed})
-        blocks[index] = dataclasses.replace(blocks[index], parts=merged)
+        kept = {name: one for name, one in blocks[index].factors.items() if name not in changed}
+        blocks[index] = dataclasses.replace(blocks[index], parts=merged, factors=kept)
     return dataclasses.replace(tower, blocks=tuple(blocks), **fields)  # type: ignore[type-var]
 
 
-def _check(name: str, value: Tensor, own: Mapping[str, Tensor]) -> None:
+def factored(tower: _Tower, factors: Mapping[str, Factors]) -> _Tower:
+    """The tower with these factors of its matrices in their place, differentiable in their values.
+
+    U and V' are cast to the dtype of the frozen matrix. ContractError for an unknown name or a
+    different shape.
+    """
+    own = tower_parameters(tower)
+    blocks = list(tower.blocks)  # type: ignore[attr-defined]
+    for name, one in factors.items():
+        dtype = own[name].dtype if name in own else torch.float32
+        one = Factors(one.left.to(dtype), one.values, one.right.to(dtype))
+        whole = one.left.flatten(0, 1).shape[0], one.right.shape[-1]
+        _check(name, whole, own)
+        _, number, part = name.split(".", 2)
+        block = blocks[int(number)]
+        blocks[int(number)] = dataclasses.replace(block, factors={**block.factors, part: one})
+    return dataclasses.replace(tower, blocks=tuple(blocks))  # type: ignore[type-var]
+
+
+def _check(name: str, shape: Sequence[int], own: Mapping[str, Tensor]) -> None:
     if name not in own:
         close = difflib.get_close_matches(name, own, 3) or sorted(own)[:3]
         raise ContractError(
             f"parameter {name!r}: the tower has none of that name; names are such as "
             f"{', '.join(close)} (tower.parameters())"
         )
-    if value.shape != own[name].shape:
+    if tuple(shape) != own[name].shape:
         raise ContractError(
-            f"parameter {name!r} of shape {tuple(value.shape)}: expected {tuple(own[name].shape)}"
+            f"parameter {name!r} of shape {tuple(shape)}: expected {tuple(own[name].shape)}"
         )

@@ -82,7 +82,7 @@ class TimmTower(Tower):
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        count(flops=len(pixels) * self.flops[0])
+        count(flops=pixels.shape[0] * self.flops[0])
         return self.stem(pixels)
 
     def _layout(self, number: int, length: int, device: torch.device) -> Layout:

@@ -14,8 +14,9 @@ from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Encoder, Site
+from fewshot_bench.api.backbone import Encoder, Factors, Site
 from fewshot_bench.backbones.parameters import (
+    factored,
     in_dtype,
     names_of_norms,
     replaced,
@@ -77,6 +78,10 @@ class Tower:
         own = tower_parameters(exact)
         norms = {name: own[name] for name in names_of_norms(parameters)}
         return dataclasses.replace(replaced(self, {**parameters, **norms}), exact=exact)
+
+    def with_factors(self, factors: Mapping[str, Factors]) -> Self:
+        """A tower that multiplies by these factors in place of whole matrices."""
+        return factored(self, factors)
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""

@@ -19,9 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fewshot_bench.api.backbone import Adapter, Branch, Edits, Encoder, FusedAdapter, Point, Site
+from fewshot_bench.api.backbone import (
+    Adapter,
+    Branch,
+    Edits,
+    Encoder,
+    Factors,
+    FusedAdapter,
+    Point,
+    Site,
+)
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
+from fewshot_bench.backbones.factored import multiply
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.parameters import normalized
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
@@ -53,7 +63,7 @@ class Block:
     Parts `attn.norm` and `mlp.norm`, if present, are norms before o and proj. gated: fc stacks the
     rows of gates and values, and the hidden layer is the activation of the gates times the values.
     rotary (tokens, 2 d): sine and cosine of the rotation of queries and keys, None without one; the
-    class token is not rotated.
+    class token is not rotated. factors: matrices by name that are computed from factors.
     """
 
     parts: Mapping[str, Tensor]
@@ -62,6 +72,7 @@ class Block:
     activation: Callable[[Tensor], Tensor]
     gated: bool = False
     rotary: Tensor | None = None
+    factors: Mapping[str, Factors] = dataclasses.field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -83,6 +94,20 @@ class Block:
         if not rows.start and rows.stop in (None, len(weights[0])):
             return weights
         return weights[0][rows], weights[1][rows]
+
+    def product(
+        self, matrices: tuple[str, ...], x: Tensor, gain: float = 1.0, offset: float = 1.0
+    ) -> Tensor:
+        """gain x W' + offset b of adjacent matrices: x (t, d_in) to (t, d_out)."""
+        weight, bias = self.fused(matrices)
+        factors = self.factors.get(self.locate(matrices[0])[0])
+        if factors is not None:
+            start = max(0, "qkv".find(matrices[0]))
+            factors = factors.of(slice(start, start + len(matrices)))
+            return multiply(x, factors, bias, gain, offset)
+        if gain == offset == 1:
+            return F.linear(x, weight, bias)
+        return torch.addmm(bias, x, weight.T, beta=offset, alpha=gain)
 
     def locate(self, matrix: str) -> tuple[str, slice]:
         """The name among the parts of q, k, v, o, fc or proj, and its rows there."""
@@ -144,6 +169,9 @@ def quick_mlp(x: Tensor, block: Block) -> Tensor:
     silu(1.702 (x W' + b)) W' / 1.702 + b, with no pass over the wide hidden layer except silu.
     """
     (first, offset), (second, bias) = block.fused(("fc",)), block.fused(("proj",))
+    if block.factors:
+        hidden = F.silu(block.product(("fc",), x, QUICK, QUICK))
+        return block.product(("proj",), hidden, 1 / QUICK)
     if fewer_kernels(x.device) and {first.dtype, offset.dtype, bias.dtype} == {x.dtype}:
         mixed: Tensor = _QuickMlp.apply(x, first, offset, second, bias)  # type: ignore[no-untyped-call]
         return mixed
@@ -211,10 +239,10 @@ def run_blocks(
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replay(run, x, fused) if recompute else run(x)
-        cost = block_flops(block.parts, layout, pooled=layer == last)
+        cost = block_flops(block, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block.parts, layout, layer == last, into=before)
+            backward += gradient_flops(cost, block, layout, layer == last, into=before)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
@@ -290,8 +318,7 @@ class _Pass:
 
     def _product(self, matrices: tuple[str, ...], x: Tensor) -> Tensor:
         """x W' + b of adjacent matrices in one parameter, plus the adapter's updates."""
-        weight, bias = self.block.fused(matrices)
-        product = F.linear(x, weight, bias)
+        product = self.block.product(matrices, x)
         if self.adapter is None:
             return product
         sites = tuple(Site(self.encoder, self.layer, matrix) for matrix in matrices)

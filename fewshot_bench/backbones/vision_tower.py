@@ -77,7 +77,7 @@ class VisionTower(Tower):
     @at_its_precision
     def advance(self, pixels: Tensor, layer: int) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to rows (b, tokens, width) before block `layer`."""
-        x = self._embed(pixels)
+        x = self.rounded(self._embed(pixels))
         x = x if self.ln_pre is None else self.ln_pre(x)
         layout = image_layout(x.shape[0], x.shape[1], x.device)
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
@@ -87,7 +87,7 @@ class VisionTower(Tower):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
-        count(flops=self._patch_flops(len(pixels)))
+        count(flops=self._patch_flops(pixels.shape[0]))
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)

@@ -1,8 +1,9 @@
 """Batches and views of the support set, epoch by epoch.
 
-`minibatches` shuffles indices, `pixel_batches` yields augmented images, `epoch_views` and
-`views_in_turn` yield features of augmented views; `train_epochs` trains on them, one step per
-batch. All draws come from the given generator or context and are thus determined by the seed.
+`minibatches` shuffles indices, `pixel_batches` yields augmented images, `crop_features` their
+frozen features, `epoch_views` and `views_in_turn` yield features of augmented views;
+`train_epochs` trains on them, one step per batch. All draws come from the given generator or
+context and are thus determined by the seed.
 """
 
 from __future__ import annotations
@@ -108,6 +109,26 @@ def pixel_batches(
     return train.batches(size, order=orders, augment=augment, rng=rng, device=device, labels=True)
 
 
+def crop_features(
+    train: Shots,
+    size: int,
+    width: int,
+    ctx: RunContext,
+    *,
+    augment: Augment,
+    drop_last: bool,
+    epochs: int,
+) -> Iterator[Tensor]:
+    """Unit features (b, width) of the frozen encoder for the crops of `pixel_batches`, in turn.
+
+    They are encoded ahead, in large batches, and shared by fits that draw the same crops.
+    """
+    order, rng, count = ctx.rng("order"), ctx.rng("augment"), len(train)
+    for views in epoch_views(train, epochs, augment, width, rng=rng):
+        for index in minibatches(count, size, order, views.device, drop_last=drop_last):
+            yield views[index]
+
+
 def view_batches(
     train: Shots,
     size: int,
@@ -137,12 +158,14 @@ def epoch_views(
     start: int = 0,
     normalize: bool = True,
     projected: bool = True,
+    rng: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch: every image's own next view, from `start`.
 
-    Raw features with `normalize=False`; rows before the projection with `projected=False`. Views
-    are requested in chunks of at most `VIEW_BYTES`, but at least one epoch, so that long schedules
-    on large support sets fit in memory; chunks depend only on sizes.
+    With `rng`, views are the crops that `Images.batches` draws from it, one pass per epoch. Raw
+    features with `normalize=False`; rows before the projection with `projected=False`. Views are
+    requested in chunks of at most `VIEW_BYTES`, but at least one epoch, so that long schedules on
+    large support sets fit in memory; chunks depend only on sizes.
 
     >>> for views in epoch_views(task.train, 20, Augment(), backbone.embed_dim): ...
     """
@@ -150,7 +173,7 @@ def epoch_views(
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
         yield from images.views(
-            count, augment, normalize=normalize, projected=projected, start=start + first
+            count, augment, rng, normalize=normalize, projected=projected, start=start + first
         )
 
 

@@ -21,6 +21,7 @@ from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Shots, Task, Vocabulary
 from fewshot_bench.training.batches import (
+    crop_features,
     pixel_batches,
     steps_per_epoch,
     view_batches,
@@ -44,7 +45,6 @@ from fewshot_bench.training.encoder_model import (
 )
 from fewshot_bench.training.prompt_model import Encoding, WithoutRun
 from fewshot_bench.training.steps import (
-    Scale,
     cosine,
     dassl_rate,
     momentum_sgd,
@@ -52,8 +52,9 @@ from fewshot_bench.training.steps import (
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""
-Backward = Callable[[Tensor, Tensor, Scale], None]
-"""(pixels, labels, scale): adds the gradients of the scaled loss of a batch to the parameters'."""
+Backward = Callable[..., None]
+"""(*batch, scale), such as (pixels, labels, scale): adds the gradients of the scaled loss of a
+batch to the parameters'."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class EncoderLearner(EncoderHooks):
     """The towers that trained tensors change; features of the other are frozen."""
     from_classes: ClassVar[bool] = False
     """True where `encoders` needs the frozen class features."""
+    with_frozen: ClassVar[bool] = False
+    """True where the loss compares with frozen features of the same crops (`EncoderBatch.frozen`);
+    batches then have them as a third tensor."""
     max_norm: ClassVar[float] = 0.0
     """The largest norm of all gradients of a step; 0 for no bound."""
     drop_last: ClassVar[bool] = True
@@ -121,8 +125,9 @@ class EncoderLearner(EncoderHooks):
         """The backward pass of a batch, a function made once per fit; default: of `loss`."""
         loss = self.loss(task, backbone, ctx)
 
-        def backward(pixels: Tensor, labels: Tensor, scale: Scale) -> None:
-            model.backward(pixels, labels, loss, learned, scale)
+        def backward(pixels: Tensor, labels: Tensor, *more: Any) -> None:
+            *frozen, scale = more
+            model.backward(pixels, labels, loss, learned, scale, *frozen)
 
         return backward
 
@@ -139,8 +144,8 @@ class EncoderLearner(EncoderHooks):
         raise NotImplementedError(f"{type(self).__name__}.rate")
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Encoded views of each support image if the image encoder is frozen, else 0."""
-        if "vision" in self.trains:
+        """Encoded views of each support image, where frozen features of views are needed."""
+        if "vision" in self.trains and not self.with_frozen:
             return 0
         per_epoch = steps_per_epoch(shots * classes, self.batch_size, drop_last=self.drop_last)
         return -(-self.steps(shots, per_epoch) // max(1, per_epoch))
@@ -212,27 +217,32 @@ class EncoderLearner(EncoderHooks):
         total = self.steps(task.shots, per_epoch)
         batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
         stage, stages = self.stage
-        for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
-            take(pixels, labels, rate=self.rate(step, per_epoch, total))
+        for step, batch in enumerate(itertools.islice(batches, total)):
+            take(*batch, rate=self.rate(step, per_epoch, total))
             if after is not None:
                 after(step + 1, total)
             ctx.progress(stage * total + step + 1, stages * total)
 
     def batches(
         self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, ...]]:
         """Shuffled batches with labels: augmented pixels, or frozen features of augmented views.
 
-        `drop_last` decides whether a short last batch of an epoch is dropped.
+        Frozen features of the pixels follow if the loss needs them (`with_frozen`). `drop_last`
+        decides whether a short last batch of an epoch is dropped.
         """
         how: dict[str, Any] = {
             "augment": self.augment,
             "drop_last": self.drop_last,
             "epochs": epochs,
         }
-        if "vision" in self.trains:
-            return pixel_batches(train, self.batch_size, backbone.device, ctx, **how)
-        return view_batches(train, self.batch_size, backbone.embed_dim, ctx, **how)
+        if "vision" not in self.trains:
+            return view_batches(train, self.batch_size, backbone.embed_dim, ctx, **how)
+        pixels = pixel_batches(train, self.batch_size, backbone.device, ctx, **how)
+        if not self.with_frozen:
+            return pixels
+        features = crop_features(train, self.batch_size, backbone.embed_dim, ctx, **how)
+        return ((*batch, frozen) for frozen, batch in zip(features, pixels, strict=True))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,23 @@ Steps in parts (`RunContext.memory_parts`) and recomputed blocks change results 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Edits, ImageTower, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.api.backbone import (
+    Edits,
+    Factors,
+    ImageTower,
+    PackedPrompts,
+    PromptPart,
+    TextTower,
+)
 from fewshot_bench.api.task import Images, Vocabulary
 from fewshot_bench.training.memory import (
     backward_in_parts,
@@ -27,6 +34,7 @@ from fewshot_bench.training.prompts import Prompts
 from fewshot_bench.training.steps import Autocast, Scale, unit
 
 EVAL_BATCH = 256
+T = TypeVar("T")
 Learned = Mapping[str, Tensor]
 """Trained tensors by name."""
 
@@ -63,15 +71,27 @@ class Encoders:
 
     def with_parameters(self, tensors: Learned) -> Encoders:
         """Put these tensors into the towers, differentiable in them; skip other names."""
-        vision, text = (
-            {name.removeprefix(start): tensors[name] for name in tensors if name.startswith(start)}
-            for start in ("vision.", "text.")
-        )
+        vision, text = _by_tower(tensors)
         return replace(
             self,
             vision=None if self.vision is None else self.vision.with_parameters(vision),
             text=None if self.text is None else self.text.with_parameters(text),
         )
+
+    def with_factors(self, factors: Mapping[str, Factors]) -> Encoders:
+        """Multiply by these factors in place of whole matrices; differentiable in their values."""
+        vision, text = _by_tower(factors)
+        return replace(
+            self,
+            vision=None if self.vision is None else self.vision.with_factors(vision),
+            text=None if self.text is None else self.text.with_factors(text),
+        )
+
+
+def _by_tower(values: Mapping[str, T]) -> Iterator[dict[str, T]]:
+    """Values with names of the vision tower, and of the text tower."""
+    for start in ("vision.", "text."):
+        yield {name.removeprefix(start): values[name] for name in values if name.startswith(start)}
 
 
 class TextPrompts(Protocol):
@@ -152,7 +172,8 @@ class EncoderBatch:
     classes, images: results of `EncoderHooks.read_classes` and `read_images`, by default
     (classes, embed) and (b, embed) at unit length. labels: (b,). pixels: (b, 3, h, w), their rows
     (b, tokens, width) where images enter at a later block (`Encoders.image_start`), or frozen
-    features (b, embed) if the image tower is not changed. scale: the logit scale.
+    features (b, embed) if the image tower is not changed. scale: the logit scale. frozen:
+    (b, embed) unit features of the frozen encoder, if asked for (`EncoderLearner.with_frozen`).
     """
 
     classes: Tensor
@@ -160,6 +181,7 @@ class EncoderBatch:
     labels: Tensor
     pixels: Tensor
     scale: float
+    frozen: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -183,19 +205,19 @@ class EncoderHooks:
         """Number of times that `encode_images` encodes every image."""
         return 1
 
-    def derived(self, learned: Learned, frozen: Encoders) -> Learned:
-        """Tensors, computed once per step, that other hooks get as `learned`; default: no change.
-
-        For tower tensors that are costly to compute: the chunks of a step share them.
-        """
-        return learned
-
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The towers of one forward pass, differentiable in `learned`.
 
         Default: the frozen ones, with the tensors of `learned` that have names of theirs.
         """
         return frozen.with_parameters(learned)
+
+    def merged(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """The towers for prediction, made once for many calls; default: `encoders`.
+
+        For towers that are cheaper once nothing is trained any more.
+        """
+        return self.encoders(learned, frozen)
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
         """Raw features of pixels (b, 3, h, w) for `read_images`: (b, embed) by default."""
@@ -243,43 +265,64 @@ class EncoderModel:
     chunks: int = 1
     divided: tuple[Sequence[PromptPart], ...] = ()
 
-    def class_features(self, learned: Learned) -> Tensor:
-        """Class features: `read_classes` of the prompt features, or `read_fixed` of `fixed`."""
+    def merged(self, learned: Learned) -> Encoders:
+        """The towers for prediction."""
+        with self.autocast():
+            return self.hooks.merged(learned, self.frozen)
+
+    def class_features(self, learned: Learned, encoders: Encoders | None = None) -> Tensor:
+        """Class features: `read_classes` of the prompt features, or `read_fixed` of `fixed`.
+
+        encoders: those of `merged`, for prediction.
+        """
         if self.fixed is not None:
             return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
         if self.divided and not torch.is_grad_enabled():
             pairs = zip(self.prompts, self.divided, strict=True)
             raw = [
-                encode_in_parts(parts, self._encoder(prompts, learned)) for prompts, parts in pairs
+                encode_in_parts(parts, self._encoder(prompts, learned, encoders))
+                for prompts, parts in pairs
             ]
         else:
-            raw = [self._encoder(prompts, learned)() for prompts in self.prompts]
+            raw = [self._encoder(prompts, learned, encoders)() for prompts in self.prompts]
         return self.hooks.read_classes(raw, learned, self.frozen)
 
-    def _encoder(self, prompts: TextPrompts, learned: Learned) -> Callable[..., Tensor]:
+    def _encoder(
+        self, prompts: TextPrompts, learned: Learned, encoders: Encoders | None = None
+    ) -> Callable[..., Tensor]:
         def encode(part: PromptPart | None = None) -> Tensor:
             with self.autocast():
-                encoders = self.hooks.encoders(learned, self.frozen)
-                return prompts.encode(encoders, part, recompute="text" in self.recompute)
+                towers = encoders or self.hooks.encoders(learned, self.frozen)
+                return prompts.encode(towers, part, recompute="text" in self.recompute)
 
         return encode
 
-    def image_features(self, batch: Tensor, learned: Learned) -> Tensor:
-        """Image features: `read_images` of encoded pixels; frozen features are returned as is."""
-        return self._entered_features(self._enter(batch), learned)
+    def image_features(
+        self, batch: Tensor, learned: Learned, encoders: Encoders | None = None
+    ) -> Tensor:
+        """Image features: `read_images` of encoded pixels; frozen features are returned as is.
+
+        encoders: those of `merged`, for prediction.
+        """
+        return self._entered_features(self._enter(batch), learned, encoders)
 
     def _enter(self, pixels: Tensor) -> Tensor:
         """Rows of the images before the first changed block; pixels if that is the first one."""
         start, tower = self.frozen.image_start, self.frozen.vision
-        return tower.advance(pixels, start) if tower is not None and start else pixels
+        if tower is None or not start:
+            return pixels
+        with self.autocast():
+            return tower.advance(pixels, start)
 
-    def _entered_features(self, entered: Tensor, learned: Learned) -> Tensor:
+    def _entered_features(
+        self, entered: Tensor, learned: Learned, encoders: Encoders | None = None
+    ) -> Tensor:
         if self.frozen.vision is None:
             return entered
         with self.autocast():
-            encoders = self.hooks.encoders(learned, self.frozen)
+            towers = encoders or self.hooks.encoders(learned, self.frozen)
             recompute = "vision" in self.recompute
-            raw = self.hooks.encode_images(encoders, entered, recompute=recompute)
+            raw = self.hooks.encode_images(towers, entered, recompute=recompute)
         return self.hooks.read_images(raw, learned, self.frozen)
 
     def batch(
@@ -291,23 +334,21 @@ class EncoderModel:
         return EncoderBatch(classes, images, labels, entered, self.scale)
 
     def backward(
-        self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        loss: BatchLoss,
+        learned: Learned,
+        scale: Scale,
+        frozen: Tensor | None = None,
     ) -> None:
-        """Add the gradients of `scale(loss)` to those of the learned tensors, in `chunks`."""
-        derived = self.hooks.derived(learned, self.frozen)
-        if derived is learned:
-            self._backward(pixels, labels, loss, learned, scale)
-            return
-        leaves = {name: value.detach().requires_grad_() for name, value in derived.items()}
-        self._backward(pixels, labels, loss, leaves, scale)
-        met = [name for name, leaf in leaves.items() if leaf.grad is not None]
-        torch.autograd.backward([derived[n] for n in met], [leaves[n].grad for n in met])
+        """Add the gradients of `scale(loss)` to those of the learned tensors, in `chunks`.
 
-    def _backward(
-        self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
-    ) -> None:
+        frozen: `EncoderBatch.frozen`.
+        """
         if self.chunks == 1:
             batch = self.batch(pixels, labels, self.class_features(learned), learned)
+            batch = replace(batch, frozen=frozen)
             torch.autograd.backward(scale(loss(batch)))
             return
         raw = [
@@ -322,6 +363,7 @@ class EncoderModel:
         for chunk in torch.arange(len(pixels), device=pixels.device).tensor_split(self.chunks):
             if len(chunk):
                 batch = self.batch(pixels[chunk], labels[chunk], classes, learned)
+                batch = replace(batch, frozen=None if frozen is None else frozen[chunk])
                 share = loss(batch) * (len(chunk) / len(pixels))
                 torch.autograd.backward(scale(share))
         if classes.grad is not None:
@@ -331,13 +373,16 @@ class EncoderModel:
             backward_in_parts(parts, self._encoder(prompts, learned), features.grad)
 
     @torch.no_grad()
-    def predict(self, queries: Images, classes: Tensor, learned: Learned) -> Tensor:
-        """(n, classes) logits, in batches of 256 images."""
+    def predict(
+        self, queries: Images, classes: Tensor, learned: Learned, encoders: Encoders | None = None
+    ) -> Tensor:
+        """(n, classes) logits, in batches of 256 images; encoders: those of `merged`."""
         score = partial(self.hooks.scores, classes=classes, scale=self.scale, fitted=self.fitted)
         if self.frozen.vision is None:
             return score(queries.features)
         batches = queries.batches(EVAL_BATCH, device=classes.device)
-        return torch.cat([score(self.image_features(pixels, learned)) for pixels in batches])
+        features = (self.image_features(pixels, learned, encoders) for pixels in batches)
+        return torch.cat([score(images) for images in features])
 
     def within_memory(
         self, images: int, device: torch.device, parts: int, precision: str = "fp32"
@@ -366,34 +411,35 @@ class EncoderModel:
 class EncoderClassifier:
     """CLIP with learned tensors.
 
-    derived, classes: the derived tensors (`EncoderHooks.derived`) and class features, if they were
-    computed in advance by `ahead`.
+    encoders, classes: the towers for prediction (`EncoderHooks.merged`) and class features, if they
+    were computed in advance by `ahead`.
     """
 
     model: EncoderModel
     learned: Learned
     model_for: Callable[[Vocabulary], EncoderModel]
-    derived: Learned | None = None
+    encoders: Encoders | None = None
     classes: Tensor | None = None
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
         """(n, classes); prompts are encoded once, queries in batches of 256."""
-        if self.derived is None or self.classes is None:
+        if self.encoders is None or self.classes is None:
             return self.ahead().logits(queries)
-        return self.model.predict(queries, self.classes, self.derived)
+        return self.model.predict(queries, self.classes, self.learned, self.encoders)
 
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
         """The same tensors with other class prompts."""
         same = vocabulary.classnames == self.model.classnames
         model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
-        return replace(self, model=model, derived=None, classes=None)
+        return replace(self, model=model, encoders=None, classes=None)
 
     @torch.no_grad()
     def ahead(self) -> EncoderClassifier:
         """This classifier with class features encoded in advance, for many calls."""
-        derived = self.model.hooks.derived(self.learned, self.model.frozen)
-        return replace(self, derived=derived, classes=self.model.class_features(derived))
+        encoders = self.model.merged(self.learned)
+        classes = self.model.class_features(self.learned, encoders)
+        return replace(self, encoders=encoders, classes=classes)
 
     def tensors(self) -> Learned:
         """All trained tensors."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench.backbones import Factors
 from fewshot_bench.training import Encoders, Learned, StepLearner
 from fewshot_bench.training.provisional import (
     Derived,
@@ -30,12 +31,14 @@ class Spectrum:
     """A weight W (d_out, d_in) and the SVD of its parts: U (parts, rows, r), V' (parts, r, d_in).
 
     A fused q, k, v tensor has three parts, others one. start: singular values (parts, r) of W.
+    factors: U, the first values and V', with U and V' in the dtype of the run.
     """
 
     weight: Tensor
     left: Tensor
     start: Tensor
     right: Tensor
+    factors: Factors
 
     def moved(self, values: Tensor) -> Tensor:
         """U diag(values) V', written as W + U diag(values - start) V': W exactly at the start."""
@@ -48,7 +51,7 @@ def decomposed(matrices: Mapping[str, Tensor]) -> Derived:
     """U, the singular values and V' of the parts of every tensor, in float32."""
     factors = {}
     for name, matrix in matrices.items():
-        parts = matrix.view(3 if name.endswith(_QKV) else 1, -1, matrix.shape[1])
+        parts = matrix.float().view(3 if name.endswith(_QKV) else 1, -1, matrix.shape[1])
         factors[name] = torch.linalg.svd(parts, full_matrices=False)
     return factors
 
@@ -60,20 +63,39 @@ class Spectra(EncoderHooks):
     frozen: Mapping[str, Spectrum]
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Spectra:
-        """The decomposed matrices of a backbone; the SVD is computed once per backbone."""
+    def of(cls, backbone: Backbone, dtype: torch.dtype = torch.float32) -> Spectra:
+        """The decomposed matrices of a backbone; the SVD is computed once per backbone.
+
+        dtype: that in which towers compute.
+        """
         every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
         matrices = {
-            name: matrix.float()
+            name: matrix
             for name, matrix in every.items()
             if ".blocks." in name and name.endswith(_MATRICES)
         }
         parts = once_for(backbone, ClipSvd.name, lambda: decomposed(matrices))
-        return cls({name: Spectrum(matrix, *parts[name]) for name, matrix in matrices.items()})
+        frozen = {}
+        for name, matrix in matrices.items():
+            left, start, right = parts[name]
+            factors = Factors(left.to(dtype), start, right.to(dtype))
+            frozen[name] = Spectrum(matrix.float(), left, start, right, factors)
+        return cls(frozen)
 
-    def derived(self, learned: Learned, frozen: Encoders) -> Learned:
-        """Every matrix, rebuilt with the learned singular values (parts, r)."""
-        return {name: spectrum.moved(learned[name]) for name, spectrum in self.frozen.items()}
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Towers that multiply by U, the learned singular values (parts, r) and V' in turn."""
+        return frozen.with_factors(
+            {
+                name: replace(spectrum.factors, values=learned[name])
+                for name, spectrum in self.frozen.items()
+            }
+        )
+
+    def merged(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Towers with every matrix rebuilt from the learned singular values."""
+        return frozen.with_parameters(
+            {name: spectrum.moved(learned[name]) for name, spectrum in self.frozen.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +104,8 @@ class ClipSvd(StepLearner):
 
     q, k, v, the attention output and both MLP matrices are decomposed as W = U diag(S) V'; only S
     is trained, U, V and biases are frozen. Weight decay pulls S toward 0, as in the published code.
+    Training multiplies by V, S and U in turn, which is CLIP up to rounding at the start; prediction
+    uses matrices rebuilt once, W + U diag(S - S0) V'.
     Saved models contain S; U and V are recomputed from the backbone, once for all fits and models
     of a process.
     """
@@ -117,4 +141,8 @@ class ClipSvd(StepLearner):
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model, including U and V."""
-        return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone))
+        device, dtype = backbone.device.type, torch.float32
+        with ctx.autocast():
+            if torch.is_autocast_enabled(device):
+                dtype = torch.get_autocast_dtype(device)
+        return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone, dtype))

@@ -34,9 +34,10 @@ U = TypeVar("U", bound=Change)
 class LoraModel:
     """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
 
-    prompts are packed per template; frozen_text holds (classes, embed) unit features. To save
-    memory, the encoders in `recompute` recompute activations in the backward pass, and a step is
-    split into `chunks` of images and of prompts (`divided`, per template).
+    prompts are packed per template, as they are before text block `text_start`: no update is below
+    it. frozen_text holds (classes, embed) unit features. To save memory, the encoders in
+    `recompute` recompute activations in the backward pass, and a step is split into `chunks` of
+    images and of prompts (`divided`, per template).
     """
 
     vision: ImageTower | None
@@ -48,6 +49,7 @@ class LoraModel:
     recompute: frozenset[str] = frozenset()
     chunks: int = 1
     divided: tuple[Sequence[PromptPart], ...] = ()
+    text_start: int = 0
 
     def class_features(self, adapter: Update | None) -> Tensor:
         """(classes, embed): unit features averaged over the templates, unit length, float32."""
@@ -162,8 +164,10 @@ class LoraModel:
         tokens = [
             backbone.tokenize(vocabulary.prompts(template)) for template in vocabulary.templates
         ]
-        model = replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
-        return model._divide(self.chunks)
+        packed = [self.text.pack_tokens(ids) for ids in tokens]
+        if self.text_start:
+            packed = [self.text.advance(one, self.text_start) for one in packed]
+        return replace(self, prompts=tuple(packed))._divide(self.chunks)
 
     def _divide(self, chunks: int) -> LoraModel:
         parts = tuple(packed.divide(chunks) for packed in self.prompts) if chunks > 1 else ()
@@ -195,9 +199,18 @@ class LoraModel:
 
 
 def model_of(
-    backbone: Backbone, vocabulary: Vocabulary, ctx: Encoding, *, vision: bool, text: bool
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    ctx: Encoding,
+    *,
+    vision: bool,
+    text: bool,
+    text_start: int = 0,
 ) -> LoraModel:
-    """The frozen part of a model in which the chosen encoders are adapted."""
+    """The frozen part of a model in which the chosen encoders are adapted.
+
+    text_start: the first text block with an update.
+    """
     blank = LoraModel(
         backbone.image_tower() if vision else None,
         backbone.text_tower() if text else None,
@@ -205,6 +218,7 @@ def model_of(
         None,
         backbone.logit_scale,
         ctx.autocast,
+        text_start=text_start,
     )
     return blank.for_classes(vocabulary, backbone)
 

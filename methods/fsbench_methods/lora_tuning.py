@@ -102,8 +102,9 @@ class LowRankTuning:
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
         """The frozen part of the model."""
-        adapted = {"vision": self.encoder != "text", "text": self.encoder != "vision"}
-        return model_of(backbone, task, ctx, **adapted)
+        vision, text = self.encoder != "text", self.encoder != "vision"
+        start = self.layers(backbone.text_tower().layers).start if text else 0
+        return model_of(backbone, task, ctx, vision=vision, text=text, text_start=start)
 
     def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
         """`model`, with recomputation and chunks where memory is short."""

@@ -36,12 +36,14 @@ class PromptSrc(Ivlp):
     that between image features and frozen features of the same augmented images, and the KL
     divergence from frozen to learned class probabilities, averaged over images and classes. The
     final prompts are the sum of the prompts after every epoch with Gaussian weights around epoch
-    `gpa_mean` that add up to one. A step encodes its images twice. The default schedule is for
-    few-shot runs; for base-to-new use `epochs=20 gpa_mean=15 gpa_std=1`, or `--published`.
+    `gpa_mean` that add up to one. Frozen features of all crops are encoded ahead. The default
+    schedule is for few-shot runs; for base-to-new use `epochs=20 gpa_mean=15 gpa_std=1`, or
+    `--published`.
     """
 
     name: ClassVar[str] = "promptsrc"
     version: ClassVar[str] = "1"
+    with_frozen: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "promptsrc-50",
         family="deep prompts",
@@ -109,8 +111,8 @@ class PromptSrc(Ivlp):
         classes = unit(template_features(backbone, vocabulary).mean(dim=0))
 
         def loss(batch: EncoderBatch) -> Tensor:
-            with torch.no_grad():
-                images = unit(backbone.encode_image(batch.pixels))
+            images = batch.frozen
+            assert images is not None
             logits = batch.scale * images @ classes.T
             divergence = F.kl_div(
                 batch.logits.log_softmax(dim=-1),

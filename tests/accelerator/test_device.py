@@ -96,6 +96,21 @@ def test_copies_from_pinned_memory_do_not_block(
     assert rehearsal.counts(1)["reads"] == 0
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_memory_of_a_copy_may_be_written_after_a_wait(rehearsal: Any, waits: bool) -> None:
+    heard = []
+    batch = torch.ones(4).pin_memory()
+    with rehearsal.listen(lambda kind, operator, device: heard.append((kind, device))):
+        batch.to(DEVICE, non_blocking=True)
+        event = torch.accelerator.current_stream(DEVICE).record_event()
+        if waits:
+            assert event.query()
+        batch.zero_()
+        torch.accelerator.synchronize(DEVICE)
+    written = [] if waits else [("overwriting", 1)]
+    assert heard == [*written, ("synchronization", 1)]
+
+
 def test_a_forbidden_wait_shows_its_line(rehearsal: Any) -> None:
     x = torch.ones(3, device=DEVICE)
     with (

@@ -197,7 +197,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fewshot_bench.utils.memory import count_sharers
+from fewshot_bench.utils.memory import count_sharers, count_workers
 from fsbench_methods.zero_shot import ZeroShot
 
 
@@ -206,7 +206,7 @@ class Sharing:
     name: ClassVar[str] = "sharing"
 
     def fit(self, task, backbone, ctx):
-        Path(__file__).with_name("shared").write_text(str(count_sharers()))
+        Path(__file__).with_name("shared").write_text(f"{count_sharers()} {count_workers()}")
         return ZeroShot().fit(task, backbone, ctx)
 """
 
@@ -215,7 +215,7 @@ def test_workers_that_never_start_take_no_share_of_the_memory(tmp_path: Path) ->
     (tmp_path / "sharing.py").write_text(SHARING, encoding="utf-8")
     few = ("--dataset", "digits", "--shots", "1", "--limit", "20", "--jobs", "4")
     run = ("run", "--method", f"{tmp_path}/sharing.py:Sharing", *few, "--store", tmp_path / "store")
-    for seeds, shared in (("1", "1"), ("2,3", "2")):
+    for seeds, shared in (("1", "1 1"), ("2,3", "2 2")):
         done = fsbench(*run, "--seeds", seeds)
         assert done.code == 0, done
         assert (tmp_path / "shared").read_text() == shared

@@ -22,6 +22,8 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.fit import Context
+from fewshot_bench.training.batches import crop_features, pixel_batches
 from fewshot_bench.utils import environment
 
 CPU = torch.device("cpu")
@@ -148,6 +150,23 @@ def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
     assert not torch.equal(first, views(1, Augment(scale=(0.5, 1.0))))
     assert meter.images_encoded == 18
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(3, 2))
+
+
+def test_features_encoded_ahead_are_those_of_the_crops_that_a_method_trains_on(
+    backbone: Any,
+) -> None:
+    store, meter, images = FeatureCache(None), Meter(CPU), source(backbone, (10, 60, 110, 160, 200))
+    train: Any = image_view(images, store, meter, phase="encode_support", labeled=True)
+    how: Any = {"augment": SMALL, "drop_last": True, "epochs": 3}
+    ctx: Any = Context(3, CPU)
+    with meter.phase("fit"):
+        pixels = list(pixel_batches(train, 2, CPU, ctx, **how))
+        features = list(crop_features(train, 2, backbone.embed_dim, ctx, **how))
+    assert len(pixels) == len(features) == 6
+    for (crops, _), ahead in zip(pixels, features, strict=True):
+        again = torch.nn.functional.normalize(backbone.encode_image(crops), dim=-1)
+        torch.testing.assert_close(ahead, again, atol=1e-5, rtol=0)
+    assert meter.images_encoded == 15
 
 
 def test_seeds_have_views_of_their_own(backbone: object, tmp_path: Path) -> None:

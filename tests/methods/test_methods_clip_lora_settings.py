@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fsbench_methods.lora_model import LoraModel
 from torch import Tensor
 
 from fewshot_bench.backbones import Site
+from fewshot_bench.profiling.cost import Cost, counting
 from tests.reference.toy import CPU, context, random_backbone, random_task
 
 
@@ -96,3 +98,24 @@ def test_positions_of_twelve_layers(position: str, layers: range) -> None:
         chosen = layers_at(position, depth)
         assert 0 < len(chosen) <= depth
         assert 0 <= chosen[0] <= chosen[-1] < depth
+
+
+def test_texts_pass_the_layers_below_the_first_update_once() -> None:
+    backbone = random_backbone(layers=4)
+    task = random_task(backbone)
+    method = ClipLora(position="top-half", dropout=0)
+    model, seen = method.model(task, backbone, context()), []
+    assert model.text_start == 2
+    pixels, labels = task.train.pixels, task.train.labels  # type: ignore[attr-defined]
+    for one in (model, replace(model, text_start=0).for_classes(task, backbone)):
+        adapter, done = method.adapter(model, CPU, context()), Cost()
+        for _, b in adapter.factors.values():
+            b.data.fill_(0.1)
+        with counting(done):
+            one.backward(pixels, labels, adapter, lambda loss: loss)
+        merged = one.merged(adapter)
+        gradients = [a.grad for a, _ in adapter.factors.values()]
+        seen.append((done.flops, [*gradients, merged.class_features(None)]))
+    (ours, found), (whole, expected) = seen
+    assert ours < whole
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))  # type: ignore[arg-type]

@@ -15,8 +15,10 @@ from fsbench_methods.layer_norms import BitFit, LnTuning
 from fsbench_methods.prolip import ProLip
 from fsbench_methods.two_stage import TwoStage
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench import Augment, Task, Vocabulary
+from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.training import Learned, StepLearner
 from fewshot_bench.training.provisional import EncoderBatch, EncoderModel
@@ -99,8 +101,7 @@ def started(method: StepLearner, task: Task, backbone: Any) -> dict[str, Tensor]
 
 
 def logits_of(model: EncoderModel, learned: Learned, pixels: Tensor) -> Tensor:
-    derived = model.hooks.derived(learned, model.frozen)
-    images, classes = model.image_features(pixels, derived), model.class_features(derived)
+    images, classes = model.image_features(pixels, learned), model.class_features(learned)
     return model.hooks.scores(images, classes, model.scale, fitted=True)
 
 
@@ -270,14 +271,31 @@ def test_where_memory_is_short_the_same_numbers_come_out(
     assert all(torch.equal(plain[name], spared[name]) for name in plain)
 
 
-def test_the_untrained_spectrum_is_exactly_clip() -> None:
+def test_the_untrained_spectrum_is_clip() -> None:
+    """Exactly so in predictions; in training, where matrices are not formed, up to rounding."""
     backbone = random_backbone()
     task = random_task(backbone)
     model = ClipSvd().model(task, backbone, context())
-    derived = model.hooks.derived(started(ClipSvd(), task, backbone), model.frozen)
-    plain = model.frozen.parameters()
-    assert derived
-    assert all(torch.equal(value, plain[name]) for name, value in derived.items())
+    learned = started(ClipSvd(), task, backbone)
+    merged, plain = model.merged(learned), model.frozen.parameters()
+    for name, value in merged.parameters().items():
+        assert torch.equal(value, plain[name]), name
+    pixels = task.train.pixels  # type: ignore[attr-defined]
+    factored, whole = (model.image_features(pixels, learned, one) for one in (None, merged))
+    assert relative_gap(factored, whole) < TOLERANCE
+    assert not torch.equal(factored, whole)
+
+
+def test_no_matrix_is_formed_in_training() -> None:
+    backbone = random_backbone(width=48, layers=3, quick_gelu=True)
+    task, method = random_task(backbone), ClipSvd()
+    model, learned = method.model(task, backbone, context()), started(method, task, backbone)
+    pixels, labels = task.train.pixels[:2], task.train.labels[:2]  # type: ignore[attr-defined]
+    done = Cost()
+    with counting(done), FlopCounterMode(display=False) as counter:
+        model.backward(pixels, labels, EncoderBatch.cross_entropy, learned, lambda loss: loss)
+    # Rebuilt matrices and their whole gradients would be half of torch's count for so few tokens.
+    assert done.flops == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_matrices_are_decomposed_once_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:

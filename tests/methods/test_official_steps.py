@@ -55,6 +55,22 @@ def test_clip_lora(backbone: Any, names: str, template: str, monkeypatch: Any) -
     assert names in WITHOUT_GRADIENT or gradients < allowed
 
 
+@pytest.mark.parametrize("choice", [subjects.is_block_norm, subjects.is_bias])
+def test_tuned(backbone: Any, choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "BATCH", 3)
+    names = NAMES["prefixes"]
+    step = official.TunedStep(backbone.module, backbone.tokenize, choice)
+    prompts = Vocabulary(names, (TEMPLATES["usual"],)).prompts(TEMPLATES["usual"])
+    pixels, labels = subjects.batch_of(backbone, len(names))
+    classes = F.normalize(backbone.encode_text(prompts), dim=-1)
+    expected = backbone.logit_scale * F.normalize(backbone.encode_image(pixels), dim=-1) @ classes.T
+    assert relative_gap(step.logits(pixels, prompts), expected) < TOLERANCE
+    step.backward(pixels, labels, prompts)
+    trained = {name for name, value in step.module.named_parameters() if value.grad is not None}
+    assert trained == {name for name, _ in step.module.named_parameters() if choice(name)}
+    subjects.official_tuned(backbone, names, choice=choice)()
+
+
 @pytest.mark.parametrize("names", NAMES)
 def test_coop(backbone: Any, names: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(subjects, "BATCH", 6)

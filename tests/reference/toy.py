@@ -95,12 +95,12 @@ class MemoryShots:
         labels: bool = False,
     ) -> Iterator[Any]:
         visited = torch.arange(len(self)) if order is None else order
-        orders = [visited] if isinstance(visited, Tensor) else visited
-        for places in (part for order in orders for part in order.split(size)):
-            pixels = self.pixels[places]
+        for order in [visited] if isinstance(visited, Tensor) else visited:
+            every = self.pixels
             if augment is not None and rng is not None:
-                pixels = _augmented(pixels, augment, rng)
-            yield (pixels, self.labels[places]) if labels else pixels
+                every = _augmented(every, augment, rng)
+            for places in order.split(size):
+                yield (every[places], self.labels[places]) if labels else every[places]
 
     @property
     def raw_features(self) -> Tensor:

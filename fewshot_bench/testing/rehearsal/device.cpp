@@ -29,6 +29,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <set>
@@ -66,7 +67,8 @@ thread_local c10::StreamId streams[MOST_DEVICES];
 std::mutex names_lock;
 std::map<std::string, int64_t> launches_by_name;
 
-// A function of Python that is called at each wait of the host, and may raise an error there.
+// A function of Python that is called at each wait of the host and at each wrong write, and may raise
+// an error there.
 std::atomic<bool> is_heard{false};
 PyObject* listener = nullptr;
 
@@ -83,8 +85,11 @@ void tell(const char* kind, const std::string& name, DeviceIndex device) {
   Py_DECREF(answer);
 }
 
+void land(DeviceIndex device, int64_t number);
+
 void count_read(const std::string& name, DeviceIndex device) {
   accounts[device].reads++;
+  land(device, std::numeric_limits<int64_t>::max());
   tell("read", name, device);
 }
 
@@ -206,10 +211,58 @@ struct PinnedMemory final : c10::Allocator {
 };
 PinnedMemory pinned_memory;
 
+// ---- copies in flight --------------------------------------------------------------------------
+
+// A copy from pinned memory that the host has not waited for: a device may not have made it yet, so
+// the host may not write there. Such a write shows when the host waits, and the bytes are others.
+struct Flight {
+  c10::weak_intrusive_ptr<c10::StorageImpl> memory;
+  int64_t offset;
+  std::string bytes;
+  DeviceIndex device;
+  int64_t number;
+};
+std::mutex flights_lock;
+std::vector<Flight> flights;
+std::atomic<int64_t> last_flight{0};
+
+void begin_flight(const at::Tensor& from, DeviceIndex device) {
+  if (!is_heard || !from.is_contiguous()) return;
+  const auto* first = static_cast<const char*>(from.storage().data());
+  const auto* start = static_cast<const char*>(from.const_data_ptr());
+  std::lock_guard<std::mutex> guard(flights_lock);
+  flights.push_back({from.storage().getWeakStorageImpl(), start - first,
+                     std::string(start, from.nbytes()), device, ++last_flight});
+}
+
+// End the flights of a device up to a number, and tell of memory that has changed since.
+void land(DeviceIndex device, int64_t number) {
+  int changed = 0;
+  {
+    std::lock_guard<std::mutex> guard(flights_lock);
+    std::vector<Flight> left;
+    for (auto& flight : flights) {
+      if (flight.device != device || flight.number > number) {
+        left.push_back(std::move(flight));
+        continue;
+      }
+      // Memory that was freed is not given away before its copies are made.
+      auto memory = flight.memory.lock();
+      if (!memory.defined()) continue;
+      const auto* start = static_cast<const char*>(memory->data()) + flight.offset;
+      changed += std::memcmp(start, flight.bytes.data(), flight.bytes.size()) != 0;
+    }
+    flights.swap(left);
+  }
+  if (changed) tell("overwriting", "memory of a copy that was not waited for", device);
+}
+
 // ---- devices, streams, events ----------------------------------------------------------------
 
 struct Mark {
   std::chrono::steady_clock::time_point time;
+  DeviceIndex device;
+  int64_t flight;
 };
 
 DeviceIndex change_device(DeviceIndex index) {
@@ -251,19 +304,28 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   bool queryStream(const c10::Stream&) const { return true; }
   void synchronizeStream(const c10::Stream& stream) const {
+    land(stream.device_index(), last_flight);
     count_synchronization("synchronize of a stream", stream.device_index());
   }
   void synchronizeDevice(const DeviceIndex device) const {
+    land(device < 0 ? current : device, last_flight);
     count_synchronization("synchronize", device < 0 ? current : device);
   }
 
-  void record(void** event, const c10::Stream&, const DeviceIndex, const c10::EventFlag) const {
+  void record(void** event, const c10::Stream& stream, const DeviceIndex, const c10::EventFlag) const {
     if (*event == nullptr) *event = new Mark;
-    static_cast<Mark*>(*event)->time = std::chrono::steady_clock::now();
+    *static_cast<Mark*>(*event) = {std::chrono::steady_clock::now(), stream.device_index(), last_flight};
   }
   void block(void*, const c10::Stream&) const {}
-  bool queryEvent(void*) const { return true; }
-  void synchronizeEvent(void*) const { count_synchronization("synchronize of an event", current); }
+  bool queryEvent(void* event) const {
+    if (const auto* mark = static_cast<Mark*>(event)) land(mark->device, mark->flight);
+    return true;
+  }
+  void synchronizeEvent(void* event) const {
+    const auto* mark = static_cast<Mark*>(event);
+    if (mark != nullptr) land(mark->device, mark->flight);
+    count_synchronization("synchronize of an event", mark ? mark->device : current);
+  }
   void destroyEvent(void* event, const DeviceIndex) const noexcept { delete static_cast<Mark*>(event); }
   double elapsedTime(void* first, void* last, const DeviceIndex) const {
     const auto gap = static_cast<Mark*>(last)->time - static_cast<Mark*>(first)->time;
@@ -533,9 +595,14 @@ Tensor copy_tensor(const Tensor& from, const Tensor& to, bool non_blocking) {
   } else {
     const auto& host = is_here(from) ? to : from;
     const auto device = (is_here(from) ? from : to).device().index();
-    if (non_blocking && is_pinned(host.storage().data())) accounts[device].sent++;
-    else if (is_here(from)) count_read("aten::_copy_from", device);
-    else count_upload("aten::_copy_from", device);
+    if (non_blocking && is_pinned(host.storage().data())) {
+      accounts[device].sent++;
+      if (!is_here(from)) begin_flight(from, device);
+    } else if (is_here(from)) {
+      count_read("aten::_copy_from", device);
+    } else {
+      count_upload("aten::_copy_from", device);
+    }
   }
   if (to.numel()) (is_here(to) ? host_of(to) : to).copy_(is_here(from) ? host_of(from) : from);
   return to;
@@ -733,6 +800,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("reset_peak", [](int index) { accounts[index].peak = accounts[index].allocated.load(); });
   m.def("set_limit", [](int index, int64_t bytes) { accounts[index].limit = bytes ? bytes : TOTAL_BYTES; });
   m.def("listen", [](pybind11::object called) {
+    {
+      std::lock_guard<std::mutex> guard(flights_lock);
+      flights.clear();
+    }
     PyObject* before = listener;
     listener = called.is_none() ? nullptr : called.release().ptr();
     is_heard = listener != nullptr;

@@ -219,8 +219,10 @@ def reset_counts() -> None:
 def listen(heard: Callable[[str, str, int], None]) -> Iterator[None]:
     """Context in which `heard(kind, operator, device)` is called where the host waits.
 
-    kind: `read`, `upload` or `synchronization`. The call is made in the waiting thread, inside the
-    operator: its stack shows the line, and an error that it raises ends the operator.
+    kind: `read`, `upload` or `synchronization`, or `overwriting`: at a wait, pinned memory holds
+    other bytes than when it was sent, though no earlier wait said that its copy had been made. The
+    call is made in the waiting thread, inside the operator: its stack shows the line, and an error
+    that it raises ends the operator.
     """
     before = _C.listen(heard)
     try:

@@ -24,8 +24,9 @@ class Wait:
     """A wait of the host.
 
     kind: `read` (a value or a size comes to the host), `upload` (a copy of memory that is not
-    pinned) or `synchronization`. place: the innermost line outside of torch; empty in torch's own
-    backward pass. images: True while images or features of images are loaded.
+    pinned), `synchronization`, or `overwriting`: no wait, but what it finds, pinned memory that was
+    changed while a device might still read it. place: the innermost line outside of torch; empty in
+    torch's own backward pass. images: True while images or features of images are loaded.
     """
 
     kind: str
@@ -77,7 +78,8 @@ class Waits:
 
     def beyond_images(self) -> list[Wait]:
         """All waits, except those that bring images and their features to the device."""
-        return [event for event in self.events if isinstance(event, Wait) and not event.images]
+        waits = [event for event in self.events if isinstance(event, Wait)]
+        return [wait for wait in waits if not wait.images or wait.kind == "overwriting"]
 
 
 def can_hear(device: str) -> bool:
