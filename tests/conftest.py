@@ -19,7 +19,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
-from fewshot_bench.utils.devices import accelerator_kind, count_devices
+from fewshot_bench.utils.devices import accelerator_kind
 from tests import helpers
 from tests.accelerator.layout import use_accelerator_layout
 
@@ -209,9 +209,9 @@ def inherited(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def accelerator(request: pytest.FixtureRequest) -> str:
-    """The last accelerator of this machine; where there is none, the last rehearsal device."""
+    """The first accelerator of this machine; where there is none, the second rehearsal device."""
     kind = accelerator_kind()
-    if not kind:
-        request.getfixturevalue("rehearsal")
-        kind = accelerator_kind()
-    return f"{kind}:{count_devices(kind) - 1}"
+    if kind:
+        return f"{kind}:0"
+    request.getfixturevalue("rehearsal")
+    return "rehearsal:1"

@@ -67,7 +67,7 @@ class _Spread(torch.autograd.Function):
         parts = 2 if slots.queries is None else 3
         shape = slots.count, slots.prefix + slots.length, parts, heads, -1
         every = fused.index_select(0, slots.rows).view(shape).permute(2, 0, 3, 1, 4)
-        ctx.slots, ctx.shape = slots, fused.shape
+        ctx.slots = slots
         if slots.queries is None:
             return every[0], every[1]
         return every[0, :, :, slots.prefix :], every[1], every[2]
@@ -76,18 +76,19 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         slots: Slots = ctx.slots
         *queries, keys, values = (one.transpose(1, 2).flatten(2) for one in outer)
-        whole = keys.new_empty(ctx.shape)
-        columns = whole.chunk(len(outer), dim=1)
+        parts = [_gathered(keys, slots), _gathered(values, slots)]
         if slots.queries is not None:
-            torch.index_select(queries[0].flatten(0, 1), 0, slots.queries, out=columns[0])
-        first = slots.runs * slots.prefix
-        for gradient, column in zip((keys, values), columns[-2:], strict=True):
-            torch.index_select(gradient.flatten(0, 1), 0, slots.own, out=column[first:])
-            if first:
-                by_run = gradient.view(slots.runs, -1, *gradient.shape[1:])[:, :, : slots.prefix]
-                total = column[:first].view(slots.runs, slots.prefix, -1)
-                torch.sum(by_run, 1, out=total)
-        return whole, None, None
+            parts.insert(0, queries[0].flatten(0, 1).index_select(0, slots.queries))
+        return torch.cat(parts, dim=1), None, None
+
+
+def _gathered(gradient: Tensor, slots: Slots) -> Tensor:
+    """(t, width) gradients of packed rows from those of their slots (count, length, width)."""
+    own = gradient.flatten(0, 1).index_select(0, slots.own)
+    if not slots.prefix:
+        return own
+    by_run = gradient.view(slots.runs, -1, *gradient.shape[1:])[:, :, : slots.prefix]
+    return torch.cat([by_run.sum(1).flatten(0, 1), own])
 
 
 class _Moved(torch.autograd.Function):

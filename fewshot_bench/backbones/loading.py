@@ -41,6 +41,7 @@ from fewshot_bench.backbones.weights import (
     source_of,
 )
 from fewshot_bench.utils import offline
+from fewshot_bench.utils.devices import choose
 from fewshot_bench.utils.errors import (
     DataMissingError,
     FsbenchError,
@@ -178,8 +179,10 @@ def _source(name: str) -> Source | None:
 def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
     """The backbone `name` on `device`; DataMissingError if its weights are unavailable.
 
-    PluginError for a registered one that is not usable.
+    PluginError for a registered one that is not usable. A numbered device becomes the current one:
+    some backends create tensors there whatever device they are told.
     """
+    choose(torch.device(device))
     if name in registry().backbones.entries:
         return load_registered(name, device, precision)
     open_clip = import_library()

@@ -21,7 +21,7 @@ from fewshot_bench.cli.output import say, warn
 from fewshot_bench.cli.working import working
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
-from fewshot_bench.utils.devices import CPU
+from fewshot_bench.utils.devices import CPU, choose, count_devices
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import FEW, shortened
 
@@ -118,12 +118,19 @@ def _refuse_other_kinds(name: str) -> None:
 
 
 def find_device(name: str) -> None:
-    """UsageError for a device that is not there; the rehearsal device is compiled and loaded."""
-    if name.partition(":")[0] == "rehearsal":
+    """UsageError for a device that is not there; the rehearsal device is compiled and loaded.
+
+    Unless torch has found another device of this name by itself.
+    """
+    if name.partition(":")[0] == "rehearsal" and not count_devices("rehearsal"):
         from fewshot_bench.testing.rehearsal import load
 
         load()
     check_device(name, here=True)
+    if name != CPU:
+        import torch
+
+        choose(torch.device(name))
 
 
 def _fail(rule: BrokenRule, kind: type) -> CheckResult:

@@ -33,7 +33,6 @@ from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import errors, offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
-from fewshot_bench.utils.devices import choose
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.locks import is_waiting
@@ -203,7 +202,6 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
         if int(threads):
             torch.set_num_threads(int(threads))
         models = store.path if keep_models == "1" else None
-        choose(torch.device(device))
         session = Session(folder_of(FEATURES, store.path), device, examiner, models)
         engine.send("idle")
         with suppress(Closed):

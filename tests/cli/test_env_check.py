@@ -29,7 +29,7 @@ def test_a_device_that_computes_right_is_ready(tmp_path: Path) -> None:
     assert found["choices"]["step"] == "eager: torch has no graphs of cpu devices"
     assert [check["passed"] for check in found["checks"]] == [None, None, None, True]
     gaps = found["checks"][-1]["facts"]["gaps"]
-    assert gaps["cpu"] == 0.0
+    assert set(gaps) == {"bf16", "soft"}
     assert 0 < gaps["bf16"] < self_test.ROUNDED
     assert gaps["soft"] < 1e-4
     assert found["packages"]["torch"]

@@ -24,7 +24,7 @@ import torch
 from fewshot_bench.testing.rehearsal.build import KIND, PACKAGE, build, find_missing
 from fewshot_bench.utils.errors import UsageError
 
-__all__ = ["KIND", "build", "find_missing", "load"]
+__all__ = ["KIND", "PACKAGE", "build", "find_missing", "load"]
 
 
 def load() -> Any:

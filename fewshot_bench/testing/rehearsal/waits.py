@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fewshot_bench.testing.rehearsal import KIND, load
+from fewshot_bench.testing.rehearsal import KIND, PACKAGE, load
 
 _TORCH = str(Path(torch.__file__).parent)
 _IMAGES = str(Path("fewshot_bench", "images"))
@@ -83,8 +83,9 @@ class Waits:
 
 
 def can_hear(device: str) -> bool:
-    """True for rehearsal devices and CUDA's, which say where the host waits."""
-    return device.partition(":")[0] in (KIND, "cuda")
+    """True for this rehearsal device and CUDA's, which say where the host waits."""
+    kind = device.partition(":")[0]
+    return kind == "cuda" or (kind == KIND and PACKAGE in sys.modules)
 
 
 @contextmanager
