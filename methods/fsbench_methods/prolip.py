@@ -126,7 +126,7 @@ class ProLip(EncoderHooks):
 
         def loss(rows: Tensor) -> Tensor:
             logits = model.scale * unit(rows @ projection + bias) @ fixed.T
-            distance = (projection - start).square().sum()
+            distance = F.mse_loss(projection, start, reduction="sum")
             return F.cross_entropy(logits, labels) + weight * distance
 
         take = ctx.train_step(loss, optimizer)

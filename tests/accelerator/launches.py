@@ -12,7 +12,7 @@ import functools
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,15 +143,20 @@ def _in_float32(value: Any) -> Any:
 @contextmanager
 def as_accelerator() -> Iterator[None]:
     """Context in which CPU tensors are laid out, cast and optimized as on an accelerator."""
-    make = torch.optim.SGD.__init__
-
-    def fused(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        make(optimizer, *args, **{**kwargs, "fused": True})
-
     with pytest.MonkeyPatch.context() as patch, _Autocast():
         use_accelerator_layout(patch)
-        patch.setattr(torch.optim.SGD, "__init__", fused)
+        for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+            patch.setattr(kind, "__init__", _fused(kind.__init__))
         yield
+
+
+def _fused(create: Callable[..., None]) -> Callable[..., None]:
+    """`Optimizer.__init__` that makes a fused optimizer."""
+
+    def create_fused(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        create(optimizer, *args, **{**kwargs, "fused": True})
+
+    return create_fused
 
 
 @contextmanager
@@ -189,7 +194,9 @@ class _Views(MemoryShots):
         return torch.randn(len(self), self.backbone.embed_dim)
 
     def views(self, count: int, *args: Any, **kwargs: Any) -> Tensor:
-        drawn = torch.randn(count, len(self), self.backbone.embed_dim)
+        projected = kwargs.get("projected", True)
+        width = self.backbone.embed_dim if projected else self.backbone.image_tower().width
+        drawn = torch.randn(count, len(self), width)
         return torch.nn.functional.normalize(drawn, dim=-1)
 
 
