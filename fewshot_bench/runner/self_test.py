@@ -68,7 +68,7 @@ class Check:
 def captured_kind(device: torch.device) -> Kind:
     """The kind of captured step that a device can take: its own graph, else one in software."""
     kind = resolve_kind("auto", device)
-    return SOFT if kind == "eager" else kind  # type: ignore[return-value]
+    return SOFT if kind == "eager" else kind
 
 
 def run_checks(device: torch.device, precision: str) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +12,10 @@ import torch
 
 # What a step reaches within this many references; more would be the harness and torch.
 _DEPTH, _MOST = 6, 2_000
+# Of a collection, such as all images, these are read, and its length.
+_FIRST = 200
+# What belongs to the harness may change meanwhile, by threads that load images, say.
+_HARNESS = tuple(f"fewshot_bench.{part}" for part in ("runner", "engines", "images", "backbones"))
 _OTHER = (torch.Tensor, torch.nn.Module, torch.Generator, types.ModuleType, type)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -32,10 +37,13 @@ def _read(root: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(value, list | dict | set):
                 yield f"len({path})", len(value)
             if depth < _DEPTH:
-                waiting += [(part, name, depth + 1) for name, part in _parts(value, path)]
+                parts = itertools.islice(_parts(value, path), _FIRST)
+                waiting += [(part, name, depth + 1) for name, part in parts]
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if str(getattr(value, "__module__", "")).startswith(_HARNESS):
+        return
     if isinstance(value, partial):
         yield from ((f"{path}[{place}]", part) for place, part in enumerate(value.args))
         yield from ((f"{path}.{name}", part) for name, part in value.keywords.items())

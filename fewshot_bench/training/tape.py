@@ -7,6 +7,7 @@ nothing is read on the host. `Tape.replay` repeats the operators on the same mem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ class Tape:
 
     def record(self, work: Callable[[], None]) -> None:
         """Run `work` and record it; NotCapturableError for what no graph can contain."""
-        with _Recorder(self):
+        with recording(self):
             work()
 
     def rewind(self) -> None:
@@ -136,6 +137,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._tape.add(func, args, kwargs or {})
+
+
+def recording(tape: Tape) -> AbstractContextManager[Any]:
+    """Record what runs inside on a tape."""
+    recorder: AbstractContextManager[Any] = _Recorder(tape)
+    return recorder
 
 
 def repeat(call: Call) -> None:

@@ -303,6 +303,10 @@ def _make_capturable(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         group["lr"] = torch.as_tensor(group["lr"], dtype=kind, device=device).clone()
         group["fused"], group["foreach"] = True, False
+        if "capturable" in group:
+            group["capturable"] = True
+    # torch warns of steps that are not captured, such as the first ones.
+    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
     # Fused optimizers skip overflowed steps by themselves: nothing is read on the host.
     optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
     if isinstance(optimizer, SGD):

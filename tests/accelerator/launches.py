@@ -213,7 +213,7 @@ def count_step(
     """The kernels of one training step of a method with the first names of ImageNet."""
     with as_accelerator():
         backbone = _backbone(precision)
-        shots = random_shots(backbone, classes, max(1, -(-512 // classes)), seed=1)
+        shots = random_shots(backbone, classes, -(-512 // classes), seed=1)
         train = _Views(shots.pixels, shots.labels, backbone)
         task = Task(names_of_imagenet()[:classes], ("a photo of a {}.",), train)
         with isolate(1), counting_step(named=named) as found:

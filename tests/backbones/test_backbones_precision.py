@@ -99,6 +99,7 @@ CASES: dict[str, tuple[Callable[[Any], tuple[Tensor, list[Tensor]]], Callable[[s
 }
 
 
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("case", CASES)
 def test_a_tower_needs_no_autocast_of_its_caller(case: str) -> None:
     """Features are float32 and those of a caller's autocast, bit for bit, and gradients flow."""

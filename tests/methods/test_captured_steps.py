@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,12 +16,16 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.profiling.cost import Cost, count, counting
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.runner.fit import Context
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from fewshot_bench.testing.bench import Setting, prepare
 from fewshot_bench.testing.toy import toy_backbone
+from fewshot_bench.training.tape import Tape, address, recording, tensors_in, whole
 from fewshot_bench.training.train_step import TrainStep, step_on
-from fewshot_bench.utils.errors import NumericalError
+from fewshot_bench.utils.errors import NumericalError, UsageError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.step_kind import Kind
+from tests.helpers import cells
 
 CPU = torch.device("cpu")
 # Not captured: methods without steps of an optimizer of torch that keeps its numbers on the device.
@@ -242,3 +247,94 @@ def test_a_captured_loss_that_is_no_number_ends_the_fit(kind: Kind) -> None:
     expected = "m: the loss is nan at optimizer step 9"
     with pytest.raises(NumericalError, match=expected), observer.watch():
         train(make, kind)
+
+
+class PretendGraph:
+    """A graph of a device on the CPU: what is captured does not compute until it is replayed."""
+
+    def __init__(self) -> None:
+        self.tape = Tape(CPU)
+        self.registered: list[torch.Generator] = []
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self.registered.append(generator)
+
+    def replay(self) -> None:
+        self.tape.replay()
+
+
+class PretendModule:
+    """The functions of `torch.cuda` that a capture uses."""
+
+    CUDAGraph = PretendGraph
+    made: ClassVar[list[PretendGraph]] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def wait_stream(self, other: Any) -> None:
+            """Nothing waits on a CPU."""
+
+    def current_stream(self) -> Any:
+        return self.Stream(CPU)
+
+    def stream(self, stream: Any) -> Any:
+        return nullcontext()
+
+    @contextmanager
+    def graph(self, graph: PretendGraph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        self.made.append(graph)
+        before: dict[int, tuple[Tensor, Tensor]] = {}
+        states = [(rng, rng.get_state()) for rng in graph.registered]
+        add = graph.tape.add
+
+        def keep(operator: Any, arguments: Any, named: Any) -> Any:
+            for tensor in tensors_in((*arguments, *named.values())):
+                before.setdefault(address(tensor), (whole(tensor), whole(tensor).clone()))
+            return add(operator, arguments, named)
+
+        graph.tape.add = keep  # type: ignore[method-assign]
+        with recording(graph.tape):
+            yield
+        for tensor in graph.tape.changed:
+            kept, value = before[address(tensor)]
+            kept.copy_(value)
+        for rng, state in states:
+            rng.set_state(state)
+
+
+@pytest.mark.parametrize("make", [sound, dropping, Stages])
+@pytest.mark.parametrize("how", [{}, {"scaled": True}, {"max_norm": 0.05}])
+def test_a_graph_of_a_device_is_captured_and_replayed(
+    make: Make, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = train(make, "eager", **how)
+    module = PretendModule()
+    monkeypatch.setattr(module, "made", [])
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    found, take = train(make, "graph", **how)
+    assert (take.used, take.reason) == ("graph", "")
+    assert torch.equal(expected, found)
+    assert len(module.made) == (2 if make is Stages else 1)
+    assert len(module.made[0].registered) == (make is dropping)
+
+
+def test_a_record_states_the_kind_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_STEP", "soft")
+    (spec,) = cells("tip-adapter-f", options=("epochs=5",))
+    record = run_one(spec, Session()).record
+    assert (record.footprint["step"], record.footprint["steps"]) == ("soft", 5)
+    assert not record.incidents
+    monkeypatch.setenv("FSBENCH_STEP", "graph")
+    record = run_one(spec, Session()).record
+    assert "step" not in record.footprint
+    text = "tip-adapter-f: steps are eager, not graph: torch has no graphs of cpu devices"
+    assert list(record.incidents) == [{"kind": "step", "text": text}]
+
+
+def test_an_unknown_kind_of_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_STEP", "grph")
+    with pytest.raises(UsageError, match="unknown kind of training step 'grph': did you mean"):
+        Session()
