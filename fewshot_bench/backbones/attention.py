@@ -76,10 +76,11 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         slots: Slots = ctx.slots
         *queries, keys, values = (one.transpose(1, 2).flatten(2) for one in outer)
-        parts = [_gathered(keys, slots), _gathered(values, slots)]
+        gathered = _gathered(torch.cat([keys, values], dim=2), slots)
         if slots.queries is not None:
-            parts.insert(0, queries[0].flatten(0, 1).index_select(0, slots.queries))
-        return torch.cat(parts, dim=1), None, None
+            own = queries[0].flatten(0, 1).index_select(0, slots.queries)
+            gathered = torch.cat([own, gathered], dim=1)
+        return gathered, None, None
 
 
 def _gathered(gradient: Tensor, slots: Slots) -> Tensor:

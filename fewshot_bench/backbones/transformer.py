@@ -40,15 +40,13 @@ from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 QUICK = 1.702
+NORMS = ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias")
 _NAMES = {
-    "ln_1.weight",
-    "ln_1.bias",
+    *NORMS,
     "attn.in_proj_weight",
     "attn.in_proj_bias",
     "attn.out_proj.weight",
     "attn.out_proj.bias",
-    "ln_2.weight",
-    "ln_2.bias",
     "mlp.c_fc.weight",
     "mlp.c_fc.bias",
     "mlp.c_proj.weight",
@@ -78,6 +76,11 @@ class Block:
     def width(self) -> int:
         """Size of the residual stream."""
         return self.parts["ln_1.weight"].shape[0]
+
+    def stream(self, plain: torch.dtype) -> torch.dtype:
+        """The dtype of the residual stream: that of the norms where they have one, else `plain`."""
+        dtypes = {self.parts[name].dtype for name in NORMS}
+        return dtypes.pop() if len(dtypes) == 1 else plain
 
     def weight(self, matrix: str) -> Tensor:
         """(d_out, d_in) of q, k, v, o, fc or proj."""
@@ -224,18 +227,23 @@ def run_blocks(
     `recompute` keeps only the input of each block for the backward pass and recomputes the rest:
     equal results, in a fraction of the memory, for a third more work. Token rows of `edits` at
     layer 0 of images are in `x` already, inserted before the norm that precedes the blocks.
+    On accelerators, tokens within a block have the dtype of its norms: trained ones are in float32
+    and need no cast before them.
     """
     last = len(blocks) - 1
     fused = adapter if isinstance(adapter, FusedAdapter) else None
     branch = edits.branch if edits else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
+    dtype = x.dtype if fewer_kernels(x.device) else None
     for layer, block in list(enumerate(blocks))[start:stop]:
+        if dtype is not None:
+            x = x.to(block.stream(dtype))
         if edits and (layer or layout.causal):
             x, layout = write_tokens(x, layout, edits.before(layer))
         if layer == last and edits and edits.rows is not None:
             layout = read_rows(layout, edits.rows)
-        step = _Pass(block, encoder, layer, adapter, fused, layout, branch)
+        step = _Pass(block, encoder, layer, adapter, fused, layout, branch, dtype)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replay(run, x, fused) if recompute else run(x)
@@ -246,7 +254,7 @@ def run_blocks(
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
-    return x
+    return x if dtype is None else x.to(dtype)
 
 
 def _replay(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
@@ -272,7 +280,7 @@ def _replay(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | No
 
 @dataclass(frozen=True)
 class _Pass:
-    """One block over tokens of one layout."""
+    """One block over tokens of one layout; dtype: that of its branches, None for that of tokens."""
 
     block: Block
     encoder: Encoder
@@ -281,6 +289,7 @@ class _Pass:
     fused: FusedAdapter | None
     layout: Layout
     branch: Branch | None = None
+    dtype: torch.dtype | None = None
 
     def full(self, x: Tensor) -> Tensor:
         """All tokens (t, width) through the block."""
@@ -314,7 +323,8 @@ class _Pass:
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"
         weight, bias = parts[f"{name}.weight"], parts[f"{name}.bias"]
-        return normalized(x, weight, bias, self.block.eps[index - 1])
+        normed = normalized(x, weight, bias, self.block.eps[index - 1])
+        return normed if self.dtype is None else normed.to(self.dtype)
 
     def _product(self, matrices: tuple[str, ...], x: Tensor) -> Tensor:
         """x W' + b of adjacent matrices in one parameter, plus the adapter's updates."""

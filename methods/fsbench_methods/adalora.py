@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.backbones import ImageTower, Site, TextTower
+from fewshot_bench.backbones import ImageTower, Site, TextTower, fewer_kernels
 from fewshot_bench.training import require, require_not_negative
 from fewshot_bench.training.provisional import Scale, WithoutRun
 from fsbench_methods import papers
@@ -32,9 +32,10 @@ Triplets = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Stack:
-    """The triplets of matrices of one size: q (n, rank, d_in), p (n, d_out, rank), e (n, rank).
+    """Triplets of matrices: q (n, rank, d_in), p (n, d_out, rank), e (n, rank).
 
-    Few large kernels work on all of them at once.
+    On an accelerator those of all matrices of one size, so that few large kernels work on them at
+    once; on a CPU those of a single one.
     """
 
     sites: tuple[Site, ...]
@@ -69,10 +70,17 @@ def parameters_of(stacks: Sequence[Stack]) -> Triplets:
 
 def penalty(stacks: Sequence[Stack]) -> Tensor:
     """Mean over all P and Q of |P'P - I| and |QQ' - I| (eq. 4)."""
-    whole = torch.cat([gram for s in stacks for gram in (s.q @ s.q.mT, s.p.mT @ s.p)])
+    whole = torch.cat([_gram(x) for s in stacks for x in (s.q.mT, s.p)])
     eye = torch.eye(whole.shape[-1], device=whole.device)
     distances: Tensor = torch.linalg.matrix_norm(whole - eye)
     return distances.mean()
+
+
+def _gram(x: Tensor) -> Tensor:
+    """x'x of (n, d, rank); on a CPU, the product of a single matrix rounds as a plain one."""
+    if fewer_kernels(x.device):
+        return x.mT @ x
+    return torch.stack([one.T @ one for one in x.unbind()])
 
 
 class Allocation:
@@ -259,11 +267,12 @@ class AdaLora(LowRankTuning):
     def stacks(self, plain: LowRank, ctx: RunContext) -> list[Stack]:
         """New triplets at the sites of `plain`: P and Q normal (std 0.02), E zero."""
         rng = ctx.rng("triplets")
-        alike: dict[tuple[int, int], list[Site]] = {}
+        alike: dict[Site | tuple[int, int], list[Site]] = {}
+        together = fewer_kernels(next(iter(plain.factors.values()))[0].device)
         drawn: dict[Site, list[Tensor]] = {}
         for site, (a, b) in plain.factors.items():
             size = a.shape[1], len(b)
-            alike.setdefault(size, []).append(site)
+            alike.setdefault(size if together else site, []).append(site)
             q, p = (torch.empty(one, self.start_rank) for one in size)
             drawn[site] = [one.normal_(std=0.02, generator=rng) for one in (q.T, p)]
         stacks = []
