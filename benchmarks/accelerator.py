@@ -19,7 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -229,22 +229,24 @@ class Bench:
 
     def official(self, name: str, count: int) -> Callable[[], Any] | None:
         """The official step on `count` images at the backbone's precision; None without one."""
-        if name in OFFICIAL:
-            step = OFFICIAL[name](self.backbone, self.names, count)
-        elif name in STEPS:
-            setting = Setting(self.backbone, self.names, self.labels)
-            step = subjects.official_step(STEPS[name](setting), count)
-        else:
-            return None
-        dtype = AUTOCAST.get(self.backbone.precision)
-        if dtype is None:
-            return step
+        with self._autocast():
+            if name in OFFICIAL:
+                step = OFFICIAL[name](self.backbone, self.names, count)
+            elif name in STEPS:
+                setting = Setting(self.backbone, self.names, self.labels)
+                step = subjects.official_step(STEPS[name](setting), count)
+            else:
+                return None
 
         def cast() -> None:
-            with torch.autocast(self.device.type, dtype):
+            with self._autocast():
                 step()
 
         return cast
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self.backbone.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def encoding_of(self, name: str, batch: Sequence[Any]) -> Callable[[], Any] | None:
         """Encodes as many images as the official step does beyond ours; None if it does not."""

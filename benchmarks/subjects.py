@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.fit import Context
+from fewshot_bench.runner.fit import AUTOCAST, Context
 
 TEMPLATE = "a photo of a {}."
 BATCH = 32
@@ -71,6 +71,12 @@ def batch_of(
     return pixels, torch.randint(classes, (count,), generator=rng).to(backbone.device)
 
 
+def frozen_at(backbone: OpenClipBackbone) -> Any:
+    """A frozen copy of the model as the official code stores it in the run's precision."""
+    dtype = AUTOCAST.get(backbone.precision, torch.float32)
+    return official.frozen_copy(backbone.module, dtype)
+
+
 def clip_lora(
     backbone: OpenClipBackbone,
     names: tuple[str, ...],
@@ -90,7 +96,7 @@ def clip_lora(
         b.data.copy_(0.02 * torch.randn(b.shape, generator=rng))
     factors = {(s.encoder, s.layer, s.matrix): pair for s, pair in adapter.factors.items()}
     theirs = official.ClipLoraStep(
-        backbone.module, backbone.tokenize, factors, adapter.scaling, dropout
+        frozen_at(backbone), backbone.tokenize, factors, adapter.scaling, dropout
     )
     pixels, labels = batch_of(backbone, len(names), images)
     prompts = vocabulary.prompts(TEMPLATE)
@@ -146,7 +152,7 @@ def coop(
     start = method.initial_context(vocabulary, backbone, tower, context)  # type: ignore[arg-type]
     model = method.model(vocabulary, backbone, tower, 16, context)  # type: ignore[arg-type]
     mine = torch.nn.Parameter(start.clone())
-    frozen = official.frozen_copy(backbone.module)
+    frozen = frozen_at(backbone)
     theirs = official.CoOpStep(frozen, backbone.tokenize, names, start)
     pixels, labels = batch_of(backbone, len(names), images)
     features = F.normalize(backbone.encode_image(pixels), dim=-1)

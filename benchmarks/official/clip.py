@@ -138,6 +138,13 @@ def text_features(
     return F.normalize(raw_text_features(module, embedded, ends, attentions, **edits), dim=-1)
 
 
-def frozen_copy(module: Any) -> Any:
-    """A copy of the model without gradients, in evaluation mode."""
-    return copy.deepcopy(module).requires_grad_(False).eval()
+def frozen_copy(module: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A copy of the model without gradients, in evaluation mode.
+
+    dtype: that of all tensors but LayerNorms, as OpenAI's code stores them in 16 bits.
+    """
+    copied = copy.deepcopy(module).requires_grad_(False).eval().to(dtype)
+    for part in copied.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.float()
+    return copied

@@ -132,7 +132,7 @@ class ProLip(Step):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.frozen, self.start = self.written(), self.module.visual.proj.detach().clone()
+        self.frozen, self.start = self.written(), self.module.visual.proj.detach().float()
         self.projection = nn.Parameter(self.start.clone())
         self.learned = [self.projection]
         self.weight = len(self.frozen) / len(setting.labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.official import clip, parts
 from benchmarks.official.clip import image_features, plain_attentions, text_features
-from benchmarks.official.step import Context, Setting, Step
+from benchmarks.official.step import Context, Halved, Setting, Step
 
 WORDS = "a photo of a"
 
@@ -28,7 +28,8 @@ class CoOpStep:
     ) -> None:
         """A shared context (M, width) in front of the class names."""
         self.module = module
-        self.context = nn.Parameter(context.detach().clone())
+        dtype = module.token_embedding.weight.dtype
+        self.context = nn.Parameter(context.detach().clone().to(dtype))
         count = len(context)
         words = " ".join(["X"] * count)
         tokens = tokenize([f"{words} {name.replace('_', ' ')}." for name in classnames])
@@ -63,10 +64,12 @@ class CoOpStep:
 class CoCoOp(Step):
     """CoCoOp: all prompts of every image, with a context that a network shifts."""
 
+    halved: ClassVar[Halved] = "all"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.prompts = Context(self, 4, WORDS)
-        self.context = nn.Parameter(self.prompts.first.clone())
+        self.context = self.parameter(self.prompts.first)
         embed, width = self.module.text_projection.shape[1], self.context.shape[1]
         hidden = max(1, embed // 16)
         self.network = nn.Sequential(
@@ -90,12 +93,13 @@ class CoCoOp(Step):
 class _SharedContext(Step):
     """One context in front of all class names."""
 
+    halved: ClassVar[Halved] = "all"
     count, words = 4, WORDS
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.prompts = Context(self, self.count, self.words)
-        self.context = nn.Parameter(self.prompts.first.clone())
+        self.context = self.parameter(self.prompts.first)
         self.learned, self.frozen = [self.context], self.written()
 
     def classes(self, **edits: Any) -> Tensor:

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.official import clip
+from fewshot_bench.runner.fit import AUTOCAST
 
 TEMPLATE = "a photo of a {}."
 Given = Literal["pixels", "features", "unprojected"]
+Halved = Literal["nothing", "frozen", "all"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Setting:
     backbone: Any
     names: Sequence[str]
     labels: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of products in a run of the backbone's precision."""
+        return AUTOCAST.get(self.backbone.precision, torch.float32)
 
     @property
     def words(self) -> list[str]:
@@ -35,18 +42,22 @@ class Step:
 
     given: what a batch of images is: pixels, or what the official code encodes ahead of training
     (unit features, or rows before the projection). whole: every batch is the whole support set.
+    halved: what the official code stores in 16 bits in runs of 16 bits; the rest is under autocast.
     """
 
     given: ClassVar[Given] = "pixels"
     whole: ClassVar[bool] = False
+    halved: ClassVar[Halved] = "frozen"
     template: ClassVar[str] = TEMPLATE
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.module = clip.frozen_copy(setting.backbone.module)
+        frozen = torch.float32 if self.halved == "nothing" else setting.dtype
+        self.dtype = setting.dtype if self.halved == "all" else torch.float32
+        self.module = clip.frozen_copy(setting.backbone.module, frozen)
         self.vision: clip.Attentions = clip.plain_attentions(self.module.visual.transformer)
         self.text: clip.Attentions = clip.plain_attentions(self.module.transformer)
-        self.scale = self.module.logit_scale.exp().detach()
+        self.scale = setting.backbone.module.logit_scale.detach().exp()
         self.device = self.scale.device
         self.learned: list[Tensor] = []
 
@@ -82,11 +93,15 @@ class Step:
 
     def normal(self, *shape: int, std: float = 0.02) -> nn.Parameter:
         """A parameter with normal values."""
-        return nn.Parameter(std * torch.randn(shape, device=self.device))
+        return self.parameter(std * torch.randn(shape, device=self.device))
+
+    def parameter(self, value: Tensor) -> nn.Parameter:
+        """A parameter with these values."""
+        return nn.Parameter(value.detach().clone().to(self.dtype))
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
         """A layer with torch's initial values."""
-        return nn.Linear(inputs, outputs, bias=bias, device=self.device)
+        return nn.Linear(inputs, outputs, bias=bias, device=self.device, dtype=self.dtype)
 
     def tokens(self, template: str | None = None) -> Tensor:
         """(classes, 77) token ids of the filled template."""
@@ -111,7 +126,8 @@ class Step:
         """(classes, embed) features of the frozen text encoder, not normalized."""
         tokens = self.tokens(template)
         embedded = self.module.token_embedding(tokens)
-        return clip.raw_text_features(self.module, embedded, tokens.argmax(dim=-1), self.text)
+        ends = tokens.argmax(dim=-1)
+        return clip.raw_text_features(self.module, embedded, ends, self.text).float()
 
     def written(self) -> Tensor:
         """(classes, embed) unit features of the frozen text encoder."""
@@ -120,11 +136,6 @@ class Step:
     def cross_entropy(self, images: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of scaled cosines of unit features."""
         return F.cross_entropy(self.scale * images @ classes.T, labels)
-
-
-def layers_of(values: Tensor) -> list[Tensor]:
-    """A parameter per layer of (layers, ...)."""
-    return [nn.Parameter(value.clone()) for value in values]
 
 
 class Context:

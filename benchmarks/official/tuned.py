@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from benchmarks.official.clip import (
     split_projections,
     text_features,
 )
-from benchmarks.official.step import Setting, Step
+from benchmarks.official.step import Halved, Setting, Step
 
 
 class TunedStep:
@@ -64,6 +64,8 @@ class TunedStep:
 class TwoStage(Step):
     """2SFS, first stage: the LayerNorms of all blocks."""
 
+    halved: ClassVar[Halved] = "nothing"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.ids = self.tokens()
@@ -99,6 +101,8 @@ class SpectralLinear(nn.Module):
 class ClipSvd(Step):
     """CLIP-SVD: the singular values of all matrices; prompts are tokenized in every step."""
 
+    halved: ClassVar[Halved] = "nothing"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.vision, self.text = (
@@ -131,6 +135,8 @@ class ClipSvd(Step):
 
 class FullFineTuning(Step):
     """Full fine-tuning of the image encoder with a linear head, gradients clipped."""
+
+    halved: ClassVar[Halved] = "nothing"
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
