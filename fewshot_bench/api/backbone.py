@@ -304,6 +304,10 @@ class PackedPrompts(Protocol):
     def tokens(self) -> int:
         """The number of computed tokens."""
 
+    @property
+    def slots(self) -> int:
+        """The number of tokens in attention, copies and padding included; at least `tokens`."""
+
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """At most `parts` parts with about equally many tokens, each including the prefix."""
 

@@ -260,6 +260,11 @@ class Packing:
         """The number of computed tokens, with every prefix once."""
         return self.layout.runs * self.layout.prefix + self.rows.shape[0]
 
+    @property
+    def slots(self) -> int:
+        """The number of tokens in attention: the slots of an exact layout, else `tokens`."""
+        return len(self.layout.slots.rows) if self.layout.exact else self.tokens
+
     def repeated(self, runs: int) -> Packing:
         """Repeat a packing of one run behind `runs` prefixes, without reads on the host."""
         if runs == 1:

@@ -40,6 +40,11 @@ class PackedText:
         """The number of computed tokens."""
         return self.packing.tokens
 
+    @property
+    def slots(self) -> int:
+        """The number of tokens in attention, copies and padding included."""
+        return self.packing.slots
+
     def divide(self, parts: int) -> list[Part]:
         """At most `parts` parts, each with its own packed prompts."""
         return [

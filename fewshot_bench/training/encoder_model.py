@@ -102,6 +102,11 @@ class TextPrompts(Protocol):
         """The number of computed tokens."""
         ...
 
+    @property
+    def slots(self) -> int:
+        """The number of slots in attention, as in `PackedPrompts`."""
+        ...
+
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """At most `parts` parts with about equally many tokens each."""
         ...
@@ -121,6 +126,11 @@ class TemplatePrompts:
     def tokens(self) -> int:
         """The number of computed tokens."""
         return self.packed.tokens
+
+    @property
+    def slots(self) -> int:
+        """The number of slots in attention, as in `PackedPrompts`."""
+        return self.packed.slots
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """Parts of packed prompts."""
@@ -145,6 +155,11 @@ class ContextPrompts:
     def tokens(self) -> int:
         """The number of computed tokens."""
         return self.runs * self.prompts.packing.tokens
+
+    @property
+    def slots(self) -> int:
+        """The number of slots in attention, as in `PackedPrompts`."""
+        return self.runs * self.prompts.packing.slots
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """Parts of packed prompts."""
@@ -397,10 +412,11 @@ class EncoderModel:
             "vision": images * self.frozen.vision.tokens if self.frozen.vision else 0,
             "text": sum(prompts.tokens for prompts in self.prompts),
         }
+        slots = tokens | {"text": sum(prompts.slots for prompts in self.prompts)}
         short = {
             name
             for name, tower in towers.items()
-            if must_recompute(tower, tokens[name], device, parts, precision)
+            if must_recompute(tower, tokens[name], device, parts, precision, slots=slots[name])
         }
         chunks = chunks_for(parts)
         divided = tuple(prompts.divide(chunks) for prompts in self.prompts) if chunks > 1 else ()

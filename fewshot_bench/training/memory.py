@@ -15,8 +15,9 @@ from fewshot_bench.api.backbone import ImageTower, PromptPart, TextTower
 from fewshot_bench.utils.devices import free_bytes
 from fewshot_bench.utils.memory import count_sharers
 
-KEPT_PER_TOKEN = 14
-"""About how many values times its width a block keeps of a token for the backward pass."""
+KEPT_PER_TOKEN, KEPT_PER_SLOT = 10, 4
+"""About how many values times its width a block keeps of a token for the backward pass, and of
+each slot in attention: query, key, value and result."""
 MEMORY_SHARE = 0.4
 """The share of the free memory that the activations of one encoder may take, in all workers."""
 VIEW_COPIES = 3
@@ -31,19 +32,22 @@ def must_recompute(
     device: torch.device,
     parts: int = 1,
     precision: str = "fp32",
+    *,
+    slots: int | None = None,
 ) -> bool:
     """True if the activations of a step on `tokens` tokens take too much memory.
 
     Blocks are then recomputed in the backward pass, which changes no number. Always True after
     memory ran out, i.e. with `parts` (`RunContext.memory_parts`) above 1; False without a tower.
-    precision: `RunContext.precision`.
+    precision: `RunContext.precision`. slots: as in `PackedPrompts`; `tokens` if None.
     """
     if tower is None:
         return False
     if parts > 1:
         return True
     size = 4 if precision == "fp32" else 2
-    kept = KEPT_PER_TOKEN * size * tokens * tower.width * tower.layers
+    values = KEPT_PER_TOKEN * tokens + KEPT_PER_SLOT * (tokens if slots is None else slots)
+    kept = values * size * tower.width * tower.layers
     # Workers start together, and each sees memory that the others are about to take.
     return kept * count_sharers() > MEMORY_SHARE * free_bytes(device)
 

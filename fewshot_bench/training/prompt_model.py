@@ -101,8 +101,9 @@ class PromptModel:
         self, device: torch.device, ctx: RunContext, contexts: int = 1
     ) -> PromptModel:
         """This model, with recomputed blocks (noted in the record) if activations need too much."""
-        tokens = contexts * self.prompts.packing.tokens
-        if not must_recompute(self.tower, tokens, device, ctx.memory_parts, ctx.precision):
+        packing, parts, precision = self.prompts.packing, ctx.memory_parts, ctx.precision
+        tokens, slots = contexts * packing.tokens, contexts * packing.slots
+        if not must_recompute(self.tower, tokens, device, parts, precision, slots=slots):
             return self
         ctx.note(recomputed=["text"])
         return replace(self, recompute=True)

@@ -184,11 +184,12 @@ class LoraModel:
             "vision": batch * self.vision.tokens if self.vision else 0,
             "text": sum(packed.tokens for packed in self.prompts),
         }
+        slots = tokens | {"text": sum(packed.slots for packed in self.prompts)}
         towers = {"vision": self.vision, "text": self.text}
         short = {
             name
             for name, tower in towers.items()
-            if must_recompute(tower, tokens[name], device, parts, precision)
+            if must_recompute(tower, tokens[name], device, parts, precision, slots=slots[name])
         }
         return replace(self, recompute=frozenset(short))._divide(chunks_for(parts))
 

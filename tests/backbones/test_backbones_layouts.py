@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.backbones import Edits, Site, Tokens
+from fewshot_bench.training import memory
+from tests.accelerator.launches import names_of_imagenet
 from tests.accelerator.layout import use_accelerator_layout
-from tests.reference.toy import CLASSNAMES, SIZE, random_backbone, relative_gap
+from tests.reference.toy import CLASSNAMES, CPU, SIZE, random_backbone, relative_gap
 
 WIDTH, LAYERS = 48, 3
 NAMES = (*CLASSNAMES, "dog", "white dog")
@@ -152,3 +154,26 @@ def test_an_accelerator_keeps_frozen_tensors_in_16_bits(monkeypatch: pytest.Monk
         own = replace(tower, exact=None).parameters()
         wide = {name for name, value in own.items() if value.dtype != torch.bfloat16}
         assert wide == tower.in_float32 & set(own)
+
+
+def test_the_estimate_of_activations_counts_padded_slots(
+    backbone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_accelerator_layout(monkeypatch)
+    tower, ids = backbone.text_tower(), backbone.tokenize(names_of_imagenet()[:100])
+    end, prefix, kept = ids.argmax(-1) - 1, 17, {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    packing = tower.pack_lengths(prefix, end, 32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        tower.encode_embeddings(drawn(prefix, WIDTH), tower.embed(ids[:, 1:33]), end, packing)
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    monkeypatch.setattr(memory, "count_sharers", lambda: 1)
+    for factor, short in ((1.0, True), (1.6, False)):
+        free = factor * size / memory.MEMORY_SHARE
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        tokens, slots = packing.tokens, packing.slots
+        assert memory.must_recompute(tower, tokens, CPU, slots=slots) == short
