@@ -3,10 +3,12 @@
     python -m benchmarks.accelerator [--device cuda] [--output accelerator.json] [--small]
 
 Every trained method takes steps in its own `fit`, on random weights of CLIP's sizes, made-up images
-and class names of ImageNet, in each precision, eager and captured. Where `benchmarks.official` has
-the official arithmetic, it runs in turn with ours on the same weights and batch size. Then
-CLIP-LoRA and CoOp train on a support set of ImageNet's size. Writes JSON, and a table in Markdown
-beside it.
+and class names of ImageNet, in each precision, eager and captured. In turn with ours, the step of
+the official code (`benchmarks.official`) runs in eager mode on the same weights, precision and
+batch size. Where images are not trained on, ours takes features, which it has encoded ahead of
+training; the official step encodes its images if the official code does: the second ratio is that
+to ours with its views encoded. Then CLIP-LoRA and CoOp train on a support set of ImageNet's size.
+Writes JSON, and a table in Markdown beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import torch
 from PIL import Image
 
 from benchmarks import subjects
+from benchmarks.official import STEPS, Setting
 from fewshot_bench import Task
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.embedded import load_tiny
@@ -50,13 +53,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # Steps before the timed ones, in which the step is captured; and timed ones.
 WARM, TIMED = 6, 12
 MEBI = 1 << 20
-OFFICIAL: dict[str, Callable[..., Callable[[], Any]]] = {
-    "clip-lora": lambda backbone, names: subjects.clip_lora(backbone, names).official,
-    "coop": lambda backbone, names: subjects.coop(backbone, names, encode=True).official,
+OFFICIAL: dict[str, Callable[[Any, tuple[str, ...], int], Callable[[], Any]]] = {
+    "clip-lora": lambda *given: subjects.clip_lora(*given).official,
+    "coop": lambda *given: subjects.coop(*given).official,
     "ln-tuning": partial(subjects.official_tuned, choice=subjects.is_block_norm),
     "bitfit": partial(subjects.official_tuned, choice=subjects.is_bias),
 }
-"""Official steps by method, of 32 images; above `official.PART` classes they run in parts."""
+"""Official steps that run in parts above `official.PART` classes: (backbone, names, images)."""
 WHOLE = {"clip-lora": {}, "coop": {"epochs": 50}}
 
 
@@ -79,7 +82,7 @@ class Size:
 
 
 SMALL = Size(
-    ("tiny",), (3,), ("fp32", "bf16"), ("clip-lora", "coop", "vpt-deep"), 3, 2, 8, (2, 2),
+    ("tiny",), (3,), ("fp32", "bf16"), (*OFFICIAL, *STEPS), 3, 2, 8, (2, 2),
     {"clip-lora": {"iterations": 2}, "coop": {"epochs": 2}}, "tiny", "fp32", 256,
 )  # fmt: skip
 
@@ -121,8 +124,10 @@ class _Enough(Exception):
 class Row:
     """Medians of one method in one setting; None is unknown.
 
-    official: milliseconds of an official step, interleaved. peak: share of the measured rate of
-    matrix products. late: share of batches that were not ready when a step asked for one.
+    official: milliseconds of an official step, interleaved; encoding: of our frozen encoder on the
+    images of a batch, where ours takes features and the official step encodes images. peak: share
+    of the measured rate of matrix products. late: share of batches that were not ready when a
+    step asked for one.
     """
 
     method: str
@@ -132,6 +137,7 @@ class Row:
     step: str
     ours: float | None = None
     official: float | None = None
+    encoding: float | None = None
     megabytes: float | None = None
     peak: float | None = None
     late: float | None = None
@@ -139,10 +145,14 @@ class Row:
 
     def cells(self) -> list[str]:
         """The row in a table."""
-        ratio = f"{self.official / self.ours:.1f}" if self.official and self.ours else ""
+        ratio = encoded = None
+        if self.official and self.ours:
+            ratio = self.official / self.ours
+            encoded = self.official / (self.ours + (self.encoding or 0))
         return [
             *(self.method, self.model, f"{self.classes}", self.precision, self.step),
-            *(_number(self.ours, "{:.2f}"), _number(self.official, "{:.2f}"), ratio),
+            *(_number(self.ours, "{:.2f}"), _number(self.official, "{:.2f}")),
+            *(_number(ratio, "{:.1f}"), _number(encoded, "{:.1f}")),
             *(_number(self.megabytes, "{:,.0f}"), _number(self.peak, "{:.0%}")),
             *(_number(self.late, "{:.0%}"), self.note),
         ]
@@ -150,7 +160,7 @@ class Row:
 
 HEAD = (
     *("method", "model", "classes", "precision", "step", "ours ms", "official ms", "ratio"),
-    *("peak MB", "of peak", "waited", "note"),
+    *("with its views", "peak MB", "of peak", "waited", "note"),
 )
 
 
@@ -204,6 +214,7 @@ class Bench:
         view = image_view(
             source, self.store, self.meter, phase="encode_support", labeled=True, seed=1
         )
+        self.labels = torch.tensor(labels, device=self.device)
         self.task = Task(self.names, (subjects.TEMPLATE,), view, None)  # type: ignore[arg-type]
 
     def fit(self, method: Any, step: Any) -> None:
@@ -216,12 +227,43 @@ class Bench:
             method.fit(self.task, self.backbone, context)
             context.take_steps()
 
-    def time_steps(self, method: Any, row: Row, size: Size, official: Any, rate: float) -> Row:
+    def official(self, name: str, count: int) -> Callable[[], Any] | None:
+        """The official step on `count` images at the backbone's precision; None without one."""
+        if name in OFFICIAL:
+            step = OFFICIAL[name](self.backbone, self.names, count)
+        elif name in STEPS:
+            setting = Setting(self.backbone, self.names, self.labels)
+            step = subjects.official_step(STEPS[name](setting), count)
+        else:
+            return None
+        dtype = AUTOCAST.get(self.backbone.precision)
+        if dtype is None:
+            return step
+
+        def cast() -> None:
+            with torch.autocast(self.device.type, dtype):
+                step()
+
+        return cast
+
+    def encoding_of(self, name: str, batch: Sequence[Any]) -> Callable[[], Any] | None:
+        """Encodes as many images as the official step does beyond ours; None if it does not."""
+        encodes = name in OFFICIAL or (name in STEPS and STEPS[name].given == "pixels")
+        # A batch of pixels has frozen features behind its labels if the loss compares with them.
+        if not encodes or (batch[0].ndim == 4 and len(batch) == 2):
+            return None
+        pixels, _ = subjects.batch_of(self.backbone, len(self.names), len(batch[0]))
+        return lambda: self.backbone.encode_image(pixels)
+
+    def time_steps(self, method: Any, row: Row, size: Size, rate: float) -> Row:
         """The row with the medians of the steps of a fit, which is ended after them."""
         mine, theirs, used = list[float](), list[float](), list[str]()
+        views = list[float]()
         call, cost = TrainStep.__call__, Cost()
         counts = self.meter.images
         before, memory = (counts.batches, counts.late), list[float]()
+        official: list[Callable[[], Any] | None] = []
+        notes: list[str] = []
 
         def timed(step: TrainStep, *batch: Any, **rest: Any) -> None:
             used.append(step.used if step.used != "eager" else step.reason or "eager")
@@ -232,8 +274,17 @@ class Bench:
             mine.append(self._seconds(lambda: call(step, *batch, **rest), cost))
             if counted:
                 memory.append(peak_bytes(self.device) / MEBI)
-            if official is not None:
-                theirs.append(self._seconds(official, Cost()))
+            if not official:
+                official.append(self.official(row.method, len(batch[0]) if batch else 0))
+            encode = self.encoding_of(row.method, batch)
+            if official[0] is not None:
+                try:
+                    theirs.append(self._seconds(official[0], Cost()))
+                    if encode is not None:
+                        views.append(self._seconds(encode, Cost()))
+                except torch.OutOfMemoryError:
+                    notes.append("official: out of memory")
+                    official[0] = None
             if len(mine) == size.timed:
                 raise _Enough
 
@@ -253,10 +304,11 @@ class Bench:
             row,
             ours=ours and 1e3 * ours,
             official=1e3 * statistics.median(theirs) if theirs else None,
+            encoding=1e3 * statistics.median(views) if views else None,
             megabytes=max(memory, default=None),
             peak=ours and cost.flops / len(mine) / ours / rate,
             late=(counts.late - before[1]) / asked if asked else None,
-            note=note or ("" if mine else "takes no step, or fewer"),
+            note=note or (", ".join(notes) if mine else "takes no step, or fewer"),
         )
 
     def _seconds(self, work: Callable[[], Any], cost: Cost) -> float:
@@ -278,29 +330,13 @@ def step_rows(device: torch.device, size: Size) -> Iterator[Row]:
             for classes in size.classes:
                 bench = Bench(backbone, classes, max(size.images, min(classes, size.images)))
                 for name in size.methods or trained_methods():
-                    official = _official(name, backbone, bench.names) if model != "tiny" else None
                     for kind in kinds:
                         row = Row(name, model, classes, precision, kind)
                         method = registry().method_class(name)()
-                        found = bench.time_steps(method, row, size, official, rate)
+                        found = bench.time_steps(method, row, size, rate)
                         yield found
                         if found.ours is None:
                             break
-
-
-def _official(name: str, backbone: Any, names: tuple[str, ...]) -> Callable[[], Any] | None:
-    """The official step at the backbone's precision; None where there is none."""
-    if name not in OFFICIAL:
-        return None
-    step = OFFICIAL[name](backbone, names)
-    if backbone.precision == "fp32":
-        return step
-
-    def cast() -> None:
-        with torch.autocast(backbone.device.type, AUTOCAST[backbone.precision]):
-            step()
-
-    return cast
 
 
 @contextmanager

@@ -62,14 +62,21 @@ def relative(ours: Tensor, reference: Tensor) -> float:
     return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-12))
 
 
-def batch_of(backbone: OpenClipBackbone, classes: int) -> tuple[Tensor, Tensor]:
-    """A batch of random pixels and labels."""
-    rng = torch.Generator().manual_seed(1)
-    pixels = torch.randn(BATCH, 3, *backbone.image_size, generator=rng).to(backbone.device)
-    return pixels, torch.randint(classes, (BATCH,), generator=rng).to(backbone.device)
+def batch_of(
+    backbone: OpenClipBackbone, classes: int, images: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """A batch of random pixels and labels; images: their number, `BATCH` if None."""
+    rng, count = torch.Generator().manual_seed(1), images or BATCH
+    pixels = torch.randn(count, 3, *backbone.image_size, generator=rng).to(backbone.device)
+    return pixels, torch.randint(classes, (count,), generator=rng).to(backbone.device)
 
 
-def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float = 0.25) -> Step:
+def clip_lora(
+    backbone: OpenClipBackbone,
+    names: tuple[str, ...],
+    images: int | None = None,
+    dropout: float = 0.25,
+) -> Step:
     """CLIP-LoRA with its defaults, except for `dropout`."""
     vocabulary, context = (
         Vocabulary(names, (TEMPLATE,)),
@@ -85,7 +92,7 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
     theirs = official.ClipLoraStep(
         backbone.module, backbone.tokenize, factors, adapter.scaling, dropout
     )
-    pixels, labels = batch_of(backbone, len(names))
+    pixels, labels = batch_of(backbone, len(names), images)
     prompts = vocabulary.prompts(TEMPLATE)
     mine_steps = torch.optim.AdamW(adapter.parameters(), lr=2e-4, fused=True)
     their_steps = torch.optim.AdamW(theirs.parameters(), lr=2e-4)
@@ -121,7 +128,13 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
     return Step(step, step_of_theirs, gaps)
 
 
-def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = False) -> Step:
+def coop(
+    backbone: OpenClipBackbone,
+    names: tuple[str, ...],
+    images: int | None = None,
+    *,
+    encode: bool = False,
+) -> Step:
     """CoOp with 16 shared context tokens before the class name.
 
     The official step encodes its images. Ours takes features, as when an earlier run encoded these
@@ -135,7 +148,7 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     mine = torch.nn.Parameter(start.clone())
     frozen = official.frozen_copy(backbone.module)
     theirs = official.CoOpStep(frozen, backbone.tokenize, names, start)
-    pixels, labels = batch_of(backbone, len(names))
+    pixels, labels = batch_of(backbone, len(names), images)
     features = F.normalize(backbone.encode_image(pixels), dim=-1)
     settings = {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4}
     mine_steps = torch.optim.SGD([mine], **settings)  # type: ignore[arg-type]
@@ -178,17 +191,42 @@ def is_bias(name: str) -> bool:
 
 
 def official_tuned(
-    backbone: OpenClipBackbone, names: tuple[str, ...], *, choice: Callable[[str], bool]
+    backbone: OpenClipBackbone,
+    names: tuple[str, ...],
+    images: int | None = None,
+    *,
+    choice: Callable[[str], bool],
 ) -> Callable[[], None]:
     """The official step that trains the chosen tensors of both encoders."""
-    theirs = official.TunedStep(backbone.module, backbone.tokenize, choice)
-    prompts = Vocabulary(names, (TEMPLATE,)).prompts(TEMPLATE)
-    pixels, labels = batch_of(backbone, len(names))
+    tokens = backbone.tokenize(Vocabulary(names, (TEMPLATE,)).prompts(TEMPLATE))
+    theirs = official.TunedStep(backbone.module, tokens, choice)
+    pixels, labels = batch_of(backbone, len(names), images)
     steps = torch.optim.AdamW(theirs.parameters(), lr=2e-4)
 
     def step() -> None:
         steps.zero_grad()
-        theirs.backward(pixels, labels, prompts)
+        theirs.backward(pixels, labels)
         steps.step()
 
     return step
+
+
+def given_to(step: official.Step, images: int) -> tuple[Tensor, Tensor]:
+    """A batch as an official step takes it: pixels, unit features or rows, and labels."""
+    setting = step.setting
+    if step.whole:
+        images = len(setting.labels)
+    pixels, labels = batch_of(setting.backbone, len(setting.names), images)
+    if step.whole:
+        labels = setting.labels
+    if step.given == "pixels":
+        return pixels, labels
+    with torch.no_grad():
+        rows = setting.backbone.encode_image(pixels, projected=step.given == "features").float()
+    return F.normalize(rows, dim=-1) if step.given == "features" else rows, labels
+
+
+def official_step(step: official.Step, images: int) -> Callable[[], None]:
+    """The official step on a batch of random images."""
+    batch, optimizer = given_to(step, images), step.optimizer()
+    return lambda: step.take(optimizer, *batch)

@@ -155,7 +155,7 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silence that ends a worker (default: 600)."
+_HANG = "Silence that ends one (default: 600)."
 _LEASE = "Life of a dead claim (default: 60)."
 _BUDGET = "Disk for features (default: half of the free)."
 _STEP = "Training steps."
@@ -186,7 +186,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
         _flag("retry_failed", "Compute failed cells again."),
-        _flag("keep_stale", "Keep outdated results."),
+        _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
     ),
     ("advanced", "plan"): (

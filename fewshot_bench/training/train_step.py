@@ -27,6 +27,8 @@ from fewshot_bench.utils.text import few
 
 # Eager steps before a step is recorded: optimizers and caches get their tensors in them.
 WARM = 2
+# How many times the difference of two eager steps a repetition may be off, and the most of it.
+NOISE, MOST_NOISE = 4, 1e-2
 # A repetition is compared with an eager step on these ones, counted from 1, and at the end.
 COMPARED = frozenset(4**power for power in range(12))
 
@@ -153,7 +155,7 @@ class TrainStep:
         if captured is not None and signature == captured.signature:
             for inner, tensor in zip(captured.inputs, batch, strict=True):
                 inner.copy_(tensor, non_blocking=True)
-            self._repeat(captured, end)
+            self._repeat(captured, end, batch)
         elif captured is None and signature == self._first and self._warm >= WARM:
             self._capture(batch, signature, end)
         else:
@@ -191,10 +193,19 @@ class TrainStep:
         self._captured = _Captured(signature, inputs, tape, replay, seen)
         self.used = self.kind
 
-    def _repeat(self, captured: _Captured, end: BackEnd) -> None:
+    def _repeat(self, captured: _Captured, end: BackEnd, batch: Sequence[Tensor]) -> None:
         self._repeated += 1
         if self._repeated in COMPARED:
-            self._compare(captured, end)
+            try:
+                self._compare(captured, end)
+            except ContractError as error:
+                # Nothing was repeated yet: eager steps go on from here.
+                if end.exact or self._repeated > 1:
+                    raise
+                self._give_up(error)
+                self.used = "eager"
+                self._step(batch)
+                return
         captured.replay()
         self._account(captured.seen)
 
@@ -238,31 +249,43 @@ class TrainStep:
             vars(optimizer).pop("found_inf", None)
 
     def _compare(self, captured: _Captured, end: BackEnd) -> None:
-        """ContractError if a repetition differs from an eager step; changes nothing."""
+        """ContractError if a repetition differs from an eager step; changes nothing.
+
+        Kernels that add in no fixed order differ in each step: two eager ones tell by how much.
+        """
         tape, seen, restore = captured.tape, captured.seen, captured.tape.save()
-        try:
-            with end.apart():
-                eager = self._see(captured.inputs)
-            expected = [_copies(eager.tensors()), _copies(tape.changed)]
+
+        def look(take: Callable[[], _Seen]) -> list[list[Tensor]]:
             restore()
+            tensors = take().tensors()
+            return [_copies(tensors), *([tensor] for tensor in _copies(tape.changed) if end.exact)]
+
+        def take_eager() -> _Seen:
+            with end.apart():
+                return self._see(captured.inputs)
+
+        def take_captured() -> _Seen:
             captured.replay()
-            found = [_copies(seen.tensors()), _copies(tape.changed)]
+            return seen
+
+        try:
+            expected = look(take_eager)
+            gap = _largest_gap(expected, look(take_captured))
+            allowed = end.tolerance
+            if gap > allowed and not end.exact:
+                noise = NOISE * _largest_gap(expected, look(take_eager))
+                allowed = max(allowed, min(noise, MOST_NOISE))
         except torch.OutOfMemoryError:
             return
         finally:
             restore()
             for parameter, gradient in seen.gradients:
                 parameter.grad = gradient
-        gap = _gap(expected[0], found[0])
-        if end.exact:
-            each = zip(expected[1], found[1], strict=True)
-            gap = max([gap, *(_gap([one], [other]) for one, other in each)])
-        if not gap <= end.tolerance:
+        if not gap <= allowed:
             raise ContractError(
                 f"a repeated training step differs from an eager one by {gap:.1g} (at most "
-                f"{end.tolerance:.0e}): it does other work than when it was captured; call "
-                "restart() of the step where its work changes, keep what changes in tensors, or "
-                "use --step eager"
+                f"{allowed:.0e}): it does other work than when it was captured; call restart() of "
+                "the step where its work changes, keep what changes in tensors, or use --step eager"
             )
 
     def _give_up(self, error: Exception) -> None:
@@ -333,6 +356,10 @@ def _clip(gradients: list[Tensor], max_norm: float) -> None:
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
+
+
+def _largest_gap(expected: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:
+    return max(_gap(one, other) for one, other in zip(expected, found, strict=True))
 
 
 def _gap(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.training.provisional import row_blocks
@@ -44,7 +43,9 @@ class Cache:
         """(n, m) activations times the one-hot values: (n, classes)."""
         if self.balanced:
             return activation.view(activation.shape[0], self.classes, -1).sum(dim=-1)
-        return activation @ F.one_hot(self.labels, self.classes).to(activation.dtype)
+        # F.one_hot reads the labels on the host, so that no step with it can be captured.
+        every = torch.arange(self.classes, device=self.labels.device)
+        return activation @ (self.labels[:, None] == every).to(activation.dtype)
 
     def logits(self, affinity: Tensor, beta: float) -> Tensor:
         """(n, classes): exp(-(beta - beta * affinity)) V (Tip-Adapter main.py:39-42)."""

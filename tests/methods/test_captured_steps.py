@@ -195,6 +195,35 @@ def test_a_step_that_changes_silently_is_refused(steps: int) -> None:
         train(changing, "soft", steps=steps)
 
 
+def test_a_graph_that_is_wrong_at_once_leaves_eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = train(sound, "eager")
+    module = PretendModule()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(PretendGraph, "replay", lambda graph: None)
+    found, take = train(sound, "graph")
+    assert take.used == "eager"
+    assert "differs from an eager one" in take.reason
+    assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_graph_of_a_changing_step_is_not_used(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = iter([1] * 6 * late + list(range(1, 1000)))
+
+    def make(weights: Tensor) -> Callable[..., None]:
+        return step_on(lambda x, y: F.cross_entropy(x @ weights.T, y) * next(factors))
+
+    module = PretendModule()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    if late:
+        with pytest.raises(ContractError, match="does other work than when it was captured"):
+            train(make, "graph", steps=30)
+    else:
+        assert "differs from an eager one" in train(make, "graph", steps=30)[1].reason
+
+
 class Stages:
     """Another loss from the tenth step on, which is declared."""
 

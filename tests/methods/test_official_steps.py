@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
+from benchmarks.official import parts
 from fewshot_bench import Vocabulary
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.provisional import build_prompts
@@ -59,13 +60,13 @@ def test_clip_lora(backbone: Any, names: str, template: str, monkeypatch: Any) -
 def test_tuned(backbone: Any, choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subjects, "BATCH", 3)
     names = NAMES["prefixes"]
-    step = official.TunedStep(backbone.module, backbone.tokenize, choice)
     prompts = Vocabulary(names, (TEMPLATES["usual"],)).prompts(TEMPLATES["usual"])
+    step = official.TunedStep(backbone.module, backbone.tokenize(prompts), choice)
     pixels, labels = subjects.batch_of(backbone, len(names))
     classes = F.normalize(backbone.encode_text(prompts), dim=-1)
     expected = backbone.logit_scale * F.normalize(backbone.encode_image(pixels), dim=-1) @ classes.T
-    assert relative_gap(step.logits(pixels, prompts), expected) < TOLERANCE
-    step.backward(pixels, labels, prompts)
+    assert relative_gap(step.logits(pixels), expected) < TOLERANCE
+    step.backward(pixels, labels)
     trained = {name for name, value in step.module.named_parameters() if value.grad is not None}
     assert trained == {name for name, _ in step.module.named_parameters() if choice(name)}
     subjects.official_tuned(backbone, names, choice=choice)()
@@ -109,7 +110,7 @@ def test_the_official_step_in_parts_does_the_same_work(backbone: Any, monkeypatc
     step = subjects.coop(backbone, NAMES["1 to 20 tokens"])
     counts = []
     for part in (100, 7):
-        monkeypatch.setattr(official, "PART", part)
+        monkeypatch.setattr(parts, "PART", part)
         with FlopCounterMode(display=False) as counter:
             step.official()
         counts.append(counter.get_total_flops())

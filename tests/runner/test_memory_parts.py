@@ -102,7 +102,8 @@ def test_whole_fits_agree(method: Any, parts: int) -> None:
     with torch.no_grad():
         assert relative_gap(divided.logits(task.train), whole.logits(task.train)) < 1e-4
     for name, kept in whole.tensors().items():
-        assert relative_gap(divided.tensors()[name], kept) < 1e-3, name
+        # AdamW turns the rounding of single gradients near zero into steps of full size.
+        assert (divided.tensors()[name] - kept).abs().mean() / kept.abs().mean() < 1e-3, name
 
 
 @given(
