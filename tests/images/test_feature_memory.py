@@ -32,7 +32,7 @@ class Images:
     def __len__(self):
         return {IMAGES}
 
-    def views(self, count, augment, normalize=True, start=0, projected=True):
+    def views(self, count, augment, rng=None, normalize=True, start=0, projected=True):
         numbers = range(start * {IMAGES}, (start + count) * {IMAGES})
 
         def compute(places):
