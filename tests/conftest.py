@@ -172,6 +172,8 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(scope="session")
 def compiled() -> Any:
     """`torch.rehearsal`, with no device until a test shows some."""
+    import torch
+
     from fewshot_bench.testing.rehearsal import find_missing, load
 
     missing = find_missing()
@@ -186,8 +188,22 @@ def compiled() -> Any:
         patch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
         patch.setattr(sys, "path", [*sys.path])
         module = load()
+    module.show_devices(2)
+    # Autograd learns at its first pass how many devices there are.
+    torch.ones(1, requires_grad=True).sum().backward()
     module.show_devices(0)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_first(request: pytest.FixtureRequest) -> None:
+    """Load the rehearsal device before any test computes, if one uses it."""
+    from fewshot_bench.testing.rehearsal import find_missing
+
+    names = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    is_possible = bool(os.environ.get("FSBENCH_TEST_COMPILER")) or not find_missing()
+    if is_possible and names & {"compiled", "accelerator"}:
+        request.getfixturevalue("compiled")
 
 
 @pytest.fixture
