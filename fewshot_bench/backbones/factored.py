@@ -63,6 +63,9 @@ def _by_part(
     x: Tensor, matrices: Tensor, bias: Tensor | None = None, offset: float = 1.0
 ) -> Tensor:
     """Columns of x (t, parts * n) by the matrix of each part (parts, n, m): (t, parts * m)."""
+    if len(matrices) == 1:
+        one = matrices[0]
+        return x @ one if bias is None else torch.addmm(bias, x, one, beta=offset)
     inputs, (parts, _, width) = x.chunk(len(matrices), dim=-1), matrices.shape
     out = x.new_empty(len(x), parts * width)
     for index, (part, one) in enumerate(zip(out.chunk(parts, dim=-1), inputs, strict=True)):
