@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
-from fewshot_bench.backbones import Site
 from tests.breakers import Head, Linear, breaks, rebuilt
 
 
@@ -220,11 +219,13 @@ class LeavesTensorElsewhere(Head):
 @breaks("check_fits_and_predicts_in_bf16")
 @dataclass(frozen=True)
 class MixesPrecisions(Head):
-    """Multiplies float32 by a matrix of the tower, which has the dtype of the run."""
+    """Multiplies float32 by features that were encoded under autocast."""
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
-        matrix = backbone.image_tower().weight(Site("vision", 0, "q"))
-        assert bool((torch.eye(len(matrix), device=ctx.device) @ matrix).isfinite().all())
+        tokens = backbone.tokenize(task.prompts(task.templates[0]))
+        with ctx.autocast():
+            features = backbone.text_tower().encode_tokens(tokens)
+        assert bool((torch.eye(len(features), device=ctx.device) @ features).isfinite().all())
         return super().fit(task, backbone, ctx)
 
 
