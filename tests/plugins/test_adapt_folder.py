@@ -206,7 +206,7 @@ def test_what_ended_the_comparison_is_named(photos: str, tmp_path: Path) -> None
 def test_a_device_that_is_not_there_is_named(photos: str, tmp_path: Path) -> None:
     done = fsbench("adapt", "-d", photos, "-O", tmp_path / "m", "--device", "cuda:99")
     assert done.code == 2
-    assert done.err.strip().endswith("use cpu")
+    assert "device 'cuda:99': this machine has" in done.err
 
 
 def left_in(folder: Path) -> list[Path]:
