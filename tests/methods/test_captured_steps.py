@@ -195,10 +195,20 @@ def test_a_step_that_changes_silently_is_refused(steps: int) -> None:
         train(changing, "soft", steps=steps)
 
 
+def pretend(module: PretendModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch return this module for the CPU."""
+    real = torch.get_device_module
+
+    def find(device: Any = None) -> Any:
+        return module if device is not None and str(device) == "cpu" else real(device)
+
+    monkeypatch.setattr(torch, "get_device_module", find)
+
+
 def test_a_graph_that_is_wrong_at_once_leaves_eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = train(sound, "eager")
     module = PretendModule()
-    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    pretend(module, monkeypatch)
     monkeypatch.setattr(PretendGraph, "replay", lambda graph: None)
     found, take = train(sound, "graph")
     assert take.used == "eager"
@@ -216,7 +226,7 @@ def test_a_graph_of_a_changing_step_is_not_used(
         return step_on(lambda x, y: F.cross_entropy(x @ weights.T, y) * next(factors))
 
     module = PretendModule()
-    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    pretend(module, monkeypatch)
     if late:
         with pytest.raises(ContractError, match="does other work than when it was captured"):
             train(make, "graph", steps=30)
@@ -342,7 +352,7 @@ def test_a_graph_of_a_device_is_captured_and_replayed(
     expected, _ = train(make, "eager", **how)
     module = PretendModule()
     monkeypatch.setattr(module, "made", [])
-    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    pretend(module, monkeypatch)
     found, take = train(make, "graph", **how)
     assert (take.used, take.reason) == ("graph", "")
     assert torch.equal(expected, found)
