@@ -1,7 +1,7 @@
 """A second process of the kit, which restores classifiers of the toy task and predicts.
 
-`logits_elsewhere` is the entry point; `main` is the second process. It is started once, serves all
-checks, and gets nothing of a fit but the tensors.
+`logits_elsewhere` is the entry point; `main` is the second process. It is started once for a kind of
+device, serves all checks, and gets nothing of a fit but the tensors.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ MISSING = "missing"
 
 
 @functools.cache
-def _second_process() -> Channel:
-    """The channel to the second process, which ends with it."""
+def _second_process(kind: str) -> Channel:
+    """The channel to the second process for a kind of device, which ends with it.
+
+    One that was started before a kind registered itself does not know it.
+    """
     channel, theirs = Channel.pair()
     with open(os.devnull, "wb") as nowhere:
         errors = nowhere.fileno()
@@ -48,7 +51,7 @@ def _ask(tensors: Mapping[str, Tensor], **request: Any) -> Tensor:
 
     ModuleNotFoundError if the second process cannot import the class of the method.
     """
-    channel = _second_process()
+    channel = _second_process(request["device"].partition(":")[0])
     try:
         channel.send(request, packed(tensors))
         reply, answer = channel.receive()
