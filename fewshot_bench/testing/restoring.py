@@ -1,7 +1,7 @@
 """A second process of the kit, which restores classifiers of the toy task and predicts.
 
-`logits_elsewhere` is the entry point; `main` is the second process. It is started once for a kind of
-device, serves all checks, and gets nothing of a fit but the tensors.
+`logits_elsewhere` is the entry point; `main` is the second process. It is started once for a kind
+of device, serves all checks, and gets nothing of a fit but the tensors.
 """
 
 from __future__ import annotations
