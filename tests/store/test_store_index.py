@@ -26,7 +26,7 @@ from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import TABLES, VERSION, index_file, index_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.database import Database
-from tests.store_cases import filled, put, put_failed
+from tests.store_cases import filled, put, put_failed, result
 
 # Longer than a tick of the file system's clock.
 SETTLED = 0.02
@@ -344,6 +344,8 @@ class Anything(RuleBasedStateMachine):
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
         hasten(self.patch)
+        for spec in (result(seed)[0].spec for seed in range(5)):
+            SPECS[spec.key()] = spec
         self.folder = Path(tempfile.mkdtemp())
         self.store = filled(self.folder / "s", [0, 1])
         self.kept = b""
