@@ -20,7 +20,7 @@ Halved = Literal["nothing", "frozen", "all"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step is built for: a backbone, class names, and the labels of a support set."""
+    """The input of a step: a backbone, class names, and the labels of a support set."""
 
     backbone: Any
     names: Sequence[str]
@@ -74,7 +74,7 @@ class Step:
         return torch.optim.SGD(self.learned, lr=2e-3, momentum=0.9, weight_decay=5e-4)
 
     def after(self) -> None:
-        """What follows the optimizer's step."""
+        """Work after the optimizer's step."""
 
     def take(self, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
         """Take a step."""

@@ -63,7 +63,7 @@ class RunContext(Protocol):
         """Context manager that runs own modules at the run's precision, as encoders run."""
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Gradient scaler for the run's precision; does nothing unless it is fp16 on CUDA."""
+        """Gradient scaler; does nothing unless the precision is fp16 on an accelerator."""
 
     def train_step(
         self,

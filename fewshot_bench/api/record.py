@@ -249,7 +249,7 @@ class Record:
 
     @property
     def device_fault(self) -> str:
-        """What the device said that failed under the cell; empty if none did."""
+        """The message of the device that failed under the cell; empty if none did."""
         return str((self.error or {}).get("device_fault", ""))
 
     @property

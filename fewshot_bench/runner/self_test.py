@@ -180,7 +180,7 @@ def _measure_launches(device: torch.device, half: str) -> Check:
             one.add_(1.0)
 
     micros = 1e6 * _seconds(work, device) / LAUNCHES
-    shown = f"{micros:.1f} us each; an eager step of clip-lora launches about 1,300"
+    shown = f"{micros:.1f} us each; an eager step of clip-lora launches about 1,100"
     return Check("small kernels", shown, None, {"microseconds": micros})
 
 
@@ -230,7 +230,7 @@ def _photograph(seed: int) -> bytes:
 
 
 class _Transform:
-    """What the loader asks of a backbone; pixels stay bytes."""
+    """The part of a backbone that the loader asks for; pixels stay bytes."""
 
     image_size = (SIZE, SIZE)
 
@@ -243,7 +243,7 @@ class _Transform:
 
 
 def describe_choices(device: torch.device, precision: str) -> dict[str, str]:
-    """What runs on this device use by default, and why."""
+    """The choices that runs on this device make by default, with reasons."""
     reasons = {
         "bf16": "the device computes in bf16",
         "fp16": "the device has no bf16 of its own; gradients are scaled",

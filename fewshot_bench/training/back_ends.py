@@ -1,4 +1,4 @@
-"""How a captured training step runs again: as a graph of the device, compiled, or in software.
+"""Back ends that repeat a training step: as a graph of the device, compiled, or in software.
 
 `back_end` makes the one for a kind of step. A step is a function without arguments whose tensors
 stay where they are.

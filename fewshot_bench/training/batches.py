@@ -109,26 +109,6 @@ def pixel_batches(
     return train.batches(size, order=orders, augment=augment, rng=rng, device=device, labels=True)
 
 
-def crop_features(
-    train: Shots,
-    size: int,
-    width: int,
-    ctx: RunContext,
-    *,
-    augment: Augment,
-    drop_last: bool,
-    epochs: int,
-) -> Iterator[Tensor]:
-    """Unit features (b, width) of the frozen encoder for the crops of `pixel_batches`, in turn.
-
-    They are encoded ahead, in large batches, and shared by fits that draw the same crops.
-    """
-    order, rng, count = ctx.rng("order"), ctx.rng("augment"), len(train)
-    for views in epoch_views(train, epochs, augment, width, rng=rng):
-        for index in minibatches(count, size, order, views.device, drop_last=drop_last):
-            yield views[index]
-
-
 def view_batches(
     train: Shots,
     size: int,
@@ -138,13 +118,16 @@ def view_batches(
     augment: Augment,
     drop_last: bool,
     epochs: int,
+    as_pixels: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Epochs of shuffled unit features (b, width) of augmented views with labels (b,).
 
-    Counterpart of `pixel_batches` for a frozen image encoder.
+    Counterpart of `pixel_batches` for a frozen image encoder; with `as_pixels`, views are the very
+    crops of its batches. They are encoded ahead, in large batches, and shared by fits.
     """
     order, labels, count = ctx.rng("order"), train.labels, len(train)
-    for views in epoch_views(train, epochs, augment, width):
+    rng = ctx.rng("augment") if as_pixels else None
+    for views in epoch_views(train, epochs, augment, width, rng=rng):
         for index in minibatches(count, size, order, labels.device, drop_last=drop_last):
             yield views[index], labels[index]
 

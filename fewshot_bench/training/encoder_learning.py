@@ -21,7 +21,6 @@ from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Shots, Task, Vocabulary
 from fewshot_bench.training.batches import (
-    crop_features,
     pixel_batches,
     steps_per_epoch,
     view_batches,
@@ -103,7 +102,7 @@ class EncoderLearner(EncoderHooks):
         return tuple(TemplatePrompts(one) for one in packed)
 
     def unchanged(self, backbone: Backbone) -> tuple[int, int]:
-        """How many first blocks of the vision and text tower no trained tensor changes.
+        """The numbers of first blocks of the vision and text tower that no trained tensor changes.
 
         They run without gradients: once per image of a step, and once per fit for the prompts of
         templates.
@@ -236,13 +235,14 @@ class EncoderLearner(EncoderHooks):
             "drop_last": self.drop_last,
             "epochs": epochs,
         }
+        views = partial(view_batches, train, self.batch_size, backbone.embed_dim, ctx, **how)
         if "vision" not in self.trains:
-            return view_batches(train, self.batch_size, backbone.embed_dim, ctx, **how)
+            return views()
         pixels = pixel_batches(train, self.batch_size, backbone.device, ctx, **how)
         if not self.with_frozen:
             return pixels
-        features = crop_features(train, self.batch_size, backbone.embed_dim, ctx, **how)
-        return ((*batch, frozen) for frozen, batch in zip(features, pixels, strict=True))
+        pairs = zip(pixels, views(as_pixels=True), strict=True)
+        return ((*batch, frozen) for batch, (frozen, _) in pairs)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ COMPARED = frozenset(4**power for power in range(12))
 
 @dataclass
 class _Seen:
-    """What the harness would see of one step: its cost, losses and gradients."""
+    """The part of one step that the harness would see: its cost, losses and gradients."""
 
     cost: Cost = field(default_factory=Cost)
     losses: list[Tensor] = field(default_factory=list)

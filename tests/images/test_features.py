@@ -23,7 +23,7 @@ from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.training.batches import crop_features, pixel_batches
+from fewshot_bench.training.batches import pixel_batches, view_batches
 from fewshot_bench.utils import environment
 
 CPU = torch.device("cpu")
@@ -161,7 +161,10 @@ def test_features_encoded_ahead_are_those_of_the_crops_that_a_method_trains_on(
     ctx: Any = Context(3, CPU)
     with meter.phase("fit"):
         pixels = list(pixel_batches(train, 2, CPU, ctx, **how))
-        features = list(crop_features(train, 2, backbone.embed_dim, ctx, **how))
+        features = [
+            rows
+            for rows, _ in view_batches(train, 2, backbone.embed_dim, ctx, as_pixels=True, **how)
+        ]
     assert len(pixels) == len(features) == 6
     for (crops, _), ahead in zip(pixels, features, strict=True):
         again = torch.nn.functional.normalize(backbone.encode_image(crops), dim=-1)

@@ -37,7 +37,7 @@ load("_C", [sys.argv[1]], extra_cflags=["-O1"], build_directory=sys.argv[2], ver
 
 
 def find_missing() -> str:
-    """What this machine needs to compile the device, as a sentence; empty if nothing is missing."""
+    """A sentence on what this machine lacks to compile the device; empty if nothing is missing."""
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
         return (

@@ -191,7 +191,7 @@ def limit_memory(size: int | None, device: Device = None) -> None:
 
 
 def counts(device: Device = None) -> dict[str, int]:
-    """What a device has done since `reset_counts`.
+    """The work of a device since `reset_counts`.
 
     `launches`: kernels; views launch none, a function on lists of tensors one. `reads`: values or
     sizes that came to the host. `uploads`: copies to the device that block. `sent`: copies from or
