@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.code_closure import source_digest
+from fewshot_bench.api.code_closure import Parts, describe_each, digest_parts
 from fewshot_bench.api.dataset import Stamped
 from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
@@ -124,17 +124,17 @@ _AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Code:
-    """The digests of the installed code by method."""
+    """The installed code by method: its digests, and the parts that it consists of."""
 
     digests: dict[str, str]
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
         """Digests of the current source files."""
         catalog = registry()
-        return cls(
-            {name: source_digest(catalog.method_class(name)) for name in sorted(set(methods))}
-        )
+        parts = describe_each({name: catalog.method_class(name) for name in sorted(set(methods))})
+        return cls({name: digest_parts(parts[name]) for name in parts}, parts)
 
     def others(self, records: Sequence[Record]) -> list[Record]:
         """Records that were computed by other code, or that do not state their code."""
