@@ -42,9 +42,6 @@ create table records (
 );
 create table outcomes (key text primary key, stamp blob, queries blob, content blob, sum integer)
 """
-# What the validity and the meaning of a row depend on.
-_MEANING = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
-VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 # Fewer new rows are not worth a file; more are written at once.
 WORTH, MOST = 64, 2048
 # Two changes within one tick of the file system's clock can leave the same stamp.
@@ -55,10 +52,14 @@ _STATE = ("status", "error", "incidents")
 # Fields in the text that a record has for itself. Of other fields, it has the entries named here;
 # of these fields, other records share the entries named here.
 _OWN = ("metrics", "footprint", "timings", "digests", "notes")
-# A field of which that text has the names alone.
-_CURVES = "curves"
 _OWN_ENTRY = {"environment": "load"}
 _SHARED_ENTRY = {"footprint": "card"}
+# A field of which that text has the names alone.
+_CURVES = "curves"
+# What the validity and the meaning of a row depend on.
+_FIELDS = [field.name for field in dataclasses.fields(RunSpec)]
+_MEANING = [__version__, SCHEMA, _FIELDS, _OWN, _CURVES]
+VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 _ROW = "key, stamp, numbers, facts, split, own, sum"
 
 Names = tuple[str, ...]

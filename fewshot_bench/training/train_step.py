@@ -176,8 +176,10 @@ class TrainStep:
     def _keep_losses(self, seen: _Seen) -> Callable[[Tensor], Tensor]:
         def scale(loss: Tensor) -> Tensor:
             scaled: Tensor = self._scaler.scale(loss)
-            seen.unscaled.append(loss.detach())
-            seen.losses.append(seen.unscaled[-1] if scaled is loss else scaled.detach())
+            seen.losses.append(scaled.detach())
+            # Methods also scale constants.
+            if loss.requires_grad:
+                seen.unscaled.append(seen.losses[-1] if scaled is loss else loss.detach())
             return scaled
 
         return scale
