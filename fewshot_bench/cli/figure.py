@@ -75,9 +75,8 @@ _drawing = partial(option, panel=_PANEL)
     "--size",
     type=Text("size", read_size),
     default=DEFAULT_SIZE,
-    show_default=True,
     metavar="SIZE",
-    help=f"{', '.join(SIZES)}, or inches: 6x4, 3.25.",
+    help=f"{', '.join(SIZES)}, or inches: 6x4, 3.25 (default: {DEFAULT_SIZE}).",
 )
 @_drawing("--font", type=click.Choice(tuple(FONTS)), help="Serif is like Times (default: sans).")
 @_drawing("--across", type=click.IntRange(1), metavar="N", help="Panels in a row.")
@@ -90,7 +89,7 @@ _drawing = partial(option, panel=_PANEL)
 @_drawing(
     "--around",
     type=click.Choice(AROUND),
-    help="The interval of tables, or standard deviation.",
+    help="What it is: interval of tables, or standard deviation.",
 )
 @_drawing("--zero-shot", type=click.Choice(ZERO_SHOT), help="A method without shots (of shots).")
 @list_option(
