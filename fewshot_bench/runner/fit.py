@@ -261,7 +261,9 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watch())
         stack.enter_context(isolate(seed_of(cell)))
-        printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
+        printed = stack.enter_context(
+            guard(f"{spec.method}.fit", incidents, foreground=session.foreground)
+        )
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
