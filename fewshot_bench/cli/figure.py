@@ -106,15 +106,13 @@ _drawing = partial(option, panel=_PANEL)
 @allow_mixed_option
 @filter_options
 def command(store: Path, output: Sequence[Path], data: Path | None, **asked: Any) -> None:
-    """Draw a figure of a paper, at the size that it is printed in.
+    """Draw a figure of a paper at the size that it is printed in; what is missing is a gap.
 
     \b
     shots     accuracy over shots, a panel per data set, the average first
     base-new  bars of base classes, new classes and their harmonic mean
     cost      accuracy against trained parameters, time and memory
     ablation  one method over two options (heat maps) or one (bars)
-
-    Missing cells are gaps, named with the commands that run them.
     """
     check_files(output, data)
     drawing = make(store, **asked)
