@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.analysis.figures.style import (
-    AROUND,
     AXES,
     DATA,
     DEFAULT_SIZE,
@@ -85,13 +84,13 @@ _drawing = partial(option, panel=_PANEL)
     type=click.Choice(AXES),
     help="Vertical limits: of each panel, of all, from zero.",
 )
-@_drawing("--spread", type=click.Choice(SPREADS), help="How the spread is drawn.")
+@_drawing("--spread", type=click.Choice(SPREADS), help="Around a mean (default: interval).")
+@_drawing("--bars", is_flag=True, help="Of shots: error bars in place of a band.")
 @_drawing(
-    "--around",
-    type=click.Choice(AROUND),
-    help="What it is: interval of tables, or standard deviation.",
+    "--zero-shot",
+    type=click.Choice(ZERO_SHOT),
+    help="Of shots: how a method without shots is drawn.",
 )
-@_drawing("--zero-shot", type=click.Choice(ZERO_SHOT), help="A method without shots (of shots).")
 @list_option(
     "--cost", type=NAMES, metavar="NAMES", panel=_PANEL, help=f"Of cost: {', '.join(COSTS)}."
 )
@@ -174,7 +173,7 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
         made = compare(chosen, outcomes, options, warn)
     table, _ = the_only(made, "a figure")
-    names = ("size", "font", "spread", "around", "zero_shot", "axes", "across")
+    names = ("size", "font", "spread", "bars", "zero_shot", "axes", "across")
     style = Style(**{name: asked[name] for name in names if asked[name]})
     figure = FigureOptions(
         kind, style, asked["ours"] or (), asked["cost"] or (), swept or SweepOptions()
