@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame_rows
 from fewshot_bench.analysis.figures.style import (
-    AROUND,
     AXES,
     DEFAULT_SIZE,
     FONTS,
@@ -109,8 +108,8 @@ _DRAWN: Mapping[str, Kind] = {
     "font": word(*FONTS),
     "across": optional(whole(1)),
     "axes": word("", *AXES),
-    "spread": word("", *SPREADS),
-    "around": word(*AROUND),
+    "spread": word(*SPREADS),
+    "bars": FLAG,
     "zero_shot": word(*ZERO_SHOT),
     "cost": names("names of costs", 0),
 }
@@ -431,8 +430,8 @@ class Results:
         font: str = "sans",
         across: int | None = None,
         axes: str = "",
-        spread: str = "",
-        around: str = "interval",
+        spread: str = "interval",
+        bars: bool = False,
         zero_shot: str = "star",
         cost: str | Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
@@ -460,9 +459,9 @@ class Results:
             **swept,
         )
         own = {"option": options, "each": each, "cost": cost, "ours": ours}
-        own |= {"spread": spread, "axes": axes}
+        own |= {"bars": bars, "axes": axes}
         refuse_foreign(kind, [name for name, value in own.items() if value])
-        style = Style(read_size(size), font, spread, around, zero_shot, axes, across)
+        style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
         table, _ = the_only(made.made, "a figure")
         return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], made.swept))
 

@@ -264,20 +264,20 @@ def refuse_nothing(table: Table, panels: Sequence[Any]) -> None:
         raise UsageError(f"no record here has the metric {table.metric} to draw")
 
 
-def bounds_of(cell: Cell, metric: str, around: str) -> tuple[float, float]:
+def bounds_of(cell: Cell, metric: str, spread: str) -> tuple[float, float]:
     """What is drawn around the mean of a cell; the mean itself if there is nothing."""
     value: Estimate = cell.estimates[metric]
-    if around == "interval":
+    if spread == "interval":
         return value.bounds
     own = list(cell.series[metric].values())
-    deviation = statistics.stdev(own) if len(own) > 1 else 0.0
+    deviation = statistics.stdev(own) if len(own) > 1 and spread == "std" else 0.0
     return value.mean - deviation, value.mean + deviation
 
 
-def row_of(table: Table, cell: Cell, around: str, **more: Any) -> dict[str, Any]:
+def row_of(table: Table, cell: Cell, spread: str, **more: Any) -> dict[str, Any]:
     """A number of a figure as a row of its data."""
     value = cell.estimates.get(table.metric)
-    low, high = bounds_of(cell, table.metric, around) if value else (None, None)
+    low, high = bounds_of(cell, table.metric, spread) if value else (None, None)
     return {
         "dataset": cell.group.name,
         "method": cell.row.label,
