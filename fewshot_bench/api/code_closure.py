@@ -290,7 +290,7 @@ def _list_files(root: Root) -> Mapping[str, str]:
     if "." in root.name:
         # In a namespace package, only the folder delimits the code.
         return dict(_below(Path(root.file).parent, SUFFIXES))
-    return _with_beside(Path(root.file))
+    return with_beside(Path(root.file))
 
 
 def _below(folder: str | Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -305,11 +305,11 @@ def _below(folder: str | Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str,
 
 def modules_beside(file: Path) -> list[str]:
     """Names of modules and packages in a file's folder that it imports, directly or indirectly."""
-    names = {name.partition("/")[0].removesuffix(".py") for name in _with_beside(file)}
+    names = {name.partition("/")[0].removesuffix(".py") for name in with_beside(file)}
     return sorted(names - {file.stem})
 
 
-def _with_beside(file: Path) -> Mapping[str, str]:
+def with_beside(file: Path) -> Mapping[str, str]:
     """A module, and the modules and packages in its folder that it imports, also indirectly."""
     files = {file.name: str(file)}
     if any(file.parent.glob("*.dist-info")):
@@ -723,10 +723,14 @@ class _Closing:
 
     def list_named(self) -> set[str]:
         """The paths of files that the code may read: those that it names, or all of its package."""
-        root, named = self._code.root, set()
+        root = self._code.root
+        named: set[str] = set()
         folders = list(root.folders)
         if "." in root.name and not folders:
             folders = [str(Path(root.file).parent)]
+        if not folders:
+            # Files that a single file names are a part of its version (`own_methods.py`).
+            return named
         for module, index in self._visited:
             place = os.path.dirname(self._code.paths[module])
             for text in self._code.facts[module].statements[index].strings:
