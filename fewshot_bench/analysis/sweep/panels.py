@@ -37,6 +37,7 @@ from fewshot_bench.analysis.table.table import (
     marks_of_seeds,
 )
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.option_files import show
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, method_label
@@ -333,9 +334,9 @@ def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen:
         )
 
     if sweep.rows is not None:
-        heads = tuple(Column(str(value)) for value in columns)
+        heads = tuple(Column(str(show(value))) for value in columns)
         lines = tuple(
-            Line(str(value), tuple(entry(panel.cells[i, j]) for j in range(len(columns))))
+            Line(str(show(value)), tuple(entry(panel.cells[i, j]) for j in range(len(columns))))
             for i, value in enumerate(sweep.rows[1])
         )
         return Grid(name, caption, heads, lines, footer, f"{sweep.rows[0]} \\ {first}")
@@ -343,7 +344,7 @@ def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen:
     heads = (Column(table.main.short), *([Column(head, "text")] if head else []))
     cells = [panel.cells[0, j] for j in range(len(columns))]
     lines = tuple(
-        Line(str(value), (entry(cell), Entry(_point(cell, scale)))[: len(heads)])
+        Line(str(show(value)), (entry(cell), Entry(_point(cell, scale)))[: len(heads)])
         for value, cell in zip(columns, cells, strict=True)
     )
     return Grid(name, caption, heads, lines, footer, first)
