@@ -425,20 +425,29 @@ def reasons(records: Iterable[Record]) -> list[Reason]:
 
 
 def _read_reason(record: Record) -> Reason:
-    error, method = record.error or {}, record.spec.method
+    error = record.error or {}
     trace = str(error.get("traceback") or "")
     kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
     text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
-    frame = author_frame(trace, _packages(record.spec))
+    return Reason(text, find_frame(record.spec, kind, message, trace), trace)
+
+
+def find_frame(spec: RunSpec, kind: str, message: str, trace: str) -> str:
+    """`file:line in function` where the author of a cell's plug-ins looks for its error.
+
+    kind: the name of the error's class. Empty if it is not known.
+    """
+    method = spec.method
+    frame = author_frame(trace, list_packages(spec))
     if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
         # The harness raised it: point at the method's `fit`.
         with suppress(FsbenchError):
             cls = registry().method_class(method)
             frame = str(getattr(cls, "_fit_at", "")) or place_of(cls, getattr(cls, "fit", None))
-    return Reason(text, frame, trace)
+    return frame
 
 
-def _packages(spec: RunSpec) -> Iterator[str]:
+def list_packages(spec: RunSpec) -> Iterator[str]:
     """The top-level modules of a cell's method and data sets."""
     catalogs = registry()
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
