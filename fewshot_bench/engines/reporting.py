@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import FsbenchError
@@ -453,8 +454,8 @@ def list_packages(spec: RunSpec) -> Iterator[str]:
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
     names = (*families, spec.dataset, spec.target)
     datasets = [catalogs.datasets.entries.get(name) for name in names]
-    if ".py:" in spec.method:
-        yield Path(spec.method.rpartition(":")[0]).stem
+    if own := own_methods.find(spec.method):
+        yield Path(own.facts.file).stem
     for entry in (catalogs.methods.entries.get(spec.method), *datasets):
         if entry is not None:
             yield top_module(entry.target)

@@ -48,7 +48,6 @@ from fewshot_bench.analysis.table.table import (
     Table,
 )
 from fewshot_bench.api.dataset import SKIPPED
-from fewshot_bench.api.method_code import aliases
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import STATUSES, Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
@@ -662,7 +661,7 @@ class Names:
         elsewhere: names that the table may lack.
         """
         names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
-        names |= {n for label, row in rows.items() for n in (label, *_spellings(row.spec.method))}
+        names |= {n for label, row in rows.items() for n in (label, row.spec.method)}
         names |= set(elsewhere)
         new: dict[str, str] = {}
         for text in texts:
@@ -688,11 +687,9 @@ class Names:
         """The new label of a row; a renamed method keeps the options of its rows."""
         if label in self.new:
             return self.new[label]
-        new = next((self.new[name] for name in _spellings(method) if name in self.new), None)
-        shown = next((name for name in _spellings(method) if label.startswith(name)), None)
-        if new is None or shown is None:
+        if method not in self.new or not label.startswith(method):
             return label
-        return new + label.removeprefix(shown)
+        return self.new[method] + label.removeprefix(method)
 
     def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
         """The groups with their new names; UsageError if two names become equal."""
@@ -715,11 +712,6 @@ class Names:
         if group.target:
             return f"{name} → {self.new.get(group.target, group.target)}"
         return name if group.scope == "all" else f"{name} ({group.scope})"
-
-
-def _spellings(method: str) -> tuple[str, ...]:
-    """The name of a method, and the shorter ones of a method in a file."""
-    return method, *aliases(method)
 
 
 def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
