@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import psutil
 import torch
 
 from fewshot_bench.utils import cache_dir
 
 
 def state() -> tuple[Any, ...]:
-    """Child processes, variables of ours, and settings of torch and of caches."""
+    """Variables of ours, and settings of torch and of caches."""
     cudnn = torch.backends.cudnn
     return (
-        psutil.Process().children(),
         # Libraries set others when they are imported.
         {
             name: value

@@ -60,7 +60,8 @@ def debug(
 ) -> int:
     """Run the one cell of a command; returns the exit code.
 
-    values: of `RUN_OPTIONS`. reporter: shows no progress. UsageError for several cells, before anything starts.
+    values: of `RUN_OPTIONS`. reporter: shows no progress. UsageError for several cells, before
+    anything starts.
     """
     words = editor() if asked.edit else []
     named = ctx.get_parameter_source("store") is not ParameterSource.DEFAULT

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,12 @@ def test_nothing_is_left_behind(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before, names = state(), sorted(registry().methods.entries)
+    children = psutil.Process().children()
     again = fb.cell(Mean(text=0.25), "digits", 2, 1, limit=60)
     again.accuracy(again.method.fit(*again).logits(again.queries))
     assert again.method == Mean(text=0.25)
     assert state() == before
+    assert psutil.Process().children() == children
     assert sorted(registry().methods.entries) == names
     assert os.listdir(tmp_path) == []
 
