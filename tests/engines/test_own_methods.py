@@ -147,5 +147,6 @@ def test_the_store_checks_and_removes_code(tmp_path: Path) -> None:
         fb.run(own.name, "digits", store=store.path, progress=False)
     for path in folder.rglob("*"):
         os.utime(path, (0, 0))
-    fsbench("store", "gc", "--store", store.path)
+    gone = fsbench("store", "gc", "--yes", "--store", store.path)
+    assert gone.code == 0, gone
     assert not [path for path in folder.rglob("*") if path.is_file()]
