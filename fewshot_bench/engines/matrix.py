@@ -146,7 +146,7 @@ class _Run:
             loading.check_weights(asked.backbone)
         if state.todo:
             self._check_room(state, settings)
-        self._keep_methods()
+        self._keep_methods(code)
         with hook_environment(store.path, variables), chosen.running(setup) as engine:
             with chosen.blaming():
                 engine.warm(len(state.todo))
@@ -166,16 +166,20 @@ class _Run:
             return RunOutcome(plan, failed, interrupted=True)
         return self._conclude(state, records, settings, failed, interrupted)
 
-    def _keep_methods(self) -> None:
+    def _keep_methods(self, code: Code) -> None:
         """Write the code of methods of files into the store, from where workers import it.
+
+        Of all methods, what their code consists of, so that a later run can say what was edited.
 
         StoreError if it cannot be written.
         """
+        from fewshot_bench.store.kept_code import keep_code
         from fewshot_bench.store.kept_methods import keep_methods
         from fewshot_bench.store.store import METHODS
 
         try:
             keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
+            keep_code(self.store.path, code.digests, code.parts)
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
@@ -298,7 +302,7 @@ class _Run:
                 say(f"{name}: {line}")
         if plan.problems and not (state.todo or state.done or state.failed):
             return
-        for line in state.about_stale():
+        for line in (*state.about_stale(), *state.versions):
             say(line)
         failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
         done = f"{len(state.done)} done already, {len(state.todo)} to run"
