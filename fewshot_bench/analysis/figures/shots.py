@@ -118,6 +118,7 @@ def _draw_row(
         "markeredgewidth": 0,
     }
     line: dict[str, Any] = {"color": color, "linewidth": 1.8 if is_ours else 1.1, "zorder": 3}
+    line["label"] = text(row.title)
     shots = [number for number in group.shots if number]
     if list(spots) == [0]:
         if style.zero_shot == "line" and shots:
