@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewshot_bench.analysis.formats.style import FAINT, INK
-from fewshot_bench.analysis.table.columns import BILLED, COSTS, Cost, number
+from fewshot_bench.analysis.table.costs import BILLED, COSTS, Cost, number
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, Picture, width_of
 from fewshot_bench.plugins.report.headline import Contestant, Headline
