@@ -1,4 +1,4 @@
-"""`fsbench compare`: tables from the store, in several layouts, figure and predictions.
+"""`fsbench compare`: tables from the store, in several layouts, and predictions.
 
 `command` is the entry point: it builds the table with `analysis.comparison` and prints it.
 """
@@ -19,8 +19,6 @@ from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table import layouts
 from fewshot_bench.analysis.table.columns import FACTS
 from fewshot_bench.analysis.table.costs import costs_of, every_cost
-from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import figure, panels, save
 from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
 from fewshot_bench.analysis.table.layouts import DATA, DEFAULT, LAYOUTS, PRINTED, check_stack
 from fewshot_bench.cli.completion import methods, one_of
@@ -39,13 +37,11 @@ from fewshot_bench.cli.options import (
 )
 from fewshot_bench.cli.output import (
     check_file,
-    drawn,
     refuse_image,
     refuse_kept,
     replaced,
     terminal_style,
     warn,
-    write_bytes,
     write_text,
 )
 from fewshot_bench.cli.panels import PanelCommand, list_option, option
@@ -65,7 +61,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".parquet")
 Columns = Mapping[str, list[Any]]
-_OF_CLASSES = ("metric", "columns", "sort", "baseline", "figure", "spread", "groups", "ours")
+_OF_CLASSES = ("metric", "columns", "sort", "baseline", "spread", "groups", "ours")
 
 
 def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> None:
@@ -88,7 +84,7 @@ def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> N
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    files = {"--output": output, "--figure": asked["figure"], "--predictions": asked["predictions"]}
+    files = {"--output": output, "--predictions": asked["predictions"]}
     _check_files({name: path for name, path in files.items() if path is not None})
 
 
@@ -104,12 +100,11 @@ def _spell(name: str, value: str = "") -> str:
 def _check_files(files: Mapping[str, Path]) -> None:
     """UsageError for a file with a wrong ending, of a store or model, or of two options."""
     owners: dict[Path, str] = {}
-    endings = {"--figure": FIGURES, "--predictions": ENDINGS}
     for name, path in files.items():
         if name == "--output":
             refuse_image(path)
         else:
-            check_file(name, path, endings[name])
+            check_file(name, path, ENDINGS)
         if path.suffix.lower() == ".parquet" and name == "--predictions":
             _parquet()
         refuse_kept(path, name)
@@ -182,24 +177,6 @@ def _parquet() -> tuple[Any, Any]:
     needed = ("pyarrow", "pyarrow.parquet")
     first, second = (require(name, "parquet", what, "name a .csv file") for name in needed)
     return first, second
-
-
-def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
-    """Draw the figure, and report the number of panels on stderr. sweep: of `--layout sweep`."""
-    suffix = path.suffix.lower()
-    if sweep is not None:
-        from fewshot_bench.analysis.sweep import heat_map
-        from fewshot_bench.analysis.sweep.panels import sweep_of
-
-        swept = sweep_of(table, sweep)
-        count, draw = len(swept.panels), partial(heat_map.figure, swept)
-    else:
-        count, draw = len(panels(table)), partial(figure, table)
-    if not count:
-        raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    signature = table.signatures.get("", "")
-    write_bytes(path, drawn(lambda: save(draw(), suffix[1:], signature), suffix))
-    click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
 def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
@@ -280,8 +257,7 @@ _advanced = partial(option, panel="advanced")
 @_printed("--group", "groups", multiple=True, metavar="TITLE=NAMES", help="methods under a title")
 @_printed("--ours", metavar="METHOD", callback=not_empty, help="the method that stands out")
 @caption_options
-@rename_option
-@_advanced("--figure", type=PATH, metavar="FILE", help="also draw curves to .pdf, .svg, .png")
+@rename_option(_PRINTED)
 @_advanced(
     "--predictions",
     type=PATH,
@@ -300,7 +276,7 @@ _advanced = partial(option, panel="advanced")
 @_advanced("--each", is_flag=True, help="of a sweep, data sets beside the average")
 @_advanced("--allow-mixed", is_flag=True, help="records of other conditions as rows, not blocks")
 @filter_options
-def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
+def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     """Compare methods over seeds, per data set and on average, as tables in many forms.
 
     Records of different conditions stand apart. What is missing is shown, with the commands for it.
@@ -352,14 +328,14 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             made = compare(chosen, outcomes, options, warn)
             shown = document_of_tables(made, form, display)
         text = formats.render(with_caption(shown, form, asked), form, **terminal_style(output))
-    if asked["figure"] is not None:
-        write_figure(asked["figure"], the_only(made, "--figure")[0], swept)
     if asked["predictions"] is not None:
         with working("compare", live=False):
             write_predictions(asked["predictions"], *the_only(made, "--predictions"), outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
+    # For `fsbench paper`, which runs this command.
+    return made
 
 
 # Options of a table that the command has under the same names.

@@ -94,7 +94,9 @@ def evaluate(
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watch())
         stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
-        printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
+        printed = stack.enter_context(
+            guard(f"{spec.method}.logits", incidents, foreground=session.foreground)
+        )
         observer = LogitsObserver(fitted.parameters)
         with observer.watch():
             limit = functools.partial(batches.limit, incidents=incidents)
@@ -103,7 +105,8 @@ def evaluate(
             text = "logits() returned probabilities: nll, brier and ece take the softmax of them"
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
         answers = np.ascontiguousarray(answers[:, columns])
-        verdict = _ask_again(fitted, cell, session, answers)
+        # A debugger would stop there, too.
+        verdict = Verdict() if session.raises else _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -136,6 +139,7 @@ def evaluate(
         timings=meter.timings(),
         environment=environment_of(fitted.backbone, spec.method),
         notes=fitted.context.notes | ({"printed": said} if said else {}),
+        curves=fitted.curves,
         incidents=tuple(incidents),
     )
     return record, answers

@@ -29,11 +29,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @contextmanager
-def guard(who: str, incidents: Incidents) -> Iterator[Printed]:
+def guard(who: str, incidents: Incidents, *, foreground: bool = False) -> Iterator[Printed]:
     """Capture stdout inside; afterwards end new child processes, and return to the folder.
 
-    who: prefix of the incident about processes, such as `tip-adapter.fit`.
+    who: prefix of the incident about processes, such as `tip-adapter.fit`. foreground: only return
+    to the folder: the terminal and the processes are the user's own.
     """
+    if foreground:
+        with same_folder():
+            yield Printed()
+        return
     children, process = list_children(), os.getpid()
     try:
         with same_folder(), collect_output() as printed:

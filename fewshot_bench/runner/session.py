@@ -60,12 +60,21 @@ class Session:
         device: str = "cpu",
         examiner: Examination | None = None,
         models: Path | None = None,
+        *,
+        foreground: bool = False,
+        raises: bool = False,
     ) -> None:
-        """models: the store that keeps the models of cells; None to keep none."""
+        """models: the store that keeps the models of cells; None to keep none.
+
+        foreground: this process is the user's own: output and child processes of methods are left
+        alone. raises: an error of a cell is raised at once, in place of a failed record.
+        """
         determinism.apply()
         self.features = FeatureCache(cache)
         self.device = device
         self.models = models
+        self.foreground = foreground
+        self.raises = raises
         self.step = read_kind()
         self.examiner: Examination = examiner or Examiner()
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
