@@ -21,12 +21,12 @@ from fewshot_bench.analysis.figures.style import (
     FORMATS,
     KINDS,
     SIZES,
-    SPREADS,
     ZERO_SHOT,
     Style,
     read_size,
 )
-from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.grids import SPREADS
 from fewshot_bench.cli.compare import read_sweep
 from fewshot_bench.cli.filters import choose_records, say_notes
 from fewshot_bench.cli.options import (

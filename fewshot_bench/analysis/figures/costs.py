@@ -21,7 +21,7 @@ from fewshot_bench.analysis.figures.drawing import (
 )
 from fewshot_bench.analysis.figures.labels import place_names, width_of
 from fewshot_bench.analysis.figures.style import Style
-from fewshot_bench.analysis.table.columns import COSTS, Cost
+from fewshot_bench.analysis.table.costs import COSTS, Cost
 from fewshot_bench.analysis.table.table import Cell, Table
 from fewshot_bench.utils.errors import unknown
 
