@@ -113,7 +113,6 @@ _COMPARED: Mapping[str, Kind] = {
     "allow_mixed": FLAG,
 }
 _DRAWN: Mapping[str, Kind] = {
-    "ours": names("names of methods", 0),
     "size": Kind("a size such as cvpr-page, or inches", lambda value: read_size(value) and value),
     "font": word(*FONTS),
     "across": optional(whole(1)),
@@ -449,7 +448,7 @@ class Results:
         *,
         metric: str = "top1",
         rename: Mapping[str, str] | None = None,
-        ours: str | Sequence[str] = (),
+        ours: Any = None,
         size: str = DEFAULT_SIZE,
         font: str = "sans",
         across: int | None = None,
@@ -479,16 +478,18 @@ class Results:
             metric=metric,
             rename=rename,
             allow_mixed=allow_mixed,
+            ours=ours,
+            columns=given["cost"] or None,
             layout="sweep" if swept else DEFAULT,
             **swept,
         )
-        own = {"option": options, "each": each, "cost": cost, "ours": ours}
+        own = {"options": options, "each": each, "cost": cost, "ours": ours}
         own |= {"bars": bars, "axes": axes}
         refuse_foreign(kind, [name for name, value in own.items() if value])
         style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
         table, _ = the_only(made.made, "a figure")
         own_sweep = made.display.swept or SweepOptions()
-        return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], own_sweep))
+        return draw(table, FigureOptions(kind, style, given["cost"], own_sweep))
 
     @cached_property
     def _opened(self) -> Store:

@@ -79,7 +79,7 @@ class Style:
     spread: as of tables. bars: whether curves have error bars in place of a band. zero_shot: a
     method without shots is a `star` or a `line`. axes: whether panels have limits of their own
     (`free`), share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a
-    row. ours: the rows that are drawn on top, by label.
+    row.
     """
 
     size: Size = SIZES[DEFAULT_SIZE]
@@ -89,7 +89,6 @@ class Style:
     zero_shot: str = "star"
     axes: str = ""
     across: int | None = None
-    ours: frozenset[str] = frozenset()
 
     @property
     def settings(self) -> dict[str, Any]:
