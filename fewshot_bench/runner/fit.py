@@ -432,7 +432,8 @@ def fit_within_memory(
             tried = "and cannot use less of it (it does not read ctx.memory_parts)"
             if result.divisible:
                 tried = f"even in {parts} parts"
-            return Failure(give_up(spec, "fit", tried, result.error), result.incidents)
+            error = give_up(spec, "fit", tried, result.error)
+            return Failure(error, result.incidents, curves=result.curves)
         parts, incidents = 2 * parts, result.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
