@@ -155,11 +155,11 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silence that ends one (default: 600)."
-_LEASE = "Life of a dead claim (default: 60)."
-_BUDGET = "Disk for features (default: half of the free)."
+_HANG = "Silence that ends one (600)."
+_LEASE = "Life of a dead claim (60)."
+_BUDGET = "Disk for features (half of the free)."
 _STEP = "Training steps."
-_SPLIT = "Where own splits go (default: store)."
+_SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -188,6 +188,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         _flag("retry_failed", "Compute failed cells again."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
+        RunOption("verbose", "repeats", "Show prints and logs, live.", 0, short="v"),
     ),
     ("advanced", "plan"): (
         _flag("skip_damaged", "Go on without unusable images."),

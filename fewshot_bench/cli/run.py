@@ -60,6 +60,11 @@ class TerminalReporter(reporting.Reporter):
         with current().aside():
             click.echo(message(text), err=True)
 
+    def output(self, text: str) -> None:
+        """Print a line on stderr, with its blanks."""
+        with current().aside():
+            click.echo(printable(text, LONGEST_MESSAGE), err=True)
+
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""
         self.notice(f"warning: {text}")
@@ -116,7 +121,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=PATH, help="Write these options to a file.", panel="advanced")
+@option("--save-config", type=PATH, help="Write the options.", panel="advanced")
 @option(
     "--config",
     type=PATH,
@@ -125,7 +130,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     expose_value=False,
     callback=_load_config,
     metavar="FILE",
-    help="YAML or TOML file of options.",
+    help="Options in YAML or TOML.",
     panel="advanced",
 )
 @click.pass_context

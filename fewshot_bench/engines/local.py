@@ -26,7 +26,7 @@ from fewshot_bench.api.plugin_host import PluginHost
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.engines.base import (
     HOOK_SECONDS,
     STORE,
@@ -227,6 +227,7 @@ class LocalEngine(Engine):
     before: snapshot of the store when the cells were planned (taken when `run` begins if absent).
     linger: seconds to wait for cells that other runs compute when nothing else is left; None waits
     as long as they live. say: prints a line for the user.
+    show: prints a line of what a cell prints.
     """
 
     store: Store
@@ -235,6 +236,7 @@ class LocalEngine(Engine):
     run_id: str = ""
     linger: float | None = None
     say: Callable[[str], None] = lambda text: None
+    show: Callable[[str], None] = lambda text: None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _workers: list[Worker] = field(default_factory=list)
     _waiting: list[Group] = field(default_factory=list)
@@ -356,11 +358,14 @@ class LocalEngine(Engine):
                 self._hooks.start(worker.cells[0])
             case "progress" if worker.cells:
                 progress(worker.cells[0], message.done, message.total)
+            case "said" if worker.cells:
+                self._hear(worker, message.text)
             case "broken":
                 worker.broken = message.record
             case "failed":
+                log = worker.log.text
                 if worker.finish(message.record.spec.key()) is not None:
-                    self._fail(message.record)
+                    self._fail(message.record, log)
             case "finished":
                 self._finish(worker, worker.finish(message.key))
         if not worker.cells:
@@ -507,14 +512,22 @@ class LocalEngine(Engine):
             if reason:
                 worker.end(reason)
 
-    def _fail(self, record: Record) -> None:
+    def _hear(self, worker: Worker, lines: str) -> None:
+        """Keep what a cell has printed, and show it if that was asked for."""
+        worker.log.add(lines)
+        if self.settings.verbose:
+            name = f"{name_cell(worker.cells[0])} | " if self.workers > 1 else ""
+            for line in lines.splitlines():
+                self.show(f"{name}{line}")
+
+    def _fail(self, record: Record, log: str = "") -> None:
         """Store and report a failed cell; a failure of the machine keeps an earlier result."""
         before, error = self.store.get(record.spec.key()), record.error or {}
         if before is not None and before.status == "done" and record.transient:
             message = f"{error['message']}; the earlier result is kept"
             record = replace(record, error={**error, "message": message})
         else:
-            record = self.store.write(record)
+            record = self.store.write(record, log=log)
         self._report(record)
 
     def _end(self, worker: Worker) -> None:
@@ -568,7 +581,7 @@ class LocalEngine(Engine):
             for failed in cells[:count]:
                 said = f"the worker process was {how}{times}"
                 broken = worker.broken if worker.broken and worker.broken.spec == failed else None
-                self._fail(broken or lost(failed, said, worker.tail, kind=kind))
+                self._fail(broken or lost(failed, said, worker.tail, kind=kind), worker.log.text)
             cells = cells[count:]
         elif self._memory_kills > memory_kills:
             parts *= 2
@@ -588,4 +601,4 @@ class LocalEngine(Engine):
 
 def build(setup: EngineSetup) -> LocalEngine:
     """Build the engine `local`."""
-    return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
+    return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say, show=setup.show)

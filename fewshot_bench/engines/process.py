@@ -23,6 +23,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Group, Settings
 from fewshot_bench.engines.label_process import Connection, LabelProcess, list_plugins_of
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.devices import CPU, see_only
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
@@ -76,18 +77,22 @@ class Message(msgspec.Struct):
     """A message of a worker.
 
     event: `idle` (waits for cells), `started` (begins the first of its unfinished cells),
-    `progress` (done, total: steps of it), `finished` (key: of a stored cell), `failed` (record: of
-    a cell that failed because of the machine, not stored), `broken` (record: of a cell under which
-    the device failed; the worker ends), `fatal` (message, exit_code: it cannot go on), `beat`
-    (waiting: for a lock of another process; asking: the label process).
+    `progress` (done, total: steps of it), `said` (text: lines that it printed), `finished`
+    (key: of a stored cell), `failed` (record: of a cell that failed because of the machine, not
+    stored), `broken` (record: of a cell under which the device failed; the worker ends), `fatal`
+    (message, exit_code: it cannot go on), `beat` (waiting: for a lock of another process; asking:
+    the label process).
     """
 
-    event: Literal["idle", "started", "beat", "progress", "finished", "failed", "broken", "fatal"]
+    event: Literal[
+        "idle", "started", "beat", "progress", "said", "finished", "failed", "broken", "fatal"
+    ]
     done: int = 0
     total: int = 0
     key: str = ""
     record: Any = None
     message: str = ""
+    text: str = ""
     exit_code: int = 1
     waiting: bool = False
     asking: bool = False
@@ -139,6 +144,8 @@ class Worker:
     # The record of the cell under which its device failed.
     broken: Record | None = None
     tail: str = ""
+    # What the running cell has printed.
+    log: CellLog = field(default_factory=CellLog)
     _reader: threading.Thread | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _passed_on: int = 0
@@ -242,7 +249,7 @@ class Worker:
         return None
 
     def _begin_cell(self) -> None:
-        self.tail, self._passed_on = "", 0
+        self.tail, self._passed_on, self.log = "", 0, CellLog()
         self._since = time.monotonic()
         self._alive()
 

@@ -25,7 +25,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
@@ -33,6 +33,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
@@ -69,7 +70,9 @@ class Context:
         on_progress: Callable[[int, int], None] | None = None,
         parts: int = 1,
         step: Kind = "auto",
+        cell: str = "cell",
     ) -> None:
+        self.cell = cell
         self.device = device
         self.precision = precision
         self.notes: dict[str, Any] = {}
@@ -208,8 +211,8 @@ class Fitted:
     """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
-    made in it. trained: parameters, their source and the optimizer's steps; parameters: references
-    to them. peak_mb: peak memory.
+    made in it. log: what it printed. trained: parameters, their source and the optimizer's steps;
+    parameters: references to them. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -220,7 +223,7 @@ class Fitted:
     declared: Declarations
     meter: Meter
     incidents: tuple[Mapping[str, str], ...]
-    printed: str
+    log: CellLog
     peak_mb: float
     trained: Mapping[str, Any]
     parameters: tuple[weakref.ref[Tensor], ...]
@@ -248,8 +251,10 @@ def seed_of(cell: Cell) -> int:
     return derive(spec.train_seed, data, spec.shots)
 
 
-def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
-    """Fit the method of a cell; `incidents` grows as they happen."""
+def fit(
+    cell: Cell, session: Session, context: Context, incidents: Incidents, log: CellLog
+) -> Fitted:
+    """Fit the method of a cell; `incidents` and `log` grow as they happen."""
     spec = cell.spec
     if registry().owner(spec.method):
         only_read()
@@ -261,7 +266,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watch())
         stack.enter_context(isolate(seed_of(cell)))
-        printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
+        stack.enter_context(guard(f"{spec.method}.fit", incidents, log))
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
@@ -284,7 +289,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         declared=context.declarations(),
         meter=meter,
         incidents=tuple(incidents),
-        printed=printed.text,
+        log=log.copy(),
         peak_mb=memory.megabytes,
         trained=trained | {"steps": observer.steps} | steps,
         parameters=tuple(map(weakref.ref, observer.parameters)),
@@ -359,10 +364,11 @@ def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None
 
 @dataclass(frozen=True)
 class Failure:
-    """A fit that ended with an error, and the incidents until then."""
+    """A fit that ended with an error, and the incidents and the output until then."""
 
     error: BaseException
     incidents: Incidents
+    log: CellLog
     divisible: bool = False
 
 
@@ -388,15 +394,17 @@ def fit_within_memory(
     progress: Progress | None,
     interrupted: Callable[[], bool],
     parts: int = 1,
+    log: CellLog | None = None,
 ) -> Fitted | Failure:
     """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
 
-    parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
-    second try. An interruption by the user is raised, every other error is returned.
+    log: grows with what all tries print. parts: `RunContext.memory_parts` of the first one. A
+    method that does not read it gets no second try. An interruption by the user is raised, every
+    other error is returned.
     """
-    incidents, parts = Incidents(), min(parts, MOST_PARTS)
+    incidents, parts, log = Incidents(), min(parts, MOST_PARTS), log or CellLog()
     while True:
-        result = _try(cell, session, progress, interrupted, parts, incidents)
+        result = _try(cell, session, progress, interrupted, parts, incidents, log)
         if isinstance(result, Fitted) or not out_of_memory(result.error):
             return result
         release(result.error)
@@ -406,7 +414,8 @@ def fit_within_memory(
             tried = "and cannot use less of it (it does not read ctx.memory_parts)"
             if result.divisible:
                 tried = f"even in {parts} parts"
-            return Failure(give_up(spec, "fit", tried, result.error), result.incidents)
+            error = give_up(spec, "fit", tried, result.error)
+            return Failure(error, result.incidents, result.log)
         parts, incidents = 2 * parts, result.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
@@ -419,18 +428,21 @@ def _try(
     interrupted: Callable[[], bool],
     parts: int,
     incidents: Incidents,
+    log: CellLog,
 ) -> Fitted | Failure:
     context: Context | None = None
     try:
         backbone, _ = session.backbone(cell.spec)
         seed, precision = seed_of(cell), cell.spec.precision
         step = session.step
-        context = Context(seed, backbone.device, precision, progress, parts, step)
-        return fit(cell, session, context, incidents)
+        name = name_cell(cell.spec)
+        context = Context(seed, backbone.device, precision, progress, parts, step, name)
+        return fit(cell, session, context, incidents, log)
     except BaseException as error:
         if interrupted():
             raise
-        return Failure(error, incidents, context is not None and context.divisible)
+        is_divisible = context is not None and context.divisible
+        return Failure(error, incidents, log.copy(), is_divisible)
 
 
 def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:

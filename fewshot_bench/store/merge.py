@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
+from fewshot_bench.store.log_files import read_log
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
@@ -201,7 +202,10 @@ def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> Non
         if method and (source / method).is_file() and not (destination.path / method).exists():
             write_whole(destination.path / method, read_regular(source / method))
     done = theirs.record.status == "done" and theirs.arrays is not None
-    destination.put(theirs.record, theirs.arrays or {} if done else {})
+    log = ""
+    with suppress(StoreError):
+        log = read_log(theirs.path, theirs.record)
+    destination.put(theirs.record, theirs.arrays or {} if done else {}, log)
 
 
 def source_path(method: str) -> Path | None:
