@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
@@ -153,7 +153,7 @@ def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
     for name in [*sys.modules]:
         if name not in modules and name.startswith("fsbench_"):
             del sys.modules[name]
-            method_code.forget(name)
+            code_closure.forget(name)
 
 
 @pytest.fixture(scope="session")

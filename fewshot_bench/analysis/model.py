@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fewshot_bench.analysis.comparison import frame_rows
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
@@ -388,7 +388,7 @@ def _is_code_of_fit(config: ModelConfig, cls: type, given: bool) -> bool:
     `fewshot_bench.run` writes a class of a session to a file of the store. Its digest says nothing
     about the session, so the functions of the class are looked up in that file.
     """
-    if method_code.running_digest(cls) == config.method_code:
+    if code_closure.running_digest(cls) == config.method_code:
         return True
     spot = parts(config.method)
     if not given or spot is None:

@@ -20,9 +20,9 @@ import msgspec
 
 from fewshot_bench.api import method_code, plugins
 from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.code_closure import ROOT_OF_DESCRIBED, Root
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.method_card import MethodCard
-from fewshot_bench.api.method_code import ROOT_OF_DESCRIBED, Root
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.api.record import Record

@@ -15,8 +15,8 @@ from typing import Any
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.code_closure import describe_root
 from fewshot_bench.api.method import configuration, hyperparameters
-from fewshot_bench.api.method_code import describe_root
 from fewshot_bench.api.method_rules import ABOUT, refuse_broken
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugin_host import pack, pack_error, pack_type, unpack

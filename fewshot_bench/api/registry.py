@@ -21,7 +21,7 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure, method_code
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.column_names import taken
@@ -170,7 +170,7 @@ class Registry:
         if not isinstance(target, type):
             raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
         try:
-            method_code.note_import(target.__module__)
+            code_closure.note_import(target.__module__)
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"method '{name}' ({entry.origin}): {error_text(error, name)}"
@@ -186,12 +186,12 @@ class Registry:
         """
         registered = name in self.methods.entries
         if cls is not None and not (registered and self.method_class(name) is cls):
-            digest = method_code.running_digest(cls)
+            digest = code_closure.running_digest(cls)
             return {"registered": False, "distribution": "", "version": "", "digest": digest}
         plugin = self.method(name).plugin
         info = next((info for info in self.plugins if info.full_name == plugin), None)
         try:
-            digest = method_code.running_digest(self.method_class(name))
+            digest = code_closure.running_digest(self.method_class(name))
         except PluginError:
             digest = ""
         return {
@@ -218,7 +218,7 @@ class Registry:
                 f"metric '{name}' ({entry.origin}) is {shown}, expected a Metric of that name"
             )
         module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
-        source = method_code.note_import(module or metric.compute.__module__)
+        source = code_closure.note_import(module or metric.compute.__module__)
         return replace(metric, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:
@@ -401,7 +401,7 @@ def registry() -> Registry:
         )
     targets = [entry.target for entry in plugins.methods.entries.values()]
     # Plug-ins may have imported a part of their package; the rest is noted on use.
-    method_code.note_imports(t.partition(":")[0] for t in targets if isinstance(t, str))
+    code_closure.note_imports(t.partition(":")[0] for t in targets if isinstance(t, str))
     for catalog in plugins.catalogs:
         catalog.failed = tuple(info.problem for info in plugins.plugins if info.error)
     return plugins

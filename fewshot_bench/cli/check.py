@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.author_frame import class_place
+from fewshot_bench.api.code_closure import running_digest
 from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.method import find_parameter, parse_value
-from fewshot_bench.api.method_code import running_digest
 from fewshot_bench.api.method_rules import STATIC, BrokenRule, cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of

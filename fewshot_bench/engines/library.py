@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure, method_code
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.registry import hosting, registry
@@ -168,7 +168,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
             imported = entry.load()
         else:
             imported = method_code.load(name)
-        if method_code.is_edited(imported.__module__):
+        if code_closure.is_edited(imported.__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"

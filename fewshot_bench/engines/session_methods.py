@@ -29,7 +29,7 @@ from typing import Any
 
 import cloudpickle
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import METHODS
 from fewshot_bench.utils.errors import UsageError
@@ -235,7 +235,7 @@ def _describe_module(name: str) -> tuple[str, ...]:
     """A module: installed ones by name, those of other projects by their files, too."""
     file = getattr(sys.modules.get(name), "__file__", None)
     installed = not file or _is_installed(file)
-    return (name,) if installed else (name, str(method_code.digest_of_module(name)))
+    return (name,) if installed else (name, str(code_closure.digest_of_module(name)))
 
 
 def _is_generated(value: Any) -> bool:

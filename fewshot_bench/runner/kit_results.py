@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fewshot_bench.api.method_code import CHANGED
+from fewshot_bench.api.code_closure import CHANGED
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.cache_dir import KIT, cache_root, write
 

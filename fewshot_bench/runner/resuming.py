@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.code_closure import source_digest
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.method_code import short, source_digest
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 import fewshot_bench as fb
-from fewshot_bench.api.method_code import source_digest
+from fewshot_bench.api.code_closure import source_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.store.kept_models import config_of, write_model

@@ -14,7 +14,8 @@ from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.api import method_code
-from fewshot_bench.api.method_code import load, source_digest
+from fewshot_bench.api.code_closure import source_digest
+from fewshot_bench.api.method_code import load
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store

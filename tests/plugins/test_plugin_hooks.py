@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
 from tests import helpers
@@ -54,7 +54,7 @@ def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.Co
     for name in set(sys.modules) - modules:
         if name.startswith("fsbench_"):
             del sys.modules[name]
-            method_code.forget(name)
+            code_closure.forget(name)
     return subprocess.CompletedProcess([], done.code, done.out, done.err)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.api import method_code
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
@@ -25,7 +25,7 @@ def unload() -> None:
     registry.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
-        method_code.forget(name)
+        code_closure.forget(name)
     importlib.invalidate_caches()
 
 

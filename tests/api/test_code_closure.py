@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.api.method_code import CHANGED, running_digest, source_digest
+from fewshot_bench.api.code_closure import CHANGED, running_digest, source_digest
 
 
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type:
