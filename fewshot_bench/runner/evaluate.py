@@ -137,6 +137,7 @@ def evaluate(
         timings=meter.timings(),
         environment=environment_of(fitted.backbone, spec.method),
         notes=fitted.context.notes,
+        curves=fitted.curves,
         incidents=tuple(incidents),
     )
     return record, answers

@@ -8,13 +8,14 @@ sees side effects of another.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import gc
 import math
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
+from fewshot_bench.profiling.curves import Curves, Listener
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
@@ -60,7 +62,7 @@ class Declarations(NamedTuple):
 
 
 class Context:
-    """Named randomness, precision, notes and progress of one cell (see `RunContext`)."""
+    """Named randomness, precision, notes, curves and progress of one cell (see `RunContext`)."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Context:
         on_progress: Callable[[int, int], None] | None = None,
         parts: int = 1,
         step: Kind = "auto",
+        on_points: Listener | None = None,
         cell: str = "cell",
     ) -> None:
         self.cell = cell
@@ -78,6 +81,7 @@ class Context:
         self.notes: dict[str, Any] = {}
         self.selection = {"configurations": 0, "labels": 0}
         self.declared: int | None = None
+        self.curves = Curves(on_points)
         self._seed = seed
         self._on_progress = on_progress
         self._parts = parts
@@ -146,7 +150,7 @@ class Context:
         self.settle_steps()
         capturable = self.parts_used == 1 and "recomputed" not in self.notes
         kind = resolve_kind(self._step, self.device) if capturable else "eager"
-        step = TrainStep(backward, optimizer, scaler, max_norm, kind)
+        step = TrainStep(backward, optimizer, scaler, max_norm, kind, self.curves)
         self._steps.append(step)
         return step
 
@@ -168,6 +172,10 @@ class Context:
                 whole_number("ctx.progress: done", done, 0),
                 whole_number("ctx.progress: total", total, 0),
             )
+
+    def log(self, step: int | None = None, /, **values: object) -> None:
+        """Add values of a step to the curves of the record."""
+        self.curves.log(step, values)
 
     def note(self, **values: object) -> None:
         """Add JSON-able facts to the record."""
@@ -211,8 +219,8 @@ class Fitted:
     """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
-    made in it. log: what it printed. trained: parameters, their source and the optimizer's steps;
-    parameters: references to them. peak_mb: peak memory.
+    made in it. curves: as in the record. log: what it printed. trained: parameters, their source
+    and the optimizer's steps; parameters: references to them. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -221,6 +229,7 @@ class Fitted:
     classifier: Classifier
     context: Context
     declared: Declarations
+    curves: Mapping[str, Any]
     meter: Meter
     incidents: tuple[Mapping[str, str], ...]
     log: CellLog
@@ -270,6 +279,7 @@ def fit(
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
+        curves = _finish(context, spec.method, incidents)
         for part in ("logits", "tensors"):
             if not callable(getattr(classifier, part, None)):
                 raise ContractError(
@@ -287,6 +297,7 @@ def fit(
         classifier=classifier,
         context=context,
         declared=context.declarations(),
+        curves=curves,
         meter=meter,
         incidents=tuple(incidents),
         log=log.copy(),
@@ -305,6 +316,15 @@ def _settle(context: Context, method: str, incidents: Incidents) -> dict[str, st
             incidents.add("step", f"{method}: {step.reason}")
     kinds = {step.used for step in steps} - {"eager"}
     return {"step": kinds.pop()} if kinds else {}
+
+
+def _finish(context: Context, method: str, incidents: Incidents) -> dict[str, Any]:
+    """The curves of a fit; what they leave out becomes an incident."""
+    with not_counted():
+        curves = context.curves.finish()
+    if context.curves.dropped:
+        incidents.add("curves", f"{method}: {context.curves.dropped}")
+    return curves
 
 
 def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
@@ -370,6 +390,7 @@ class Failure:
     incidents: Incidents
     log: CellLog
     divisible: bool = False
+    curves: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def release(error: BaseException) -> None:
@@ -394,17 +415,18 @@ def fit_within_memory(
     progress: Progress | None,
     interrupted: Callable[[], bool],
     parts: int = 1,
+    listener: Listener | None = None,
     log: CellLog | None = None,
 ) -> Fitted | Failure:
     """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
 
-    log: grows with what all tries print. parts: `RunContext.memory_parts` of the first one. A
-    method that does not read it gets no second try. An interruption by the user is raised, every
-    other error is returned.
+    parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
+    second try. listener: gets points of curves, which start anew with each try. log: grows with
+    what all tries print. An interruption by the user is raised, every other error is returned.
     """
     incidents, parts, log = Incidents(), min(parts, MOST_PARTS), log or CellLog()
     while True:
-        result = _try(cell, session, progress, interrupted, parts, incidents, log)
+        result = _try(cell, session, progress, interrupted, parts, incidents, listener, log)
         if isinstance(result, Fitted) or not out_of_memory(result.error):
             return result
         release(result.error)
@@ -428,6 +450,7 @@ def _try(
     interrupted: Callable[[], bool],
     parts: int,
     incidents: Incidents,
+    listener: Listener | None,
     log: CellLog,
 ) -> Fitted | Failure:
     context: Context | None = None
@@ -435,14 +458,19 @@ def _try(
         backbone, _ = session.backbone(cell.spec)
         seed, precision = seed_of(cell), cell.spec.precision
         step = session.step
-        name = name_cell(cell.spec)
-        context = Context(seed, backbone.device, precision, progress, parts, step, name)
+        name, device = name_cell(cell.spec), backbone.device
+        context = Context(seed, device, precision, progress, parts, step, listener, name)
         return fit(cell, session, context, incidents, log)
     except BaseException as error:
         if interrupted():
             raise
-        is_divisible = context is not None and context.divisible
-        return Failure(error, incidents, log.copy(), is_divisible)
+        if context is None:
+            return Failure(error, incidents, log.copy())
+        curves: Mapping[str, Any] = {}
+        # A device that no longer computes says nothing, either.
+        with suppress(Exception):
+            curves = _finish(context, cell.spec.method, incidents)
+        return Failure(error, incidents, log.copy(), context.divisible, curves)
 
 
 def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:

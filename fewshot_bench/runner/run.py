@@ -20,6 +20,7 @@ from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
+from fewshot_bench.profiling.curves import Listener
 from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
@@ -66,11 +67,12 @@ def run_group(
     session: Session,
     progress: Progress | None = None,
     parts: int = 1,
+    listener: Listener | None = None,
 ) -> Generator[Outcome, None, None]:
     """Fit once for cells that share a fit (`RunSpec.fit_key`), and yield each cell's outcome.
 
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
-    `RunContext.memory_parts`.
+    `RunContext.memory_parts`. listener: gets points of curves during a fit.
     """
     fits: dict[str, Fitted | Failure] = {}
     left = Counter(spec.fit_key() for spec in specs)
@@ -80,7 +82,7 @@ def run_group(
         log = session.start_log(spec)
         with own_interruptions() as interrupted:
             record, answers = _compute(
-                spec, session, progress, fits, interrupted, log, parts, shared=shared
+                spec, session, progress, fits, interrupted, log, parts, listener, shared=shared
             )
         if not shared:
             # What a finalizer does to this process, it does before the result is handed in.
@@ -111,6 +113,7 @@ def _compute(
     interrupted: Callable[[], bool],
     log: CellLog,
     parts: int,
+    listener: Listener | None,
     *,
     shared: bool,
 ) -> tuple[Record, np.ndarray | None]:
@@ -124,13 +127,16 @@ def _compute(
         if cell.inapplicable:
             raise NotApplicableError(cell.inapplicable)
         if key not in fits:
-            fits[key] = fit_within_memory(cell, session, progress, interrupted, parts, log)
+            fits[key] = fit_within_memory(
+                cell, session, progress, interrupted, parts, listener, log
+            )
         fitted = fits[key]
         incidents.restart(fitted.incidents)
         if isinstance(fitted, Failure):
             log.restart(fitted.log)
             # Raised again, it would hold the frames of all earlier cells of this fit.
-            return _record_error(spec, fitted.error, session, incidents)
+            record, _ = _record_error(spec, fitted.error, session, incidents)
+            return replace(record, curves=fitted.curves), None
         try:
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []
