@@ -46,6 +46,7 @@ from fewshot_bench.engines.process import (
     Data,
     Event,
     Message,
+    Points,
     Slot,
     Worker,
     count_memory_kills,
@@ -59,6 +60,8 @@ from fewshot_bench.utils.prefetch import cores
 from fewshot_bench.utils.text import counted, printable
 
 TICK_SECONDS = 0.5
+# Calls of hooks that wait, beyond which no points of curves are added.
+MOST_WAITING = 50
 # An engine that looks at its workers no more often than this was itself stopped or held up.
 HELD_UP_SECONDS = 5.0
 # Number of waiting groups among which the best one for a worker is searched.
@@ -122,7 +125,7 @@ def choose(
 
 
 class HookCalls:
-    """Calls `run_started` and `run_finished` in the order of events, beside the run.
+    """Calls `run_started`, `points_logged`, `run_finished` in the order of events, beside the run.
 
     A slow hook holds up no cell, and a failing one costs no result: it is warned of once. The hooks
     run in the processes of their plug-ins: of foreign ones, and of built-in ones that
@@ -147,6 +150,11 @@ class HookCalls:
     def start(self, spec: RunSpec) -> None:
         """A cell begins."""
         self._add("run_started", spec=spec)
+
+    def log(self, spec: RunSpec, points: Points) -> None:
+        """The fit of a cell has logged points; they are left out if many calls wait."""
+        if self._calls.qsize() < MOST_WAITING:
+            self._add("points_logged", spec=spec, points=points)
 
     def finish(self, record: Record) -> None:
         """A cell has a record in the store."""
@@ -360,6 +368,8 @@ class LocalEngine(Engine):
                 progress(worker.cells[0], message.done, message.total)
             case "said" if worker.cells:
                 self._hear(worker, message.text)
+            case "points" if worker.cells:
+                self._hooks.log(worker.cells[0], message.points)
             case "broken":
                 worker.broken = message.record
             case "failed":

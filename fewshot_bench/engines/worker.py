@@ -190,6 +190,10 @@ class _Engine:
                 self._credit -= 1
                 self._send_said()
 
+    def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Send points of curves."""
+        self.send("points", points=points)
+
     def flush(self) -> None:
         """Send the lines that wait."""
         with self._lock:
@@ -279,7 +283,8 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
     # Loading the backbone is not billed.
     engine.send("started")
     # Closed here, as the next request must not find the views of this one open.
-    with closing(run_group(todo, session, engine.progress, request["parts"])) as outcomes:
+    parts = request["parts"]
+    with closing(run_group(todo, session, engine.progress, parts, engine.log)) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
             engine.flush()

@@ -437,7 +437,7 @@ def fit_within_memory(
             if result.divisible:
                 tried = f"even in {parts} parts"
             error = give_up(spec, "fit", tried, result.error)
-            return Failure(error, result.incidents, result.log)
+            return dataclasses.replace(result, error=error)
         parts, incidents = 2 * parts, result.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
