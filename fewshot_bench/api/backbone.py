@@ -1,8 +1,9 @@
 """The contract of a backbone: features, image and text towers, and what changes inside them.
 
 Adapters add to the products of a tower's matrices; `Edits`, the optional argument of `encode`
-methods, write token rows into the sequences, add residual branches inside the blocks, and select
-the rows that are read. Without either a tower computes exactly CLIP.
+methods, write token rows into the sequences, put keys and values before those of attention, scale
+what blocks compute inside, add residual branches, and select the rows that are read. Without either
+a tower computes exactly CLIP.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Encoder = Literal["vision", "text"]
 Place = Literal["start", "end"]
 Mode = Literal["insert", "replace"]
 Point = Literal["attn", "mlp", "block"]
+Inner = Literal["q", "k", "v", "heads", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,85 @@ class Tokens:
         return self.values.shape[-2]
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values of block `layer` (from 0) that every position attends to beside its own.
+
+    keys, values: (n, width), the heads side by side as the matrices k and v give them, the same for
+    all sequences; or (k, n, width), one entry per prompt or image, or per run if prompts are
+    encoded after several prefixes. No position shifts, and no bias is added. gate: without one,
+    they stand before a sequence's own keys in one softmax (Li and Liang, 2021). With one, of shape
+    () or (heads,), attention to them has a softmax of its own, and its result times the gate is
+    added (Zhang et al., LLaMA-Adapter, 2024); a gate of 0 changes nothing, and nor does n = 0.
+    ContractError for invalid values.
+    """
+
+    layer: int
+    keys: Tensor
+    values: Tensor
+    gate: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """ContractError for keys and values that no tower can attend to."""
+        whole_number("Prefix.layer", self.layer, 0)
+        shape, other = tuple(self.keys.shape), tuple(self.values.shape)
+        if shape != other or len(shape) not in (2, 3):
+            raise ContractError(
+                f"Prefix.keys of shape {shape} and values of shape {other}: expected (n, width), "
+                "or (k, n, width) of k prompts, images or runs, for both"
+            )
+        if self.gate is not None and self.gate.dim() > 1:
+            raise ContractError(
+                f"Prefix.gate of shape {tuple(self.gate.shape)}: expected (), or (heads,)"
+            )
+
+    @property
+    def count(self) -> int:
+        """n, the number of keys that every position sees."""
+        return self.keys.shape[-2]
+
+    @property
+    def each(self) -> bool:
+        """True if every prompt, image or run has keys of its own."""
+        return self.keys.dim() == 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Factors of what block `layer` (from 0) computes inside: IA3, temperatures, gates of heads.
+
+    at: `q`, `k` or `v`, the outputs of these matrices with their biases; `heads`, what attention
+    mixed, before matrix `o`; `hidden`, the hidden layer of the MLP after its activation, before
+    `proj`. values: one per value of it, or (heads,) but for `hidden`; they stay in float32.
+    ContractError for invalid values.
+    """
+
+    layer: int
+    at: Inner
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        """ContractError for a place that no block has."""
+        whole_number("Scale.layer", self.layer, 0)
+        one_of("Scale.at", self.at, ("q", "k", "v", "heads", "hidden"))
+        if self.values.dim() != 1:
+            raise ContractError(
+                f"Scale.values of shape {tuple(self.values.shape)}: expected one row of factors"
+            )
+
+    def over(self, size: int, heads: int) -> Tensor:
+        """(size,) factors of what is scaled; ContractError if values fit neither it nor heads."""
+        count = len(self.values)
+        if count == size:
+            return self.values
+        if count == heads and self.at != "hidden":
+            return self.values.repeat_interleave(size // heads)
+        raise ContractError(
+            f"Scale.values has {count} factors: {self.at!r} of block {self.layer} has {size} values"
+            + ("" if self.at == "hidden" else f" in {heads} heads")
+        )
+
+
 class Branch(Protocol):
     """A residual branch inside blocks: an adapter beside or after attention, MLP or block."""
 
@@ -87,10 +168,13 @@ class Edits:
     branch: Branch | None = None
     projected: bool = True
     rows: tuple[int, ...] | None = None
+    prefixes: tuple[Prefix, ...] = ()
+    scales: tuple[Scale, ...] = ()
 
     def __post_init__(self) -> None:
         """ContractError for empty `rows`."""
-        object.__setattr__(self, "tokens", tuple(self.tokens))
+        for name in ("tokens", "prefixes", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.rows is not None and not self.rows:
             raise ContractError("Edits.rows=(): expected places of a sequence, such as (0,)")
 
@@ -98,33 +182,50 @@ class Edits:
         """The token rows written before block `layer`."""
         return tuple(one for one in self.tokens if one.layer == layer)
 
+    def prefixes_in(self, layer: int) -> tuple[Prefix, ...]:
+        """The keys and values put before those of block `layer`."""
+        return tuple(one for one in self.prefixes if one.layer == layer and one.count)
+
+    def scales_in(self, layer: int) -> tuple[Scale, ...]:
+        """The factors inside block `layer`."""
+        return tuple(one for one in self.scales if one.layer == layer)
+
+    def _layered(self) -> tuple[Tokens | Prefix | Scale, ...]:
+        return *self.tokens, *self.prefixes, *self.scales
+
     def of(self, members: Tensor) -> Edits:
         """The edits for the prompts or images `members` (m,); selects their own values."""
         tokens = tuple(
             one if one.values.dim() == 2 else replace(one, values=one.values[members])
             for one in self.tokens
         )
-        return replace(self, tokens=tokens)
+        prefixes = tuple(
+            replace(one, keys=one.keys[members], values=one.values[members]) if one.each else one
+            for one in self.prefixes
+        )
+        return replace(self, tokens=tokens, prefixes=prefixes)
 
     def from_block(self, start: int) -> Edits:
         """These edits; ContractError if one of them precedes block `start`."""
-        early = [one.layer for one in self.tokens if one.layer < start]
-        if early:
-            raise ContractError(
-                f"Tokens.layer={early[0]}: these rows have passed the blocks before {start} already"
-            )
+        for one in self._layered():
+            if one.layer < start:
+                raise ContractError(
+                    f"{type(one).__name__}.layer={one.layer}: these rows have passed the blocks "
+                    f"before {start} already"
+                )
         return self
 
     def within(self, layers: int, width: int) -> Edits:
         """These edits; ContractError if a tower lacks the block or has another width."""
-        for one in self.tokens:
+        for one in self._layered():
+            name = type(one).__name__
             if one.layer >= layers:
                 raise ContractError(
-                    f"Tokens.layer={one.layer}: the tower has {layers} layers, 0 to {layers - 1}"
+                    f"{name}.layer={one.layer}: the tower has {layers} layers, 0 to {layers - 1}"
                 )
-            if one.values.shape[-1] != width:
+            if not isinstance(one, Scale) and one.values.shape[-1] != width:
                 raise ContractError(
-                    f"Tokens.values are {one.values.shape[-1]} wide: the tower is {width} wide"
+                    f"{name}.values are {one.values.shape[-1]} wide: the tower is {width} wide"
                 )
         return self
 
@@ -230,6 +331,10 @@ class ImageTower(Protocol):
         """Size of the residual stream."""
 
     @property
+    def heads(self) -> int:
+        """Heads of attention in every block."""
+
+    @property
     def tokens(self) -> int:
         """Tokens per image."""
 
@@ -325,6 +430,10 @@ class TextTower(Protocol):
     @property
     def width(self) -> int:
         """Size of the residual stream."""
+
+    @property
+    def heads(self) -> int:
+        """Heads of attention in every block."""
 
     def encode_tokens(
         self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None

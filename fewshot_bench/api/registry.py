@@ -365,6 +365,21 @@ def hosting() -> Iterator[None]:
                 registry.cache_clear()
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Inside, this process imports foreign plug-ins and files with methods, also in `hosting`."""
+    global _hosts
+    hosts, _hosts = _hosts, None
+    if hosts is not None:
+        registry.cache_clear()
+    try:
+        yield
+    finally:
+        _hosts = hosts
+        if hosts is not None:
+            registry.cache_clear()
+
+
 def _add_foreign(plugins: Registry, hosts: PluginHosts) -> Registry:
     """The registry with the foreign plug-ins, which their processes describe."""
     infos, started = list(plugins.plugins), {}

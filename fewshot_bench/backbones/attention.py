@@ -4,21 +4,26 @@
 In groups, scores against a prefix are one product for all its sequences, so that its keys and
 values are never copied, and a product sums their gradients, too; softmax runs over both parts
 together. In exact layouts, one fused attention runs over copies in slots of equal length.
+Keys and values of `Prefix` edits stand before all others, and take part as a shared prefix does;
+`attend_everywhere` is attention without a mask. Entries of a prefix are those of the runs, or of
+the sequences, whose layout then shares nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.api.backbone import Prefix
 from fewshot_bench.backbones.packing import Group, Layout, Slots
 
 
-def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, heads: int, prefixes: Sequence[Prefix] = ()) -> Tensor:
     """Every token attends to the prefix and, causally, to its own sequence.
 
     qkv: (t, 3 width), queries, keys and values concatenated; returns (t, width).
@@ -26,28 +31,130 @@ def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     if layout.exact:
         slots = layout.slots
         q, k, v = _spread(qkv, slots, heads)
-        mixed = _mixed(q, k, v, slots)
+        mixed = _mixed(q, k, v, slots, prefixes)
         moved: Tensor = _Moved.apply(mixed, slots.queries, slots.asked)  # type: ignore[no-untyped-call]
         return moved
-    packed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
-    return packed
+    return _by_group(None, qkv, layout, heads, prefixes)
 
 
-def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int) -> Tensor:
+def attend_pooled(
+    q: Tensor, kv: Tensor, layout: Layout, heads: int, prefixes: Sequence[Prefix] = ()
+) -> Tensor:
     """One query per sequence, q (n, width), attends to keys and values (t, 2 width)."""
     if layout.exact:
         slots = layout.pooled_slots
         queries = q.view(len(q), 1, heads, -1).transpose(1, 2)
         k, v = _spread(kv, slots, heads)
-        return _mixed(queries, k, v, slots)
-    packed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
-    return packed
+        return _mixed(queries, k, v, slots, prefixes)
+    return _by_group(q, kv, layout, heads, prefixes)
 
 
-def _mixed(q: Tensor, k: Tensor, v: Tensor, slots: Slots) -> Tensor:
+def attend_everywhere(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, prefixes: Sequence[Prefix] = ()
+) -> Tensor:
+    """Attention within sequences of one length, all to all: (count, heads, length, d) each.
+
+    Returns (count, heads, queries, d).
+    """
+    joint = _joint(prefixes, heads, q.dtype)
+    if joint is not None:
+        k, v = (
+            torch.cat([one.expand(len(q), -1, -1, -1), own], dim=2)
+            for one, own in zip(joint, (k, v), strict=True)
+        )
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    for one in prefixes:
+        mixed = mixed if one.gate is None else mixed + _gated(q, one, heads)
+    return mixed
+
+
+def _joint(
+    prefixes: Sequence[Prefix], heads: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """Keys and values (k, heads, n, d) of all prefixes without a gate; k is 1 if all share them."""
+    own = [one for one in prefixes if one.gate is None]
+    if not own:
+        return None
+    entries = max(len(one.keys) if one.each else 1 for one in own)
+    keys, values = (
+        torch.cat([_of_heads(x, heads).expand(entries, -1, -1, -1) for x in every], dim=2)
+        for every in ([one.keys for one in own], [one.values for one in own])
+    )
+    return keys.to(dtype), values.to(dtype)
+
+
+def _of_heads(x: Tensor, heads: int) -> Tensor:
+    """Entries (k, n, width), or (n, width) of one, as (k, heads, n, d)."""
+    return x.view(-1, x.shape[-2], heads, x.shape[-1] // heads).transpose(1, 2)
+
+
+def _gated(q: Tensor, prefix: Prefix, heads: int) -> Tensor:
+    """Attention of q (count, heads, queries, d) to a prefix alone, times its gate.
+
+    Every entry serves as many queries in a row as there are for it.
+    """
+    assert prefix.gate is not None
+    keys, values = (_of_heads(x.to(q.dtype), heads) for x in (prefix.keys, prefix.values))
+    if len(keys) != len(q):
+        share = len(q) // len(keys)
+        keys, values = (x.repeat_interleave(share, 0) if share > 1 else x for x in (keys, values))
+    mixed = F.scaled_dot_product_attention(q, keys, values)
+    return (mixed * prefix.gate.view(-1, 1, 1)).to(q.dtype)
+
+
+def _mixed(
+    q: Tensor, k: Tensor, v: Tensor, slots: Slots, prefixes: Sequence[Prefix] = ()
+) -> Tensor:
     """(count * queries, width) of attention in slots; q, k, v (count, heads, length, d)."""
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=slots.mask(q.dtype))
+    heads, ahead = q.shape[1], 0
+    joint = _joint(prefixes, heads, q.dtype)
+    if joint is not None:
+        ahead, share = joint[0].shape[2], slots.count // len(joint[0])
+        k, v = (
+            torch.cat([one.repeat_interleave(share, 0), own], dim=2)
+            for one, own in zip(joint, (k, v), strict=True)
+        )
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=slots.mask(q.dtype, ahead))
+    for one in prefixes:
+        if one.gate is not None:
+            # Gradients of empty slots may be any number, and keys of a prefix are not theirs.
+            mixed = mixed + _gated(q, one, heads).masked_fill(~slots.filled, 0)
     return mixed.transpose(1, 2).reshape(q.shape[0] * q.shape[2], -1)
+
+
+def _by_group(
+    q: Tensor | None, fused: Tensor, layout: Layout, heads: int, prefixes: Sequence[Prefix]
+) -> Tensor:
+    """Attention group by group, (t, width); (n, width) with a query q of every sequence."""
+    entries = layout.runs if layout.prefix else layout.sequences
+    joint = _joint(prefixes, heads, fused.dtype) or ()
+    ahead = (one.expand(entries, -1, -1, -1).transpose(0, 1) for one in joint)
+    mixed: Tensor = _Packed.apply(q, fused, layout, heads, *ahead)  # type: ignore[no-untyped-call]
+    for one in prefixes:
+        if one.gate is not None:
+            queries = fused[:, : mixed.shape[1]] if q is None else q
+            mixed = mixed + _gated_by_group(queries, one, layout, heads, pooled=q is not None)
+    return mixed
+
+
+def _gated_by_group(
+    q: Tensor, prefix: Prefix, layout: Layout, heads: int, *, pooled: bool
+) -> Tensor:
+    """Attention of packed queries (t, width) to a prefix alone, times its gate: (t, width)."""
+
+    def part(rows: slice, entries: slice) -> Tensor:
+        own = replace(prefix, keys=prefix.keys[entries], values=prefix.values[entries])
+        queries = q[rows].view(len(own.keys), -1, heads, q.shape[1] // heads).transpose(1, 2)
+        return _gated(queries, own, heads).transpose(1, 2).reshape(-1, q.shape[1])
+
+    if not prefix.each:
+        queries = q.view(1, len(q), heads, -1).transpose(1, 2)
+        return _gated(queries, prefix, heads).transpose(1, 2).reshape(q.shape)
+    groups = [(one.members if pooled else one.rows, one) for one in layout.groups]
+    if not layout.prefix:
+        return torch.cat([part(rows, one.members) for rows, one in groups])
+    first = [] if pooled else [part(layout.prefix_group.rows, slice(None))]
+    return torch.cat([*first, *(part(rows, slice(None)) for rows, _ in groups)])
 
 
 def _spread(fused: Tensor, slots: Slots, heads: int) -> Sequence[Tensor]:
@@ -106,53 +213,81 @@ class _Moved(torch.autograd.Function):
 
 
 class _Packed(torch.autograd.Function):
-    """softmax(q k' / sqrt(d)) v with a shared prefix, group by group, forward and backward."""
+    """softmax(q k' / sqrt(d)) v with a shared prefix, group by group, forward and backward.
+
+    ahead: keys and values (heads, entries, n, d) before all others, for each run, or each sequence
+    where no prefix is shared; or none.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor | None, fused: Tensor, layout: Layout, heads: int) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor | None, fused: Tensor, layout: Layout, heads: int, *ahead: Tensor
+    ) -> Tensor:
         queries, keys, values = _by_head(q, fused, heads)
         first = _Part(layout.prefix_group)
-        before = first.take(keys), first.take(values)
-        none = before[0][:, :0], before[1][:, :0]
+        behind = alone = [first.take(keys), first.take(values)]
+        each = bool(ahead) and not layout.prefix
+        if each:
+            alone = list(ahead)
+        elif ahead:
+            alone = [one.flatten(0, 1) for one in ahead]
+            behind = [torch.cat(pair, dim=1) for pair in zip(alone, behind, strict=True)]
+        else:
+            alone = [one[:, :0] for one in behind]
         parts = _parts(layout, pooled=q is not None)
         mixed = fused.new_empty(queries.shape[1], heads, queries.shape[2]).transpose(0, 1)
         kept: list[Tensor] = []
         for part in parts:
             own = part.take_queries(queries), part.take(keys), part.take(values)
-            weights = _weights(own[0], own[1], (before if part.behind else none)[0], part)
-            part.put_queries(mixed, _mix(weights, own[2], (before if part.behind else none)[1]))
+            before = part.before(behind, alone, each=each)
+            weights = _weights(own[0], own[1], before[0], part)
+            part.put_queries(mixed, _mix(weights, own[2], before[1]))
             kept += [*own, weights]
-        ctx.save_for_backward(*before, *kept)
+        ctx.save_for_backward(*behind, *alone, *kept)
         ctx.parts, ctx.heads, ctx.prefix = parts, heads, layout.prefix_group.rows
-        ctx.shapes = (None if q is None else q.shape), fused.shape
+        ctx.shapes, ctx.each = ((None if q is None else q.shape), fused.shape), each
+        ctx.ahead = [one.shape for one in ahead]
         return mixed.transpose(0, 1).reshape(-1, heads * queries.shape[2])
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        prefix_keys, prefix_values, *kept = ctx.saved_tensors
-        none = prefix_keys[:, :0]
+        saved = ctx.saved_tensors
+        behind, alone, kept = saved[:2], saved[2:4], saved[4:]
         of_q = None if ctx.shapes[0] is None else outer[0].new_empty(ctx.shapes[0])
         of_fused = outer[0].new_empty(ctx.shapes[1])
         of_queries, of_keys, of_values = _by_head(of_q, of_fused, ctx.heads)
         over = _heads(outer[0].contiguous(), ctx.heads)
-        of_prefix = torch.zeros_like(prefix_keys), torch.zeros_like(prefix_values)
+        of_behind, of_alone = ([torch.zeros_like(x) for x in pair] for pair in (behind, alone))
         for index, part in enumerate(ctx.parts):
             queries, keys, values, weights = kept[4 * index : 4 * index + 4]
             down = part.take_queries(over)
-            first = (prefix_keys, prefix_values) if part.behind else (none, none)
-            scores = _of_scores(weights, down, values, first[1])
-            part.put_queries(of_queries, _mix(scores, keys, first[0]))
+            before = part.before(behind, alone, each=ctx.each)
+            scores = _of_scores(weights, down, values, before[1])
+            part.put_queries(of_queries, _mix(scores, keys, before[0]))
             part.put(of_keys, _own(scores, keys).mT @ queries)
             part.put(of_values, _own(weights, keys).mT @ down)
-            if part.behind:
-                size = prefix_keys.shape[1]
-                of_prefix[0].baddbmm_(scores[..., :size].mT, _long(queries, scores))
-                of_prefix[1].baddbmm_(weights[..., :size].mT, _long(down, scores))
-        added = ctx.parts[0].behind
-        for gradient, total in zip((of_keys, of_values), of_prefix, strict=True):
+            size = before[0].shape[1]
+            for total, own, rows in zip(
+                of_behind if part.behind and not ctx.each else of_alone,
+                (scores, weights),
+                (queries, down),
+                strict=True,
+            ):
+                if ctx.each:
+                    added = own[..., :size].mT @ _long(rows, own)
+                    total[:, part.group.members] = added.unflatten(0, (ctx.heads, -1))
+                elif size:
+                    total.baddbmm_(own[..., :size].mT, _long(rows, own))
+        size = 0 if ctx.each else alone[0].shape[1]
+        copied = ctx.parts[0].behind
+        for gradient, total in zip((of_keys, of_values), of_behind, strict=True):
             rows = gradient[:, ctx.prefix]
-            rows.copy_(total.view(rows.shape)) if added else rows.add_(total.view(rows.shape))
-        return of_q, of_fused, None, None
+            own = total[:, size:].reshape(rows.shape)
+            rows.copy_(own) if copied else rows.add_(own)
+        if not ctx.each:
+            of_alone = [x + y[:, :size] for x, y in zip(of_alone, of_behind, strict=True)]
+        of_ahead = [x.view(s) for x, s in zip(of_alone, ctx.ahead, strict=False)]
+        return of_q, of_fused, None, None, *of_ahead
 
 
 class _Part:
@@ -185,6 +320,17 @@ class _Part:
 
     def _apart(self, x: Tensor, length: int) -> Tensor:
         return x.reshape(x.shape[0] * self.group.count, length, x.shape[-1])
+
+    def before(
+        self, behind: Sequence[Tensor], alone: Sequence[Tensor], *, each: bool
+    ) -> Sequence[Tensor]:
+        """What its sequences attend to before their own: (entries, n, d) for all their entries.
+
+        each: `alone` (heads, sequences, n, d) are entries of sequences.
+        """
+        if each:
+            return [one[:, self.group.members].flatten(0, 1) for one in alone]
+        return behind if self.behind else alone
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take`."""

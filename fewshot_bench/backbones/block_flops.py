@@ -38,14 +38,19 @@ class Matrices(Protocol):
         ...
 
 
-def block_flops(block: Matrices, layout: Layout, *, pooled: bool) -> int:
-    """One block over the tokens of a layout; `pooled`: for the pooled tokens only."""
+def block_flops(block: Matrices, layout: Layout, *, pooled: bool, ahead: int = 0) -> int:
+    """One block over the tokens of a layout; `pooled`: for the pooled tokens only.
+
+    ahead: keys of prefixes that every position sees.
+    """
     products = _qkv(_entries(block, QKV), layout, pooled=pooled)
     products += 2 * _rows(layout, pooled=pooled) * sum(_entries(block, name) for name in OTHERS)
-    return products + _attention(block, layout, pooled=pooled)
+    return products + _attention(block, layout, ahead, pooled=pooled)
 
 
-def gradient_flops(cost: int, block: Matrices, layout: Layout, pooled: bool, *, into: bool) -> int:
+def gradient_flops(
+    cost: int, block: Matrices, layout: Layout, pooled: bool, *, into: bool, ahead: int = 0
+) -> int:
     """The backward pass of a block whose forward pass took `cost`.
 
     Every product has one gradient product for its input, and another for its matrix if that is
@@ -53,7 +58,7 @@ def gradient_flops(cost: int, block: Matrices, layout: Layout, pooled: bool, *, 
     trained (`into` is False and the norm is frozen), their input needs no gradient.
     """
     parts, rows = block.parts, _rows(layout, pooled=pooled)
-    gradient = cost + _attention(block, layout, pooled=pooled)
+    gradient = cost + _attention(block, layout, ahead, pooled=pooled)
     if not (into or parts["ln_1.weight"].requires_grad or parts["ln_1.bias"].requires_grad):
         factors = block.factors.get(QKV)
         entries = factors.right.numel() if factors else _entries(block, QKV)
@@ -78,12 +83,13 @@ def _qkv(entries: int, layout: Layout, *, pooled: bool) -> int:
     return 2 * (_rows(layout, pooled=pooled) + 2 * layout.tokens) * entries // 3
 
 
-def _attention(block: Matrices, layout: Layout, *, pooled: bool) -> int:
+def _attention(block: Matrices, layout: Layout, ahead: int, *, pooled: bool) -> int:
     if pooled:
         queries = layout.pooled.shape[0] // layout.sequences
         pairs = queries * (layout.sequences * layout.prefix + layout.own_tokens)
     else:
         pairs = layout.own_pairs + layout.runs * layout.prefix**2
+    pairs += ahead * _rows(layout, pooled=pooled)
     return 4 * pairs * block.parts["ln_1.weight"].shape[0]
 
 

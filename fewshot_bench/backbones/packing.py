@@ -171,6 +171,7 @@ class Slots:
     row among the slots for own tokens; asked (count * length,): the packed row in each of these.
     hidden (count, 1, length or 1, prefix + length): True for masked keys. An empty slot attends to
     itself alone and nothing attends to it, so that no number of it goes anywhere.
+    filled (count, 1, length or 1, 1): True for queries of packed rows.
     """
 
     runs: int
@@ -180,19 +181,29 @@ class Slots:
     rows: Tensor
     own: Tensor
     hidden: Tensor
+    filled: Tensor
     queries: Tensor | None = None
     asked: Tensor | None = None
-    _masks: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _masks: dict[tuple[torch.dtype, int], Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    def mask(self, dtype: torch.dtype) -> Tensor:
-        """`hidden` as the numbers to add to scores: fused attention would make them every time."""
-        if dtype not in self._masks:
-            *shape, keys = self.hidden.shape
-            wide = -(-keys // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    def mask(self, dtype: torch.dtype, ahead: int = 0) -> Tensor:
+        """`hidden` as the numbers to add to scores: fused attention would make them every time.
+
+        ahead: keys before all others, which every filled slot sees.
+        """
+        if (dtype, ahead) not in self._masks:
             with torch.inference_mode(False):
-                whole = torch.zeros(*shape, wide, dtype=dtype, device=self.hidden.device)
-                self._masks[dtype] = whole[..., :keys].masked_fill_(self.hidden, float("-inf"))
-        return self._masks[dtype]
+                hidden = self.hidden
+                if ahead:
+                    hidden = torch.cat([(~self.filled).expand(-1, -1, -1, ahead), hidden], dim=-1)
+                *shape, keys = hidden.shape
+                wide = -(-keys // MASK_ALIGNMENT) * MASK_ALIGNMENT
+                whole = torch.zeros(*shape, wide, dtype=dtype, device=hidden.device)
+                whole[..., :keys].masked_fill_(hidden, float("-inf"))
+                self._masks[dtype, ahead] = whole[..., :keys]
+        return self._masks[dtype, ahead]
 
 
 def _slots(layout: Layout, *, pooled: bool) -> Slots:
@@ -207,6 +218,7 @@ def _slots(layout: Layout, *, pooled: bool) -> Slots:
     rows = prefix + (lengths.cumsum(0) - lengths)[:, None] + slot
     hidden = torch.where(filled[..., None], later, alone)
     before = (~filled[..., None]).expand(-1, -1, prefix)
+    asking = filled[:, :1]
     if pooled:
         hidden, before = ~filled[:, None], torch.zeros(len(filled), 1, prefix, dtype=torch.bool)
     elif prefix:
@@ -232,6 +244,7 @@ def _slots(layout: Layout, *, pooled: bool) -> Slots:
         send(rows.flatten(), device),
         send((run * count * slots + own).flatten(), device),
         send(torch.cat([before, hidden], dim=2).repeat(runs, 1, 1)[:, None], device),
+        send((asking if pooled else filled).repeat(runs, 1)[:, None, :, None], device),
     )
     if pooled:
         return found

@@ -236,6 +236,8 @@ class TextTower(Tower):
             return edits
         for tokens in edits.tokens:
             check_prompts(tokens, prompts)
+        for prefix in edits.prefixes:
+            check_prompts(prefix, prompts)
         return edits.of(order.argsort())
 
 

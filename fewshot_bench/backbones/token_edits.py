@@ -1,7 +1,8 @@
 """Token rows written into packed sequences between two blocks, by `write_tokens`.
 
 Rows shared by texts are in the shared prefix, which stays shared. Where rows of each prompt are
-written, the shared prefix ends after the start token from then on.
+written, the shared prefix ends after the start token from then on; where prompts have keys and
+values of their own, nothing is shared from then on (`separate`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Edits, Tokens
+from fewshot_bench.api.backbone import Edits, Prefix, Tokens
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.parameters import cast_together
 from fewshot_bench.utils.errors import ContractError
@@ -23,12 +24,14 @@ from fewshot_bench.utils.transfer import send
 
 
 def cast_edits(edits: Edits, dtype: torch.dtype) -> Edits:
-    """The edits with all token rows in `dtype`."""
-    values = cast_together([one.values for one in edits.tokens], dtype)
-    pairs = zip(edits.tokens, values, strict=True)
-    return dataclasses.replace(
-        edits, tokens=tuple(dataclasses.replace(one, values=value) for one, value in pairs)
+    """The edits with all token rows, keys and values in `dtype`; gates and scales stay as is."""
+    inner = [value for one in edits.prefixes for value in (one.keys, one.values)]
+    cast = iter(cast_together([*(one.values for one in edits.tokens), *inner], dtype))
+    tokens = tuple(dataclasses.replace(one, values=next(cast)) for one in edits.tokens)
+    prefixes = tuple(
+        dataclasses.replace(one, keys=next(cast), values=next(cast)) for one in edits.prefixes
     )
+    return dataclasses.replace(edits, tokens=tokens, prefixes=prefixes)
 
 
 def write_tokens(x: Tensor, layout: Layout, tokens: Sequence[Tokens]) -> tuple[Tensor, Layout]:
@@ -76,10 +79,54 @@ def _skipped(tokens: Tokens, images: int, length: int) -> int:
     return skipped
 
 
-def check_prompts(tokens: Tokens, prompts: int) -> None:
+def check_prompts(edit: Tokens | Prefix, prompts: int) -> None:
     """ContractError if values per prompt are for another number of prompts."""
-    if tokens.values.dim() == 3 and len(tokens.values) != prompts:
-        raise ContractError(f"Tokens.values of {len(tokens.values)} prompts: there are {prompts}")
+    if edit.values.dim() == 3 and len(edit.values) != prompts:
+        name = type(edit).__name__
+        raise ContractError(f"{name}.values of {len(edit.values)} prompts: there are {prompts}")
+
+
+def separate(x: Tensor, layout: Layout, prefixes: Sequence[Prefix]) -> tuple[Tensor, Layout]:
+    """Tokens (t, width) and layout for these prefixes of one block, each with entries that fit.
+
+    Where prompts have keys and values of their own, their shared rows become each prompt's own.
+    """
+    each = [one for one in prefixes if one.each]
+    if not layout.causal:
+        for one in each:
+            if len(one.keys) != layout.shape[0][0]:
+                raise ContractError(
+                    f"Prefix.keys of {len(one.keys)} images or prompts: there are "
+                    f"{layout.shape[0][0]}"
+                )
+        return x, layout
+    if layout.runs > 1:
+        for one in each:
+            if len(one.keys) != layout.runs:
+                raise ContractError(
+                    f"Prefix.keys of {len(one.keys)} entries in {layout.runs} runs of prompts: "
+                    "expected one for each run, whose prompts share their first rows"
+                )
+        return x, layout
+    for one in each:
+        check_prompts(one, layout.sequences)
+    if not each or not layout.prefix:
+        return x, layout
+    rows, alone = layout.keep("separate", partial(_separate, layout))
+    # Gradients of rows that all prompts get are added in float32.
+    return x.float().index_select(0, rows).to(x.dtype), alone
+
+
+def _separate(layout: Layout) -> tuple[Tensor, Layout]:
+    """The layout without a shared prefix, and the row of the old layout in every row of it."""
+    device, shared, rows = layout.pooled.device, layout.prefix, list[int]()
+    lengths = [length for number, length in layout.shape for _ in range(number)]
+    for row, length in zip(layout.first_rows, lengths, strict=True):
+        rows += [*range(shared), *range(row, row + length)]
+    shape = tuple((number, length + shared) for number, length in layout.shape)
+    moved = layout.pooled + shared * torch.arange(layout.sequences, device=device)
+    alone = dataclasses.replace(layout, prefix=0, shape=shape, pooled=moved)
+    return send(torch.tensor(rows), device), alone
 
 
 def _images(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
@@ -135,7 +182,7 @@ def _text(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
     per_prompt = values.dim() == 3 and not (layout.runs > 1 and len(values) == layout.runs)
     if per_prompt:
         return _behind(x, layout, tokens, values)
-    if tokens.mode == "replace" and layout.prefix == 1:
+    if not layout.prefix or (tokens.mode == "replace" and layout.prefix == 1):
         return _behind(x, layout, tokens, values.expand(len(layout.pooled), -1, -1))
     return _in_prefix(x, layout, tokens, values)
 
@@ -180,10 +227,12 @@ def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[
         raise ContractError(
             f"Tokens replace {count} rows behind the start token, and a prompt has {shortest}"
         )
-    if replaced and layout.prefix == 1:
-        return _overwrite(
-            x, layout, 1, lambda: send(torch.tensor(layout.first_rows), x.device), values
-        ), layout
+    if replaced and layout.prefix < 2:
+
+        def second_rows() -> Tensor:
+            return send(torch.tensor(layout.first_rows), x.device) + 1 - layout.prefix
+
+        return _overwrite(x, layout, 1, second_rows, values), layout
     make = partial(_spread_prefix, layout, count, replaced)
     rows, spread = layout.keep(("spread prefix", count, replaced), make)
     whole = torch.cat([x, values.flatten(0, 1)])
@@ -194,21 +243,25 @@ def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[
 
 
 def _spread_prefix(layout: Layout, count: int, replaced: int) -> tuple[Tensor, Layout]:
-    """The layout with a prefix of one row, `count` rows behind it instead of `replaced` others.
+    """The layout with a prefix of one row at most, `count` rows behind it for `replaced` others.
 
     Also the row of the old layout in every row of it; those behind the old ones are the new rows.
     """
     device, first = layout.pooled.device, layout.first_rows
     lengths = [length for number, length in layout.shape for _ in range(number)]
-    shared, skipped = layout.prefix - 1, max(0, replaced - layout.prefix + 1)
-    rows = [0]
+    start = min(1, layout.prefix)
+    shared = layout.prefix - start
+    skipped, rows = max(0, replaced - shared), [0] * start
     for index, (row, length) in enumerate(zip(first, lengths, strict=True)):
         new = layout.tokens + index * count
+        if not start:
+            rows.append(row)
+            row, length = row + 1, length - 1
         rows += range(new, new + count)
         rows += range(1 + replaced, layout.prefix)
         rows += range(row + skipped, row + length)
     added = shared + count - replaced
     shape = tuple((number, length + added) for number, length in layout.shape)
     grown = added * torch.arange(1, len(first) + 1, device=device) - shared
-    spread = dataclasses.replace(layout, prefix=1, shape=shape, pooled=layout.pooled + grown)
+    spread = dataclasses.replace(layout, prefix=start, shape=shape, pooled=layout.pooled + grown)
     return send(torch.tensor(rows), device), spread

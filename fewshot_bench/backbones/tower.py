@@ -53,6 +53,11 @@ class Tower:
         """Size of the residual stream."""
         return self.blocks[0].width
 
+    @property
+    def heads(self) -> int:
+        """Heads of attention in every block; 0 without blocks."""
+        return self.blocks[0].heads if self.blocks else 0
+
     def at(self, dtype: torch.dtype) -> Self:
         """This tower for runs in `dtype`."""
         if dtype == torch.float32:

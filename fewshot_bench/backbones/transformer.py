@@ -7,6 +7,7 @@ is rejected, so that features always equal those of the model's own forward pass
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +27,18 @@ from fewshot_bench.api.backbone import (
     Encoder,
     Factors,
     FusedAdapter,
+    Inner,
     Point,
+    Prefix,
+    Scale,
     Site,
 )
-from fewshot_bench.backbones.attention import attend, attend_pooled
+from fewshot_bench.backbones.attention import attend, attend_everywhere, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
 from fewshot_bench.backbones.factored import multiply
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.parameters import normalized
-from fewshot_bench.backbones.token_edits import read_rows, write_tokens
+from fewshot_bench.backbones.token_edits import read_rows, separate, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.devices import fewer_kernels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
@@ -243,14 +247,21 @@ def run_blocks(
             x, layout = write_tokens(x, layout, edits.before(layer))
         if layer == last and edits and edits.rows is not None:
             layout = read_rows(layout, edits.rows)
-        step = _Pass(block, encoder, layer, adapter, fused, layout, branch, dtype)
+        prefixes = edits.prefixes_in(layer) if edits else ()
+        scales = edits.scales_in(layer) if edits else ()
+        if prefixes:
+            x, layout = separate(x, layout, prefixes)
+        ahead = sum(one.count for one in prefixes)
+        inner = prefixes, scales
+        step = _Pass(block, encoder, layer, adapter, fused, layout, branch, dtype, *inner)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replay(run, x, fused) if recompute else run(x)
-        cost = block_flops(block, layout, pooled=layer == last)
+        cost = block_flops(block, layout, pooled=layer == last, ahead=ahead)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block, layout, layer == last, into=before)
+            pooled = layer == last
+            backward += gradient_flops(cost, block, layout, pooled, into=before, ahead=ahead)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
@@ -280,7 +291,10 @@ def _replay(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | No
 
 @dataclass(frozen=True)
 class _Pass:
-    """One block over tokens of one layout; dtype: that of its branches, None for that of tokens."""
+    """One block over tokens of one layout; dtype: that of its branches, None for that of tokens.
+
+    prefixes, scales: the edits of this block.
+    """
 
     block: Block
     encoder: Encoder
@@ -290,24 +304,26 @@ class _Pass:
     layout: Layout
     branch: Branch | None = None
     dtype: torch.dtype | None = None
+    prefixes: tuple[Prefix, ...] = ()
+    scales: tuple[Scale, ...] = ()
 
     def full(self, x: Tensor) -> Tensor:
         """All tokens (t, width) through the block."""
         normed = self._norm(x, 1)
-        attended = self._attend(self._product(("q", "k", "v"), normed))
+        attended = self._attend(self._inputs(("q", "k", "v"), normed))
         return self._rest(x, normed, attended)
 
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
         own = normed.index_select(0, self.layout.pooled)
-        q = self._product(("q",), own)
-        attended = self._attend_pooled(q, self._product(("k", "v"), normed))
+        q = self._inputs(("q",), own)
+        attended = self._attend_pooled(q, self._inputs(("k", "v"), normed))
         return self._rest(x.index_select(0, self.layout.pooled), own, attended)
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block after its attention, for the remaining rows (n, width)."""
-        attended = self._inner(attended, "attn.norm")
+        attended = self._inner(self._scaled(("heads",), attended), "attn.norm")
         x = _plus(x, self._branch("attn", normed, self._product(("o",), attended)))
         second = self._norm(x, 2)
         x = _plus(x, self._branch("mlp", second, self._mlp(second)))
@@ -342,8 +358,26 @@ class _Pass:
         updated = [part if d is None else part + d.to(part.dtype) for part, d in pairs]
         return torch.cat(updated, dim=-1)
 
+    def _inputs(self, matrices: tuple[Inner, ...], x: Tensor) -> Tensor:
+        """Queries, keys or values of attention, side by side."""
+        return self._scaled(matrices, self._product(matrices, x))
+
+    def _scaled(self, places: tuple[Inner, ...], x: Tensor) -> Tensor:
+        """x (t, size of all places), times the factors at these adjacent places."""
+        size = x.shape[-1] // len(places)
+        factors = {place: list[Tensor]() for place in places}
+        for one in self.scales:
+            if one.at in factors:
+                factors[one.at].append(one.over(size, self.block.heads))
+        if not any(factors.values()):
+            return x
+        ones = torch.ones(size, device=x.device)
+        rows = [functools.reduce(torch.mul, every, ones) for every in factors.values()]
+        return (x * torch.cat(rows)).to(x.dtype)
+
     def _mlp(self, x: Tensor) -> Tensor:
         plain = self.block.activation is quick_gelu and "mlp.norm.weight" not in self.block.parts
+        plain = plain and all(one.at != "hidden" for one in self.scales)
         if plain and not self._adapts("fc", "proj"):
             return quick_mlp(x, self.block)
         hidden = self._product(("fc",), x)
@@ -352,7 +386,8 @@ class _Pass:
             hidden = self.block.activation(gate) * hidden
         else:
             hidden = self.block.activation(hidden)
-        return self._product(("proj",), self._inner(hidden, "mlp.norm"))
+        hidden = self._inner(self._scaled(("hidden",), hidden), "mlp.norm")
+        return self._product(("proj",), hidden)
 
     def _inner(self, x: Tensor, name: str) -> Tensor:
         """Apply the inner norm of this name, if the block has one."""
@@ -370,13 +405,13 @@ class _Pass:
     def _attend(self, qkv: Tensor) -> Tensor:
         """(t, 3 width) to (t, width)."""
         if self.layout.causal:
-            return attend(qkv, self.layout, self.block.heads)
+            return attend(qkv, self.layout, self.block.heads, self.prefixes)
         return self._everywhere(*qkv.chunk(3, dim=-1))
 
     def _attend_pooled(self, q: Tensor, kv: Tensor) -> Tensor:
         """One query per sequence: (n, width)."""
         if self.layout.causal:
-            return attend_pooled(q, kv, self.layout, self.block.heads)
+            return attend_pooled(q, kv, self.layout, self.block.heads, self.prefixes)
         return self._everywhere(q, *kv.chunk(2, dim=-1))
 
     def _everywhere(self, *parts: Tensor) -> Tensor:
@@ -385,7 +420,7 @@ class _Pass:
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         if self.block.rotary is not None:
             q, k = (_rotate(x, self.block.rotary[: x.shape[2]]).to(v.dtype) for x in (q, k))
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attend_everywhere(q, k, v, heads, self.prefixes)
         return mixed.transpose(1, 2).reshape(parts[0].shape[0], -1)
 
 

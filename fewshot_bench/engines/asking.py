@@ -8,7 +8,6 @@ errors of a plug-in's engine tell where it comes from.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from fewshot_bench.runner.request import Request
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils import devices as known
 from fewshot_bench.utils.cache_dir import feature_budget
+from fewshot_bench.utils.environment import set_variables
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.text import option_name
 
@@ -322,13 +322,5 @@ def hook_environment(store: Path, variables: Mapping[str, Mapping[str, str]]) ->
             wanted |= given
     for plugin, host in registry().hosts.items():
         host.set_variables({**variables.get(plugin, {}), STORE: str(store)})
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
+    with set_variables(wanted):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from fewshot_bench.api.record import Record
@@ -190,6 +190,18 @@ class EngineSetup:
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda text: None
     show: Callable[[str], None] = lambda text: None
+
+
+def store_failure(store: Store, record: Record, log: str = "") -> Record:
+    """Store a failed cell and return what to report; a failure of the machine keeps a result.
+
+    log: what its code printed.
+    """
+    before, error = store.get(record.spec.key()), record.error or {}
+    if before is not None and before.status == "done" and record.transient:
+        message = f"{error['message']}; the earlier result is kept"
+        return replace(record, error={**error, "message": message})
+    return store.write(record, log=log)
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

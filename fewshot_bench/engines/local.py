@@ -16,7 +16,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ from fewshot_bench.engines.base import (
     StoreSnapshot,
     by_fit,
     lost,
+    store_failure,
 )
 from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import (
@@ -532,13 +533,7 @@ class LocalEngine(Engine):
 
     def _fail(self, record: Record, log: str = "") -> None:
         """Store and report a failed cell; a failure of the machine keeps an earlier result."""
-        before, error = self.store.get(record.spec.key()), record.error or {}
-        if before is not None and before.status == "done" and record.transient:
-            message = f"{error['message']}; the earlier result is kept"
-            record = replace(record, error={**error, "message": message})
-        else:
-            record = self.store.write(record, log=log)
-        self._report(record)
+        self._report(store_failure(self.store, record, log))
 
     def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.

@@ -1,4 +1,4 @@
-"""The local engine, registered through the same hook as third-party engines."""
+"""The engines of this machine, registered through the same hook as third-party ones."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ from fewshot_bench.api.plugins import Register, hookimpl
 
 @hookimpl
 def register_engines(register: Register) -> None:
-    """Register `local`."""
+    """Register `local` and `here`."""
     register("local", "fewshot_bench.engines.local:build")
+    register("here", "fewshot_bench.engines.here:build")

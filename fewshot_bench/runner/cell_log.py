@@ -12,7 +12,14 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from typing import Any, TextIO
 
 # Environment variable of workers: how often -v was given.
@@ -21,6 +28,8 @@ VARIABLE = "FSBENCH_VERBOSE"
 HEAD, TAIL = 50_000, 50_000
 # A longer line is taken apart.
 LONGEST_LINE = 10_000
+# Where a cell's streams go: nowhere but into its log, where they went, too, or only there.
+HIDDEN, SEEN, LEFT = "hidden", "seen", "left"
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -33,9 +42,9 @@ def read_verbosity() -> int:
 class CellLog:
     """Lines of one cell; `text` is their beginning and their end, and how much is left out.
 
-    hear: called with each text of whole lines when it comes. verbosity: 0 also passes on what comes
-    to stderr, and keeps warnings and errors of `logging`; from 1 on, `hear` shows it all; 1 keeps
-    INFO, 2 DEBUG, too.
+    hear: called with each text of whole lines when it comes. verbosity: 0 keeps warnings and errors
+    of `logging`, 1 INFO, 2 DEBUG, too. place: HIDDEN, which passes on stderr with verbosity 0 and
+    leaves all to `hear` otherwise; SEEN or LEFT where the code has the user's terminal.
 
     >>> log = CellLog()
     >>> log.add("loss 0.3\\n")
@@ -43,8 +52,13 @@ class CellLog:
     'loss 0.3\\n'
     """
 
-    def __init__(self, hear: Callable[[str], None] | None = None, verbosity: int = 0) -> None:
-        self.verbosity = verbosity
+    def __init__(
+        self,
+        hear: Callable[[str], None] | None = None,
+        verbosity: int = 0,
+        place: str = HIDDEN,
+    ) -> None:
+        self.verbosity, self.place = verbosity, place
         # What is heard is shown on the streams that were there before, not collected again.
         self.streams: tuple[TextIO, TextIO] | None = None
         self._hear = hear
@@ -115,10 +129,15 @@ class _Lines(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """The descriptor of stderr, where child processes and C code write."""
-        if self._forked is None:
+        """The descriptor of the stream where child processes and C code write."""
+        stream = self._beside or self._forked
+        if stream is None:
             raise io.UnsupportedOperation("fileno")
-        return self._forked.fileno()
+        return stream.fileno()
+
+    def isatty(self) -> bool:
+        """True where a person sees everything at once."""
+        return self._beside is not None and self._beside.isatty()
 
     def write(self, data: Any, /) -> int:
         data = memoryview(data).cast("B")
@@ -173,13 +192,23 @@ def collect(log: CellLog) -> Iterator[None]:
 
     Streams, and handlers and level of the root logger, are afterwards as before.
     """
-    stderr, shown = sys.stderr, log.verbosity > 0
-    log.streams = sys.stdout, stderr
-    with (
-        _redirect(log, None, stderr if shown else None, redirect_stdout),
-        _redirect(log, None if shown else stderr, stderr, redirect_stderr) as errors,
-        _log_to(errors, LEVELS[min(log.verbosity, len(LEVELS) - 1)]),
-    ):
+    stdout, stderr = log.streams = sys.stdout, sys.stderr
+    level = LEVELS[min(log.verbosity, len(LEVELS) - 1)]
+    with ExitStack() as stack:
+        if log.place == LEFT:
+            if log.verbosity:
+                stack.enter_context(_log_to(stderr, level))
+            yield
+            return
+        seen, told = log.place == SEEN, log.verbosity > 0
+        out = _redirect(log, stdout if seen else None, stderr if told else None, redirect_stdout)
+        errors = _redirect(log, None if told and not seen else stderr, stderr, redirect_stderr)
+        stack.enter_context(out)
+        shown = stack.enter_context(errors)
+        if logging.getLogger().handlers:
+            # These show it: it is only kept.
+            shown = stack.enter_context(_redirect(log, None, stderr, nullcontext))
+        stack.enter_context(_log_to(shown, level))
         yield
 
 

@@ -105,7 +105,8 @@ def evaluate(
             text = "logits() returned probabilities: nll, brier and ece take the softmax of them"
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
         answers = np.ascontiguousarray(answers[:, columns])
-        verdict = _ask_again(fitted, cell, session, answers)
+        # A debugger would stop there, too.
+        verdict = Verdict() if session.raises else _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(

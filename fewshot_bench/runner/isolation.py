@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Incidents
-from fewshot_bench.runner.cell_log import CellLog, collect, lose_output
+from fewshot_bench.runner.cell_log import HIDDEN, CellLog, collect, lose_output
 from fewshot_bench.utils.plugin_code import same_folder
 from fewshot_bench.utils.text import few
 
@@ -31,8 +31,12 @@ def guard(who: str, incidents: Incidents, log: CellLog | None = None) -> Iterato
     """Collect output inside; afterwards end new child processes, and return to the folder.
 
     who: prefix of the incident about processes, such as `tip-adapter.fit`. log: of the cell; None
-    to lose what is printed.
+    to lose what is printed. In the foreground, child processes are the user's own.
     """
+    if log is not None and log.place != HIDDEN:
+        with same_folder(), collect(log):
+            yield
+        return
     children, process = list_children(), os.getpid()
     try:
         with same_folder(), lose_output() if log is None else collect(log):

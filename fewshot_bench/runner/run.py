@@ -9,7 +9,7 @@ import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def run_group(
     """Fit once for cells that share a fit (`RunSpec.fit_key`), and yield each cell's outcome.
 
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
-    `RunContext.memory_parts`. listener: gets points of curves during a fit.
+    `RunContext.memory_parts`. listener: gets points of curves during a fit. An error ends the first
+    cell that has one if `Session.raises`.
     """
     fits: dict[str, Fitted | Failure] = {}
     left = Counter(spec.fit_key() for spec in specs)
@@ -80,7 +81,8 @@ def run_group(
         left[spec.fit_key()] -= 1
         shared = left[spec.fit_key()] > 0
         log = session.start_log(spec)
-        with own_interruptions() as interrupted:
+        passing = nullcontext(lambda: True) if session.raises else own_interruptions()
+        with passing as interrupted:
             record, answers = _compute(
                 spec, session, progress, fits, interrupted, log, parts, listener, shared=shared
             )

@@ -19,7 +19,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.cell_log import CellLog, read_verbosity
+from fewshot_bench.runner.cell_log import HIDDEN, LEFT, SEEN, CellLog, read_verbosity
 from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
@@ -68,12 +68,22 @@ class Session:
         device: str = "cpu",
         examiner: Examination | None = None,
         models: Path | None = None,
+        *,
+        foreground: bool = False,
+        raises: bool = False,
     ) -> None:
-        """models: the store that keeps the models of cells; None to keep none."""
+        """models: the store that keeps the models of cells; None to keep none.
+
+        foreground: this process is the user's own: output of methods is seen at once, and their
+        child processes are left alone. raises: an error of a cell is raised at once, in place of a
+        failed record, and its streams are left alone, too.
+        """
         determinism.apply()
         self.features = FeatureCache(cache)
         self.device = device
         self.models = models
+        self.foreground = foreground
+        self.raises = raises
         self.step = read_kind()
         self.verbosity = read_verbosity()
         self.examiner: Examination = examiner or Examiner()
@@ -83,7 +93,8 @@ class Session:
     def start_log(self, spec: RunSpec) -> CellLog:
         """A new log of a cell."""
         hear = None if self.hear is None else functools.partial(self.hear, spec)
-        return CellLog(hear, self.verbosity)
+        place = LEFT if self.raises else SEEN if self.foreground else HIDDEN
+        return CellLog(hear, self.verbosity, place)
 
     def resolve(self, spec: RunSpec) -> Cell:
         """Resolve a specification; UsageError or DataMissingError if that is impossible."""

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +68,17 @@ def only_read() -> None:
     """
     global _reads_only
     _reads_only = True
+
+
+@contextmanager
+def restore_sharing() -> Iterator[None]:
+    """Undo an `only_read` of the context when it ends."""
+    global _reads_only
+    before = _reads_only
+    try:
+        yield
+    finally:
+        _reads_only = before
 
 
 def is_shared() -> bool:

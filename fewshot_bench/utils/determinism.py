@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fewshot_bench.utils.offline import is_switched_on
@@ -49,6 +51,32 @@ def strict() -> None:
 def apply() -> None:
     """`strict` if requested, else `free`; called at the start of every session."""
     (strict if is_asked() else free)()
+
+
+@contextmanager
+def restore() -> Iterator[None]:
+    """Afterwards, everything that `apply` sets is in torch and the environment as before."""
+    import torch
+
+    switches: Any = torch.utils.deterministic
+    cudnn, filled = torch.backends.cudnn, switches.fill_uninitialized_memory
+    flags = cudnn.benchmark, cudnn.deterministic
+    precision, tf32 = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    workspace = os.environ.get(WORKSPACE)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = flags
+        torch.set_float32_matmul_precision(precision)
+        cudnn.allow_tf32 = tf32
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        switches.fill_uninitialized_memory = filled
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
 
 
 def allows_tf32() -> bool:

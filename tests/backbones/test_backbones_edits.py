@@ -38,7 +38,7 @@ def backbone() -> Any:
 
 def drawn(seed: int, *shape: int) -> Tensor:
     """Random trainable values."""
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return values.requires_grad_()
 
 

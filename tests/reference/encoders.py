@@ -17,6 +17,12 @@ Branched = Callable[[int, str, Tensor, Tensor], Tensor | float]
 """(layer, point, normalized input, output) to what is added to the output of that part."""
 
 
+Attend = Callable[[int, Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
+"""(layer, q, k, v, heads, mask) to what attention mixes."""
+Scaled = Callable[[int, str, Tensor], Tensor]
+"""(layer, place, values there) to these values, scaled."""
+
+
 def nothing(layer: int, matrix: str, x: Tensor) -> float:
     """No update anywhere."""
     return 0.0
@@ -45,6 +51,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None) 
     return torch.cat(outputs, dim=-1)
 
 
+def plain_attention(
+    layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None
+) -> Tensor:
+    """Attention without a prefix."""
+    return attention(q, k, v, heads, mask)
+
+
+def unscaled(layer: int, place: str, x: Tensor) -> Tensor:
+    """Return the values unchanged."""
+    return x
+
+
 def block(
     x: Tensor,
     module: Any,
@@ -52,20 +70,23 @@ def block(
     mask: Tensor | None,
     extra: Extra,
     branch: Branched = no_branch,
+    attend: Attend = plain_attention,
+    scaled: Scaled = unscaled,
 ) -> Tensor:
     """One pre-norm residual attention block."""
     width, attn = x.shape[-1], module.attn
     weights, biases = attn.in_proj_weight.split(width), attn.in_proj_bias.split(width)
     first = module.ln_1(x)
     q, k, v = (
-        first @ weight.T + bias + extra(layer, name, first)
+        scaled(layer, name, first @ weight.T + bias + extra(layer, name, first))
         for name, weight, bias in zip("qkv", weights, biases, strict=True)
     )
-    mixed = attention(q, k, v, attn.num_heads, mask)
+    mixed = scaled(layer, "heads", attend(layer, q, k, v, attn.num_heads, mask))
     attended = attn.out_proj(mixed) + extra(layer, "o", mixed)
     x = x + attended + branch(layer, "attn", first, attended)
     normed = module.ln_2(x)
     hidden = module.mlp.gelu(module.mlp.c_fc(normed) + extra(layer, "fc", normed))
+    hidden = scaled(layer, "hidden", hidden)
     answer = module.mlp.c_proj(hidden) + extra(layer, "proj", hidden)
     x = x + answer + branch(layer, "mlp", normed, answer)
     return x + branch(layer, "block", first, x)
@@ -77,6 +98,7 @@ def image_rows(
     before: Before = unchanged,
     branch: Branched = no_branch,
     extra: Extra = nothing,
+    **inside: Any,
 ) -> Tensor:
     """Rows (b, length, width) after the last norm; `before` of layer 0 is called before ln_pre."""
     visual = module.visual
@@ -85,7 +107,8 @@ def image_rows(
     x = torch.cat([start, patches], dim=1) + visual.positional_embedding
     x = visual.ln_pre(before(0, x))
     for layer, resblock in enumerate(visual.transformer.resblocks):
-        x = block(before(layer, x) if layer else x, resblock, layer, None, extra, branch)
+        x = before(layer, x) if layer else x
+        x = block(x, resblock, layer, None, extra, branch, **inside)
     return visual.ln_post(x)  # type: ignore[no-any-return]
 
 
@@ -95,13 +118,14 @@ def text_rows(
     before: Before = unchanged,
     branch: Branched = no_branch,
     extra: Extra = nothing,
+    **inside: Any,
 ) -> Tensor:
     """Rows (n, length, width) after the last norm; `embedded` (n, 77, width) includes positions."""
     x = embedded
     for layer, resblock in enumerate(module.transformer.resblocks):
         x = before(layer, x)
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
-        x = block(x, resblock, layer, mask, extra, branch)
+        x = block(x, resblock, layer, mask, extra, branch, **inside)
     return module.ln_final(x)  # type: ignore[no-any-return]
 
 
