@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def collect_curves(records: Sequence[Record], series: Sequence[str] = ()) -> Cur
     if not with_any:
         raise UsageError(f"no curves to draw: {limited([*map(why_none, records)], FEW)}")
     every = dict.fromkeys(name for record in with_any for name in record.curves)
-    names = sorted(every, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    names = order_series(every)
     for name in series:
         if name not in every:
             raise unknown("series", name, names, f"these records have {', '.join(names)}")
@@ -52,6 +52,11 @@ def collect_curves(records: Sequence[Record], series: Sequence[str] = ()) -> Cur
         ]
         for name in series or names
     }
+
+
+def order_series(names: Iterable[str]) -> list[str]:
+    """Names of series: the loss and the learning rate first, the others as they are."""
+    return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def why_none(record: Record) -> str:
