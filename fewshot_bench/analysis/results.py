@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame_rows
 from fewshot_bench.analysis.figures.style import (
-    AROUND,
     AXES,
     DEFAULT_SIZE,
     FONTS,
@@ -36,7 +35,6 @@ from fewshot_bench.analysis.filters import (
 )
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (
@@ -44,7 +42,6 @@ from fewshot_bench.api.spec import (
     DEFAULT_STORE,
     RunSpec,
     canonical_json,
-    method_label,
     plain,
 )
 from fewshot_bench.store.kept_models import model_of
@@ -109,8 +106,8 @@ _DRAWN: Mapping[str, Kind] = {
     "font": word(*FONTS),
     "across": optional(whole(1)),
     "axes": word("", *AXES),
-    "spread": word("", *SPREADS),
-    "around": word(*AROUND),
+    "spread": word(*SPREADS),
+    "bars": FLAG,
     "zero_shot": word(*ZERO_SHOT),
     "cost": names("names of costs", 0),
 }
@@ -383,9 +380,9 @@ class Results:
         if layout != "sweep" and (options is not None or each):
             raise UsageError("options and each belong to layout='sweep'; leave them out")
         self._refuse_empty()
-        shown = current(self._every, self._records, self._asked.get("method"))
+        shown = current(self._every, self._records, self._asked.get("method"), self.store)
         if allow_mixed:
-            older = older_versions(self._records, newest(self._every))
+            older = older_versions(self._records, newest(self._every, self.store))
             shown = Shown(list(self._records), (), older)
         records, notes = shown.records, shown.notes
         if layout == "sweep":
@@ -431,8 +428,8 @@ class Results:
         font: str = "sans",
         across: int | None = None,
         axes: str = "",
-        spread: str = "",
-        around: str = "interval",
+        spread: str = "interval",
+        bars: bool = False,
         zero_shot: str = "star",
         cost: str | Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
@@ -460,9 +457,9 @@ class Results:
             **swept,
         )
         own = {"option": options, "each": each, "cost": cost, "ours": ours}
-        own |= {"spread": spread, "axes": axes}
+        own |= {"bars": bars, "axes": axes}
         refuse_foreign(kind, [name for name, value in own.items() if value])
-        style = Style(read_size(size), font, spread, around, zero_shot, axes, across)
+        style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
         table, _ = the_only(made.made, "a figure")
         return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], made.swept))
 
@@ -569,7 +566,7 @@ def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
     return {
-        "label": method_label(short(spec.method), spec.overrides),
+        "label": spec.label,
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,

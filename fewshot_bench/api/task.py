@@ -110,16 +110,20 @@ class Images(Protocol):
         augment: Augment,
         rng: torch.Generator | None = None,
         *,
+        order: Tensor | None = None,
         normalize: bool = True,
         projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
 
-        With `normalize`, features have unit length. With `projected=False`, rows are as in
+        `order` (m,) holds the indices of the images whose views are wanted: (count, m, width). So
+        many queries can be viewed in blocks, with the same bits and bill as at once. With
+        `normalize`, features have unit length. With `projected=False`, rows are as in
         `unprojected`, never normalized.
 
-        With `rng`, views are drawn: one number per pass, as for `batches`. Without, they are the
+        With `rng`, views are drawn: one number per pass and call, as for `batches`; for the same
+        views in blocks, give each call a generator in the same state. Without, they are the
         image's own views from number `start` on. An own view depends on the image's bytes, the
         training seed and the number, so all methods and shots share it and it is encoded once.
         Views are billed at their cost in both cases.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.analysis.figures.style import (
-    AROUND,
     AXES,
     DATA,
     DEFAULT_SIZE,
@@ -75,9 +74,8 @@ _drawing = partial(option, panel=_PANEL)
     "--size",
     type=Text("size", read_size),
     default=DEFAULT_SIZE,
-    show_default=True,
     metavar="SIZE",
-    help=f"{', '.join(SIZES)}, or inches: 6x4, 3.25.",
+    help=f"{', '.join(SIZES)}, or inches: 6x4, 3.25 (default: {DEFAULT_SIZE}).",
 )
 @_drawing("--font", type=click.Choice(tuple(FONTS)), help="Serif is like Times (default: sans).")
 @_drawing("--across", type=click.IntRange(1), metavar="N", help="Panels in a row.")
@@ -86,13 +84,13 @@ _drawing = partial(option, panel=_PANEL)
     type=click.Choice(AXES),
     help="Vertical limits: of each panel, of all, from zero.",
 )
-@_drawing("--spread", type=click.Choice(SPREADS), help="How the spread is drawn.")
+@_drawing("--spread", type=click.Choice(SPREADS), help="Around a mean (default: interval).")
+@_drawing("--bars", is_flag=True, help="Of shots: error bars in place of a band.")
 @_drawing(
-    "--around",
-    type=click.Choice(AROUND),
-    help="The interval of tables, or standard deviation.",
+    "--zero-shot",
+    type=click.Choice(ZERO_SHOT),
+    help="Of shots: how a method without shots is drawn.",
 )
-@_drawing("--zero-shot", type=click.Choice(ZERO_SHOT), help="A method without shots (of shots).")
 @list_option(
     "--cost", type=NAMES, metavar="NAMES", panel=_PANEL, help=f"Of cost: {', '.join(COSTS)}."
 )
@@ -107,15 +105,13 @@ _drawing = partial(option, panel=_PANEL)
 @allow_mixed_option
 @filter_options
 def command(store: Path, output: Sequence[Path], data: Path | None, **asked: Any) -> None:
-    """Draw a figure of a paper, at the size that it is printed in.
+    """Draw a figure of a paper at the size that it is printed in; what is missing is a gap.
 
     \b
     shots     accuracy over shots, a panel per data set, the average first
     base-new  bars of base classes, new classes and their harmonic mean
     cost      accuracy against trained parameters, time and memory
     ablation  one method over two options (heat maps) or one (bars)
-
-    Missing cells are gaps, named with the commands that run them.
     """
     check_files(output, data)
     drawing = make(store, **asked)
@@ -177,7 +173,7 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
         made = compare(chosen, outcomes, options, warn)
     table, _ = the_only(made, "a figure")
-    names = ("size", "font", "spread", "around", "zero_shot", "axes", "across")
+    names = ("size", "font", "spread", "bars", "zero_shot", "axes", "across")
     style = Style(**{name: asked[name] for name in names if asked[name]})
     figure = FigureOptions(
         kind, style, asked["ours"] or (), asked["cost"] or (), swept or SweepOptions()

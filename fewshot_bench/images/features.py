@@ -120,9 +120,9 @@ def pad_order(count: int) -> list[int]:
     return [number % count for number in range(count + lacking)]
 
 
-def list_visits(order: Any, count: int) -> list[int]:
+def list_visits(order: Any, count: int, what: str = "batches") -> list[int]:
     """Indices of the images that a pass visits, in order; all `count` of them by default."""
-    return list(range(count)) if order is None else indices("batches: order", order, count)
+    return list(range(count)) if order is None else indices(f"{what}: order", order, count)
 
 
 def _check_augment(what: str, augment: Any) -> None:
@@ -252,11 +252,14 @@ class ImageView:
         augment: Augment,
         rng: torch.Generator | None = None,
         *,
+        order: Tensor | None = None,
         normalize: bool = True,
         projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
+        asked = [self._order[place] for place in list_visits(order, len(self), "views")]
+        images = list(dict.fromkeys(asked))
         whole_number("views: count", count, 1)
         whole_number("views: start", start, 0)
         _check_augment("views", augment)
@@ -266,19 +269,27 @@ class ImageView:
         with self._meter.phase(self._phase):
             if rng is None:
                 numbers = range(start, start + count)
-                rows = self._encode_own_views(numbers, augment, content | {"kind": "own views"})
+                content |= {"kind": "own views"}
+                rows = self._encode_own_views(images, numbers, augment, content)
             else:
                 _check_generator("views draw from", rng)
-                rows = self._encode_drawn_views(draw_passes(count, rng), augment, content)
+                rows = self._encode_drawn_views(images, draw_passes(count, rng), augment, content)
         features = rows.to(self._source.backbone.device)
-        features = features.view(count, len(self), features.shape[-1])
+        features = features.view(count, len(images), features.shape[-1])
+        if len(images) != len(asked):
+            row = {image: number for number, image in enumerate(images)}
+            features = features[:, torch.tensor([row[image] for image in asked])]
         return F.normalize(features, dim=-1) if normalize and projected else features.clone()
 
     def _encode_drawn_views(
-        self, passes: tuple[int, ...], augment: Augment, content: dict[str, Any]
+        self,
+        images: list[int],
+        passes: tuple[int, ...],
+        augment: Augment,
+        content: dict[str, Any],
     ) -> Tensor:
         """(passes * n, width): a view per image and pass, cached for exactly this request."""
-        source, repeated = self._source, self._order * len(passes)
+        source, repeated = self._source, images * len(passes)
 
         def compute(_: list[int]) -> Tensor:
             tally = self._meter.images
@@ -286,22 +297,22 @@ class ImageView:
             return encode(source, batches, projected="read" not in content)
 
         digests = hashlib.sha256(b"".join(self._digests())).hexdigest()
-        order = hashlib.sha256(str(self._order).encode()).hexdigest()
+        order = hashlib.sha256(str(images).encode()).hexdigest()
         content = content | {"kind": "views", "images": digests, "order": order, "passes": passes}
         shared = source.turning | encoder_content(source.backbone)
         origin = Origin(source.name, "drawn views", shared, passing=True, whole=True)
         return self._rows(content, numbered(len(repeated)), compute, origin)
 
     def _encode_own_views(
-        self, numbers: range, augment: Augment, content: dict[str, Any]
+        self, images: list[int], numbers: range, augment: Augment, content: dict[str, Any]
     ) -> Tensor:
         """(numbers * n, width): views determined by an image's bytes, the seed and their number."""
-        source, digests = self._source, self._digests()
-        images = [digests[index] for index in self._order]
-        keys = [view_key(digest, self._seed, number) for number in numbers for digest in images]
+        source, every = self._source, self._digests()
+        digests = [every[index] for index in images]
+        keys = [view_key(digest, self._seed, number) for number in numbers for digest in digests]
 
         def compute(rows: list[int]) -> Tensor:
-            order = [self._order[row % len(images)] for row in rows]
+            order = [images[row % len(images)] for row in rows]
             crops, tally = [keys[row] for row in rows], self._meter.images
             batches = source.batches(ENCODE_BATCH, order, augment, tally=tally, keys=crops)
             return encode(source, batches, projected="read" not in content)

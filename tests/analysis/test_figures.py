@@ -64,7 +64,7 @@ def test_curves_are_drawn(store: Path, tmp_path: Path, ending: str) -> None:
 
 def test_the_numbers_stand_beside_the_figure(store: Path, tmp_path: Path) -> None:
     numbers = tmp_path / "n.csv"
-    drawn(store, tmp_path / "f.svg", "shots", "--data", numbers, "--around", "std")
+    drawn(store, tmp_path / "f.svg", "shots", "--data", numbers, "--spread", "std")
     lines = read_csv(numbers.read_text())
     (one,) = (
         line

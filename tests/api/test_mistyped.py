@@ -143,6 +143,11 @@ def test_what_views_cannot_give(train: Shots, arguments: tuple[Any, ...], reason
     assert reason in str(error.value)
 
 
+def test_what_views_cannot_visit(train: Shots) -> None:
+    with pytest.raises(ContractError, match="views: order holds 16, and there are 16 images"):
+        train.views(1, Augment(), order=torch.tensor([3, 16]))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     size=st.integers(1, 20),

@@ -223,6 +223,36 @@ def test_fixed_views_follow_from_the_image_and_are_encoded_once(
     assert (work["billed"]["flops"] or 0) > 0
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("size", [1, 3, 7, 20])
+def test_views_in_blocks_are_those_at_once(
+    backbone: object, tmp_path: Path, size: int, drawn: bool, on_disk: bool
+) -> None:
+    shades, listed = tuple(range(0, 200, 10)), list(reversed(range(20)))
+
+    def rng() -> torch.Generator | None:
+        return torch.Generator().manual_seed(3) if drawn else None
+
+    def views(name: str, *parts: Any) -> tuple[Tensor, Meter]:
+        store, meter = FeatureCache(tmp_path / name if on_disk else None), Meter(CPU)
+        images = source(backbone, shades)
+        view = image_view(images, store, meter, phase="encode_queries", order=listed)
+        with accounted(store, meter), meter.phase("predict"):
+            return torch.cat([view.views(5, SMALL, rng(), order=one) for one in parts], 1), meter
+
+    whole, meter = views("whole", None)
+    parts = torch.arange(20).split(size)
+    blocks, other = views("blocks", *parts)
+    assert torch.equal(blocks, whole)
+    assert meter.images_encoded == other.images_encoded == other.images_computed == 100
+    assert other.work()["billed"] == meter.work()["billed"]
+    # Any order, with repeats; own views of an image that is known cost nothing more.
+    again, other = views("blocks", *parts, torch.tensor([4, -1, 4, 0]))
+    assert torch.equal(again[:, 20:], whole[:, [4, 19, 4, 0]])
+    assert other.images_encoded == (115 if drawn else 100)
+
+
 @pytest.mark.parametrize("count", [1, 5, 31, 40])
 def test_features_do_not_depend_on_who_else_is_encoded(backbone: object, count: int) -> None:
     shades = tuple(range(40))

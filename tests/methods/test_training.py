@@ -18,6 +18,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.training import provisional
 from fewshot_bench.training.train_step import TrainStep
 from tests.helpers import REPOSITORY
+from tests.reference.toy import random_backbone
 
 PAGE, TOWERS = (
     (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
@@ -32,6 +33,7 @@ PAGE, TOWERS = (
         ("prompts", "ApartPrompts", 60),
         ("vpt", "DeepTokens", 60),
         ("norms", "Norms", 40),
+        ("prefixes", "PrefixTuning", 50),
     ],
 )
 def test_the_methods_shown_are_short_and_refuse_what_cannot_be_trained(
@@ -70,7 +72,7 @@ def test_every_name_is_documented() -> None:
 
 
 def test_edits_are_documented() -> None:
-    for part in (backbones.Edits, backbones.Tokens):
+    for part in (backbones.Edits, backbones.Tokens, backbones.Prefix, backbones.Scale):
         for field in dataclasses.fields(part):
             assert re.search(rf"\b{field.name}\b", TOWERS), field.name
 
@@ -127,3 +129,12 @@ def test_momentum_is_zero_where_the_first_step_overflowed() -> None:
     optimizer.found_inf = torch.zeros(1)  # type: ignore[attr-defined]
     optimizer.step()
     assert torch.equal(weight, torch.full((1000,), 0.5))
+
+
+def test_names_of_the_towers_tensors_are_listed() -> None:
+    backbone = random_backbone()
+    for tower in (backbone.image_tower(), backbone.text_tower()):
+        for name in tower.parameters():
+            first, _, kind = name.removeprefix("blocks.0").rpartition(".")
+            if not name.startswith("blocks.") or name.startswith("blocks.0."):
+                assert f"{first}.{kind}`" in TOWERS or f"`{kind}`" in TOWERS or kind == "bias", name

@@ -48,7 +48,7 @@ def definitions(source: str) -> str:
 def test_the_docs_show_methods() -> None:
     assert set(examples()) == {
         *("ApartPrompts", "Blend", "ClassVectors", "DeepTokens", "Norms", "Prototype"),
-        "ShiftTuning",
+        *("PrefixTuning", "ShiftTuning"),
     }
 
 

@@ -36,8 +36,6 @@ Halves = Mapping[Scope, Group]
 
 def draw(table: Table, style: Style) -> Drawing:
     """The figure; UsageError without base and new classes, and for several numbers of shots."""
-    if style.spread == "band":
-        raise UsageError("bars have no band: --spread bars or none")
     panels = _panels(table)
     if not panels:
         raise UsageError(
@@ -52,7 +50,7 @@ def draw(table: Table, style: Style) -> Drawing:
         for group in halves.values()
     ]
     refuse_nothing(table, [cell for cell in cells if table.metric in cell.estimates])
-    rows = [row_of(table, cell, style.around, scope=cell.group.scope) for cell in cells]
+    rows = [row_of(table, cell, style.spread, scope=cell.group.scope) for cell in cells]
 
     def figure() -> Figure:
         return _figure(table, style, panels, shots)
@@ -129,11 +127,7 @@ def _title(table: Table, halves: Halves) -> str:
 
 
 def _spot(table: Table, style: Style, cell: Cell) -> tuple[float, float, float]:
-    mean = cell.estimates[table.metric].mean
-    ends = (mean, mean)
-    if style.spread != "none":
-        ends = bounds_of(cell, table.metric, style.around)
-    return mean, *ends
+    return cell.estimates[table.metric].mean, *bounds_of(cell, table.metric, style.spread)
 
 
 def _draw_bar(

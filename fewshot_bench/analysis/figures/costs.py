@@ -63,7 +63,7 @@ def draw(table: Table, style: Style, names: Sequence[str] = ()) -> Drawing:
     costs = [cost for cost in costs if any(_cost(cell, cost) is not None for cell in cells)]
     refuse_nothing(table, costs)
     rows = [
-        row_of(table, cell, style.around, **{cost.key: _cost(cell, cost) for cost in costs})
+        row_of(table, cell, style.spread, **{cost.key: _cost(cell, cost) for cost in costs})
         for cell in cells
     ]
 

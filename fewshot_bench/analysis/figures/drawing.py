@@ -19,9 +19,7 @@ from fewshot_bench.analysis.formats.style import COLORS, SETTINGS, Look, looks
 from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.table import Cell, Group, Table
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import method_label
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import printable
@@ -231,7 +229,7 @@ def legend_lines(style: Style, labels: Sequence[str]) -> int:
 
 def looks_of(table: Table) -> dict[str, Look]:
     """The look of each row by label, which a new name does not change."""
-    names = [method_label(short(row.spec.method), row.spec.overrides) for row in table.rows]
+    names = [row.spec.label for row in table.rows]
     if len(set(names)) < len(names):
         names = [row.label for row in table.rows]
     found = looks(names)
@@ -264,20 +262,20 @@ def refuse_nothing(table: Table, panels: Sequence[Any]) -> None:
         raise UsageError(f"no record here has the metric {table.metric} to draw")
 
 
-def bounds_of(cell: Cell, metric: str, around: str) -> tuple[float, float]:
+def bounds_of(cell: Cell, metric: str, spread: str) -> tuple[float, float]:
     """What is drawn around the mean of a cell; the mean itself if there is nothing."""
     value: Estimate = cell.estimates[metric]
-    if around == "interval":
+    if spread == "interval":
         return value.bounds
     own = list(cell.series[metric].values())
-    deviation = statistics.stdev(own) if len(own) > 1 else 0.0
+    deviation = statistics.stdev(own) if len(own) > 1 and spread == "std" else 0.0
     return value.mean - deviation, value.mean + deviation
 
 
-def row_of(table: Table, cell: Cell, around: str, **more: Any) -> dict[str, Any]:
+def row_of(table: Table, cell: Cell, spread: str, **more: Any) -> dict[str, Any]:
     """A number of a figure as a row of its data."""
     value = cell.estimates.get(table.metric)
-    low, high = bounds_of(cell, table.metric, around) if value else (None, None)
+    low, high = bounds_of(cell, table.metric, spread) if value else (None, None)
     return {
         "dataset": cell.group.name,
         "method": cell.row.label,

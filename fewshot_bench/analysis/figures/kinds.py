@@ -42,11 +42,11 @@ class Kind:
 
 _KINDS: Mapping[str, Kind] = {
     "shots": Kind(
-        ("spread", "around", "zero_shot", "axes", "ours"),
+        ("spread", "bars", "zero_shot", "axes", "ours"),
         lambda table, asked: shots.draw(table, asked.style),
     ),
     "base-new": Kind(
-        ("spread", "around", "axes", "ours"),
+        ("spread", "axes", "ours"),
         lambda table, asked: base_new.draw(table, asked.style),
     ),
     "cost": Kind(

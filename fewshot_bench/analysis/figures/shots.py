@@ -41,7 +41,7 @@ def draw(table: Table, style: Style) -> Drawing:
     groups = groups_of(table)
     refuse_nothing(table, groups)
     rows = [
-        row_of(table, cell, style.around)
+        row_of(table, cell, style.spread)
         for group in groups
         for row in table.rows
         for cell in table.line(group, row)
@@ -82,7 +82,7 @@ def _spots(table: Table, style: Style, group: Group, row: Row) -> dict[int, Spot
     return {
         cell.shots: (
             cell.estimates[table.metric].mean,
-            *bounds_of(cell, table.metric, style.around),
+            *bounds_of(cell, table.metric, style.spread),
         )
         for cell in table.line(group, row)
         if table.metric in cell.estimates
@@ -111,10 +111,9 @@ def _draw_row(
     gap = (math.nan, math.nan, math.nan)
     means, low, high = zip(*(spots.get(number, gap) for number in shots), strict=True)
     (handle,) = axes.plot(xs, means, linestyle=look.line, **marker, **line)
-    spread = style.spread or "band"
-    if spread == "band":
+    if style.spread != "none" and not style.bars:
         axes.fill_between(xs, low, high, color=color, alpha=_BAND, linewidth=0)
-    elif spread == "bars":
+    elif style.spread != "none":
         around = [
             [mean - end for mean, end in zip(means, low, strict=True)],
             [end - mean for mean, end in zip(means, high, strict=True)],

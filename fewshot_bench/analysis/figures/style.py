@@ -43,10 +43,9 @@ FONTS: Mapping[str, Sequence[str]] = {
     "sans": ("DejaVu Sans",),
     "serif": ("STIXGeneral", "DejaVu Serif", "DejaVu Sans"),
 }
-SPREADS = ("band", "bars", "none")
-# What the spread is: the interval as in tables (of two seeds their range), or the standard
+# What stands around a mean: the interval as in tables (of two seeds their range), or the standard
 # deviation over seeds.
-AROUND = ("interval", "std")
+SPREADS = ("interval", "std", "none")
 ZERO_SHOT = ("star", "line")
 AXES = ("free", "shared", "zero")
 # Every kind of figure in a phrase.
@@ -80,16 +79,16 @@ def read_size(text: str) -> Size:
 class Style:
     """How a figure is drawn.
 
-    spread: one of `SPREADS`, "" for the kind's own. around: one of `AROUND`. zero_shot: a method
-    without shots is a `star` or a `line`. axes: whether panels have limits of their own (`free`),
-    share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a row.
-    ours: the rows that are drawn on top, by label.
+    spread: one of `SPREADS`. bars: whether curves have error bars in place of a band. zero_shot: a
+    method without shots is a `star` or a `line`. axes: whether panels have limits of their own
+    (`free`), share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a
+    row. ours: the rows that are drawn on top, by label.
     """
 
     size: Size = SIZES[DEFAULT_SIZE]
     font: str = "sans"
-    spread: str = ""
-    around: str = "interval"
+    spread: str = "interval"
+    bars: bool = False
     zero_shot: str = "star"
     axes: str = ""
     across: int | None = None
