@@ -277,7 +277,7 @@ def fit(
         stack.enter_context(isolate(seed_of(cell)))
         stack.enter_context(guard(f"{spec.method}.fit", incidents, log))
         with observer.watch(), meter.phase("fit"):
-            classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
+            classifier = cell.method.fit(make_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
         curves = _finish(context, spec.method, incidents)
         for part in ("logits", "tensors"):
@@ -342,7 +342,8 @@ def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
         )
 
 
-def _task(cell: Cell, session: Session, meter: Meter) -> Task:
+def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
+    """The task of a cell, whose images are billed to a meter."""
     spec = cell.spec
     view: Callable[..., Any] = functools.partial(
         image_view,
