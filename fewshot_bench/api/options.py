@@ -25,7 +25,8 @@ from fewshot_bench.utils.step_kind import KINDS
 MOST_JOBS, MOST_THREADS = 10_000, 1_024
 # Which logits are kept beside a record: all in 16 bits, the most probable classes, or none.
 KEPT_LOGITS = ("all", "top", "none")
-LOCAL = "local"
+# The engines of this machine: in workers, and in the process that asks.
+LOCAL, HERE = "local", "here"
 # Headings of `fsbench run --help`.
 PANELS = ("what", "how", "where", "output", "advanced")
 
@@ -91,7 +92,7 @@ _METHODS = RunOption(
     flag="method",
     short="m",
     required=True,
-    filter="Only these methods, in this order; NAME@VERSION for an older one.",
+    filter="Only these methods, in this order; NAME@VERSION: an older one.",
 )
 _DATASETS = RunOption(
     "datasets",
@@ -155,11 +156,11 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silence that ends one (default: 600)."
-_LEASE = "Life of a dead claim (default: 60)."
-_BUDGET = "Disk for features (default: half of the free)."
+_HANG = "Silence that ends one (600)."
+_LEASE = "Life of a dead claim (60)."
+_BUDGET = "Disk for features (half of the free)."
 _STEP = "Training steps."
-_SPLIT = "Where own splits go (default: store)."
+_SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -185,17 +186,18 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("output", "call"): (_flag("dry_run", "Check, count and estimate hours; run nothing."),),
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
-        _flag("retry_failed", "Compute failed cells again."),
+        _flag("retry_failed", "Compute failed cells."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
+        RunOption("verbose", "repeats", "Prints, live.", 0, short="v"),
     ),
     ("advanced", "plan"): (
-        _flag("skip_damaged", "Go on without unusable images."),
+        _flag("skip_damaged", "Leave out unusable images."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
         RunOption(
-            *("threads", "count", "CPU threads of each worker."),
+            *("threads", "count", "CPU threads per worker."),
             metavar="N",
             least=1,
             most=MOST_THREADS,
@@ -205,7 +207,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
         RunOption("step", "word", _STEP, "auto", words=KINDS),
-        _flag("deterministic", "Equal bits in every run."),
+        _flag("deterministic", "Equal bits."),
     ),
 }
 # Every option of a run by name, in the order of `fsbench run --help`.
@@ -223,7 +225,9 @@ def names_of(scope: str) -> tuple[str, ...]:
 
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
-_OF_COMMANDS = "config format full help only-existing progress save-config where"
+_OF_COMMANDS = (
+    "config debug edit format full help only-existing pdb profile progress save-config where"
+)
 TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),

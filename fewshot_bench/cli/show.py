@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -32,7 +33,8 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say, warn
-from fewshot_bench.utils.errors import ContractError, DataMissingError, unknown
+from fewshot_bench.cli.panels import option
+from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, unknown
 
 _NAMES = (methods, datasets, backbones, engines, metrics, options)
 
@@ -40,12 +42,16 @@ _NAMES = (methods, datasets, backbones, engines, metrics, options)
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name", shell_complete=one_of(*_NAMES))
 @store_option()
-def command(name: str, store: Path) -> None:
+@option("--log", is_flag=True, help="Of a record (file or key): what its method printed.")
+def command(name: str, store: Path, log: bool) -> None:
     """Show a method's hyper-parameters or a data set's card.
 
     NAME may also be a backbone, a metric, an engine, an option of a plug-in, or a record's file
     (NAME.json): its result, or why its cell failed.
     """
+    if log:
+        _show_log(name, store)
+        return
     plugins = registry()
     for catalog in plugins.catalogs:
         if name not in METRICS:
@@ -77,15 +83,32 @@ def command(name: str, store: Path) -> None:
     elif papers := papers_of_weights(full_name(name)):
         say(f"{full_name(name)}: backbone, a model and weights of open_clip")
         _show_papers(papers)
-    else:
+    elif not _show_own_method(name, store):
         names = [name for catalog in plugins.catalogs for name in catalog.entries]
         step = "fsbench list methods, fsbench list datasets"
         raise unknown("name", name, names, "; ".join([step, *plugins.methods.failed]))
 
 
+def _show_own_method(name: str, store: Path) -> bool:
+    """Show the versions of a method of a file in a store; False if there are none. Runs nothing."""
+    from fewshot_bench.store.kept_methods import list_methods
+
+    found = [(folder, facts) for folder, facts in list_methods(store) if facts.name == name]
+    for folder, facts in sorted(found, key=lambda each: each[1].run):
+        say(f"{name}@{facts.version}: {facts.kind} in {folder / facts.file}")
+    if found:
+        say(f"the last one is what fsbench run -m {name} --store {shlex.quote(str(store))} runs")
+    return bool(found)
+
+
 def _show_method(name: str) -> None:
     cls = registry().method_class(name)
-    say(f"{name} (version {getattr(cls, 'version', '1')})")
+    title, version = name, str(getattr(cls, "version", "1"))
+    if method_code.is_meant(name):
+        with suppress(FsbenchError):
+            own = registry().own_method(name)
+            title, version = own.name, own.version
+    say(f"{title} (version {version})")
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
     broken = find_broken_rules(cls, name)
     for rule in broken:
@@ -121,10 +144,10 @@ def _show_metric(name: str) -> None:
 
 
 def _show_options(entry: Entry) -> None:
-    for option in entry.options:
-        value = "" if option.flag else f" = {option.default!r}"
-        say(f"  --{option.name}{value}")
-        say(f"      {option.help}{f' [env: {option.env}]' if option.env else ''}")
+    for own in entry.options:
+        value = "" if own.flag else f" = {own.default!r}"
+        say(f"  --{own.name}{value}")
+        say(f"      {own.help}{f' [env: {own.env}]' if own.env else ''}")
 
 
 def _show_hyperparameters(cls: type) -> None:
@@ -148,6 +171,7 @@ def _show_hyperparameters(cls: type) -> None:
 def _show_record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
     from fewshot_bench.engines.reporting import outcome, reasons, trace_lines
+    from fewshot_bench.store.log_files import LOG
     from fewshot_bench.store.store import find
 
     record = find(name, store).record
@@ -156,8 +180,23 @@ def _show_record(name: str, store: Path) -> None:
         if reason.frame:
             say(f"      at {reason.frame}")
         say("\n".join(trace_lines(reason)))
+    if LOG in record.digests:
+        say(f"  log        fsbench show {shlex.quote(name)} --log")
     for incident in record.incidents:
         say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
+
+
+def _show_log(name: str, store: Path) -> None:
+    """Print what the code of a record's cell printed, logged and warned of."""
+    from fewshot_bench.store.log_files import read_log
+    from fewshot_bench.store.store import find
+
+    kept = find(name, store)
+    text = read_log(kept.path, kept.record)
+    if text:
+        say(text.removesuffix("\n"))
+    else:
+        warn(f"{kept.record.spec.describe()}: its method printed nothing")
 
 
 def _show_dataset(name: str, store: Path) -> None:
