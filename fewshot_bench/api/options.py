@@ -160,7 +160,7 @@ _HANG = "Silence that ends one (600)."
 _LEASE = "Life of a dead claim (60)."
 _BUDGET = "Disk for features (half of the free)."
 _STEP = "Training steps."
-_SPLIT = "Where own splits go (default: store)."
+_SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -189,6 +189,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         _flag("retry_failed", "Compute failed cells."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
+        RunOption("verbose", "repeats", "Prints, live.", 0, short="v"),
     ),
     ("advanced", "plan"): (
         _flag("skip_damaged", "Leave out unusable images."),

@@ -64,6 +64,11 @@ class TerminalReporter(reporting.Reporter):
         with current().aside():
             click.echo(message(text), err=True)
 
+    def output(self, text: str) -> None:
+        """Print a line on stderr, with its blanks."""
+        with current().aside():
+            click.echo(printable(text, LONGEST_MESSAGE), err=True)
+
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""
         self.notice(f"warning: {text}")
@@ -124,7 +129,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=PATH, help="Write these options.", panel="advanced")
+@option("--save-config", type=PATH, help="Write options.", panel="advanced")
 @option(
     "--config",
     type=PATH,
@@ -139,7 +144,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
 @option(
     "--debug",
     is_flag=True,
-    help="One cell here (see run --debug --help).",
+    help="One cell (run --debug --help).",
     panel="advanced",
 )
 @option("--pdb", cls=DebugOption, help="Open the debugger where the cell's error was raised.")
