@@ -25,7 +25,8 @@ from fewshot_bench.utils.step_kind import KINDS
 MOST_JOBS, MOST_THREADS = 10_000, 1_024
 # Which logits are kept beside a record: all in 16 bits, the most probable classes, or none.
 KEPT_LOGITS = ("all", "top", "none")
-LOCAL = "local"
+# The engines of this machine: in workers, and in the process that asks.
+LOCAL, HERE = "local", "here"
 # Headings of `fsbench run --help`.
 PANELS = ("what", "how", "where", "output", "advanced")
 
