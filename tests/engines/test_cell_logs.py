@@ -134,7 +134,6 @@ def test_where_the_command_runs_it_is_seen_at_once_and_kept(
     assert f"  cell chatty_digits_1-shot_seed-1\nkey {SECRET}\n" in out.out
     # The handlers of the tests show what is logged.
     assert "of some interest" not in out.err
-    assert "UserWarning: beware" in out.err
     assert log_of(store, "well").splitlines()[1:3] == ["key ***", "INFO chatty: of some interest"]
 
 
