@@ -8,12 +8,10 @@ a block: `refuse_mixed`.
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -30,7 +28,7 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import dataset_names, method_names
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.frame import frame, group, load
-from fewshot_bench.analysis.sweep.panels import SweepOptions, sweep_of
+from fewshot_bench.analysis.sweep.panels import SweepOptions
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import DEFAULT, lay_out
 from fewshot_bench.api.metrics import METRICS, Metric
@@ -47,7 +45,6 @@ from fewshot_bench.utils.text import option_name
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.table.build import Options
@@ -433,30 +430,6 @@ class Comparison:
         """The rows of `to_csv` as a pandas data frame."""
         shown = self._document("csv")
         return frame_rows(plain(shown.rows), shown.heads)
-
-    def curves(self) -> Figure:
-        """The metric over shots as a matplotlib figure, a panel per data set.
-
-        In the layout `sweep` it is over the options: heat maps, or a curve over one of them.
-        UsageError for several sets of conditions.
-        """
-        from fewshot_bench.analysis.sweep import heat_map
-        from fewshot_bench.analysis.table.figure import figure, panels
-
-        table, _ = the_only(self.made, "a figure")
-        if not panels(table):
-            raise UsageError(f"no record here has the metric {table.metric} to draw")
-        is_sweep = self.layout == "sweep"
-        drawn = heat_map.figure(sweep_of(table, self.swept)) if is_sweep else figure(table)
-        # Lets notebooks display the figure without pyplot, which would keep it open.
-        vars(drawn)["_repr_png_"] = partial(_png, drawn)
-        return drawn
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 def frame_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:

@@ -16,6 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame_rows
+from fewshot_bench.analysis.figures.style import (
+    AXES,
+    DEFAULT_SIZE,
+    FONTS,
+    KINDS,
+    SPREADS,
+    ZERO_SHOT,
+    Style,
+    read_size,
+)
 from fewshot_bench.analysis.filters import (
     is_method_object,
     of_methods,
@@ -48,6 +58,8 @@ from fewshot_bench.utils.arguments import (
     names,
     optional,
     text,
+    whole,
+    word,
 )
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import few
@@ -55,8 +67,8 @@ from fewshot_bench.utils.text import few
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.figure import Figure
 
+    from fewshot_bench.analysis.figures.drawing import Drawing
     from fewshot_bench.analysis.model import Model
     from fewshot_bench.store.answer_files import Stored
 
@@ -89,6 +101,17 @@ _COMPARED: Mapping[str, Kind] = {
     "options": optional(Kind("a mapping of options to values, as {'rank': [1, 2]}", _swept)),
     "each": FLAG,
     "allow_mixed": FLAG,
+}
+_DRAWN: Mapping[str, Kind] = {
+    "ours": names("names of methods", 0),
+    "size": Kind("a size such as cvpr-page, or inches", lambda value: read_size(value) and value),
+    "font": word(*FONTS),
+    "across": optional(whole(1)),
+    "axes": word("", *AXES),
+    "spread": word(*SPREADS),
+    "bars": FLAG,
+    "zero_shot": word(*ZERO_SHOT),
+    "cost": names("names of costs", 0),
 }
 Value = str | int | type | None
 
@@ -396,9 +419,51 @@ class Results:
             warnings.warn(note, stacklevel=2)
         return citations.text
 
-    def curves(self, metric: str = "top1") -> Figure:
-        """A metric over shots as a matplotlib figure, a panel per data set."""
-        return self.compare(metric=metric).curves()
+    def figure(
+        self,
+        kind: str = "shots",
+        *,
+        metric: str = "top1",
+        rename: Mapping[str, str] | None = None,
+        ours: str | Sequence[str] = (),
+        size: str = DEFAULT_SIZE,
+        font: str = "sans",
+        across: int | None = None,
+        axes: str = "",
+        spread: str = "interval",
+        bars: bool = False,
+        zero_shot: str = "star",
+        cost: str | Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        each: bool = False,
+        allow_mixed: bool = False,
+    ) -> Drawing:
+        """A figure of a paper, shown in a notebook; `save` writes files.
+
+        kind: `shots`, `base-new`, `cost` or `ablation`. The others are the options of `fsbench
+        figure`; options, each: of an ablation, as in `compare`. UsageError for several sets of
+        conditions, and without a number to draw.
+        """
+        from fewshot_bench.analysis.comparison import the_only
+        from fewshot_bench.analysis.figures.kinds import FigureOptions, draw, refuse_foreign
+
+        given = checked(_DRAWN, locals())
+        if kind not in KINDS:
+            raise unknown("figure", kind, KINDS, "docs/paper.md")
+        swept: dict[str, Any] = {"options": options, "each": each} if kind == "ablation" else {}
+        made = self.compare(
+            metric=metric,
+            rename=rename,
+            allow_mixed=allow_mixed,
+            layout="sweep" if swept else DEFAULT,
+            **swept,
+        )
+        own = {"option": options, "each": each, "cost": cost, "ours": ours}
+        own |= {"bars": bars, "axes": axes}
+        refuse_foreign(kind, [name for name, value in own.items() if value])
+        style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
+        table, _ = the_only(made.made, "a figure")
+        return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], made.swept))
 
     @cached_property
     def _opened(self) -> Store:

@@ -95,6 +95,16 @@ class RunContext(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`; may be called as often as convenient."""
 
+    def log(self, step: int | None = None, /, **values: float | Tensor) -> None:
+        """Add values of a step to the curves of the record, as `val_accuracy=0.7`; reads nothing.
+
+        Steps of `train_step` log `loss` and `rate` by themselves. values: numbers, or tensors of
+        one element on any device. step: later than the last one of the same names; without it, the
+        number of steps that `train_step` has taken. In the loss of `train_step`: tensors, no step.
+
+        >>> ctx.log(epoch, val_accuracy=accuracy)
+        """
+
     def note(self, **values: object) -> None:
         """Store JSON-able facts in the record (chosen C, alpha, beta ...)."""
 

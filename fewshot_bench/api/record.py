@@ -60,9 +60,9 @@ SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 # Lazily read fields that are cached.
-KEPT = frozenset({"metrics"})
+KEPT = frozenset({"metrics", "curves"})
 # Lazily read fields.
-LATE = frozenset({"split", "metrics", "footprint", "timings", "environment", "digests", "notes"})
+LATE = KEPT | {"split", "footprint", "timings", "environment", "digests", "notes"}
 
 
 class SplitKinds(Struct):
@@ -112,6 +112,13 @@ class TimingsKinds(Struct):
     wall_seconds: Seconds = None
 
 
+class CurveKinds(Struct):
+    """Kinds of the entries of one series of `Record.curves`."""
+
+    steps: list[Count]
+    values: list[Number]
+
+
 class ErrorKinds(Struct):
     """Kinds of the entries of `Record.error`; others may be anything."""
 
@@ -132,6 +139,7 @@ class RecordKinds(Struct, kw_only=True):
     timings: TimingsKinds
     environment: dict[str, Any]
     notes: dict[str, Any] | None = None
+    curves: dict[str, CurveKinds] = {}
     error: ErrorKinds | None = None
     incidents: list[dict[str, str]]
     digests: dict[str, str]
@@ -162,6 +170,8 @@ class Record:
         `depends_on_queries` and `query_gap` (`runner.evaluate.ask_again`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
+    curves: `steps` and `values` of each series that the fit logged (`loss`, `rate` ...), thinned;
+        of a failed fit, until it failed.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
         `message` is the reason (a method that cannot predict classes it was not fitted on);
         `transient` if the machine failed and not the cell, so that the next run retries it;
@@ -183,6 +193,7 @@ class Record:
     timings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     incidents: Sequence[Mapping[str, str]] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -298,9 +309,19 @@ class Record:
             {name: values.get(name) for name in RecordKinds.__struct_fields__},
             spec=RunSpec.from_dict(values["spec"]),
             notes=values.get("notes") or {},
+            curves=_check_curves(values.get("curves") or {}),
             incidents=tuple(values["incidents"]),
         )
         return record
+
+
+def _check_curves(curves: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, series in curves.items():
+        steps, values = series["steps"], series["values"]
+        if not len(steps) == len(values) > 0:
+            told = f"{len(steps)} steps and {len(values)} values"
+            raise StoreError(f"record has curves.{name} with {told}, expected as many, and one")
+    return curves
 
 
 def entry(values: Any, name: str, absent: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""`fsbench compare`: tables from the store, in several layouts, figure and predictions.
+"""`fsbench compare`: tables from the store, in several layouts, and predictions.
 
 `command` is the entry point: it builds the table with `analysis.comparison` and prints it.
 """
@@ -18,8 +18,6 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
-from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import figure, panels, save
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
@@ -31,17 +29,16 @@ from fewshot_bench.cli.options import (
     format_option,
     not_empty,
     output_option,
+    rename_option,
     store_option,
 )
 from fewshot_bench.cli.output import (
     check_file,
-    drawn,
     refuse_image,
     refuse_kept,
     replaced,
     terminal_style,
     warn,
-    write_bytes,
     write_text,
 )
 from fewshot_bench.cli.panels import PanelCommand, list_option, option
@@ -66,7 +63,7 @@ _LAYOUT_OF = {"label": "paper", "caption": "paper", "option": "sweep", "each": "
 _EXCLUDED = {
     "--layout paper": ("columns", "per_class"),
     "--layout sweep": ("baseline", "columns", "sort", "per_class"),
-    "--per-class": ("metric", "columns", "sort", "baseline", "figure"),
+    "--per-class": ("metric", "columns", "sort", "baseline"),
 }
 
 
@@ -97,19 +94,18 @@ def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> N
     for whole in (f"--layout {layout}", *(["--per-class"] if asked["per_class"] else [])):
         for name in filter(given.get, _EXCLUDED.get(whole, ())):
             raise UsageError(f"{whole} has no room for {option_name(name)}; leave one of them out")
-    files = {"--output": output, "--figure": asked["figure"], "--predictions": asked["predictions"]}
+    files = {"--output": output, "--predictions": asked["predictions"]}
     _check_files({name: path for name, path in files.items() if path is not None})
 
 
 def _check_files(files: Mapping[str, Path]) -> None:
     """UsageError for a file with a wrong ending, of a store or model, or of two options."""
     owners: dict[Path, str] = {}
-    endings = {"--figure": FIGURES, "--predictions": ENDINGS}
     for name, path in files.items():
         if name == "--output":
             refuse_image(path)
         else:
-            check_file(name, path, endings[name])
+            check_file(name, path, ENDINGS)
         if path.suffix.lower() == ".parquet" and name == "--predictions":
             _parquet()
         refuse_kept(path, name)
@@ -184,24 +180,6 @@ def _parquet() -> tuple[Any, Any]:
     return first, second
 
 
-def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
-    """Draw the figure, and report the number of panels on stderr. sweep: of `--layout sweep`."""
-    suffix = path.suffix.lower()
-    if sweep is not None:
-        from fewshot_bench.analysis.sweep import heat_map
-        from fewshot_bench.analysis.sweep.panels import sweep_of
-
-        swept = sweep_of(table, sweep)
-        count, draw = len(swept.panels), partial(heat_map.figure, swept)
-    else:
-        count, draw = len(panels(table)), partial(figure, table)
-    if not count:
-        raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    signature = table.signatures.get("", "")
-    write_bytes(path, drawn(lambda: save(draw(), suffix[1:], signature), suffix))
-    click.echo(f"{path}: {counted(count, 'panel')}", err=True)
-
-
 def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
     """The options of `--layout sweep`, whose values the method reads; None for another layout."""
     if asked["layout"] != "sweep":
@@ -268,18 +246,7 @@ _in_table = partial(option, panel=_TABLE)
 )
 @_in_table("--caption", metavar="TEXT", help="Caption of --layout paper.")
 @_in_table("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
-@_in_table(
-    "--rename",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Show a method, row, data set or average under another name.",
-)
-@option(
-    "--figure",
-    type=PATH,
-    metavar="FILE",
-    help="Also draw curves over shots: .pdf, .svg, .png.",
-)
+@rename_option(_TABLE)
 @option(
     "--predictions",
     type=PATH,
@@ -297,7 +264,7 @@ _in_table = partial(option, panel=_TABLE)
 @_in_table("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
 @allow_mixed_option
 @filter_options
-def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
+def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
 
     Records of different conditions stand in blocks of their own, so do base and new classes of a
@@ -348,14 +315,14 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> None:
             text = latex.write_paper(shown, label=asked["label"] or "", caption=caption)
         else:
             text = formats.render(shown, form, **terminal_style(output))
-    if asked["figure"] is not None:
-        write_figure(asked["figure"], the_only(made, "--figure")[0], swept)
     if asked["predictions"] is not None:
         with working("compare", live=False):
             write_predictions(asked["predictions"], *the_only(made, "--predictions"), outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
+    # For `fsbench paper`, which runs this command.
+    return made
 
 
 # Options of a table that the command has under the same names.

@@ -43,6 +43,7 @@ _SHORT_HELPS = {
     },
     "results": {
         "compare": "Compare methods from the records of a store.",
+        "figure": "Draw a figure of a paper from a store.",
         "audit": "What each method was allowed to see and did: is it fair?",
         "cite": "Print BibTeX of the papers that a table used.",
         "signature": "Write the signature of records, or read one as a command.",
@@ -145,14 +146,13 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     is_eager=True,
     expose_value=False,
     callback=lambda ctx, param, value: offline.enforce() if value else None,
-    help="Open no internet connection; on Linux, child processes of any kind cannot, either "
-    "(FSBENCH_OFFLINE=1 does the same).",
+    help="Open no internet connection, in child processes neither (also: FSBENCH_OFFLINE=1).",
 )
 def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
 
+    \b
     Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
-
     Exit codes: 0 done; 1 failed or found something; 2 wrong usage; 3 data missing; 130 stopped.
     """
 

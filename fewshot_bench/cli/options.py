@@ -196,6 +196,19 @@ allow_mixed_option = option(
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
 )
+
+
+def rename_option(panel: str) -> Callable[[Command], Command]:
+    """`--rename OLD=NEW`, which may be repeated. panel: its heading in the help."""
+    return option(
+        "--rename",
+        multiple=True,
+        metavar="OLD=NEW",
+        panel=panel,
+        help="Show a method, row, data set or average under another name.",
+    )
+
+
 yes_option = option("--yes", is_flag=True, help="Remove without asking.")
 device_option = option(
     "--device",

@@ -139,6 +139,7 @@ def evaluate(
         timings=meter.timings(),
         environment=environment_of(fitted.backbone, spec.method),
         notes=fitted.context.notes | ({"printed": said} if said else {}),
+        curves=fitted.curves,
         incidents=tuple(incidents),
     )
     return record, answers

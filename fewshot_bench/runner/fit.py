@@ -8,13 +8,14 @@ sees side effects of another.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import gc
 import math
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
+from fewshot_bench.profiling.curves import Curves, Listener
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
@@ -59,7 +61,7 @@ class Declarations(NamedTuple):
 
 
 class Context:
-    """Named randomness, precision, notes and progress of one cell (see `RunContext`)."""
+    """Named randomness, precision, notes, curves and progress of one cell (see `RunContext`)."""
 
     def __init__(
         self,
@@ -69,12 +71,14 @@ class Context:
         on_progress: Callable[[int, int], None] | None = None,
         parts: int = 1,
         step: Kind = "auto",
+        on_points: Listener | None = None,
     ) -> None:
         self.device = device
         self.precision = precision
         self.notes: dict[str, Any] = {}
         self.selection = {"configurations": 0, "labels": 0}
         self.declared: int | None = None
+        self.curves = Curves(on_points)
         self._seed = seed
         self._on_progress = on_progress
         self._parts = parts
@@ -143,7 +147,7 @@ class Context:
         self.settle_steps()
         capturable = self.parts_used == 1 and "recomputed" not in self.notes
         kind = resolve_kind(self._step, self.device) if capturable else "eager"
-        step = TrainStep(backward, optimizer, scaler, max_norm, kind)
+        step = TrainStep(backward, optimizer, scaler, max_norm, kind, self.curves)
         self._steps.append(step)
         return step
 
@@ -165,6 +169,10 @@ class Context:
                 whole_number("ctx.progress: done", done, 0),
                 whole_number("ctx.progress: total", total, 0),
             )
+
+    def log(self, step: int | None = None, /, **values: object) -> None:
+        """Add values of a step to the curves of the record."""
+        self.curves.log(step, values)
 
     def note(self, **values: object) -> None:
         """Add JSON-able facts to the record."""
@@ -208,8 +216,8 @@ class Fitted:
     """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
-    made in it. trained: parameters, their source and the optimizer's steps; parameters: references
-    to them. peak_mb: peak memory.
+    made in it. curves: as in the record. trained: parameters, their source and the optimizer's
+    steps; parameters: references to them. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -218,6 +226,7 @@ class Fitted:
     classifier: Classifier
     context: Context
     declared: Declarations
+    curves: Mapping[str, Any]
     meter: Meter
     incidents: tuple[Mapping[str, str], ...]
     printed: str
@@ -267,6 +276,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
+        curves = _finish(context, spec.method, incidents)
         for part in ("logits", "tensors"):
             if not callable(getattr(classifier, part, None)):
                 raise ContractError(
@@ -284,6 +294,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         classifier=classifier,
         context=context,
         declared=context.declarations(),
+        curves=curves,
         meter=meter,
         incidents=tuple(incidents),
         printed=printed.text,
@@ -302,6 +313,15 @@ def _settle(context: Context, method: str, incidents: Incidents) -> dict[str, st
             incidents.add("step", f"{method}: {step.reason}")
     kinds = {step.used for step in steps} - {"eager"}
     return {"step": kinds.pop()} if kinds else {}
+
+
+def _finish(context: Context, method: str, incidents: Incidents) -> dict[str, Any]:
+    """The curves of a fit; what they leave out becomes an incident."""
+    with not_counted():
+        curves = context.curves.finish()
+    if context.curves.dropped:
+        incidents.add("curves", f"{method}: {context.curves.dropped}")
+    return curves
 
 
 def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
@@ -366,6 +386,7 @@ class Failure:
     error: BaseException
     incidents: Incidents
     divisible: bool = False
+    curves: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def release(error: BaseException) -> None:
@@ -390,15 +411,17 @@ def fit_within_memory(
     progress: Progress | None,
     interrupted: Callable[[], bool],
     parts: int = 1,
+    listener: Listener | None = None,
 ) -> Fitted | Failure:
     """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
 
     parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
-    second try. An interruption by the user is raised, every other error is returned.
+    second try. listener: gets points of curves, which start anew with each try. An interruption by
+    the user is raised, every other error is returned.
     """
     incidents, parts = Incidents(), min(parts, MOST_PARTS)
     while True:
-        result = _try(cell, session, progress, interrupted, parts, incidents)
+        result = _try(cell, session, progress, interrupted, parts, incidents, listener)
         if isinstance(result, Fitted) or not out_of_memory(result.error):
             return result
         release(result.error)
@@ -421,18 +444,25 @@ def _try(
     interrupted: Callable[[], bool],
     parts: int,
     incidents: Incidents,
+    listener: Listener | None,
 ) -> Fitted | Failure:
     context: Context | None = None
     try:
         backbone, _ = session.backbone(cell.spec)
         seed, precision = seed_of(cell), cell.spec.precision
         step = session.step
-        context = Context(seed, backbone.device, precision, progress, parts, step)
+        context = Context(seed, backbone.device, precision, progress, parts, step, listener)
         return fit(cell, session, context, incidents)
     except BaseException as error:
         if interrupted():
             raise
-        return Failure(error, incidents, context is not None and context.divisible)
+        if context is None:
+            return Failure(error, incidents)
+        curves: Mapping[str, Any] = {}
+        # A device that no longer computes says nothing, either.
+        with suppress(Exception):
+            curves = _finish(context, cell.spec.method, incidents)
+        return Failure(error, incidents, context.divisible, curves)
 
 
 def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:

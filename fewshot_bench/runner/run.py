@@ -20,6 +20,7 @@ from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
+from fewshot_bench.profiling.curves import Listener
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
 from fewshot_bench.runner.examiner import Outcome
@@ -65,11 +66,13 @@ def run_group(
     session: Session,
     progress: Progress | None = None,
     parts: int = 1,
+    listener: Listener | None = None,
 ) -> Generator[Outcome, None, None]:
     """Fit once for cells that share a fit (`RunSpec.fit_key`), and yield each cell's outcome.
 
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
-    `RunContext.memory_parts`. An error ends the first cell that has one if `Session.raises`.
+    `RunContext.memory_parts`. listener: gets points of curves during a fit. An error ends the first
+    cell that has one if `Session.raises`.
     """
     fits: dict[str, Fitted | Failure] = {}
     left = Counter(spec.fit_key() for spec in specs)
@@ -79,7 +82,7 @@ def run_group(
         passing = nullcontext(lambda: True) if session.raises else own_interruptions()
         with passing as interrupted:
             record, answers = _compute(
-                spec, session, progress, fits, interrupted, parts, shared=shared
+                spec, session, progress, fits, interrupted, parts, listener, shared=shared
             )
         if not shared:
             # What a finalizer does to this process, it does before the result is handed in.
@@ -109,6 +112,7 @@ def _compute(
     fits: dict[str, Fitted | Failure],
     interrupted: Callable[[], bool],
     parts: int,
+    listener: Listener | None,
     *,
     shared: bool,
 ) -> tuple[Record, np.ndarray | None]:
@@ -122,12 +126,13 @@ def _compute(
         if cell.inapplicable:
             raise NotApplicableError(cell.inapplicable)
         if key not in fits:
-            fits[key] = fit_within_memory(cell, session, progress, interrupted, parts)
+            fits[key] = fit_within_memory(cell, session, progress, interrupted, parts, listener)
         fitted = fits[key]
         incidents.restart(fitted.incidents)
         if isinstance(fitted, Failure):
             # Raised again, it would hold the frames of all earlier cells of this fit.
-            return _record_error(spec, fitted.error, session, incidents)
+            record, _ = _record_error(spec, fitted.error, session, incidents)
+            return replace(record, curves=fitted.curves), None
         try:
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []

@@ -25,9 +25,11 @@ from msgspec import defstruct
 
 from fewshot_bench.api.record import SCHEMA, Record, encode_json, entry, parse_json
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.store.record_files import Stamp, pack_stamp
+from fewshot_bench.store.record_files import Stamp, pack_stamp, path_of, read_record
 from fewshot_bench.utils.cache_dir import STORES, cache_root, is_shared
 from fewshot_bench.utils.database import JOURNALS, Database
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged
 from fewshot_bench.utils.version import __version__
 
 # Texts that several records share, by their digest; a row per record; its predictions.
@@ -40,9 +42,6 @@ create table records (
 );
 create table outcomes (key text primary key, stamp blob, queries blob, content blob, sum integer)
 """
-# What the validity and the meaning of a row depend on.
-_MEANING = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
-VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 # Fewer new rows are not worth a file; more are written at once.
 WORTH, MOST = 64, 2048
 # Two changes within one tick of the file system's clock can leave the same stamp.
@@ -55,6 +54,12 @@ _STATE = ("status", "error", "incidents")
 _OWN = ("metrics", "footprint", "timings", "digests", "notes")
 _OWN_ENTRY = {"environment": "load"}
 _SHARED_ENTRY = {"footprint": "card"}
+# A field of which that text has the names alone.
+_CURVES = "curves"
+# What the validity and the meaning of a row depend on.
+_FIELDS = [field.name for field in dataclasses.fields(RunSpec)]
+_MEANING = [__version__, SCHEMA, _FIELDS, _OWN, _CURVES]
+VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 _ROW = "key, stamp, numbers, facts, split, own, sum"
 
 Names = tuple[str, ...]
@@ -89,11 +94,12 @@ class Row:
     """One record of an index; its fields are read on access.
 
     stamp: of its file, packed. numbers: JSON of the values of `_NUMBERS`. facts, split: values that
-    are one object for all records that have them. own: JSON of the other fields. verified: the
-    packed stamp of logits that were verified against the record.
+    are one object for all records that have them. own: JSON of the other fields, and the names of
+    curves, which are read from the record's file. verified: the packed stamp of logits that were
+    verified against the record. store: its folder.
     """
 
-    __slots__ = ("facts", "key", "numbers", "own", "split", "stamp", "verified")
+    __slots__ = ("facts", "key", "numbers", "own", "split", "stamp", "store", "verified")
 
     def __init__(
         self,
@@ -104,9 +110,10 @@ class Row:
         split: Any,
         own: bytes,
         verified: bytes | None,
+        store: Path,
     ) -> None:
         self.key, self.stamp, self.numbers, self.own = key, stamp, numbers, own
-        self.facts, self.split, self.verified = facts, split, verified
+        self.facts, self.split, self.verified, self.store = facts, split, verified, store
 
     def record(self, spec: RunSpec | None = None) -> Record:
         """The record, which reads most fields lazily. spec: that of its key, if known."""
@@ -120,11 +127,24 @@ class Row:
         if part == "split":
             return self.split
         own = _parse_own(self.own)
+        if part == _CURVES:
+            return self._read_curves() if own[part] else {}
         if part in _OWN_ENTRY:
             return self.facts[part] | own[part]
         if part in _SHARED_ENTRY:
             return own[part] | self.facts[part]
         return own[part]
+
+    def _read_curves(self) -> Any:
+        """The curves in the file of the record; StoreError if it is no longer the same record."""
+        path = path_of(self.store, self.key)
+        try:
+            record = read_record(path)
+        except (FileNotFoundError, Damaged) as error:
+            raise StoreError(f"'{path}' changed while it was read: {error}") from None
+        if record.digests != self("digests"):
+            raise StoreError(f"'{path}' was replaced while it was read; repeat the command")
+        return record.curves
 
     def entries(self, part: str, names: Names) -> tuple[Any, ...]:
         """The named values of a field; None for missing ones."""
@@ -136,6 +156,9 @@ class Row:
     ) -> list[tuple[Any, ...]]:
         """The named values of a field of many records, a tuple for each; see `Record.entries`."""
         rows = list(rows)
+        if part == _CURVES:
+            fields = (row(part) for row in rows)
+            return [tuple(entry(curves, name, absent) for name in names) for curves in fields]
         own = tuple(name for name in names if _is_own(part, name))
         shared = tuple(name for name in names if name not in own)
         if not own:
@@ -191,7 +214,9 @@ class Index:
                     key, stamp, numbers, *shared, own = content
                     facts, split = map(self._look_up, shared)
                     if facts is not None and split is not None:
-                        rows[key] = Row(key, stamp, numbers, facts, split, own, verified)
+                        rows[key] = Row(
+                            key, stamp, numbers, facts, split, own, verified, self.store
+                        )
         return rows
 
     def _look_up(self, digest: bytes) -> Any:
@@ -219,7 +244,7 @@ class Index:
         if len(self._new) >= MOST and not self._is_refused:
             self._write_new()
         of_facts, of_split = (self._values[digest] for digest in shared)
-        return Row(key, packed, numbers, of_facts, of_split, own, None)
+        return Row(key, packed, numbers, of_facts, of_split, own, None, self.store)
 
     def mark_verified(self, row: Row, stamp: Stamp | None) -> None:
         """Note that a row's logits, with this file stamp, are verified; None if it has none."""
@@ -276,7 +301,7 @@ def _take_apart(record: Record) -> tuple[Any, ...]:
     spec = record.spec.to_dict()
     numbers = [spec.pop(name) for name in _NUMBERS]
     facts = {"spec": spec} | {name: getattr(record, name) for name in _STATE}
-    own = {name: getattr(record, name) for name in _OWN}
+    own = {name: getattr(record, name) for name in _OWN} | {_CURVES: list(record.curves)}
     for fields, others, apart in ((own, facts, _SHARED_ENTRY), (facts, own, _OWN_ENTRY)):
         for field, name in apart.items():
             rest = dict(getattr(record, field))

@@ -27,7 +27,7 @@ class BestOnValidation:
     """Keeps the tensors of the step with most correct predictions; the first or last on ties.
 
     >>> best = BestOnValidation(task.val.labels)
-    >>> best.offer(logits, weights)
+    >>> ctx.log(val_accuracy=best.offer(logits, weights))
     >>> best.kept
     """
 
@@ -40,8 +40,11 @@ class BestOnValidation:
         self.step = torch.full((), -1, device=labels.device)
 
     @torch.no_grad()
-    def offer(self, logits: Tensor, *tensors: Tensor) -> None:
-        """Compare the logits (n, classes) of a step; keep `tensors` if it is the best so far."""
+    def offer(self, logits: Tensor, *tensors: Tensor) -> Tensor:
+        """Compare the logits (n, classes) of a step; keep `tensors` if it is the best so far.
+
+        Returns the accuracy of the step in percent, a scalar.
+        """
         correct = count_correct(logits, self._labels)
         better = correct >= self.correct if self._last_of_equals else correct > self.correct
         kept = self._kept or tensors
@@ -49,6 +52,7 @@ class BestOnValidation:
         self.correct = torch.where(better, correct, self.correct)
         self.step = torch.where(better, self._seen, self.step)
         self._seen += 1
+        return correct * (100 / len(self._labels))
 
     @property
     def kept(self) -> list[Tensor]:

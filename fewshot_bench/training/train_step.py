@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fewshot_bench.profiling.cost import Cost, count_cost, counting, not_counted
+from fewshot_bench.profiling.curves import Curves
 from fewshot_bench.profiling.optimizer import judge_losses, unjudged
 from fewshot_bench.training.back_ends import BackEnd, Work, back_end
 from fewshot_bench.training.step_state import read_numbers
@@ -35,16 +36,23 @@ COMPARED = frozenset(4**power for power in range(12))
 
 @dataclass
 class _Seen:
-    """The part of one step that the harness would see: its cost, losses and gradients."""
+    """The part of one step that the harness would see: its cost, losses and gradients.
+
+    losses: as the scaler returned them. unscaled: before. logged: values of `ctx.log` in the step.
+    """
 
     cost: Cost = field(default_factory=Cost)
     losses: list[Tensor] = field(default_factory=list)
+    unscaled: list[Tensor] = field(default_factory=list)
+    logged: dict[str, list[Tensor]] = field(default_factory=dict)
     gradients: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
     overflow: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
-        """All that is there: losses, gradients, and whether they overflowed."""
-        every = (*self.losses, *(gradient for _, gradient in self.gradients), self.overflow)
+        """All that is there: losses, logged values, gradients, and whether they overflowed."""
+        losses = {id(loss): loss for loss in (*self.losses, *self.unscaled)}.values()
+        logged = (value for values in self.logged.values() for value in values)
+        every = (*losses, *logged, *(gradient for _, gradient in self.gradients), self.overflow)
         return [tensor.detach() for tensor in every if tensor is not None]
 
 
@@ -76,13 +84,15 @@ class TrainStep:
         scaler: torch.amp.GradScaler,
         max_norm: float = 0.0,
         kind: Kind = "eager",
+        curves: Curves | None = None,
     ) -> None:
         """backward: called with a batch and `scale`; adds the gradients of its scaled losses.
 
         Its `before_step()`, if it has one, is called before every step, outside of what is
         captured; True means that the step has changed, as by `restart`.
 
-        max_norm: bound on the total gradient norm (clipping); 0 for none.
+        max_norm: bound on the total gradient norm (clipping); 0 for none. curves: get the loss and
+        the learning rate of every step.
         """
         self._backward = backward
         self._before: Callable[[], bool] | None = getattr(backward, "before_step", None)
@@ -94,6 +104,10 @@ class TrainStep:
         self._first: Sequence[Any] | None = None
         self._warm = self._repeated = 0
         self._back_end: BackEnd | None = None
+        self._curves = curves or Curves()
+        # The learning rate of the first group; the version of its tensor that was copied.
+        self._rate: float | Tensor = 0.0
+        self._version = -1
         if kind != "eager":
             try:
                 self._back_end = back_end(kind, _device(optimizer))
@@ -111,10 +125,12 @@ class TrainStep:
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
+        self._read_rate(rate)
         if self._back_end is None:
-            self._step(batch)
+            self._take(batch)
         else:
             self._advance(batch, self._back_end)
+        self._curves.send()
 
     def restart(self) -> None:
         """Declare that the next step does other work than the last one; it is captured anew."""
@@ -127,11 +143,29 @@ class TrainStep:
             self._compare(self._captured, self._back_end)
         self.restart()
 
-    def _step(self, batch: Sequence[Tensor], losses: list[Tensor] | None = None) -> None:
-        """Take a step; its scaled losses are added to `losses`."""
+    def _read_rate(self, rate: float | None) -> None:
+        """Keep the learning rate of a step; a tensor's is copied where it has changed."""
+        stated = self._optimizer.param_groups[0]["lr"] if rate is None else rate
+        if not isinstance(stated, Tensor):
+            self._rate, self._version = float(stated), -1
+        elif self._version != stated._version:
+            self._rate, self._version = stated.detach().clone(), stated._version
+
+    def _take(self, batch: Sequence[Tensor]) -> None:
+        """Take an eager step."""
+        seen = _Seen()
+        self._step(batch, seen)
+        self._log(seen)
+
+    def _log(self, seen: _Seen) -> None:
+        self._curves.log_step(self._rate, seen.unscaled, seen.logged)
+
+    def _step(self, batch: Sequence[Tensor], seen: _Seen) -> None:
+        """Take a step; its losses and logged values are added to `seen`."""
         optimizer, scaler = self._optimizer, self._scaler
         optimizer.zero_grad(set_to_none=True)
-        self._backward(*batch, scaler.scale if losses is None else self._keep_losses(losses))
+        with self._curves.inside() as seen.logged:
+            self._backward(*batch, self._keep_losses(seen))
         if self._max_norm:
             scaler.unscale_(optimizer)
             gradients = [parameter.grad for parameter in _parameters(optimizer)]
@@ -139,10 +173,13 @@ class TrainStep:
         scaler.step(optimizer)
         scaler.update()
 
-    def _keep_losses(self, losses: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def _keep_losses(self, seen: _Seen) -> Callable[[Tensor], Tensor]:
         def scale(loss: Tensor) -> Tensor:
             scaled: Tensor = self._scaler.scale(loss)
-            losses.append(scaled.detach())
+            seen.losses.append(scaled.detach())
+            # Methods also scale constants.
+            if loss.requires_grad:
+                seen.unscaled.append(seen.losses[-1] if scaled is loss else loss.detach())
             return scaled
 
         return scale
@@ -161,7 +198,9 @@ class TrainStep:
         else:
             self._warm += signature == self._first
             with end.apart():
-                self._step(batch)
+                seen = _Seen()
+                self._step(batch, seen)
+            self._log(seen)
 
     def _capture(self, batch: Sequence[Tensor], signature: Sequence[Any], end: BackEnd) -> None:
         """Take a step while it is recorded, then capture it for the next ones."""
@@ -181,9 +220,12 @@ class TrainStep:
         except Exception as error:
             tape.rewind()
             self._give_up(error)
-            self._step(batch)
+            self._take(batch)
             return
         self._account(seen)
+        self._log(seen)
+        # Some captures compute the step once more, in its memory.
+        self._curves.hold()
         try:
             _require_same(numbers, read_numbers(self._backward))
             replay = end.capture(tape, step, lambda: seen.tensors())
@@ -204,10 +246,11 @@ class TrainStep:
                     raise
                 self._give_up(error)
                 self.used = "eager"
-                self._step(batch)
+                self._take(batch)
                 return
         captured.replay()
         self._account(captured.seen)
+        self._log(captured.seen)
 
     def _see(self, inputs: Sequence[Tensor]) -> _Seen:
         """Take a step of which neither the harness nor hooks on optimizers see anything."""
@@ -222,7 +265,7 @@ class TrainStep:
         optimizer.step = step_unseen  # type: ignore[method-assign]
         try:
             with not_counted(), counting(seen.cost), unjudged():
-                self._step(inputs, seen.losses)
+                self._step(inputs, seen)
         finally:
             del optimizer.step
             if own is not None:
@@ -253,6 +296,8 @@ class TrainStep:
 
         Kernels that add in no fixed order differ in each step: two eager ones tell by how much.
         """
+        # The last logged values may be in the memory of the repetition.
+        self._curves.hold()
         tape, seen, restore = captured.tape, captured.seen, captured.tape.save()
 
         def look(take: Callable[[], _Seen]) -> list[list[Tensor]]:

@@ -71,7 +71,7 @@ class HeadSearch:
         features, best = val.features, BestOnValidation(val.labels)
 
         def offer() -> None:
-            best.offer(self.scale * features @ head.T, head)
+            ctx.log(val_accuracy=best.offer(self.scale * features @ head.T, head))
 
         settings = list(itertools.product(LRS, DECAYS, self.sizes()))
         for before, (lr, decay, size) in enumerate(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -118,8 +119,13 @@ class LinearProbe:
         if task.val is None:
             ctx.note(c=self.c, c_from="default")
             return ProbeClassifier(solve(self.c), raw)
-        best = search_c(solve, _scorer(task.val, raw), self.search_steps, ctx.progress)
-        ctx.count_selection(best.tried, len(task.val))
+        count = len(task.val)
+
+        def log(tried: int, c: float, correct: int) -> None:
+            ctx.log(tried, c=c, val_accuracy=100 * correct / count)
+
+        best = search_c(solve, _scorer(task.val, raw), self.search_steps, ctx.progress, log)
+        ctx.count_selection(best.tried, count)
         ctx.note(c=best.c, c_from="validation")
         return ProbeClassifier(best.model, raw)
 
@@ -140,7 +146,14 @@ class LinearProbe:
             )
         if self.init == "text":
             text = backbone.class_features(task)
-            problem = TextLogistic(task.train.features, labels, text, backbone.logit_scale)
+            evaluations = itertools.count(1)
+            problem = TextLogistic(
+                task.train.features,
+                labels,
+                text,
+                backbone.logit_scale,
+                lambda loss: ctx.log(next(evaluations), loss=loss),
+            )
             return lambda c: problem.fit(c, self.max_iter)
         features = task.train.raw_features
         ctx.declare_trained(classes * (features.shape[1] + 1))

@@ -101,12 +101,23 @@ class TextLogistic:
     W = V / s, whose gradients are of order one.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, scale: float) -> None:
-        """features (n, width) and text (classes, width) have unit length."""
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        text: Tensor,
+        scale: float,
+        report: Callable[[float], None] = lambda loss: None,
+    ) -> None:
+        """features (n, width) and text (classes, width) have unit length.
+
+        report: gets the loss whenever it is evaluated.
+        """
         self.features = features.cpu().double()
         self.labels = labels.cpu()
         self.text = text.cpu().double()
         self.scale = scale
+        self.report = report
         self.device = features.device
         self.weight = torch.nn.Parameter(self.text.clone())
 
@@ -135,10 +146,12 @@ class TextLogistic:
         def closure() -> float:
             solver.zero_grad()
             loss = self.objective(c)
-            if not math.isfinite(float(loss.detach())):
+            value = float(loss.detach())
+            if not math.isfinite(value):
                 raise _no_numbers("objective", c)
+            self.report(value)
             loss.backward()  # type: ignore[no-untyped-call]
-            return float(loss.detach())
+            return value
 
         solver.step(closure)  # type: ignore[no-untyped-call]
         weight = (self.scale * self.weight.detach()).float().to(self.device)
@@ -159,13 +172,15 @@ def search_c(
     correct: Callable[[Affine], int],
     steps: int,
     report: Callable[[int, int], None] = lambda done, most: None,
+    log: Callable[[int, float, int], None] = lambda done, c, correct: None,
 ) -> Found:
     """Choose C on a grid, then by halving an interval in log10 (CoOp lpclip/linear_probe.py).
 
     The interval starts at 0.1 to 10 times the first best C of the grid. Each step fits both ends,
     keeps the better one (the left one on a tie) and moves the other to the middle. The end kept by
     the last step is returned. Each C is fitted only once. report: gets the number of fits that are
-    done, and the largest number that there may be.
+    done, and the largest number that there may be. log: gets the number of a fit, its C, and how
+    many predictions are correct.
     """
     fitted: dict[float, tuple[Affine, int]] = {}
     most = len(GRID) + (steps + 1 if steps else 0)
@@ -175,6 +190,7 @@ def search_c(
         if exponent not in fitted:
             model = fit(10.0**exponent)
             fitted[exponent] = (model, correct(model))
+            log(len(fitted), 10.0**exponent, fitted[exponent][1])
             report(len(fitted), most)
         return fitted[exponent][1]
 

@@ -138,7 +138,7 @@ class LpPlusPlus:
             if epoch % self.every == 0:
                 blending.step()
             if val is not None:
-                best.offer(blend.score(*val), *parts)
+                ctx.log(val_accuracy=best.offer(blend.score(*val), *parts))
             ctx.progress(epoch, self.epochs)
         if task.val is None:
             return parts

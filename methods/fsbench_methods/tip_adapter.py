@@ -328,7 +328,8 @@ class TipAdapterF(CacheMethod):
                 ctx.progress(step, total)
             if seen is not None:
                 constants = scale, self.init_beta, self.init_alpha
-                best.offer(cache.blended(seen, class_features, *constants), keys)
+                logits = cache.blended(seen, class_features, *constants)
+                ctx.log(val_accuracy=best.offer(logits, keys))
         if val is not None:
             ctx.count_selection(self.epochs, len(val))
             ctx.note(epoch=int(best.step))

@@ -121,13 +121,14 @@ def test_names_that_one_block_has_are_known_to_all(tmp_path: Path) -> None:
 
 
 def test_a_file_of_one_set_of_conditions_names_a_filter(store: Path, tmp_path: Path) -> None:
-    for words in (("--figure", tmp_path / "f.svg"), ("--predictions", tmp_path / "p.csv")):
-        done = fsbench("compare", "--store", store, *words)
+    figure = ("figure", "shots", "--store", store, "-O", tmp_path / "f.svg")
+    for words in (figure, ("compare", "--store", store, "--predictions", tmp_path / "p.csv")):
+        done = fsbench(*words)
         assert done.code == 2
         assert f"there are 2 ({'; '.join(TITLES)}): choose one, as with " in done.err
         chosen = shlex.split(done.err.partition("as with ")[2])
         assert chosen == ["--backbone", "test"]
-    assert fsbench("compare", "--store", store, "--figure", tmp_path / "f.svg", *chosen).code == 0
+    assert fsbench(*figure, *chosen).code == 0
 
 
 def test_the_library_gives_what_the_command_prints(store: Path) -> None:
@@ -140,8 +141,8 @@ def test_the_library_gives_what_the_command_prints(store: Path) -> None:
     assert [name in both._repr_html_() for name in TITLES] == [True, True]
     assert set(both.to_frame().backbone) == {"test", "tiny"}
     with pytest.raises(fb.UsageError, match="choose one, as with --backbone test"):
-        results.curves()
-    assert results.where(backbone="tiny").curves()
+        results.figure()
+    assert results.where(backbone="tiny").figure()
 
 
 def test_allowed_mixtures_are_one_table(store: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +14,6 @@ from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import LAYOUTS, blocks, paper_rows
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import UsageError
 from tests.analysis.test_compare_renders import NAMES, needs, typeset
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
@@ -155,53 +153,10 @@ def test_a_methods_name_stands_before_its_options_and_halves_follow() -> None:
         ((*PAPER, "--format", "json"), "has no json"),
         ((*PAPER, "--columns", "ece"), "no room for --columns"),
         ((*PAPER, "--per-class"), "no room for --per-class"),
-        (("--figure", "x.gif"), "expected a name that ends in .pdf, .svg, .png"),
-        (("--figure", "/nowhere/at/all/x.pdf"), "expected a file in a folder that is there"),
-        (("--figure", "x.pdf", "--per-class"), "--per-class has no room for --figure"),
     ],
 )
 def test_what_does_not_go_together_is_refused(store: Path, words: Any, said: str) -> None:
     assert said in refused("--store", store, *words)
-
-
-def test_files_are_refused_before_the_store_is_read(tmp_path: Path) -> None:
-    assert "ends in .pdf" in refused("--store", tmp_path / "none", "--figure", "x.gif")
-
-
-@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
-def test_curves_are_drawn(store: Path, tmp_path: Path, ending: str) -> None:
-    file = tmp_path / f"curves.{ending}"
-    shown = run_compare("--store", store, *RENAMES, "--figure", file)
-    assert f"{file}: 3 panels" in shown.stderr
-    data = file.read_bytes()
-    assert data.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending])
-    run_compare("--store", store, *RENAMES, "--figure", file)
-    assert file.read_bytes() == data
-    if ending == "svg":
-        text = data.decode()
-        titles = [text.index(f">{name}<") for name in ("average", "DTD (textures)", "pets")]
-        assert titles == sorted(titles)
-        for name in ("Ours", "coop", "zero-shot"):
-            assert text.count(f">{name}<") == 1
-        assert signature_of(records()) in text
-
-
-def test_a_missing_point_is_a_gap_and_odd_names_are_drawn(tmp_path: Path) -> None:
-    found = [
-        make(k, dataset=name, shots=s) for k in NAMES[:3] for name in NAMES[:2] for s in (1, 2, 4)
-    ]
-    gone = dataclasses.replace(found[1].spec)
-    store = save(tmp_path / "s", [r for r in found if r.spec != gone])
-    file = tmp_path / "c.svg"
-    assert run_compare("--store", store, "--figure", file).exit_code == 0
-    assert file.stat().st_size > 1000
-
-
-def test_all_train_images_stand_beside_the_numbers_of_shots(tmp_path: Path) -> None:
-    drawn = fb.load(save(tmp_path / "s", matrix(shots=(1, 4, 16, ALL_SHOTS)))).curves()
-    for axes in drawn.axes:
-        assert list(axes.get_xticks()) == list(axes.lines[0].get_xdata()) == [1, 4, 16, 32]
-        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "16", "all"]
 
 
 @needs("pdflatex")

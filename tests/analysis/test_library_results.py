@@ -259,15 +259,16 @@ def test_predictions_that_are_not_there(results: fb.Results) -> None:
         results.predictions(results.failed()[0])
 
 
-def test_curves_are_a_figure(results: fb.Results, tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = results.curves(metric="macro_f1")
-    assert isinstance(figure, Figure)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+def test_a_figure_is_shown_and_saved(results: fb.Results, tmp_path: Path) -> None:
+    drawing = results.figure(metric="macro_f1")
+    titles = [axes.get_title() for axes in drawing.figure.axes if axes.get_title()]
     assert {"caltech101", "dtd"} <= set(titles)
-    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"  # type: ignore[attr-defined]
-    figure.savefig(tmp_path / "curves.pdf")
+    assert drawing._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+    drawing.save(tmp_path / "curves.pdf", tmp_path / "curves.csv")
+    assert len((tmp_path / "curves.csv").read_text().splitlines()) == 1 + len(drawing.to_frame())
+    for wrong in ({"kind": "bars"}, {"size": "cvrp"}, {"each": True}, {"spread": "box"}):
+        with pytest.raises(fb.UsageError):
+            results.figure(**wrong)  # type: ignore[arg-type]
 
 
 def test_damaged_logits_are_named_and_left_out(tmp_path: Path) -> None:

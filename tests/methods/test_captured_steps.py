@@ -43,15 +43,18 @@ TRAINED = _trained()
 ROUNDED = {"cocoop", "tip-adapter-f", "taskres", "lp++", "cross-modal", "wise-ft"}
 
 
-def fit(name: str, kind: Kind, **options: Any) -> tuple[dict[str, Tensor], list[TrainStep]]:
-    """The tensors of a short fit on the toy task, and its steps."""
+def fit(
+    name: str, kind: Kind, **options: Any
+) -> tuple[dict[str, Tensor], list[TrainStep], dict[str, Any]]:
+    """The tensors of a short fit on the toy task, its steps, and its curves."""
     method = registry().method_class(name)(**options)
     short: Any = method.quick() if hasattr(method, "quick") else method
     made = prepare(Setting(validation=0), toy_backbone("cpu", "fp32"))
     context = Context(1, CPU, step=kind)
     with isolate(1):
         tensors = short.fit(made.task, made.backbone, context).tensors()
-    return {name: value.detach() for name, value in tensors.items()}, context.take_steps()
+    kept = {name: value.detach() for name, value in tensors.items()}
+    return kept, context.take_steps(), context.curves.finish()
 
 
 def gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -62,10 +65,15 @@ def gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_learns_the_same_by_captured_steps(name: str) -> None:
-    expected, _ = fit(name, "eager")
-    found, steps = fit(name, "soft")
+    expected, _, curves = fit(name, "eager")
+    found, steps, captured = fit(name, "soft")
     assert {(step.used, step.reason) for step in steps} == {("soft", "")}
     assert gap(expected, found) <= (1e-5 if name in ROUNDED else 0)
+    assert curves.keys() == captured.keys() == {"loss", "rate"}
+    for series, points in curves.items():
+        assert captured[series]["steps"] == points["steps"]
+        assert captured[series]["values"] == pytest.approx(points["values"], rel=2e-4)
+    assert len(set(curves["loss"]["values"])) > 1
 
 
 @pytest.mark.parametrize(
@@ -81,10 +89,11 @@ def test_a_method_learns_the_same_by_compiled_steps(
     name: str, compiler: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FSBENCH_COMPILER", compiler)
-    expected, _ = fit(name, "eager", **options)
-    found, steps = fit(name, "compile", **options)
+    expected, _, curves = fit(name, "eager", **options)
+    found, steps, compiled = fit(name, "compile", **options)
     assert {(step.used, step.reason) for step in steps} == {("compile", "")}
     assert gap(expected, found) <= 1e-5
+    assert compiled["loss"]["values"] == pytest.approx(curves["loss"]["values"], rel=2e-4)
 
 
 Make = Callable[[Tensor], Callable[..., None]]

@@ -329,7 +329,7 @@ def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
         page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
     for css, mark, name in re.findall(head, page):
         assert every[name] == (css, mark)
-    for line in load(store).where(method=("coop", "maple")).curves().axes[0].get_lines():
+    for line in load(store).where(method=("coop", "maple")).figure().figure.axes[0].get_lines():
         css, mark = every[str(line.get_label())]
         look = Look(int(css.removeprefix("s")))
         assert (line.get_color(), line.get_marker()) == (COLORS[look.color][0], look.marker)

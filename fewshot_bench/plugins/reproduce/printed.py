@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.figures.drawing import save
+from fewshot_bench.analysis.figures.style import FORMATS as FIGURES
 from fewshot_bench.analysis.formats import document as doc
 from fewshot_bench.analysis.formats.style import COLORS, MARKERS, SETTINGS
-from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import save
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, output_option
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
 from fewshot_bench.cli.panels import list_option
