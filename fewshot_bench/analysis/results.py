@@ -35,7 +35,6 @@ from fewshot_bench.analysis.filters import (
 )
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (
@@ -43,7 +42,6 @@ from fewshot_bench.api.spec import (
     DEFAULT_STORE,
     RunSpec,
     canonical_json,
-    method_label,
     plain,
 )
 from fewshot_bench.store.kept_models import model_of
@@ -382,9 +380,9 @@ class Results:
         if layout != "sweep" and (options is not None or each):
             raise UsageError("options and each belong to layout='sweep'; leave them out")
         self._refuse_empty()
-        shown = current(self._every, self._records, self._asked.get("method"))
+        shown = current(self._every, self._records, self._asked.get("method"), self.store)
         if allow_mixed:
-            older = older_versions(self._records, newest(self._every))
+            older = older_versions(self._records, newest(self._every, self.store))
             shown = Shown(list(self._records), (), older)
         records, notes = shown.records, shown.notes
         if layout == "sweep":
@@ -568,7 +566,7 @@ def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
     return {
-        "label": method_label(short(spec.method), spec.overrides),
+        "label": spec.label,
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,

@@ -147,7 +147,7 @@ def _list_files(root: Root) -> Mapping[str, str]:
     if "." in root.name:
         # In a namespace package, only the folder delimits the code.
         return dict(_below(Path(root.file).parent))
-    return _with_beside(Path(root.file))
+    return with_beside(Path(root.file))
 
 
 def _below(folder: str | Path) -> Iterator[tuple[str, str]]:
@@ -162,11 +162,11 @@ def _below(folder: str | Path) -> Iterator[tuple[str, str]]:
 
 def modules_beside(file: Path) -> list[str]:
     """Names of modules and packages in a file's folder that it imports, directly or indirectly."""
-    names = {name.partition("/")[0].removesuffix(".py") for name in _with_beside(file)}
+    names = {name.partition("/")[0].removesuffix(".py") for name in with_beside(file)}
     return sorted(names - {file.stem})
 
 
-def _with_beside(file: Path) -> Mapping[str, str]:
+def with_beside(file: Path) -> Mapping[str, str]:
     """A module, and the modules and packages in its folder that it imports, also indirectly."""
     files = {file.name: str(file)}
     if any(file.parent.glob("*.dist-info")):

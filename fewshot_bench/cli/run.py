@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
-from fewshot_bench.cli.engines import RunCommand, split_values
+from fewshot_bench.cli.engines import DebugOption, RunCommand, split_values
 from fewshot_bench.cli.options import PATH, run_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import option
@@ -116,7 +116,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=PATH, help="Write these options to a file.", panel="advanced")
+@option("--save-config", type=PATH, help="Write these options.", panel="advanced")
 @option(
     "--config",
     type=PATH,
@@ -125,9 +125,18 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     expose_value=False,
     callback=_load_config,
     metavar="FILE",
-    help="YAML or TOML file of options.",
+    help="Read options.",
     panel="advanced",
 )
+@option(
+    "--debug",
+    is_flag=True,
+    help="One cell here (see run --debug --help).",
+    panel="advanced",
+)
+@option("--pdb", cls=DebugOption, help="Open the debugger where the cell's error was raised.")
+@option("--edit", cls=DebugOption, help="Open $VISUAL or $EDITOR at the line of its error.")
+@option("--profile", cls=DebugOption, help="Write a trace; print the ten dearest operators.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Run methods on data sets: every cell of the matrix that is not done yet."""
@@ -136,9 +145,17 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         # Those of the command line come last, and of two for one the last counts.
         values["options"] = (*options, *values["options"])
     target = values["save_config"]
+    chosen = {name: values[name] for name in ("pdb", "edit", "profile")}
+    if any(chosen.values()) and not values["debug"]:
+        (first, *_) = (name for name in chosen if chosen[name])
+        raise UsageError(f"--{first} goes with --debug, which runs one cell in this process")
     try:
+        own, declared = split_values(values)
+        if values["debug"]:
+            from fewshot_bench.cli.debug import Debugging, debug
+
+            ctx.exit(debug(ctx, own, declared, Debugging(traceback=own["traceback"], **chosen)))
         with TerminalReporter() as reporter:
-            own, declared = split_values(values)
             request = ask(own, declared)
             if target is not None:
                 if config is not None and config.resolve() == target.resolve():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,8 +42,8 @@ from fewshot_bench.utils.errors import UsageError
 
 # The error by which a debugger ends the code that it stopped in.
 QUIT = "BdbQuit"
-# Key of the option by which a debugged run asks for errors in place of failed records.
-RAISES = "raises"
+# Key of the option by which a debugged run gives the context of its cell (`HereEngine.around`).
+AROUND = "around"
 
 
 class CellError(Exception):
@@ -54,14 +54,14 @@ class CellError(Exception):
 class HereEngine(Engine):
     """Runs cells in this process; what that changes in it is undone by `close`.
 
-    raises: CellError for the first cell that ends with an error or an interrupt, of which nothing
-    is stored; plug-ins hear of no cell.
+    around: the context of the one cell of a debugged run, which raises CellError for an error or an
+    interrupt and then stores nothing; plug-ins do not hear of it.
     """
 
     store: Store
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
-    raises: bool = False
+    around: AbstractContextManager[object] | None = None
     say: Callable[[str], None] = lambda text: None
     _opened: ExitStack = field(default_factory=ExitStack)
 
@@ -84,7 +84,7 @@ class HereEngine(Engine):
             Examiner(self.store.path),
             models,
             foreground=True,
-            raises=self.raises,
+            raises=self.around is not None,
         )
         for group in by_fit(cells):
             found = [before.new_record(cell) for cell in group]
@@ -102,9 +102,9 @@ class HereEngine(Engine):
         with closing(run_group(cells, session, lambda *at: progress(cells[0], *at))) as outcomes:
             while (cell := next(left, None)) is not None:
                 began = time.monotonic()
-                if not self.raises:
+                if self.around is None:
                     self._hooks.start(cell)
-                with self._raising():
+                with self._raising(), self.around or nullcontext():
                     outcome = next(outcomes)
                 record = outcome.record
                 if (record.error or {}).get("type") == QUIT:
@@ -115,7 +115,7 @@ class HereEngine(Engine):
                     record = with_wall_time(record, time.monotonic() - began)
                     keep = self.settings.keep_logits
                     record = self.store.write(record, outcome.answers, outcome.ids, keep)
-                if not self.raises:
+                if self.around is None:
                     self._hooks.finish(record)
                 yield record
                 if record.device_fault:
@@ -129,9 +129,9 @@ class HereEngine(Engine):
         try:
             yield
         except BaseException as error:
-            if self.raises:
-                raise CellError from error
-            raise
+            if self.around is None:
+                raise
+            raise CellError from error
 
     def close(self) -> None:
         """Undo what running cells changed in this process."""
@@ -156,5 +156,5 @@ def _as_in_a_worker(settings: Settings) -> Iterator[None]:
 
 def build(setup: EngineSetup) -> HereEngine:
     """Build the engine `here`."""
-    raises = bool(setup.options.get(RAISES))
-    return HereEngine(setup.store, setup.settings, setup.before, raises, setup.say)
+    around = setup.options.get(AROUND)
+    return HereEngine(setup.store, setup.settings, setup.before, around, setup.say)

@@ -146,6 +146,7 @@ class _Run:
             loading.check_weights(asked.backbone)
         if state.todo:
             self._check_room(state, settings)
+        self._keep_methods()
         with hook_environment(store.path, variables), chosen.running(setup) as engine:
             with chosen.blaming():
                 engine.warm(len(state.todo))
@@ -164,6 +165,19 @@ class _Run:
             self._say_stopped(state, records)
             return RunOutcome(plan, failed, interrupted=True)
         return self._conclude(state, records, settings, failed, interrupted)
+
+    def _keep_methods(self) -> None:
+        """Write the code of methods of files into the store, from where workers import it.
+
+        StoreError if it cannot be written.
+        """
+        from fewshot_bench.store.kept_methods import keep_methods
+        from fewshot_bench.store.store import METHODS
+
+        try:
+            keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
+        except OSError as error:
+            raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
     def _preview(self, state: Resume, setup: EngineSetup) -> None:
         """Print the plan of a dry run: what it would need and how long it would take."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.code_closure import source_digest
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
@@ -131,10 +131,7 @@ class Code:
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
         """Digests of the current source files."""
-        catalog = registry()
-        return cls(
-            {name: source_digest(catalog.method_class(name)) for name in sorted(set(methods))}
-        )
+        return cls({name: _digest_now(name) for name in sorted(set(methods))})
 
     def others(self, records: Sequence[Record]) -> list[Record]:
         """Records that were computed by other code, or that do not state their code."""
@@ -238,9 +235,15 @@ def resume(
     return state
 
 
+def _digest_now(method: str) -> str:
+    """The digest of a method's files; of a method of a file, that of the code that will run."""
+    own = None if method in registry().methods.entries else own_methods.find(method)
+    return own.facts.digest if own else source_digest(registry().method_class(method))
+
+
 def _cells(records: Sequence[Record]) -> str:
     return "1 cell was" if len(records) == 1 else f"{len(records):,} cells were"
 
 
 def _methods(records: Sequence[Record]) -> str:
-    return ", ".join(shortened(sorted({short(record.spec.method) for record in records})))
+    return ", ".join(shortened(sorted({record.spec.method for record in records})))

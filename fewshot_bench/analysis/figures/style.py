@@ -80,9 +80,9 @@ class Style:
     """How a figure is drawn.
 
     spread: one of `SPREADS`. bars: whether curves have error bars in place of a band. zero_shot: a
-    method without shots is a `star` or a `line`. axes: whether panels have limits of their own (`free`),
-    share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a row.
-    ours: the rows that are drawn on top, by label.
+    method without shots is a `star` or a `line`. axes: whether panels have limits of their own
+    (`free`), share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a
+    row. ours: the rows that are drawn on top, by label.
     """
 
     size: Size = SIZES[DEFAULT_SIZE]

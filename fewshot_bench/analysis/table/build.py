@@ -24,7 +24,13 @@ from fewshot_bench.analysis.conditions import (
     starts,
     values_of,
 )
-from fewshot_bench.analysis.filters import absent, expand_datasets, method_names, place, split_list
+from fewshot_bench.analysis.filters import (
+    absent,
+    expand_datasets,
+    expand_methods,
+    method_names,
+    place,
+)
 from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import (
@@ -48,7 +54,6 @@ from fewshot_bench.analysis.table.table import (
     Table,
 )
 from fewshot_bench.api.dataset import SKIPPED
-from fewshot_bench.api.method_code import aliases
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import STATUSES, Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
@@ -188,7 +193,7 @@ def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str,
 
 def _order_rows(rows: Sequence[Row], names: str | None) -> list[Row]:
     every = {name for row in rows for name in method_names(row.spec)}
-    wanted = split_list(names, every) if names else []
+    wanted = expand_methods(names, every) if names else []
 
     def key(row: Row) -> tuple[int, str, str]:
         first = min(place(wanted, name) for name in method_names(row.spec))
@@ -513,7 +518,10 @@ def _is_digest(split: Hashable) -> bool:
 
 def _find_row(table: Table, name: str) -> Row:
     rows = [row for row in table.rows if row.label == name]
-    rows = rows or [row for row in table.rows if name in method_names(row.spec)]
+    if not rows:
+        every = {own for row in table.rows for own in method_names(row.spec)}
+        meant = {*expand_methods(name, every)}
+        rows = [row for row in table.rows if not meant.isdisjoint(method_names(row.spec))]
     if len(rows) == 1:
         return rows[0]
     if not rows:
@@ -662,7 +670,7 @@ class Names:
         elsewhere: names that the table may lack.
         """
         names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
-        names |= {n for label, row in rows.items() for n in (label, *_spellings(row.spec.method))}
+        names |= {n for label, row in rows.items() for n in (label, row.spec.method)}
         names |= set(elsewhere)
         new: dict[str, str] = {}
         for text in texts:
@@ -688,11 +696,9 @@ class Names:
         """The new label of a row; a renamed method keeps the options of its rows."""
         if label in self.new:
             return self.new[label]
-        new = next((self.new[name] for name in _spellings(method) if name in self.new), None)
-        shown = next((name for name in _spellings(method) if label.startswith(name)), None)
-        if new is None or shown is None:
+        if method not in self.new or not label.startswith(method):
             return label
-        return new + label.removeprefix(shown)
+        return self.new[method] + label.removeprefix(method)
 
     def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
         """The groups with their new names; UsageError if two names become equal."""
@@ -715,11 +721,6 @@ class Names:
         if group.target:
             return f"{name} → {self.new.get(group.target, group.target)}"
         return name if group.scope == "all" else f"{name} ({group.scope})"
-
-
-def _spellings(method: str) -> tuple[str, ...]:
-    """The name of a method, and the shorter ones of a method in a file."""
-    return method, *aliases(method)
 
 
 def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
