@@ -72,7 +72,13 @@ def test_every_name_is_documented() -> None:
 
 
 def test_edits_are_documented() -> None:
-    for part in (backbones.Edits, backbones.Tokens, backbones.Prefix, backbones.Scale):
+    for part in (
+        backbones.Edits,
+        backbones.Tokens,
+        backbones.Prefix,
+        backbones.Scale,
+        backbones.Scores,
+    ):
         for field in dataclasses.fields(part):
             assert re.search(rf"\b{field.name}\b", TOWERS), field.name
 
