@@ -364,9 +364,9 @@ def _find_class(path: Path, config: ModelConfig) -> type:
     if digest_in(config.method_version):
         kept = _kept_code(path, config)
         where = (
-            f"its code is there: read it, then add method={kept.reference!r}"
+            f"its code is there: read it, then add method={kept.reference!r} (--method of commands)"
             if kept
-            else (f"pass its class: method={config.method_origin.rpartition(':')[2]}")
+            else f"pass its class: method={config.method_origin.rpartition(':')[2]}"
         )
         raise UsageError(
             f"{path}: its method {name} is that of {config.method_origin}, which no plug-in "

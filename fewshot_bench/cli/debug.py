@@ -12,7 +12,7 @@ import shlex
 import tempfile
 import traceback
 from bdb import BdbQuit
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,15 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.api.author_frame import author_frame, short_path
-from fewshot_bench.api.options import LOCAL
+from fewshot_bench.api.options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.author_error import editor, format_error, look_around, open_editor
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.engines import matrix, reporting
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.utils.cache_dir import only_read, restore_sharing
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import counted, option_name, printable
 
 if TYPE_CHECKING:
@@ -52,28 +51,17 @@ class Debugging:
     traceback: bool = False
 
 
-class _Reporter(TerminalReporter):
-    """Says nothing of progress and of the store: the terminal is the method's."""
-
-    def progress(
-        self, cells: Sequence[RunSpec], workers: int
-    ) -> AbstractContextManager[reporting.Display]:
-        """No display."""
-        return nullcontext(reporting.Display(cells, workers, say=lambda text: None))
-
-    def results(self, folder: Path) -> None:
-        """Nothing: the end of `debug` does."""
-
-
 def debug(
     ctx: click.Context,
     values: Mapping[str, Any],
     declared: Mapping[str, Any],
     asked: Debugging,
+    reporter: reporting.Reporter,
 ) -> int:
     """Run the one cell of a command; returns the exit code.
 
-    values: of `RUN_OPTIONS`. UsageError for several cells, before anything starts.
+    values: of `RUN_OPTIONS`. reporter: shows no progress. UsageError for several cells, before
+    anything starts.
     """
     words = editor() if asked.edit else []
     named = ctx.get_parameter_source("store") is not ParameterSource.DEFAULT
@@ -91,13 +79,14 @@ def debug(
             own["step"] = "eager"
         plan: Plan | None = None
         from fewshot_bench.engines.here import CellError
+        from fewshot_bench.engines.open_cell import pick_one
         from fewshot_bench.runner.request import expand
 
         try:
             request = ask(own, declared)
             plan = expand(request)
-            _refuse_several(plan)
-            return _run(plan, request, asked, named)
+            pick_one(plan, "--debug", _write_option)
+            return _run(plan, request, asked, reporter, named)
         except (CellError, PluginError) as error:
             if error.__cause__ is None:
                 raise
@@ -122,41 +111,14 @@ def _refuse_others(ctx: click.Context, engine: str, asked: Debugging, named: boo
 _COMMANDLINE = ParameterSource.COMMANDLINE
 
 
-def _refuse_several(plan: Plan) -> None:
-    """UsageError that names the filters under which one cell is left."""
-    if not plan.cells:
-        raise DataMissingError("; ".join((*plan.problems.values(), *plan.left_out.values())))
-    if len(plan.cells) == 1:
-        return
-    words = " ".join(shlex.join(pair) for pair in _list_filters(plan.cells))
-    count = len(plan.cells)
-    raise UsageError(f"--debug runs one cell, and {count} are asked for: add {words}")
+def _write_option(name: str, value: Any) -> str:
+    flags = RUN_OPTIONS[name].flags
+    return shlex.join((flags[-1], str(value)))
 
 
-def _list_filters(cells: Sequence[RunSpec]) -> Iterator[tuple[str, str]]:
-    """(option, value) for everything by which cells differ, with the value of the first one."""
-    first = cells[0]
-    same = [cell for cell in cells if cell.method == first.method]
-    options = {
-        name: {canonical_json(cell.options.get(name)) for cell in same} for name in first.options
-    }
-    parts: dict[str, Callable[[RunSpec], Any]] = {
-        "-m": lambda cell: cell.method,
-        "-d": lambda cell: cell.dataset,
-        "--shots": lambda cell: cell.shots,
-        "--seeds": lambda cell: cell.train_seed,
-        "--classes": lambda cell: cell.classes,
-        "--transfer": lambda cell: cell.target,
-    }
-    for flag, read in parts.items():
-        if len({read(cell) for cell in cells}) > 1:
-            yield flag, str(read(first))
-    for name, values in options.items():
-        if len(values) > 1:
-            yield "-o", f"{name}={first.options[name]}"
-
-
-def _run(plan: Plan, request: Request, asked: Debugging, named: bool) -> int:
+def _run(
+    plan: Plan, request: Request, asked: Debugging, reporter: reporting.Reporter, named: bool
+) -> int:
     from fewshot_bench.engines.here import AROUND
     from fewshot_bench.store.store import Store
 
@@ -170,7 +132,7 @@ def _run(plan: Plan, request: Request, asked: Debugging, named: bool) -> int:
 
         around = profiled(_trace_file(cell), request.devices[0], said.append)
     request = dataclasses.replace(request, engine_options={AROUND: around})
-    outcome = matrix.run_plan(plan, request, _Reporter())
+    outcome = matrix.run_plan(plan, request, reporter)
     record = Store(request.store.absolute()).get(cell.key())
     if record is not None:
         for line in (*_describe(record), *said):

@@ -95,6 +95,7 @@ def command(
     if dry_run:
         for what, count in needed.cells.items():
             say(f"{what}: {counted(count, 'cell')}")
+        say_notes(needed.unknown)
         left = _say_missing(needed, str(store), [])
         ctx.exit(1 if strict and left else 0)
     refuse_kept(folder / WHOLE, "--output")
@@ -149,7 +150,6 @@ def _names(records: Sequence[Record]) -> set[str]:
 
 def _say_missing(needed: Needed, store: str, others: Sequence[str]) -> bool:
     """Print the commands for missing cells; True if there are some. others: further commands."""
-    say_notes(needed.unknown)
     lines = list(dict.fromkeys([*needed.commands(store), *others]))
     if lines:
         count = counted(needed.count, "cell") if needed.missing else "cells"

@@ -26,7 +26,9 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError, suggestion
 ENDINGS: Mapping[str, Mapping[str, str]] = {
     "table": {
         "latex": ".tex",
-        **{name: {"markdown": ".md", "terminal": ".txt"}.get(name, f".{name}") for name in TABLES},
+        "markdown": ".md",
+        "terminal": ".txt",
+        **{name: f".{name}" for name in TABLES if name in ("html", "csv", "json")},
     },
     "figure": {ending[1:]: ending for ending in _ENDINGS},
 }

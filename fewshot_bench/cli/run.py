@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,10 +38,12 @@ class TerminalReporter(reporting.Reporter):
     """Messages of a run: progress on stdout, problems on stderr.
 
     Within its context, what happens before the first cell is shown on stderr. title: the command.
+    quiet: neither progress of cells nor the store is shown.
     """
 
-    def __init__(self, title: str = "run") -> None:
+    def __init__(self, title: str = "run", *, quiet: bool = False) -> None:
         self._title = title
+        self._quiet = quiet
         self._before = ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,12 +77,15 @@ class TerminalReporter(reporting.Reporter):
 
     def results(self, folder: Path) -> None:
         """Print the folder of the results, with the command that shows them."""
-        say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
+        if not self._quiet:
+            say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int
     ) -> AbstractContextManager[reporting.Display]:
         """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
+        if self._quiet:
+            return nullcontext(reporting.Display(cells, workers, say=lambda text: None))
         live = sys.stdout.isatty()
         if live or not cells:
             self._before.close()
@@ -154,7 +159,8 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         if values["debug"]:
             from fewshot_bench.cli.debug import Debugging, debug
 
-            ctx.exit(debug(ctx, own, declared, Debugging(traceback=own["traceback"], **chosen)))
+            asked = Debugging(traceback=own["traceback"], **chosen)
+            ctx.exit(debug(ctx, own, declared, asked, TerminalReporter(quiet=True)))
         with TerminalReporter() as reporter:
             request = ask(own, declared)
             if target is not None:

@@ -34,6 +34,7 @@ from fewshot_bench.engines.local import HookCalls
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
+from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of, restore_sharing
@@ -73,6 +74,7 @@ class HereEngine(Engine):
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells in their order by fit; yields each record once it is stored."""
         before = self.before or StoreSnapshot.of(self.store, cells)
+        adopt_methods(self.store.path, cells)
         self._opened.enter_context(_as_in_a_worker(self.settings))
         device, *others = self.settings.devices
         if others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -231,3 +232,27 @@ def test_another_machine_needs_the_store_alone(states: States, tmp_path: Path) -
         assert "1 cell: 0 done already, 1 to run" in run(states.name(0), merged, "--seeds", "2")
     finally:
         away.rename(states.file)
+
+
+def test_reading_a_store_runs_no_code_of_it(states: States, tmp_path: Path) -> None:
+    store, trace = shutil.copytree(states.store, tmp_path / "store"), tmp_path / "trace"
+    for facts in (store / "methods").glob("*/method.json"):
+        evil = f"open({str(trace)!r}, 'w').close()\n{method_source('SCALE = 1.0')}".encode()
+        (facts.parent / "lora.py").write_bytes(evil)
+        stated = json.loads(facts.read_text())
+        stated["files"]["lora.py"] = hashlib.sha256(evil).hexdigest()
+        facts.write_text(json.dumps(stated))
+    here = ("--store", store)
+    for command in (
+        ("compare", *here),
+        ("compare", "-m", states.name(0), *here),
+        ("compare", "--layout", "sweep", *here),
+        ("report", *here, "--output", tmp_path / "report.html"),
+        *(("audit", *here), ("signature", *here), ("cite", *here), ("show", "edited", *here)),
+        *(("store", "verify", *here), ("store", "merge", store, "--store", tmp_path / "merged")),
+    ):
+        fsbench(*command)
+        assert not trace.exists(), command
+    # Only who runs a method runs its code.
+    fsbench("rerun", states.records[0].spec.key()[:12], *here)
+    assert trace.exists()

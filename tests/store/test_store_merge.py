@@ -49,9 +49,9 @@ def test_the_code_of_a_method_of_a_file_is_copied(tmp_path: Path) -> None:
         put(one, seed, method="mine", method_version=version)
         files = {"mine.py": b"class Mine: ...\n", "data/names.json": b"[]"}
         digests = {name: digest_of(content) for name, content in files.items()}
-        facts = Facts("mine", version, digest, "mine.py", "Mine", digests, path="/home/author")
+        facts = Facts("mine", version, digest, "mine.py", "Mine", digests, path="/their/folder")
         if seed < 2:
-            keep(one.path, OwnMethod(facts, "/home/author/mine.py:Mine", files))
+            keep(one.path, OwnMethod(facts, "/their/folder/mine.py:Mine", files))
     (one.path / METHODS / ("b" * 16) / "mine.py").write_text("import evil\n")
     assert merge(here, one, dry_run=True).code == merge(here, one).code == 0
     kept = find_method(here.path, "mine", f"1+{'a' * 8}")

@@ -94,7 +94,6 @@ def _figure(table: Table, style: Style, cells: Sequence[Cell], costs: Sequence[C
             if table.metric in cell.estimates and (value := _cost(cell, cost)) is not None
         ]
         drawn.append(marks)
-        set_axis(axes, [mark.cost for mark in marks])
         axes.set_xlabel(cost.axis)
         axes.grid()
         for mark in marks:
@@ -102,6 +101,7 @@ def _figure(table: Table, style: Style, cells: Sequence[Cell], costs: Sequence[C
             look: Any = {"marker": mark.look.marker, "markersize": size, "markeredgewidth": 0}
             axes.plot([mark.cost], [mark.value], color=color_of(mark.look), linestyle="", **look)
         axes.margins(x=0.12, y=0.14)
+        set_axis(axes, [mark.cost for mark in marks])
     for axes in panels.left:
         axes.set_ylabel(table.main.quantity)
     # The layout decides where marks are on paper.
