@@ -13,6 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.table.grids import Display
 from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.table import Cell, Table
 from fewshot_bench.api.record import Record
@@ -23,7 +24,7 @@ from fewshot_bench.store.store import Store
 
 def written(form: str, table: Table, layout: str = "full", **style: Any) -> str:
     """Render a table in a format and a layout, as `fsbench compare` prints it."""
-    return formats.render(lay_out(table, form, layout), form, **style)
+    return formats.render(lay_out(table, form, Display(layout)), form, **style)
 
 
 TIED = "its classifier is tied to the classes that it was fitted on"

@@ -28,9 +28,9 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import dataset_names, method_names
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.frame import frame, group, load
-from fewshot_bench.analysis.sweep.panels import SweepOptions
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.layouts import DEFAULT, lay_out
+from fewshot_bench.analysis.table.grids import Display
+from fewshot_bench.analysis.table.layouts import DATA, STACKED, Titled, lay_out
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, plain
@@ -110,8 +110,11 @@ def map_blocks(
     """
     made: list[Made[T]] = []
     errors = []
-    for block in blocks_of(records, mixed=options.allow_mixed):
-        own = replace(options, elsewhere=block.elsewhere, notes=() if made else options.notes)
+    blocks = blocks_of(records, mixed=options.allow_mixed)
+    titles = frozenset(value for block in blocks for value in block.conditions.values())
+    for block in blocks:
+        notes = () if made else options.notes
+        own = replace(options, elsewhere=block.elsewhere, titles=titles, notes=notes)
         try:
             made.append(Made(block, make(block, own)))
         except (UsageError, DataMissingError) as error:
@@ -213,6 +216,44 @@ def document_of(made: Sequence[Made[T]], lay_out: Callable[[T], Document]) -> Do
         heads=max((part.heads for part in parts), key=len),
         data={"blocks": [{"conditions": dict(own), **part.data} for own, part in pairs]},
     )
+
+
+def merge(made: Sequence[Made[Shown]], display: Display, form: str) -> list[Made[list[Titled]]]:
+    """The tables of every set of conditions; those that differ in what is stacked are together.
+
+    Weights follow from a backbone. CSV and JSON have every set by itself.
+    """
+    stack = display.stack if display.layout in STACKED and form not in DATA else ""
+    dropped = {stack, "weights"} if stack == "backbone" else {stack}
+    by_rest: dict[Key, list[Made[Shown]]] = {}
+    for number, part in enumerate(made):
+        rest = tuple(pair for pair in part.block.conditions.items() if pair[0] not in dropped)
+        refused = (("refused", str(number)),) if part.value is None else ()
+        by_rest.setdefault((*rest, *refused), []).append(part)
+    merged: list[Made[list[Titled]]] = []
+    for rest, own in by_rest.items():
+        tables = [part.value[0] for part in own if part.value is not None]
+        if not tables:
+            merged.append(Made(own[0].block, None, own[0].refusal))
+            continue
+        own.sort(key=lambda part: part.block.conditions.get(stack, ""))
+        titles = [part.block.conditions.get(stack, "") for part in own]
+        is_clear = len(set(titles)) == len(titles)
+        titled = [
+            (_title(part, stack) if is_clear else part.block.title, part.value[0])
+            for part in own
+            if part.value is not None
+        ]
+        block = replace(own[0].block, conditions=dict(rest)) if len(own) > 1 else own[0].block
+        merged.append(Made(block, titled))
+    return merged
+
+
+def _title(part: Made[Shown], stack: str) -> str:
+    """The value of what is stacked, under its new name."""
+    value = part.block.conditions.get(stack, "")
+    renamed = part.value[0].renamed if part.value else {}
+    return renamed.get(value, value)
 
 
 def _add_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:
@@ -350,15 +391,14 @@ def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
 class Comparison:
     """Tables of methods, one per set of conditions; `str` gives what `fsbench compare` prints.
 
-    layout: a name of `LAYOUTS`. swept: options of the layout `sweep`. Every `to_...` returns the
-    text and, where a path is given, writes it there too.
+    display: how. Every `to_...` returns the text and, where a path is given, writes it there too;
+    a caption stands above the tables.
 
     >>> results.compare(baseline="zero-shot").to_latex("table.tex")
     """
 
     made: Sequence[Made[Shown]]
-    layout: str = DEFAULT
-    swept: SweepOptions = field(default_factory=SweepOptions)
+    display: Display = field(default_factory=Display)
 
     @property
     def tables(self) -> list[Table]:
@@ -383,40 +423,29 @@ class Comparison:
     def _repr_html_(self) -> str:
         return self._text("html")
 
-    def _text(self, form: str) -> str:
+    def _text(self, form: str, caption: str = "", label: str = "") -> str:
         from fewshot_bench.analysis import formats
 
-        return formats.render(self._document(form), form)
+        document = document_of_tables(self.made, form, self.display)
+        return formats.render(replace(document, caption=caption, label=label), form)
 
-    def _document(self, form: str, caption: str = "") -> Document:
-        # JSON holds all numbers, which the paper layout leaves out.
-        name = DEFAULT if form == "json" and self.layout == "paper" else self.layout
-        return document_of(
-            self.made, lambda shown: lay_out(shown[0], form, name, caption, self.swept)
-        )
+    def to_html(self, path: Target = None, *, caption: str = "") -> str:
+        """HTML tables that stand alone, with the content of the terminal output."""
+        return _write(self._text("html", caption), path)
 
-    def to_html(self, path: Target = None) -> str:
-        """HTML tables with the content of the terminal output."""
-        return _write(self._repr_html_(), path)
-
-    def to_markdown(self, path: Target = None) -> str:
+    def to_markdown(self, path: Target = None, *, caption: str = "") -> str:
         """Markdown tables."""
-        return _write(self._text("markdown"), path)
+        return _write(self._text("markdown", caption), path)
 
     def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
-        """LaTeX tables (booktabs); caption, label: only for the paper layout.
+        """LaTeX tables (booktabs) with this caption and label, of several with their names behind.
 
         UsageError for a label with other characters than letters, digits and `:._/+-`.
         """
         from fewshot_bench.analysis.formats import latex
 
-        if self.layout != "paper":
-            if caption or label:
-                raise UsageError("a caption and a label belong to compare(layout='paper')")
-            return _write(self._text("latex"), path)
         latex.check_label(label, "label")
-        shown = self._document("latex", caption)
-        return _write(latex.write_paper(shown, label=label, caption=caption), path)
+        return _write(self._text("latex", caption, label), path)
 
     def to_csv(self, path: Target = None) -> str:
         """One tidy row per data set, method and shots, with all metrics."""
@@ -428,8 +457,13 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """The rows of `to_csv` as a pandas data frame."""
-        shown = self._document("csv")
+        shown = document_of_tables(self.made, "csv", self.display)
         return frame_rows(plain(shown.rows), shown.heads)
+
+
+def document_of_tables(made: Sequence[Made[Shown]], form: str, display: Display) -> Document:
+    """The tables of all sets of conditions as one document."""
+    return document_of(merge(made, display, form), lambda own: lay_out(own, form, display))
 
 
 def frame_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from fewshot_bench.api.method import list_changed_options
 from fewshot_bench.api.method_code import derive_name, is_meant, name_of, parts
 from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
 from fewshot_bench.store.kept_methods import list_methods
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -201,7 +201,7 @@ def expand_methods(text: str, names: Set[str]) -> list[str]:
 
     A suite, or `all`, expands to those of its methods that occur in the records. `NAME@3fa9` is the
     version of a file's method whose digest starts so; `path/to/file.py:Class` is the one of the
-    file as it is now, which is imported for this.
+    file as it is now, which a process of its own imports for this.
     """
     methods = registry().methods
     suites = {EVERY: methods.names(), **methods.suites()}
@@ -242,7 +242,8 @@ def _of_file(name: str, names: Set[str]) -> str:
     if spot and not os.path.isfile(os.path.expanduser(spot[0])):
         guess = derive_name(spot[1])
         return guess if guess in names else name
-    own = registry().own_method(name)
+    with hosting():
+        own = registry().own_method(name)
     now = f"{own.name}@{own.version}"
     if now not in names:
         shown = f"; fsbench compare -m {own.name} shows others" if own.name in names else ""

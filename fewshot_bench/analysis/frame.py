@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 # Fields of records; other names without a dot are fields of their specifications.
 _OF_RECORD = frozenset({"status", "error", "incidents"})
 UNKNOWN = "unknown"
+# Phases of a cell: those of a fit, and those of its answers.
+TRAINING = ("encode_support", "encode_text", "fit")
+ANSWERING = ("encode_queries", "predict")
 
 
 class Computed(NamedTuple):
@@ -315,6 +319,12 @@ def _state(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def sum_of(*parts: float | None) -> float | None:
+    """The sum of the known parts; None if there is none."""
+    known = [part for part in parts if part is not None]
+    return math.fsum(known) if known else None
+
+
 COLUMNS: Mapping[str, Computed] = {
     # Method, version and overrides, which identify a row.
     "row": Computed(
@@ -341,4 +351,10 @@ COLUMNS: Mapping[str, Computed] = {
     "done": Computed(("status",), "done".__eq__),
     "kept model": Computed(("protocol",), KEPT_MODEL.__eq__),
     "templates digest": Computed(("protocol", "split.templates"), templates_digest),
+    "training seconds": Computed(
+        tuple(f"timings.phases.{phase}.billed.wall" for phase in TRAINING), sum_of
+    ),
+    "joules": Computed(
+        tuple(f"timings.phases.{phase}.joules" for phase in (*TRAINING, *ANSWERING)), sum_of
+    ),
 }

@@ -21,7 +21,6 @@ from fewshot_bench.analysis.figures.style import (
     DEFAULT_SIZE,
     FONTS,
     KINDS,
-    SPREADS,
     ZERO_SHOT,
     Style,
     read_size,
@@ -34,7 +33,9 @@ from fewshot_bench.analysis.filters import (
     words_of,
 )
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
-from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
+from fewshot_bench.analysis.table.costs import costs_of, every_cost
+from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
+from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, check_options, check_stack
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (
@@ -83,6 +84,12 @@ def _read_method(value: Any) -> str:
     raise TypeError
 
 
+def _grouped(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {str(title): words_of(names) for title, names in value.items()}
+
+
 def _swept(value: Any) -> dict[str, list[Any]]:
     if not isinstance(value, Mapping):
         raise TypeError
@@ -96,12 +103,16 @@ _COMPARED: Mapping[str, Kind] = {
     "sort": text("the name of a metric or a cost"),
     "rename": optional(RENAMING),
     "layout": text(" or ".join(LAYOUTS)),
+    "stack": text("shots, dataset or a condition of runs"),
+    "spread": optional(word(*SPREADS)),
+    "digits": optional(whole(0, 6)),
+    "groups": optional(Kind("a mapping of titles to names of methods", _grouped)),
+    "ours": optional(Kind("the name or the class of a method", _read_method)),
     "options": optional(Kind("a mapping of options to values, as {'rank': [1, 2]}", _swept)),
     "each": FLAG,
     "allow_mixed": FLAG,
 }
 _DRAWN: Mapping[str, Kind] = {
-    "ours": names("names of methods", 0),
     "size": Kind("a size such as cvpr-page, or inches", lambda value: read_size(value) and value),
     "font": word(*FONTS),
     "across": optional(whole(1)),
@@ -342,6 +353,11 @@ class Results:
         sort: str = "",
         rename: Mapping[str, str] | None = None,
         layout: str = DEFAULT,
+        stack: str = SHOTS,
+        spread: str | None = None,
+        digits: int | None = None,
+        groups: Mapping[str, Any] | None = None,
+        ours: Any = None,
         options: Mapping[str, Any] | None = None,
         each: bool = False,
         allow_mixed: bool = False,
@@ -351,34 +367,40 @@ class Results:
         baseline: a method (name, class or object) to which differences are shown, paired on
         identical splits. metric: the metric that is shown and ranked. columns: further columns;
         None for the layout's. sort: a metric (best first) or a cost (cheapest first). rename: new
-        names for methods, data sets and averages. layout: `compact`, methods x data sets; `full`, a
-        table per data set, with costs; `paper`, compact without intervals and columns; `sweep`, one
-        method over its options, of which `options={"rank": [1, 2], "matrices": ["q", "qv"]}` gives
-        columns, then rows, then panels, where all others have their defaults (None: all options
-        that vary), and `each` draws every data set beside the average. allow_mixed:
-        whether records of different conditions share one table, as separate rows, in place of a
-        table per set of conditions. UsageError for unknown names, and for records that must not
-        share a table.
+        names for methods, data sets and averages. layout: a name of `LAYOUTS`. stack: what stands
+        in blocks of the layouts `paper` and `costs`: `shots`, `dataset`, or a condition such as
+        `backbone`. spread: `interval`, `std` or `none` behind a mean. digits: decimals of
+        percentages. groups: methods by the title that they stand under. ours: the method that
+        stands out. options: of the layouts `sweep` and `ablation`; the first of
+        `options={"rank": [1, 2], "matrices": ["q", "qv"]}` gives columns of a sweep, then come rows
+        and panels (None: all options that vary); `each` draws every data set beside the average.
+        allow_mixed: whether records of different conditions share one table, as separate rows, in
+        place of a table per set of conditions. UsageError for unknown names, for options that the
+        layout has no room for, and for records that must not share a table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
-        from fewshot_bench.analysis.table.columns import COSTS
 
-        values = checked(_COMPARED, locals())["options"] or {}
+        named = {"baseline": baseline, "columns": columns, "sort": sort, "ours": ours}
+        named |= {"groups": groups, "spread": spread}
+        values = checked(_COMPARED, locals())
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
         metrics = find_metrics({metric, sort, *(listed or "").split(",")})
         if metric not in metrics:
             raise unknown("metric", metric, metrics, "fsbench list metrics")
-        if sort and sort not in (*metrics, *COSTS):
-            raise unknown("order", sort, (*metrics, *COSTS), "docs/compare.md")
+        if sort and sort not in (*metrics, *every_cost()):
+            raise unknown("order", sort, (*metrics, *every_cost()), "docs/compare.md")
         if layout not in LAYOUTS:
             raise unknown("layout", layout, LAYOUTS, "docs/compare.md")
-        if layout == "paper" and columns:
-            raise UsageError("layout='paper' has no room for columns; leave one of them out")
-        if layout == "sweep" and (baseline is not None or columns or sort):
-            raise UsageError("layout='sweep' has no room for baseline, columns and sort")
-        if layout != "sweep" and (options is not None or each):
-            raise UsageError("options and each belong to layout='sweep'; leave them out")
+        given = {
+            *(["options"] if options is not None else []),
+            *(["stack"] if stack != SHOTS else []),
+            *(["each"] if each else []),
+            *(name for name, value in named.items() if value),
+        }
+        check_options(layout, given, lambda name, value: f"{name}={value!r}" if value else name)
+        swept = SweepOptions(values["options"] or {}, each)
+        display = Display(layout, check_stack(stack), values["spread"] or "", digits, swept=swept)
         self._refuse_empty()
         shown = current(self._every, self._records, self._asked.get("method"), self.store)
         if allow_mixed:
@@ -386,7 +408,7 @@ class Results:
             shown = Shown(list(self._records), (), older)
         records, notes = shown.records, shown.notes
         if layout == "sweep":
-            records, undrawn = select_swept(records, SweepOptions(values, each))
+            records, undrawn = select_swept(records, swept)
             notes += undrawn
         table_options = Options(
             metric=metric,
@@ -402,11 +424,14 @@ class Results:
             rename=tuple(f"{old}={new}" for old, new in (rename or {}).items()),
             notes=notes,
             older=shown.older,
+            groups=tuple((values["groups"] or {}).items()),
+            ours=values["ours"],
+            costs=costs_of(layout, sort, listed),
         )
         outcomes = Outcomes(self._opened, [about for about in metrics.values() if about.source])
         made = compare(records, outcomes, table_options, warnings.warn)
         _warn_of_damage(outcomes)
-        return Comparison(made, layout, SweepOptions(values, each))
+        return Comparison(made, display)
 
     def cite(self) -> str:
         """BibTeX of the methods, data sets, backbones and this tool; warns of names without."""
@@ -423,7 +448,7 @@ class Results:
         *,
         metric: str = "top1",
         rename: Mapping[str, str] | None = None,
-        ours: str | Sequence[str] = (),
+        ours: Any = None,
         size: str = DEFAULT_SIZE,
         font: str = "sans",
         across: int | None = None,
@@ -453,15 +478,18 @@ class Results:
             metric=metric,
             rename=rename,
             allow_mixed=allow_mixed,
+            ours=ours,
+            columns=given["cost"] or None,
             layout="sweep" if swept else DEFAULT,
             **swept,
         )
-        own = {"option": options, "each": each, "cost": cost, "ours": ours}
+        own = {"options": options, "each": each, "cost": cost, "ours": ours}
         own |= {"bars": bars, "axes": axes}
         refuse_foreign(kind, [name for name, value in own.items() if value])
         style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
         table, _ = the_only(made.made, "a figure")
-        return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], made.swept))
+        own_sweep = made.display.swept or SweepOptions()
+        return draw(table, FigureOptions(kind, style, given["cost"], own_sweep))
 
     @cached_property
     def _opened(self) -> Store:

@@ -91,7 +91,7 @@ _METHODS = RunOption(
     flag="method",
     short="m",
     required=True,
-    filter="Only these methods, in this order; NAME@VERSION for an older one.",
+    filter="Only these methods, in this order; NAME@VERSION: an older one.",
 )
 _DATASETS = RunOption(
     "datasets",

@@ -259,7 +259,7 @@ class Registry:
                 f"metric '{name}' ({entry.origin}) is {shown}, expected a Metric of that name"
             )
         module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
-        source = code_closure.note_import(module or metric.compute.__module__)
+        source = code_closure.running_digest_of_module(module or metric.compute.__module__)
         return replace(metric, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:

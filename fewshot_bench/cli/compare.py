@@ -15,22 +15,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.tidy import field
-from fewshot_bench.analysis.table.columns import COSTS, FACTS
-from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
+from fewshot_bench.analysis.table import layouts
+from fewshot_bench.analysis.table.columns import FACTS
+from fewshot_bench.analysis.table.costs import costs_of, every_cost
+from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
+from fewshot_bench.analysis.table.layouts import DATA, DEFAULT, LAYOUTS, PRINTED, check_stack
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
     PATH,
     MetricName,
-    allow_mixed_option,
+    caption_options,
     filter_options,
     format_option,
     not_empty,
     output_option,
     rename_option,
     store_option,
+    with_caption,
 )
 from fewshot_bench.cli.output import (
     check_file,
@@ -58,13 +61,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".parquet")
 Columns = Mapping[str, list[Any]]
-# The layout that an option belongs to.
-_LAYOUT_OF = {"label": "paper", "caption": "paper", "option": "sweep", "each": "sweep"}
-_EXCLUDED = {
-    "--layout paper": ("columns", "per_class"),
-    "--layout sweep": ("baseline", "columns", "sort", "per_class"),
-    "--per-class": ("metric", "columns", "sort", "baseline"),
-}
+_OF_CLASSES = ("metric", "columns", "sort", "baseline", "spread", "groups", "ours")
 
 
 def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> None:
@@ -73,29 +70,31 @@ def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> N
     asked: the values of the command line.
     """
     layout = asked["layout"]
-    for name, owner in _LAYOUT_OF.items():
-        if asked[name] and layout != owner:
-            texts = asked["option"] if name == "option" else ()
-            file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
-            text = f"--{name} belongs to --layout {owner}: add it, or leave this out{file}"
-            raise UsageError(text)
-    if asked["label"] and form != "latex":
-        raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
-    latex.check_label(asked["label"] or "", "--label")
-    if asked["caption"] and form in ("csv", "json"):
-        raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
+    given = [name for name, value in asked.items() if value and (name, value) not in _DEFAULTS]
+    texts = asked["options"]
+    file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
+    layouts.check_options(layout, given, _spell, file)
+    check_stack(asked["stack"])
+    if asked["per_class"]:
+        own = [_spell("layout", layout)] if layout != DEFAULT else []
+        own += [_spell(name) for name in given if name in _OF_CLASSES]
+        if own:
+            raise UsageError(f"--per-class has no room for {own[0]}; leave one of them out")
     if form == "latex" and "curve" in (asked["columns"] or "").replace(" ", "").split(","):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    if layout == "paper" and form == "json":
-        raise UsageError("--layout paper has no json, which holds all numbers; leave it out")
-    given = {**asked, "metric": asked["metric"] != "top1"}
-    for whole in (f"--layout {layout}", *(["--per-class"] if asked["per_class"] else [])):
-        for name in filter(given.get, _EXCLUDED.get(whole, ())):
-            raise UsageError(f"{whole} has no room for {option_name(name)}; leave one of them out")
     files = {"--output": output, "--predictions": asked["predictions"]}
     _check_files({name: path for name, path in files.items() if path is not None})
+
+
+_DEFAULTS = {("metric", "top1"), ("stack", SHOTS)}
+
+
+def _spell(name: str, value: str = "") -> str:
+    """An option of the command line by the name of its parameter."""
+    flag = option_name({"options": "option", "groups": "group"}.get(name, name))
+    return f"{flag} {value}" if value else flag
 
 
 def _check_files(files: Mapping[str, Path]) -> None:
@@ -181,15 +180,15 @@ def _parquet() -> tuple[Any, Any]:
 
 
 def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
-    """The options of `--layout sweep`, whose values the method reads; None for another layout."""
-    if asked["layout"] != "sweep":
+    """The options of layouts over options, whose values the method reads; None for another one."""
+    if asked["layout"] not in ("sweep", "ablation"):
         return None
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
 
-    texts, method = asked["option"], asked["method"]
+    texts, method = asked["options"], asked["method"]
     if not texts:
         return SweepOptions(each=asked["each"])
     if not method:
@@ -204,6 +203,9 @@ def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
 
 _TABLE = "table"
 _in_table = partial(option, panel=_TABLE)
+_PRINTED = "as printed"
+_printed = partial(option, panel=_PRINTED)
+_advanced = partial(option, panel="advanced")
 
 
 @click.command(
@@ -217,7 +219,7 @@ _in_table = partial(option, panel=_TABLE)
     callback=not_empty,
     shell_complete=one_of(methods),
     metavar="METHOD",
-    help="Add differences to this method, paired on identical splits.",
+    help="Add differences to it, paired on identical splits.",
 )
 @_in_table(
     "--metric",
@@ -230,64 +232,74 @@ _in_table = partial(option, panel=_TABLE)
     "--columns",
     metavar="NAMES",
     panel=_TABLE,
-    help=f"Beside it: other metrics, curve, {', '.join((*COSTS, *FACTS))}, plug-ins' columns.",
+    help=f"Beside it: metrics, curve, {', '.join((*every_cost(), *FACTS))}, plug-ins' columns.",
 )
 @_in_table(
     "--sort",
-    type=MetricName(words=COSTS),
-    help=f"Best first by a metric; cheapest first by {', '.join(COSTS)}.",
+    type=MetricName(words=every_cost()),
+    help="Best first by a metric, cheapest first by a cost (--columns).",
 )
 @_in_table(
     "--layout",
-    type=click.Choice(tuple(LAYOUTS)),
+    type=click.Choice(LAYOUTS),
     default=DEFAULT,
     show_default=True,
-    help="; ".join(f"{name}: {text}" for name, text in LAYOUTS.items()) + ".",
+    help="What stands where: docs/compare.md shows each.",
 )
-@_in_table("--caption", metavar="TEXT", help="Caption of --layout paper.")
-@_in_table("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
-@rename_option(_TABLE)
-@option(
+@_printed(
+    "--stack",
+    default=SHOTS,
+    metavar="NAME",
+    help="blocks of one table: shots (default), dataset, or a condition such as backbone",
+)
+@_printed("--spread", type=click.Choice(SPREADS), help="what follows a mean")
+@_printed("--digits", type=click.IntRange(0, 6), metavar="N", help="decimals of percentages")
+@_printed("--group", "groups", multiple=True, metavar="TITLE=NAMES", help="methods under a title")
+@_printed("--ours", metavar="METHOD", callback=not_empty, help="the method that stands out")
+@caption_options
+@rename_option(_PRINTED)
+@_advanced(
     "--predictions",
     type=PATH,
     metavar="FILE",
-    help="Also write all predictions per test image: .csv, .parquet.",
+    help="also write all predictions per test image to .csv, .parquet",
 )
-@_in_table("--per-class", is_flag=True, help="Show the accuracy of single classes.")
+@_advanced("--per-class", is_flag=True, help="the accuracy of single classes")
 @_in_table(
     "--option",
     "-o",
+    "options",
     multiple=True,
     metavar="NAME=A,B",
-    help="Of --layout sweep: columns, rows, panels (others: default).",
+    help="Of ablation, sweep: these options (others: default).",
 )
-@_in_table("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
-@allow_mixed_option
+@_advanced("--each", is_flag=True, help="of a sweep, data sets beside the average")
+@_advanced("--allow-mixed", is_flag=True, help="records of other conditions as rows, not blocks")
 @filter_options
 def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
-    """Compare methods: mean and 95 % interval over seeds, per data set and on average.
+    """Compare methods over seeds, per data set and on average, as tables in many forms.
 
-    Records of different conditions stand in blocks of their own, so do base and new classes of a
-    data set, and transfers. Lists are separated by commas: --method coop,clip-lora --shots 1,16.
-    Cells that do not exist are shown as missing, with the command that would run them.
+    Records of different conditions stand apart. What is missing is shown, with the commands for it.
     """
     from fewshot_bench.analysis.comparison import (
         compare,
         document_of,
+        document_of_tables,
         find_metrics,
         map_blocks,
         the_only,
     )
     from fewshot_bench.analysis.sweep.panels import select_swept
-    from fewshot_bench.analysis.table.build import Options
+    from fewshot_bench.analysis.table.build import Options, read_groups
 
     check_options(asked, form, output)
     swept = read_sweep(asked)
-    layout, caption = asked["layout"], asked["caption"] or ""
+    layout = asked["layout"]
+    display = Display(layout, asked["stack"], asked["spread"] or "", asked["digits"], swept)
     opened = Store(store)
     with working("compare"):
         chosen, notes, older = choose_records(opened, asked, every_version=asked["allow_mixed"])
-        if swept is not None:
+        if swept is not None and layout == "sweep":
             chosen, undrawn = select_swept(chosen, swept)
             notes += undrawn
         names = {asked["metric"], asked["sort"], *(asked["columns"] or "").split(",")}
@@ -299,9 +311,13 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
             metrics=metrics,
             store=str(store),
             sort=asked["sort"] or "",
-            sign_each=form in ("latex", "markdown") and layout != "paper",
+            sign_each=form in ("latex", "markdown") and layout not in PRINTED,
             notes=notes,
             older=older,
+            groups=read_groups(asked["groups"]),
+            costs=every_cost()
+            if form in DATA
+            else costs_of(layout, asked["sort"], asked["columns"]),
             **{name: asked[name] for name in _OF_TABLE},
         )
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
@@ -310,11 +326,8 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=notes))
         else:
             made = compare(chosen, outcomes, options, warn)
-            shown = document_of(made, lambda own: lay_out(own[0], form, layout, caption, swept))
-        if layout == "paper" and form == "latex":
-            text = latex.write_paper(shown, label=asked["label"] or "", caption=caption)
-        else:
-            text = formats.render(shown, form, **terminal_style(output))
+            shown = document_of_tables(made, form, display)
+        text = formats.render(with_caption(shown, form, asked), form, **terminal_style(output))
     if asked["predictions"] is not None:
         with working("compare", live=False):
             write_predictions(asked["predictions"], *the_only(made, "--predictions"), outcomes)
@@ -326,7 +339,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
 
 
 # Options of a table that the command has under the same names.
-_OF_TABLE = ("metric", "columns", "baseline", "allow_mixed", "method", "dataset", "rename")
+_OF_TABLE = ("metric", "columns", "baseline", "allow_mixed", "method", "dataset", "rename", "ours")
 
 
 def _tables_only(block: Block, options: Options) -> Shown:

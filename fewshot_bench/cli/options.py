@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,8 @@ from fewshot_bench.utils.text import (
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from fewshot_bench.analysis.formats.document import Document
 
     _ParamType = click.ParamType[Any]
 else:
@@ -205,7 +208,7 @@ def rename_option(panel: str) -> Callable[[Command], Command]:
         multiple=True,
         metavar="OLD=NEW",
         panel=panel,
-        help="Show a method, row, data set or average under another name.",
+        help="Show a method, row, data set, condition or average under another name.",
     )
 
 
@@ -229,6 +232,29 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
         show_default=True,
         help=text,
     )
+
+
+_PRINTED = "as printed"
+
+
+def caption_options(command: Command) -> Command:
+    """`--caption` and `--label` of the tables that a command writes, for `with_caption`."""
+    text = "of the tables; of several, each adds its name"
+    label = option("--label", metavar="NAME", panel=_PRINTED, help="LaTeX label, as tab:main")
+    return option("--caption", metavar="TEXT", panel=_PRINTED, help=text)(label(command))
+
+
+def with_caption(shown: Document, form: str, asked: Mapping[str, Any]) -> Document:
+    """The document with the caption and label of the command line; UsageError if it has none."""
+    from fewshot_bench.analysis.formats.latex import check_label
+
+    caption, label = asked["caption"] or "", asked["label"] or ""
+    if label and form != "latex":
+        raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
+    check_label(label, "--label")
+    if caption and form in ("csv", "json"):
+        raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
+    return dataclasses.replace(shown, caption=caption, label=label)
 
 
 def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -271,7 +297,7 @@ FILTERS, CONDITIONS_PANEL = "only records of", COMPACT[1]
 _OF_RECORDS = {
     "revision": ("PREFIX", "data set revision"),
     "own_data": ("PREFIX|none", "own class names, templates and hold-out"),
-    "code": ("PREFIX|unknown", "only results of this code, of methods that have such"),
+    "code": ("PREFIX|unknown", "results of this code alone"),
 }
 FILTER_NAMES = (*LISTED, *CONDITIONS, *_OF_RECORDS)
 _IN_STORE = {"methods": several_of(methods), "datasets": several_of(datasets)}

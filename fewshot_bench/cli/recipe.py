@@ -17,6 +17,7 @@ import click
 from fewshot_bench.analysis.figures.style import FORMATS as _ENDINGS
 from fewshot_bench.analysis.figures.style import KINDS
 from fewshot_bench.analysis.formats import FORMATS as TABLES
+from fewshot_bench.analysis.table import layouts
 from fewshot_bench.cli import compare, figure
 from fewshot_bench.cli.config import read_config
 from fewshot_bench.cli.panels import ListOption
@@ -195,11 +196,29 @@ def _item(kind: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Ite
     formats = formats or [form for form in _listed(defaults.get("format", [])) if form in usable]
     keys = {key: value for key, value in defaults.items() if key in _keys(kind)}
     keys |= own
+    options = options_of(COMMANDS[kind])
+    for key in defaults.keys() & options.keys() - own.keys():
+        if not _has_room(kind, keys, options[key].name or key):
+            del keys[key]
     if kind == "figure" and keys.get("kind") not in KINDS:
         shown = keys.get("kind")
         raise UsageError(f"{what}: kind {shown!r}: expected one of {', '.join(KINDS)}")
     keys = {key: value for key, value in keys.items() if key not in ("name", "format")}
     return Item(kind, name, tuple(dict.fromkeys(formats or [next(iter(usable))])), keys)
+
+
+def _has_room(kind: str, keys: Mapping[str, Any], name: str) -> bool:
+    """False for an option that this layout of a table, or kind of a figure, has no room for."""
+    from fewshot_bench.analysis.figures.kinds import refuse_foreign
+
+    try:
+        if kind == "figure":
+            refuse_foreign(str(keys.get("kind")), [name])
+        else:
+            layouts.check_options(str(keys.get("layout", layouts.DEFAULT)), [name], max)
+    except UsageError:
+        return False
+    return True
 
 
 def _refuse_unknown(where: str, keys: Collection[str], known: Collection[str], name: str) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import Index, index_files
-from fewshot_bench.store.kept_methods import list_unused
+from fewshot_bench.store.kept_code import list_unused_code
+from fewshot_bench.store.kept_methods import list_unused as list_unused_methods
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
     model_folder,
@@ -72,8 +73,9 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
             yield ORPHANS, path
     for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield UNCLAIMED, path
-    for path in list_unused(store, PUBLISHING_SECONDS):
-        yield UNUSED, path
+    for list_unused in (list_unused_methods, list_unused_code):
+        for path in list_unused(store, PUBLISHING_SECONDS):
+            yield UNUSED, path
     for path in Leases(store, "").dead():
         yield CLAIMS, path
     for path in files:

@@ -26,6 +26,7 @@ from fewshot_bench.store.answer_files import (
     read,
 )
 from fewshot_bench.store.index import Index, index_file
+from fewshot_bench.store.kept_code import list_damaged_code
 from fewshot_bench.store.kept_methods import list_damaged
 from fewshot_bench.store.kept_models import model_problem
 from fewshot_bench.store.predictions import Queries
@@ -214,7 +215,7 @@ def verify(store: Store) -> Report:
             read_imported(path)
         except FsbenchError as error:
             report.add(DAMAGED, path, str(error))
-    for path, problem in list_damaged(store.path):
+    for path, problem in (*list_damaged(store.path), *list_damaged_code(store.path)):
         report.add(CODE, path, problem)
     for kind, path in clean.list_leftovers(store):
         report.add(_LEFTOVERS[kind][0], path, _LEFTOVERS[kind][1])

@@ -41,7 +41,7 @@ def compared(store: Path, *words: str) -> str:
     [
         (),
         ("--baseline", "zero-shot", "--columns", "ece,peak"),
-        ("--layout", "paper", "--caption", "All."),
+        ("--layout", "paper"),
         ("--per-class",),
     ],
 )

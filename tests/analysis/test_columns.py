@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.columns import COSTS, TRAINED, parameters
+from fewshot_bench.analysis.table.costs import COSTS, TRAINED, parameters
 from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.record import Record
 from tests.compare_records import make, read_csv, save, written

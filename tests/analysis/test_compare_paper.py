@@ -12,7 +12,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.layouts import LAYOUTS, blocks, paper_rows
+from fewshot_bench.analysis.table.layouts import side_by_side
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 from tests.analysis.test_compare_renders import NAMES, needs, typeset
@@ -44,21 +44,22 @@ def refused(*words: str | Path) -> str:
     return str(error)
 
 
-def test_latex_is_one_float_per_shots(store: Path) -> None:
+def test_shots_are_blocks_of_one_float(store: Path) -> None:
     words = ("--format", "latex", "--label", "tab:main", "--caption", "50% of $x_1$ & more.")
     shown = run_compare("--store", store, *PAPER, *words).output
-    assert shown.count(r"\begin{table}") == shown.count(r"\end{table}") == 2
-    assert r"\caption{50\% of \$x\_1\$ \& more (1-shot).}" in shown
-    assert r"\label{tab:main-1-shot}" in shown
-    assert r"\label{tab:main-4-shot}" in shown
-    assert r"\textbf{" in shown
-    assert r"\underline{" in shown
+    assert shown.count(r"\begin{table}") == shown.count(r"\end{table}") == 1
+    assert r"\caption{50\% of \$x\_1\$ \& more.}" in shown
+    assert r"\label{tab:main}" in shown
+    blocks = re.findall(r"\\multicolumn\{4\}\{l\}\{\\textbf\{(.*)\}\} \\\\", shown)
+    assert blocks == ["1-shot", "4-shot"]
+    parts = shown.split(r"\midrule")[1:]
+    assert all(re.search(r"& \\textbf\{\d", part) for part in parts)
+    assert r"\underline{" in parts[1]
     (line, *_) = re.findall(r"^% signature: (.*)$", shown, re.M)
     assert parse(line) == parse(signature_of(records()))
     assert r"\footnotesize" not in shown
     one = run_compare("--store", store, *PAPER, *words, "--shots", "4").output
-    assert r"\caption{50\% of \$x\_1\$ \& more.}" in one
-    assert r"\label{tab:main}" in one
+    assert r"\multicolumn" not in one
 
 
 def test_many_data_sets_go_over_both_columns_of_a_page(tmp_path: Path) -> None:
@@ -68,24 +69,24 @@ def test_many_data_sets_go_over_both_columns_of_a_page(tmp_path: Path) -> None:
     assert r"\begin{tabular}{lccccccccccc@{\hspace{1.5em}}c}" in shown
 
 
-def test_halves_and_transfers_are_tables_of_their_own() -> None:
+def test_halves_and_targets_stand_side_by_side() -> None:
     found = [half for name in ("dtd", "pets") for half in halves("coop", name, 1, 60, 40)]
     found += [make("coop", "imagenet", target=f"imagenet-{name}") for name in ("a", "r")]
     found += [make("coop", "imagenet")]
-    table = build(found)
-    titles = {block.title: [group.label for group, _ in block.columns] for block in blocks(table)}
-    assert titles == {
-        "1-shot": ["imagenet"],
-        "1-shot, base classes": ["dtd (base)", "pets (base)", "average (base)"],
-        "1-shot, new classes": ["dtd (new)", "pets (new)", "average (new)"],
-        "1-shot, harmonic mean of base and new classes": ["dtd (H)", "pets (H)", "average (H)"],
-        "1-shot, transfer from imagenet": [
-            "imagenet → imagenet-a",
-            "imagenet → imagenet-r",
-            "average (transfer)",
+    kinds = {
+        kind.title: [(place.over, place.head) for place in kind.places]
+        for kind in side_by_side(build(found))
+    }
+    names = ("average", "dtd", "pets")
+    assert kinds == {
+        "base to new classes": [(name, half) for name in names for half in ("base", "new", "H")],
+        "transfer from imagenet": [
+            ("source", "imagenet"),
+            ("targets", "imagenet-a"),
+            ("targets", "imagenet-r"),
+            ("targets", "average"),
         ],
     }
-    assert {"dtd", "pets", "imagenet-a", "average"} < paper_rows(table)[0].keys()
 
 
 RENAMES = ("--rename", "bias-tuning[steps=15]=Ours", "--rename", "dtd=DTD (textures)")
@@ -97,7 +98,7 @@ def test_a_method_is_renamed_with_its_options(tmp_path: Path) -> None:
     assert {row["method"] for row in read_csv(shown)} == {"Ours", "Ours[steps=15]", "coop"}
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "sweep"])
+@pytest.mark.parametrize("layout", ["compact", "full", "paper"])
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
 def test_names_can_be_set_in_every_format(store: Path, form: str, layout: str) -> None:
     words = ("--format", form, "--layout", layout, "--rename", "average=Avg. =")
@@ -143,14 +144,17 @@ def test_a_methods_name_stands_before_its_options_and_halves_follow() -> None:
         (("--rename", "coop=a", "--rename", "coop=b"), "stands there twice"),
         (("--rename", "coop=zero-shot"), "two rows would be called 'zero-shot'"),
         (("--rename", "dtd=pets"), "two data sets would be called 'pets'"),
-        (("--label", "tab:x"), "--label belongs to --layout paper"),
-        (("--caption", "x"), "--caption belongs to --layout paper"),
+        (("--stack", "dataset"), "--stack belongs to --layout paper"),
+        ((*PAPER, "--stack", "shot"), "unknown stack 'shot': did you mean 'shots'"),
+        (("--group", "coop"), "expected TITLE=NAMES"),
+        (("--group", "A=cop"), "unknown method 'cop': did you mean 'coop'?"),
+        (("--group", "A=coop", "--group", "B=coop"), "'coop' is in two groups"),
+        (("--ours", "cop"), "unknown method 'cop'"),
         ((*PAPER, "--label", "tab:x"), "add --format latex"),
         ((*PAPER, "--format", "latex", "--label", "a}b"), "expected letters, digits"),
         ((*PAPER, "--format", "csv", "--caption", "x"), "csv has none"),
-        ((*PAPER, "--format", "json"), "has no json"),
         ((*PAPER, "--columns", "ece"), "no room for --columns"),
-        ((*PAPER, "--per-class"), "no room for --per-class"),
+        ((*PAPER, "--per-class"), "--per-class has no room for --layout paper"),
     ],
 )
 def test_what_does_not_go_together_is_refused(store: Path, words: Any, said: str) -> None:
@@ -168,28 +172,13 @@ def test_the_paper_layout_compiles(tmp_path: Path, count: int) -> None:
         assert trouble not in log
 
 
-def test_marks_stand_in_csv_too() -> None:
-    records = [make(limit=60, seed=seed) for seed in (1, 2, 3)]
-    rows = paper_rows(build(records))
-    assert {row["method"] for row in rows} == {"coop (limited to 60)"}
-
-
-def test_a_data_set_may_have_the_name_of_another_column(tmp_path: Path) -> None:
-    names = ("dtd", "shots", "method")
-    store = save(tmp_path / "s", [make(dataset=name, top1=60.0 + len(name)) for name in names])
-    (row,) = read_csv(run_compare("--store", store, *PAPER, "--format", "csv").output)
-    assert (row["shots"], row["method"], row["dtd"]) == ("1", "coop", "63.0")
-    assert (row["dataset_shots"], row["dataset_method"]) == ("65.0", "66.0")
-
-
-def test_csv_names_cells_with_another_number_of_seeds(tmp_path: Path) -> None:
-    lost = [r for r in matrix(shots=(1,)) if (r.spec.method, r.spec.split_seed) == ("coop", 3)]
-    keys = {r.spec.key() for r in lost if r.spec.dataset == "pets"}
-    kept = [r for r in matrix(shots=(1,)) if r.spec.key() not in keys]
-    words = ("--store", save(tmp_path / "s", kept), *PAPER, "--format", "csv")
-    coop, other = read_csv(run_compare(*words).output)
-    assert (coop["n_seeds"], coop["other_seeds"], coop["average"]) == ("3", "pets n=2", "")
-    assert (other["n_seeds"], other["other_seeds"]) == ("3", "")
+def test_csv_and_json_hold_all_numbers_in_every_layout(store: Path) -> None:
+    for form in ("csv", "json"):
+        shown = {
+            run_compare("--store", store, "--format", form, "--layout", layout).output
+            for layout in ("compact", "full", "paper", "costs")
+        }
+        assert len(shown) == 1
 
 
 def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> None:
@@ -199,8 +188,8 @@ def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> Non
     shown = run_compare("--store", store, *PAPER, *words, "--caption", "Ours.").output
     labels = re.findall(r"\\label\{(.*)\}", shown)
     assert len(set(labels)) == len(labels) == shown.count(r"\begin{table}")
-    assert {"tab:main-1-shot", "tab:main-1-shot-differences"} < set(labels)
-    assert r"\caption{Ours (1-shot, differences).}" in shown
+    assert {"tab:main-all-classes", "tab:main-all-classes-differences"} < set(labels)
+    assert r"\caption{Ours (all classes, differences).}" in shown
     assert "\n% difference to zero-shot in points of top-1 accuracy, paired over seeds" in shown
     assert "\n% top-1 accuracy in %, mean over 3 seeds\n" in shown
     bare = run_compare("--store", store, *PAPER, "--format", "latex").output

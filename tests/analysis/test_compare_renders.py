@@ -38,6 +38,8 @@ DOCUMENT = r"""\documentclass{article}
 \usepackage{textcomp}
 \usepackage[T1]{fontenc}
 \usepackage{longtable}
+\usepackage{graphicx}
+\usepackage[table]{xcolor}
 \begin{document}
 %s
 \end{document}

@@ -11,7 +11,8 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.analysis.results import HEADS
-from fewshot_bench.analysis.table.columns import COSTS, CURVE, FACTS
+from fewshot_bench.analysis.table.columns import CURVE, FACTS
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.api.column_names import BESIDE, FIXED, taken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.utils.errors import ContractError

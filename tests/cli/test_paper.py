@@ -140,10 +140,11 @@ def test_a_dry_run_says_which_cells_are_needed(store: Path) -> None:
         "figure 'f': 8 cells",
         "12 cells missing, which these commands run:",
     ]
-    words = "--dataset digits --shots 4 --seeds 1,2 --backbone tiny"
+    cells = "--dataset digits --shots 4 --seeds 1,2"
+    swept = "-o epochs=1,2 -o context_tokens=2,4"
     assert done.out.splitlines()[3:] == [
-        f"fsbench run --store {none} --method coop {words} -o epochs=1,2 -o context_tokens=2,4",
-        f"fsbench run --store {none} --method zero-shot,coop {words}",
+        f"fsbench run --store {none} --method coop {cells} {swept} --backbone tiny",
+        f"fsbench run --store {none} --method zero-shot,coop {cells} --backbone tiny",
     ]
     assert not (store.parent / "out").exists()
     assert paper(none, NAMED, "--dry-run", "--strict").code == 1

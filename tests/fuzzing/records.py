@@ -12,6 +12,7 @@ from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.comparison import Block, Made, document_of, map_blocks
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.grids import Display
 from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Table
@@ -119,7 +120,9 @@ def _table(block: Block, options: Options) -> Table:
 
 
 def _written(form: str, made: Sequence[Made[Table]]) -> str:
-    return formats.render(document_of(made, lambda table: lay_out(table, form, "full")), form)
+    return formats.render(
+        document_of(made, lambda table: lay_out(table, form, Display("full"))), form
+    )
 
 
 SUBJECTS = (

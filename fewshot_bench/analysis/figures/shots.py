@@ -60,7 +60,7 @@ def _figure(table: Table, style: Style, groups: Sequence[Group]) -> Figure:
     zero = [0] if constant and style.zero_shot == "star" else []
     for axes, group in zip(panels.axes, groups, strict=True):
         numbers: list[Spot] = []
-        for row in sorted(table.rows, key=lambda row: row.label in style.ours):
+        for row in sorted(table.rows, key=lambda row: row.ours):
             spots = _spots(table, style, group, row)
             if row.label in constant:
                 spots = {0: spots[max(spots)]} if spots else {}
@@ -77,7 +77,7 @@ def _figure(table: Table, style: Style, groups: Sequence[Group]) -> Figure:
         axes.set_ylabel(table.main.quantity)
     for axes in panels.low:
         axes.set_xlabel("shots per class")
-    ours = [row.title for row in table.rows if row.label in style.ours]
+    ours = [row.title for row in table.rows if row.ours]
     panels.write_legend({label: entries[label] for label in labels if label in entries}, ours)
     return panels.figure
 
@@ -110,14 +110,14 @@ def _draw_row(
     axes: Axes, style: Style, group: Group, row: Row, spots: Mapping[int, Spot], look: Look
 ) -> Any:
     """A curve with its spread, or what stands for a method without shots; returns its handle."""
-    is_ours, font = row.label in style.ours, style.size.font
+    font = style.size.font
     color = color_of(look)
     marker: dict[str, Any] = {
         "marker": look.marker,
         "markersize": 0.42 * font * look.scale,
         "markeredgewidth": 0,
     }
-    line: dict[str, Any] = {"color": color, "linewidth": 1.8 if is_ours else 1.1, "zorder": 3}
+    line: dict[str, Any] = {"color": color, "linewidth": 1.8 if row.ours else 1.1, "zorder": 3}
     line["label"] = text(row.title)
     shots = [number for number in group.shots if number]
     if list(spots) == [0]:

@@ -43,9 +43,6 @@ FONTS: Mapping[str, Sequence[str]] = {
     "sans": ("DejaVu Sans",),
     "serif": ("STIXGeneral", "DejaVu Serif", "DejaVu Sans"),
 }
-# What stands around a mean: the interval as in tables (of two seeds their range), or the standard
-# deviation over seeds.
-SPREADS = ("interval", "std", "none")
 ZERO_SHOT = ("star", "line")
 AXES = ("free", "shared", "zero")
 # Every kind of figure in a phrase.
@@ -79,10 +76,10 @@ def read_size(text: str) -> Size:
 class Style:
     """How a figure is drawn.
 
-    spread: one of `SPREADS`. bars: whether curves have error bars in place of a band. zero_shot: a
+    spread: as of tables. bars: whether curves have error bars in place of a band. zero_shot: a
     method without shots is a `star` or a `line`. axes: whether panels have limits of their own
     (`free`), share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a
-    row. ours: the rows that are drawn on top, by label.
+    row.
     """
 
     size: Size = SIZES[DEFAULT_SIZE]
@@ -92,7 +89,6 @@ class Style:
     zero_shot: str = "star"
     axes: str = ""
     across: int | None = None
-    ours: frozenset[str] = frozenset()
 
     @property
     def settings(self) -> dict[str, Any]:

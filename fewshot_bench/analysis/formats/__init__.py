@@ -10,12 +10,11 @@ _WRITERS: Mapping[str, Callable[..., str]] = {
     "terminal": terminal.write,
     "markdown": markdown.write,
     "latex": latex.write,
+    "html": page.write,
     "csv": lambda document: tidy.write_csv(document.rows, document.heads),
     "json": lambda document: tidy.write_json(document.data),
-    "html": page.write,
 }
-# Formats of the command line; HTML is only for notebooks.
-FORMATS = tuple(name for name in _WRITERS if name != "html")
+FORMATS = tuple(_WRITERS)
 
 
 def render(document: Document, form: str, **style: Any) -> str:

@@ -10,10 +10,13 @@ tidy rows for CSV and the data for JSON. `formats.render` writes it in every for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Breaks of the names of data sets in heads, but not of `16-shot`.
+NAME_BREAKS = re.compile(r"(?<=[a-z]{3}[_-])(?=\w{3})")
 MISSING = "—"
 INAPPLICABLE = "n/a"
 BEST, SECOND = 1, 2
@@ -40,12 +43,14 @@ class Column:
     """The head of a column.
 
     kind: `value` of a method, `side` for what stands beside values (a cost), or `text`, which is
-    such and aligned to the left. hint: explains the head where there is room.
+    such and aligned to the left. hint: explains the head where there is room. over: a head above
+    those of all neighbors that have the same one.
     """
 
     head: str
     kind: Literal["value", "side", "text"] = "value"
     hint: str = ""
+    over: str = ""
 
     @classmethod
     def sides(cls, *heads: str, left: Iterable[str] = ()) -> tuple[Column, ...]:
@@ -55,10 +60,19 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: its title, and an entry per column."""
+    """One line of a grid: its title, and an entry per column.
+
+    block, group: titles above the line, of the block and of the group of rows that begin with it;
+    a rule stands above a block, and its best entries are its own. inside: whether the line is in a
+    group. ours: whether it stands out.
+    """
 
     title: str
     entries: tuple[Entry, ...]
+    block: str = ""
+    group: str = ""
+    inside: bool = False
+    ours: bool = False
 
     @classmethod
     def of(cls, title: str, *texts: str) -> Line:
@@ -91,6 +105,16 @@ class Grid:
     def heads(self) -> tuple[str, ...]:
         """All heads."""
         return (self.first, *(column.head for column in self.columns))
+
+    def spans(self) -> list[tuple[str, list[Column]]]:
+        """Neighbors under one head, with that head; every other column by itself, without one."""
+        runs: list[tuple[str, list[Column]]] = []
+        for column in self.columns:
+            if column.over and runs and runs[-1][0] == column.over:
+                runs[-1][1].append(column)
+            else:
+                runs.append((column.over, [column]))
+        return runs
 
     def begins_group(self) -> list[bool]:
         """For each line of a grid with groups, whether it begins one."""
@@ -127,7 +151,9 @@ class Document:
 
     commands: commands that run missing cells. signature: the line of all records. rows: CSV rows.
     heads: CSV columns if there are no rows. data: JSON content. parts: documents with a `title`,
-    one below the other, in place of sections, notes, commands and signature.
+    one below the other, in place of sections, notes, commands and signature. caption: the user's,
+    of all tables, and label: of LaTeX. quiet: whether notes and signatures are comments in LaTeX,
+    as in a paper.
     """
 
     sections: Sequence[Section] = ()
@@ -139,6 +165,9 @@ class Document:
     data: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     parts: tuple[Document, ...] = ()
+    caption: str = ""
+    label: str = ""
+    quiet: bool = False
 
     @property
     def headed(self) -> list[tuple[str, Document]]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from fewshot_bench.analysis.formats.document import (
     BEST,
+    NAME_BREAKS,
     SECOND,
+    Column,
     Document,
     Entry,
     Grid,
-    Item,
     Line,
 )
 from fewshot_bench.utils.errors import UsageError
@@ -38,13 +40,20 @@ _ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
-# The first line of every document.
+# The first line of every document, and packages that only some need.
 PACKAGES = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
+_MORE = {
+    r"\begin{longtable}": r"\usepackage{longtable}",
+    r"\rowcolor": r"\usepackage[table]{xcolor}",
+    r"\resizebox": r"\usepackage{graphicx}",
+}
 _DASHES = frozenset("-–—")
 # Label names that LaTeX accepts without escapes.
 _LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
-# A grid with more columns does not fit into one column of a two-column page.
-_NARROW = 6
+# Characters that fit into one column of a two-column page, and into both, in small print.
+_NARROW, _WIDE = 46, 100
+# A table is shrunk to the page until it is so many times as wide, then it is in parts.
+_SHRUNK = 1.4
 # LaTeX gives up when more than 52 floats wait for a page.
 _HELD = 40
 # A signature may be broken after these characters, and before an escape %XX.
@@ -52,34 +61,46 @@ _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
 
 def write(shown: Document) -> str:
-    """Grids as floats, sentences as small print, commands as comments."""
+    """Grids as floats; notes as small print, or of a quiet document as comments.
+
+    If there are several floats, the name of each is appended to the caption and label of the
+    document. A label that occurs again, since names may differ in characters that no label has,
+    gets a number.
+    """
+    grids = [
+        _add_title(grid, part)
+        for _, part in shown.headed
+        for section in part.sections
+        for grid in section.grids
+    ]
+    rest = iter(_floats(shown, grids))
     parts: list[str] = []
-    is_long = len(_grids(shown)) > _HELD
     for number, (heading, part) in enumerate(shown.headed):
-        parts += [r"\clearpage"] if number and is_long else []
-        parts += [_small(heading)] if heading else []
+        say = _comment if part.quiet else _small
+        parts += [r"\clearpage"] if number and len(grids) > _HELD else []
+        parts += [say(heading)] if heading else []
+        closing = [
+            *(say(f"note: {note}" if part.quiet else note) for note in part.notes),
+            *(_comment(f"to run: {line}" if part.quiet else line) for line in part.commands),
+        ]
+        parts += closing if part.quiet else []
         for section in part.sections:
-            parts += [_item(item) for item in section.items]
-            own = [_add_title(grid, part) for grid in section.grids]
-            parts += _output(_long(grid) if grid.groups else _float(grid) for grid in own)
-        parts += [_small(note) for note in part.notes]
-        parts += [f"% {printable(command)}" for command in part.commands]
-    longtable = [r"% and \usepackage{longtable}"] if any(g.groups for g in _grids(shown)) else []
-    return "\n".join([PACKAGES, *longtable, *parts]) + "\n"
-
-
-def _grids(shown: Document) -> list[Grid]:
-    """All grids; those of several parts are told apart by their names."""
-    pairs = ((part, section) for _, part in shown.headed for section in part.sections)
-    return [_add_title(grid, part) for part, section in pairs for grid in section.grids]
+            parts += [_comment(i.text) if i.step else _small(i.text) for i in section.items]
+            parts += _output([next(rest) for _ in section.grids])
+        parts += [] if part.quiet else closing
+    text = "\n".join(parts)
+    more = [f"% and {package}" for command, package in _MORE.items() if command in text]
+    return "\n".join([PACKAGES, *more, text]) + "\n"
 
 
 def _add_title(grid: Grid, part: Document) -> Grid:
-    return replace(grid, name=f"{grid.name} ({part.title})") if part.title else grid
+    """The grid with a name of its own among several parts."""
+    name = f"{grid.name} ({part.title})" if part.title else grid.name
+    return replace(grid, name=name)
 
 
-def _item(item: Item) -> str:
-    return f"% {printable(' '.join(item.text.split()))}" if item.step else _small(item.text)
+def _comment(text: str) -> str:
+    return "\n".join(f"% {printable(' '.join(line.split()))}" for line in text.splitlines())
 
 
 def _small(text: str) -> str:
@@ -94,33 +115,31 @@ def check_label(label: str, option: str) -> None:
         )
 
 
-def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
-    """Grids in the paper layout, with notes, commands and signatures as comments.
-
-    label, caption: of the floats; if there are several, the name of each is appended. A label that
-    occurs again, since names may differ in characters that no label has, gets a number.
-    """
-    grids = _grids(shown)
-    several = len(grids) > 1
+def _floats(shown: Document, grids: Sequence[Grid]) -> Iterator[str]:
+    """The floats of the grids, with their captions and labels."""
     marks: Counter[str] = Counter()
-    parts = [PACKAGES]
-    for heading, part in shown.headed:
-        parts += [f"% {printable(heading)}"] if heading else []
-        parts += [f"% note: {printable(note)}" for note in part.notes]
-        parts += [f"% to run: {printable(command)}" for command in part.commands]
-    floats = []
-    for grid in grids:
+    parts = [part for _, part in shown.headed for section in part.sections for _ in section.grids]
+    for grid, part in zip(grids, parts, strict=True):
         name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
-        own = f"{caption.rstrip('.')} ({grid.name})" if several else caption.rstrip(".")
-        text = own if caption else f"{grid.name}: {grid.caption}"
-        mark = f"{label}-{name}" if several else label
+        caption = shown.caption.rstrip(".")
+        caption += f" ({grid.name})" if caption and len(grids) > 1 else ""
+        mark = f"{shown.label}-{name}" if len(grids) > 1 else shown.label
         marks[mark] += 1
         mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
-        floats.append(_paper_float(grid, text, mark if label else ""))
-    return "\n".join([*parts, *_output(floats)]) + "\n"
+        own = ": ".join(filter(None, (grid.name, grid.caption)))
+        lines = [
+            rf"\caption{{{escape(caption or own)}{'' if caption.endswith(('?', '!')) else '.'}}}",
+            rf"\label{{{mark}}}" if shown.label else "",
+        ]
+        if grid.groups:
+            yield _long(grid, "".join(lines))
+            continue
+        # What numbers and marks mean: the user's own caption may not say so.
+        lines += [_comment(grid.caption)] if caption and grid.caption else []
+        yield _float(grid, lines, quiet=part.quiet)
 
 
-def _output(floats: Iterable[str]) -> Iterator[str]:
+def _output(floats: Sequence[str]) -> Iterator[str]:
     """The floats, with a new page before LaTeX has more of them than it can hold."""
     for number, text in enumerate(floats):
         if number and number % _HELD == 0:
@@ -144,54 +163,128 @@ def escape(text: str) -> str:
     return "".join(parts)
 
 
-def _float(grid: Grid) -> str:
-    columns = "".join("c" if column.kind == "value" else "r" for column in grid.columns)
-    footer = rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}"
-    parts = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
-        *_tabular(grid, f"l{columns}"),
-        footer,
-        *_signature(grid.signature),
-        r"\end{table}",
-    ]
-    return "\n".join(parts)
+def _float(grid: Grid, caption: Sequence[str], *, quiet: bool) -> str:
+    """A float, over both page columns and shrunk if it is wide, in parts if it is still too wide.
 
-
-def _paper_float(grid: Grid, caption: str, label: str) -> str:
-    """A float, over both page columns if wide; extra space precedes the last number."""
-    numbers = sum(column.kind == "value" for column in grid.columns)
-    sides = len(grid.columns) - numbers
-    kind = "table*" if numbers + sides > _NARROW else "table"
-    last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
+    quiet: whether footer and signature are comments.
+    """
+    tables = _fit(grid)
+    widths = [_width(part) for part in tables]
+    kind = "table*" if max(widths) > _NARROW else "table"
+    if quiet:
+        signed = (f"signature: {line}" for line in grid.signature.splitlines())
+        after = [_comment(grid.footer), *map(_comment, signed)]
+    else:
+        footer = escape(grid.footer)
+        after = [rf"\par\smallskip{{\footnotesize {footer}\par}}", *_signature(grid.signature)]
+    body: list[str] = []
+    for part in tables:
+        body += [r"\par\medskip"] if body else []
+        body += _shrink(_tabular(part)) if kind == "table*" else _tabular(part)
     parts = [
         rf"\begin{{{kind}}}",
         r"\centering",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{escape(caption)}{'' if caption.endswith(('?', '!')) else '.'}}}",
-        rf"\label{{{label}}}" if label else "",
-        # What numbers and marks mean: the user's own caption may not say so.
-        "" if grid.caption in caption else f"% {printable(grid.caption)}",
-        *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * sides}"),
-        f"% {printable(grid.footer)}",
-        f"% signature: {printable(grid.signature)}" if grid.signature else "",
+        *caption,
+        *body,
+        *after,
         rf"\end{{{kind}}}",
     ]
     return "\n".join(filter(None, parts))
 
 
-def _tabular(grid: Grid, columns: str) -> list[str]:
-    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
-    return [begin, *_head(grid), *map(_line, grid.lines), r"\bottomrule", end]
+def _fit(grid: Grid) -> list[Grid]:
+    """The grid, or parts of it with about as many columns each; heads over several stay whole."""
+    width = _width(grid)
+    if width <= _WIDE * _SHRUNK:
+        return [grid]
+    spans = [columns for _, columns in grid.spans()]
+    first = _first_width(grid)
+    count = math.ceil((width - first) / max(_WIDE - first, _WIDE / 2))
+    size = math.ceil(len(spans) / min(count, len(spans)))
+    chunks = [spans[start : start + size] for start in range(0, len(spans), size)]
+    parts, begin = [], 0
+    for chunk in chunks:
+        columns = tuple(column for span in chunk for column in span)
+        own = slice(begin, begin + len(columns))
+        lines = tuple(replace(line, entries=line.entries[own]) for line in grid.lines)
+        parts.append(replace(grid, columns=columns, lines=lines))
+        begin += len(columns)
+    return parts
+
+
+def _first_width(grid: Grid) -> int:
+    return max(map(len, (grid.first, *(line.title for line in grid.lines))), default=0)
+
+
+def _width(grid: Grid) -> float:
+    """The width of a table in characters, with the gaps between its columns."""
+    total: float = _first_width(grid)
+    for index, column in enumerate(grid.columns):
+        texts = (line.entries[index] for line in grid.lines)
+        own = [len(f"{e.text} {e.around} {e.suffix}".strip()) for e in texts]
+        total += max(*own, *map(len, _fold(column.head)), 0) + 1.6
+    return total
+
+
+def _fold(head: str) -> list[str]:
+    """The lines of a head: names of data sets are broken, `oxford-` `flowers`."""
+    return NAME_BREAKS.split(head)
+
+
+def _shrink(tabular: Sequence[str]) -> list[str]:
+    """The table, no wider than the page."""
+    width = r"\ifdim\width>\textwidth\textwidth\else\width\fi"
+    return [rf"\resizebox{{{width}}}{{!}}{{%", *tabular[:-1], rf"{tabular[-1]}}}"]
+
+
+def _tabular(grid: Grid) -> list[str]:
+    numbers = sum(column.kind == "value" for column in grid.columns)
+    specs = []
+    for index, column in enumerate(grid.columns):
+        spec = {"value": "c", "side": "r", "text": "l"}[column.kind]
+        # The average stands apart, but not from what stands with it under one head.
+        apart = index == numbers - 1 > 0 and not column.over
+        specs.append(r"@{\hspace{1.5em}}c" if apart else spec)
+    begin, end = rf"\begin{{tabular}}{{l{''.join(specs)}}}", r"\end{tabular}"
+    return [begin, *_head(grid), *_body(grid), r"\bottomrule", end]
 
 
 def _head(grid: Grid) -> list[str]:
-    return [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
+    above = []
+    if any(column.over for column in grid.columns):
+        cells, rules, number = [""], [], 2
+        for over, columns in grid.spans():
+            last = number + len(columns) - 1
+            text = escape(over)
+            cells.append(rf"\multicolumn{{{len(columns)}}}{{c}}{{{text}}}" if over else "")
+            rules += [rf"\cmidrule(lr){{{number}-{last}}}"] if over else []
+            number = last + 1
+        above = [_row(cells), " ".join(rules)]
+    heads = (_fold_head(column) for column in grid.columns)
+    return [r"\toprule", *above, _row([escape(grid.first), *heads]), r"\midrule"]
 
 
-def _long(grid: Grid) -> str:
+def _fold_head(column: Column) -> str:
+    lines = [*map(escape, _fold(column.head))] if column.kind == "value" else [escape(column.head)]
+    text = r"\\".join(lines)
+    return rf"\shortstack{{{text}}}" if len(lines) > 1 else text
+
+
+def _body(grid: Grid) -> Iterator[str]:
+    """The lines, under the titles of their blocks and groups."""
+    for index, line in enumerate(grid.lines):
+        for title, style in ((line.block, "textbf"), (line.group, "textit")):
+            if title and title == line.block and index:
+                yield r"\midrule"
+            if title:
+                text = rf"\{style}{{{escape(title)}}}"
+                yield rf"\multicolumn{{{len(grid.columns) + 1}}}{{l}}{{{text}}} \\"
+        yield _line(line)
+
+
+def _long(grid: Grid, caption: str) -> str:
     """A `longtable`, which may span pages, with a rule between groups."""
     columns = "".join("l" if column.kind == "text" else "r" for column in grid.columns)
     body: list[str] = []
@@ -202,7 +295,7 @@ def _long(grid: Grid) -> str:
     return "\n".join(
         [
             rf"\begin{{longtable}}{{l{columns}}}",
-            rf"\caption{{{escape(grid.name)}.}}\\",
+            rf"{caption}\\",
             *_head(grid),
             r"\endfirsthead",
             *_head(grid),
@@ -215,7 +308,9 @@ def _long(grid: Grid) -> str:
 
 
 def _line(line: Line) -> str:
-    return _row([escape(line.title), *map(_entry, line.entries)])
+    title = rf"\quad {escape(line.title)}" if line.inside else escape(line.title)
+    row = _row([title, *map(_entry, line.entries)])
+    return rf"\rowcolor{{black!8}}{row}" if line.ours else row
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -224,10 +319,8 @@ def _row(cells: Iterable[str]) -> str:
 
 def _signature(line: str) -> list[str]:
     """The signature in small print, breakable at its separators; `parse` ignores line breaks."""
-    if not line:
-        return []
-    text = _BREAKS.sub(r"\\allowbreak{}", escape(line))
-    return [rf"\par{{\tiny\ttfamily\raggedright {text}\par}}"]
+    texts = (_BREAKS.sub(r"\\allowbreak{}", escape(own)) for own in line.splitlines())
+    return [rf"\par{{\tiny\ttfamily\raggedright {text}\par}}" for text in texts]
 
 
 def _entry(entry: Entry) -> str:

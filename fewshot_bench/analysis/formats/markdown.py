@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from fewshot_bench.analysis.formats.document import BEST, SECOND, Document, Entry, Grid, Section
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Line,
+    Section,
+)
 from fewshot_bench.utils.text import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
@@ -13,7 +21,9 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 def write(shown: Document) -> str:
     """Headings, bullets, tables, then notes and commands."""
-    return "\n\n".join(part for headed in shown.headed for part in _document(*headed)) + "\n"
+    caption = [escape(shown.caption)] if shown.caption else []
+    parts = (part for headed in shown.headed for part in _document(*headed))
+    return "\n\n".join([*caption, *parts]) + "\n"
 
 
 def _document(heading: str, shown: Document) -> Iterator[str]:
@@ -56,13 +66,24 @@ def _grid(grid: Grid, title: str) -> Iterator[str]:
         yield escape(grid.caption)
     kinds = ("text", *(column.kind for column in grid.columns))
     aligned = ["---" if grid.prose or kind == "text" else "---:" for kind in kinds]
-    lines = [_row(map(escape, grid.heads)), _row(aligned)]
-    lines += [_row([escape(line.title), *map(_entry, line.entries)]) for line in grid.lines]
+    heads = (" ".join(filter(None, (column.over, column.head))) for column in grid.columns)
+    lines = [_row(map(escape, (grid.first, *heads))), _row(aligned)]
+    lines += [row for line in grid.lines for row in _lines(line)]
     yield "\n".join(lines)
-    if grid.footer:
-        yield escape(grid.footer)
+    yield from map(escape, grid.footer.splitlines())
     if grid.signature:
-        yield _code([grid.signature], "text")
+        yield _code(grid.signature.splitlines(), "text")
+
+
+def _lines(line: Line) -> Iterator[str]:
+    """The row of a line, after those with the titles of its block and group."""
+    blank = [""] * len(line.entries)
+    if line.block:
+        yield _row([f"**{escape(line.block)}**", *blank])
+    if line.group:
+        yield _row([f"*{escape(line.group)}*", *blank])
+    title = f"**{escape(line.title)}**" if line.ours else escape(line.title)
+    yield _row([title, *map(_entry, line.entries)])
 
 
 def _row(cells: Iterable[str]) -> str:

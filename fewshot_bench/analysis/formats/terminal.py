@@ -6,16 +6,18 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import product, zip_longest
+from itertools import groupby, product, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_bench.analysis.formats.document import (
     BEST,
+    NAME_BREAKS,
     SECOND,
     Column,
     Document,
     Entry,
     Grid,
+    Line,
     Section,
 )
 from fewshot_bench.analysis.formats.style import shade_colors
@@ -31,8 +33,6 @@ PLAIN_WIDTH = 120
 # Blanks between columns, and between those whose heads are folded.
 GAP, NARROW_GAP = 2, 1
 _BREAKS = re.compile(r"(?<=[ ,=])|(?=\[)")
-# Breaks of the names of data sets, but not of `16-shot`.
-_NAMES = re.compile(r"(?<=[a-z]{3}[_-])(?=\w{3})")
 _STYLES = {BEST: "bold", SECOND: "underline"}
 
 
@@ -57,6 +57,9 @@ def write(shown: Document, *, styled: bool = False, width: int | None = None) ->
         emoji=False,
         legacy_windows=False,
     )
+    if shown.caption:
+        console.print(_text(shown.caption))
+        console.print()
     for index, (heading, part) in enumerate(shown.headed):
         if index:
             console.print()
@@ -86,8 +89,9 @@ def _print_document(console: Console, shown: Document) -> None:
     # A command must be copied as one line.
     for command in shown.commands:
         console.print(_text(f"  {command}"), soft_wrap=True)
-    for line in break_line(printable(shown.signature), console.width):
-        console.print(_text(line, "dim"))
+    for signature in shown.signature.splitlines():
+        for line in break_line(printable(signature), console.width):
+            console.print(_text(line, "dim"))
 
 
 def _print_section(console: Console, section: Section) -> None:
@@ -105,7 +109,8 @@ def _print_section(console: Console, section: Section) -> None:
         _print_grid(console, grid, section.title)
         # Print a footer shared by consecutive grids once, after the last of them.
         if grid.footer and (following is None or following.footer != grid.footer):
-            console.print(_text(grid.footer, "dim"))
+            for line in grid.footer.splitlines():
+                console.print(_text(line, "dim"))
         if grid.footer:
             console.print()
     if section.small:
@@ -139,7 +144,19 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
     for index, block in enumerate(blocks):
         if index:
             console.print()
-        console.print(_make_table(grid, block, _title_width(grid, console.width), gap))
+        width = _title_width(grid, console.width)
+        if any(drawn.column.over for drawn in block):
+            console.print(_text(_heads_above(block, width, gap)))
+        console.print(_make_table(grid, block, width, gap))
+
+
+def _heads_above(block: Sequence[_Drawn], width: int, gap: int) -> str:
+    """The line of the heads over several columns, each in the middle of its own."""
+    text = " " * width
+    for over, columns in groupby(block, key=lambda drawn: drawn.column.over):
+        room = sum(drawn.width + gap for drawn in columns)
+        text += " " * gap + printable(over)[: room - gap].center(room - gap)
+    return text
 
 
 class _Drawn(NamedTuple):
@@ -156,7 +173,7 @@ def _fit(grid: Grid, width: int) -> tuple[Grid, list[list[_Drawn]], int]:
 
     Names of data sets are folded where that helps; if nothing does, there are several blocks.
     """
-    has_names = any(_NAMES.search(c.head) for c in grid.columns if c.kind == "value")
+    has_names = any(NAME_BREAKS.search(c.head) for c in grid.columns if c.kind == "value")
     gaps = (GAP, NARROW_GAP) if has_names else (GAP,)
     for form, gap in product(filter(None, (grid, grid.narrow)), gaps):
         columns = list(_draw_columns(form, gap < GAP))
@@ -177,7 +194,7 @@ def _draw_columns(grid: Grid, folded: bool) -> Iterator[_Drawn]:
         widest = max((text.cell_len for text in texts), default=0)
         head = printable(column.head)
         if column.kind == "value" and folded:
-            head = _in_lines(head, widest, _NAMES)
+            head = _in_lines(head, widest, NAME_BREAKS)
         lines = list(map(Text, head.split("\n")))
         if index == 0:
             pairs = zip(texts, begins, strict=True)
@@ -187,21 +204,30 @@ def _draw_columns(grid: Grid, folded: bool) -> Iterator[_Drawn]:
 
 
 def _split(columns: Sequence[_Drawn], room: int, gap: int) -> list[list[_Drawn]]:
-    """Blocks of columns that fit beside the titles."""
+    """Blocks of columns that fit beside the titles; those under one head stay together."""
     blocks: list[list[_Drawn]] = []
     left = 0
-    for column in columns:
-        if not blocks or column.width + gap > left:
-            blocks.append([])
-            left = room
-        blocks[-1].append(column)
-        left -= column.width + gap
+    for over, own in groupby(columns, key=lambda drawn: drawn.column.over):
+        columns = list(own)
+        whole = over and sum(column.width + gap for column in columns) <= room
+        for span in [columns] if whole else [[column] for column in columns]:
+            width = sum(column.width + gap for column in span)
+            if not blocks or width > left:
+                blocks.append([])
+                left = room
+            blocks[-1] += span
+            left -= width
     return blocks
 
 
 def _title_width(grid: Grid, width: int) -> int:
-    longest = max((_text(line.title).cell_len for line in grid.lines), default=0)
+    titles = (title for line in grid.lines for title in (_title(line), line.block, line.group))
+    longest = max((_text(title).cell_len for title in titles), default=0)
     return min(max(longest, len(grid.first)), width // 3)
+
+
+def _title(line: Line) -> str:
+    return f"  {line.title}" if line.inside else line.title
 
 
 def _make_table(grid: Grid, block: Sequence[_Drawn], width: int, gap: int) -> RichTable:
@@ -221,9 +247,15 @@ def _make_table(grid: Grid, block: Sequence[_Drawn], width: int, gap: int) -> Ri
         table.add_column(Text(above) + head, justify=justify, overflow="fold")
     begins = grid.begins_group() if grid.groups else [True] * len(grid.lines)
     for index, line in enumerate(grid.lines):
-        title = _in_lines(printable(line.title), width) if begins[index] else ""
+        if line.block:
+            table.add_section()
+        for above, style in ((line.block, "bold"), (line.group, "italic")):
+            if above:
+                table.add_row(Text(_in_lines(printable(above), width), style))
+        title = _in_lines(printable(_title(line)), width) if begins[index] else ""
         ends = grid.groups and begins[index + 1 : index + 2] == [True]
-        table.add_row(Text(title), *(drawn.texts[index] for drawn in block), end_section=ends)
+        shown = Text(title, "bold" if line.ours else "")
+        table.add_row(shown, *(drawn.texts[index] for drawn in block), end_section=ends)
     return table
 
 

@@ -204,12 +204,7 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
 
     UsageError for several methods, and if no option has several values.
     """
-    methods = {f"{row.spec.method}@{row.spec.method_version}" for row in table.rows}
-    if len(methods) > 1:
-        raise UsageError(
-            f"a sweep is of one method, and there are {few(sorted(methods))}: choose one with "
-            "--method"
-        )
+    the_method(table, "a sweep")
     spec = table.rows[0].spec
     axes = dict(_values(table.rows, options))
     swept = {name: values for name, values in axes.items() if len(values) > 1}
@@ -231,16 +226,29 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     return Sweep(table, title, swept, panels)
 
 
+def the_method(table: Table, what: str) -> str:
+    """The name of the only method; UsageError for several. what: that which needs one."""
+    methods = {f"{row.spec.method}@{row.spec.method_version}" for row in table.rows}
+    if len(methods) > 1:
+        raise UsageError(
+            f"{what} is of one method, and there are {few(sorted(methods))}: choose one with "
+            "--method"
+        )
+    return table.rows[0].spec.method
+
+
 def _values(rows: Sequence[Row], options: SweepOptions) -> Iterable[tuple[str, Sequence[Any]]]:
     """The requested options with their values; else those that any row overrides."""
     if options.values:
         return options.values.items()
     overridden = {name for row in rows for name in row.spec.overrides}
     names = [name for name in rows[0].spec.options if name in overridden]
-    return [(name, sorted({row.spec.options[name] for row in rows}, key=_order)) for name in names]
+    return [
+        (name, sorted({row.spec.options[name] for row in rows}, key=order_of)) for name in names
+    ]
 
 
-def _order(value: Any) -> tuple[bool, float, str]:
+def order_of(value: Any) -> tuple[bool, float, str]:
     """Sort key: numbers by value, then text."""
     is_number = isinstance(value, int | float)
     return not is_number, value if is_number else 0.0, str(value)
@@ -307,23 +315,28 @@ def document(sweep: Sweep, form: str) -> Document:
         return Document(rows=lines, heads=HEADS, data={"meta": _meta(sweep), "rows": lines})
     screen = form in SCREENS
     notes, commands = close(replace(sweep.table, notes=sweep.notes), COMMANDS if screen else None)
-    grids = [
-        _grid(sweep, panel, scale_of(block), screen) for block in sweep.blocks for panel in block
-    ]
-    return Document((Section(grids=grids),), notes, commands, signature)
+    # In print, the panels that share a scale are blocks of one table.
+    parts = [[p] for block in sweep.blocks for p in block] if screen else sweep.blocks
+    scales = [scale_of(block) for block in sweep.blocks for _ in (block if screen else [0])]
+    grids = [_grid(sweep, *pair, screen) for pair in zip(parts, scales, strict=True)]
+    return Document((Section(grids=grids),), notes, commands, signature, quiet=True)
 
 
-def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen: bool) -> Grid:
-    """The map of a panel; of a single option a line per value, on screens with a curve."""
-    table, (first, columns) = sweep.table, sweep.columns
-    others = "".join(f", {name} {value}" for name, value in panel.others.items())
+def _grid(
+    sweep: Sweep, panels: Sequence[Panel], scale: tuple[float, float] | None, screen: bool
+) -> Grid:
+    """The maps of panels; of a single option a line per value, on screens with a curve."""
+    table, (first, columns), panel = sweep.table, sweep.columns, panels[0]
+    several = len(panels) > 1
+    others = "" if several else _others(panel, ", ")
     name = f"{sweep.title} on {panel.group.name}, {panel.shots}-shot{others}"
     ends = [table.main.text(end) for end in scale or ()]
     caption = ", ".join([table.main.quantity, *([" to ".join(ends)] if ends else [])])
     caption += marks(table)
+    signature = table.signatures.get("", "")
     footer = table.signature(panel.group.seeds)
 
-    def entry(cell: Combination) -> Entry:
+    def entry(panel: Panel, cell: Combination) -> Entry:
         value, is_map = cell.estimate, sweep.rows is not None
         return Entry(
             sweep.text(cell),
@@ -335,18 +348,30 @@ def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen:
     if sweep.rows is not None:
         heads = tuple(Column(str(value)) for value in columns)
         lines = tuple(
-            Line(str(value), tuple(entry(panel.cells[i, j]) for j in range(len(columns))))
+            Line(
+                str(value),
+                tuple(entry(panel, panel.cells[i, j]) for j in range(len(columns))),
+                _others(panel) if several and i == 0 else "",
+            )
+            for panel in panels
             for i, value in enumerate(sweep.rows[1])
         )
-        return Grid(name, caption, heads, lines, footer, f"{sweep.rows[0]} \\ {first}")
+        corner = f"{sweep.rows[0]} \\ {first}"
+        return Grid(name, caption, heads, lines, footer, corner, signature)
     head = f"{ends[0]}{ends[1]:>{AXIS - len(ends[0])}}" if screen and ends else ""
     heads = (Column(table.main.short), *([Column(head, "text")] if head else []))
     cells = [panel.cells[0, j] for j in range(len(columns))]
     lines = tuple(
-        Line(str(value), (entry(cell), Entry(_point(cell, scale)))[: len(heads)])
+        Line(str(value), (entry(panel, cell), Entry(_point(cell, scale)))[: len(heads)])
         for value, cell in zip(columns, cells, strict=True)
     )
-    return Grid(name, caption, heads, lines, footer, first)
+    return Grid(name, caption, heads, lines, footer, first, signature)
+
+
+def _others(panel: Panel, before: str = "") -> str:
+    """The options of a panel that are neither rows nor columns; before: where there are some."""
+    text = ", ".join(f"{name} {value}" for name, value in panel.others.items())
+    return f"{before}{text}" if text else ""
 
 
 def _point(cell: Combination, scale: tuple[float, float] | None) -> str:

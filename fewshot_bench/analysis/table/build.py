@@ -39,7 +39,8 @@ from fewshot_bench.analysis.statistics.intervals import (
     pair_runs,
     rounded,
 )
-from fewshot_bench.analysis.table.columns import COSTS, check_columns, facts_of, number
+from fewshot_bench.analysis.table.columns import check_columns, facts_of
+from fewshot_bench.analysis.table.costs import COSTS, Cost, number
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import Answers, significance, variations
 from fewshot_bench.analysis.table.table import (
@@ -82,6 +83,9 @@ class Options:
     its own, since groups may be used separately. rename: names to replace, as `OLD=NEW`. notes:
     further notes below the table. older: (method, version) pairs that no command computes.
     elsewhere: names that are known although these records lack them, as the baseline of others.
+    titles: conditions that blocks of a table may be called by.
+    groups: titles of groups of rows, and their names. ours: the method that stands out. costs:
+    those that are read.
     """
 
     metric: str = "top1"
@@ -98,6 +102,10 @@ class Options:
     notes: tuple[str, ...] = ()
     older: frozenset[tuple[str, str]] = frozenset()
     elsewhere: frozenset[str] = frozenset()
+    titles: frozenset[str] = frozenset()
+    groups: tuple[tuple[str, str], ...] = ()
+    ours: str | None = None
+    costs: Mapping[str, Cost] = dataclasses.field(default_factory=lambda: COSTS)
 
 
 def build(
@@ -116,30 +124,34 @@ def build(
     main = options.metrics[options.metric]
     data = frame(records) if data is None else data
     groups = table_groups(data, options.dataset, harmonic=main.higher_is_better)
-    costs = (cost.source for cost in COSTS.values())
+    costs = (cost.source for cost in options.costs.values())
     numbers = (f"metrics.{name}" for name in options.metrics)
     read = ("record", "split", "split.verified", *_SHORT, *costs, *numbers)
     load(data, *read[1:])
     if not options.allow_mixed:
         refuse_mixed(data)
     rows = assign_rows(data)
-    names = Names.read(options.rename, rows, groups, options.elsewhere)
+    conditions = _conditions(data)
+    others = options.elsewhere.union(options.titles, conditions.get("backbone", ()))
+    names = Names.read(options.rename, rows, groups, others)
     labels = {label: names.row(label, row.spec.method) for label, row in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
+    arranged = tuple(arrange(_order_rows(list(rows.values()), options.method), labels, options))
     seeds = sorted(distinct(data, "split_seed", "train_seed"))
     table = Table(
-        rows=tuple(_order_rows(list(rows.values()), options.method)),
+        rows=arranged,
         groups=groups,
         shots=tuple(sorted(shots for (shots,) in distinct(data, "shots"))),
         seeds=tuple(Seed(*pair) for pair in seeds),
         metric=options.metric,
         metrics=options.metrics,
-        conditions=_conditions(data),
+        conditions=conditions,
         records=len(records),
         cells={},
         sort=options.sort,
         signatures=_signatures(records, groups if options.sign_each else ()),
         renamed=names.new,
+        costs=options.costs,
     )
     columns = _add_facts(columns, options.columns)
     by_row: dict[str, list[int]] = {row.label: [] for row in rows.values()}
@@ -200,6 +212,68 @@ def _order_rows(rows: Sequence[Row], names: str | None) -> list[Row]:
         return first, row.spec.label if names else row.spec.method, row.label
 
     return sorted(rows, key=key)
+
+
+def read_groups(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs of `TITLE=NAMES` texts; UsageError for one that is not such."""
+    pairs = []
+    for text in texts:
+        title, _, names = (part.strip() for part in text.partition("="))
+        if not title or not names:
+            raise UsageError(f"--group '{text}': expected TITLE=NAMES, as 'Prompt learning=coop'")
+        pairs.append((title, names))
+    return tuple(pairs)
+
+
+def arrange(rows: Sequence[Row], labels: Mapping[str, str], options: Options) -> list[Row]:
+    """The rows in their groups: those of none first, ours last of its own.
+
+    labels: new labels of rows by the old ones. UsageError for a name that is no row's, and for a
+    row in two groups.
+    """
+    titles: dict[str, str] = {}
+    for title, names in options.groups:
+        every = {name for row in rows for name in _names_of(row, labels)}
+        for name in expand_methods(names, every):
+            for row in _named(rows, name, labels, "--group", options.elsewhere):
+                if titles.setdefault(row.label, title) != title:
+                    raise UsageError(f"--group: '{row.label}' is in two groups; leave it in one")
+    own: list[Row] = []
+    if options.ours:
+        own = _named(rows, options.ours, labels, "--ours", options.elsewhere)
+    ours = {row.label for row in own}
+    order = ["", *dict.fromkeys(titles.values())]
+    placed = [replace(row, group=titles.get(row.label, ""), ours=row.label in ours) for row in rows]
+    last = not options.method
+    return sorted(
+        placed,
+        key=lambda row: (
+            len(order) if row.ours and not row.group and last else order.index(row.group),
+            row.ours and last,
+        ),
+    )
+
+
+def _names_of(row: Row, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of a row: its label, the one before it was renamed, those of its method."""
+    old = (name for name, new in labels.items() if new == row.label)
+    return row.label, *old, *method_names(row.spec)
+
+
+def _named(
+    rows: Sequence[Row],
+    name: str,
+    labels: Mapping[str, str],
+    option: str,
+    elsewhere: Collection[str],
+) -> list[Row]:
+    """The row of this label, else those of the method; UsageError if there is none anywhere."""
+    exact = [row for row in rows if row.label in (name, labels.get(name))]
+    named = exact or [row for row in rows if name in _names_of(row, labels)]
+    if not named and name not in elsewhere:
+        every = [row.label for row in rows]
+        raise absent("method", name, every, f"{option} takes names as the table shows them")
+    return named
 
 
 def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -331,7 +405,7 @@ def _fill(
         reason=reason,
         costs={
             name: cost.together([v for v in map(number, of(cost.source)) if v is not None])
-            for name, cost in COSTS.items()
+            for name, cost in table.costs.items()
         },
         verified=None if verified <= {None} else verified == {True},
         short=max(starmap(_shorten, short), key=attrgetter("classes", "val"), default=Short()),
@@ -393,7 +467,7 @@ def _average(table: Table, empty: Cell, cells: Sequence[Cell]) -> Cell:
         }
     if not series[table.metric]:
         return replace(empty, reason=f"the metric {table.metric} is not there for all seeds")
-    return _combine(empty, cells, series, cells[0].splits)
+    return _combine(table, empty, cells, series, cells[0].splits)
 
 
 def _harmonic(table: Table, empty: Cell, halves: Sequence[Cell]) -> Cell:
@@ -419,7 +493,7 @@ def _harmonic(table: Table, empty: Cell, halves: Sequence[Cell]) -> Cell:
         if name == table.metric and not both:
             below = "a harmonic mean of numbers below zero says nothing"
             return replace(empty, reason=below if negative else _unequal_seeds(halves))
-    return _combine(empty, halves, series, series[table.metric])
+    return _combine(table, empty, halves, series, series[table.metric])
 
 
 def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
@@ -439,7 +513,11 @@ def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
 
 
 def _combine(
-    empty: Cell, cells: Sequence[Cell], series: Mapping[str, Series], seeds: Iterable[Seed]
+    table: Table,
+    empty: Cell,
+    cells: Sequence[Cell],
+    series: Mapping[str, Series],
+    seeds: Iterable[Seed],
 ) -> Cell:
     """The cell of these ones' mean, which has the splits of all of them at the seeds."""
     splits: dict[Seed, Hashable] = {
@@ -456,7 +534,7 @@ def _combine(
         failed=sum(cell.failed for cell in cells),
         costs={
             name: cost.together([cell.costs.get(name) for cell in cells])
-            for name, cost in COSTS.items()
+            for name, cost in table.costs.items()
         },
     )
 

@@ -12,7 +12,8 @@ from fewshot_bench.analysis.conditions import OWN_DATA
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
-from fewshot_bench.analysis.table.columns import COSTS, sort_rows
+from fewshot_bench.analysis.table.columns import sort_rows
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.table import (
     Cell,
     Detectable,
@@ -46,9 +47,13 @@ def rows(table: Table) -> list[dict[str, Any]]:
         if cell.expected
     ]
     titles = list(dict.fromkeys(title for cell in cells for title in cell.extra))
+    more = [
+        c for n, c in table.costs.items() if n not in COSTS and any(x.costs.get(n) for x in cells)
+    ]
     lines = []
     for cell in cells:
         line = _row(table, cell)
+        line |= {cost.key: _number(cell.costs.get(cost.name)) for cost in more}
         for title in titles:
             name = f"plugin_{title}" if title in line else str(title)
             line[name] = finite(cell.extra.get(title))

@@ -21,7 +21,7 @@ from fewshot_bench.analysis.formats.document import (
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.export import meta
-from fewshot_bench.analysis.table.layouts import most_common
+from fewshot_bench.analysis.table.grids import most_common
 from fewshot_bench.analysis.table.notes import cell_notes
 from fewshot_bench.analysis.table.table import Group, Row, Seed, Table, marks_of
 from fewshot_bench.api.record import Record

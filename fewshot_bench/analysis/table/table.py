@@ -15,6 +15,7 @@ from fewshot_bench.api.spec import TOY, RunSpec
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.paired import Comparison
     from fewshot_bench.analysis.statistics.variance import Components
+    from fewshot_bench.analysis.table.costs import Cost
     from fewshot_bench.api.record import Record
 
 AVERAGE = "average"
@@ -78,12 +79,15 @@ class Group:
 class Row:
     """One line of the table: a method as configured, under one set of conditions.
 
-    stated: the marks that its records state, of `STATED`.
+    stated: the marks that its records state, of `STATED`. group: the title that it stands under
+    with others. ours: whether it stands out.
     """
 
     label: str
     spec: RunSpec
     stated: tuple[str, ...] = ()
+    group: str = ""
+    ours: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -284,7 +288,8 @@ class Table:
     are the requested columns (None: the default ones), `sort` is the metric or cost that the lines
     of every group are sorted by. `significance` requires a baseline and logits. `signatures` holds
     lines that `signature.parse` reads: that of all records under "", and on request one per group
-    under its label. `renamed`: new names of methods and data sets by the old ones.
+    under its label. `renamed`: new names of methods and data sets by the old ones. `costs`: those
+    that cells have.
     """
 
     rows: tuple[Row, ...]
@@ -306,6 +311,7 @@ class Table:
     significance: Significance | None = None
     variations: tuple[Variation, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def main(self) -> Metric:

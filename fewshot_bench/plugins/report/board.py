@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING, Column, Grid
 from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
 from fewshot_bench.analysis.table.table import Cell, Group
 from fewshot_bench.api.metrics import PERCENT

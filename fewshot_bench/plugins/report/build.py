@@ -165,10 +165,15 @@ def _prefix_ids(html: str, prefix: str) -> str:
 def _write_latex(chosen: Headline) -> str:
     """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
     from fewshot_bench.analysis.formats import latex
-    from fewshot_bench.analysis.table.layouts import paper
+    from fewshot_bench.analysis.table.grids import Display
+    from fewshot_bench.analysis.table.layouts import lay_out
 
-    table = dataclasses.replace(chosen.table, shots=(chosen.shots,), commands=())
-    return printable_lines(latex.write_paper(paper(table, "latex")))
+    shots = (chosen.shots,)
+    groups = (
+        dataclasses.replace(g, shots=shots) for g in chosen.table.groups if chosen.shots in g.shots
+    )
+    table = dataclasses.replace(chosen.table, shots=shots, groups=tuple(groups), commands=())
+    return printable_lines(latex.write(lay_out(table, "latex", Display("paper", digits=2))))
 
 
 def _more_shots(chosen: Headline) -> str:

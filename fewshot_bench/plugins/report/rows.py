@@ -46,13 +46,13 @@ NOTHING = Field(MISSING, css="none")
 def method_row(contestant: Contestant, fields: Iterable[Field], css: str = "") -> Row:
     """A line about a method, with its mark."""
     classes = f"{contestant.look.css} {css}".strip()
-    return Row(contestant.label, tuple(fields), classes, contestant.look)
+    return Row(contestant.label, tuple(fields), css=classes, look=contestant.look)
 
 
 def text_row(*words: str, css: str = "") -> Row:
     """A line of texts from records."""
     title, *others = map(text.message, words)
-    return Row(title, tuple(map(Field, others)), css)
+    return Row(title, tuple(map(Field, others)), css=css)
 
 
 def sheet(

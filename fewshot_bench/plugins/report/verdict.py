@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fewshot_bench.analysis.signature import commands_of
-from fewshot_bench.analysis.table.columns import BILLED, COSTS
+from fewshot_bench.analysis.table.costs import BILLED, COSTS
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text

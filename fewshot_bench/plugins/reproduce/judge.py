@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from fewshot_bench.analysis.statistics.intervals import rounded
 from fewshot_bench.analysis.table.build import inapplicable_reason
-from fewshot_bench.analysis.table.columns import number as finite
+from fewshot_bench.analysis.table.costs import number as finite
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.cells import Cell
 from fewshot_bench.plugins.reproduce.matching import is_published_data, mixture

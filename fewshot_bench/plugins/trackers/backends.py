@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from fewshot_bench.analysis.signature import signature_of
-from fewshot_bench.analysis.table.columns import number
+from fewshot_bench.analysis.table.costs import number
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import per_class
 from fewshot_bench.utils import offline

@@ -11,7 +11,7 @@ import numpy as np
 from fewshot_bench.analysis.figures.costs import NEAR, set_axis
 from fewshot_bench.analysis.figures.labels import place_names, width_of
 from fewshot_bench.analysis.formats.style import FAINT, INK
-from fewshot_bench.analysis.table.columns import BILLED, COSTS, Cost, number
+from fewshot_bench.analysis.table.costs import BILLED, COSTS, Cost, number
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, Picture
 from fewshot_bench.plugins.report.headline import Contestant, Headline
