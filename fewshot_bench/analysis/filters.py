@@ -186,8 +186,12 @@ def place(wanted: Sequence[str], name: str) -> int:
 
 
 def method_names(spec: RunSpec) -> tuple[str, ...]:
-    """Names by which `--method` finds a cell: method and label, with or without version."""
-    return (spec.method, spec.label, *names_of_version(spec))
+    """Names by which `--method` finds a cell: method and label, with or without version.
+
+    `NAME[]` is a method with the defaults of all its options.
+    """
+    bare = () if spec.overrides else (f"{spec.method}[]",)
+    return (spec.method, spec.label, *bare, *names_of_version(spec))
 
 
 def names_of_version(spec: RunSpec) -> tuple[str, ...]:

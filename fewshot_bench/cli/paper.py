@@ -254,7 +254,7 @@ def _write_numbers(item: Item, folder: Path, rows: Sequence[Mapping[str, Any]]) 
         return ""
     old, new = _numbers(before), _numbers(text)
     changes = [
-        f"{name} {old.get(name) or 'none'} -> {new.get(name) or 'none'}"
+        f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
         for name in dict.fromkeys((*new, *old))
         if old.get(name) != new.get(name)
     ]
@@ -272,7 +272,7 @@ def _numbers(text: str) -> dict[str, str]:
         others = [f"{k[7:]} {v}" for k, v in row.items() if k.startswith("option_")]
         name = ", ".join([head, *others])
         numbers[name] = row["mean"]
-    return numbers
+    return {name: mean for name, mean in numbers.items() if mean}
 
 
 def _write(path: Path, content: bytes, change: str, *, quiet: bool = False) -> None:
