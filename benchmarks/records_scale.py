@@ -29,6 +29,7 @@ from fewshot_bench.api.record import Record, image_facts, seal
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.profiling.curves import Curves
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.answer_files import ASKED
@@ -175,7 +176,16 @@ def _record(cell: RunSpec, split: Split, facts: Mapping[str, Any], names: list[s
             "images": {"elapsed": 2.1, "decoded": images, "cached": 0},
         },
         environment={**ENVIRONMENT, "load": round(draw.uniform(0, 9), 2), "code": _code(cell)},
+        curves=_curves(steps, draw),
     )
+
+
+def _curves(steps: int, draw: random.Random) -> dict[str, Any]:
+    """Loss and rate of a method that trains, as many points as a run keeps."""
+    curves = Curves()
+    for number in range(steps):
+        curves.log(number + 1, {"loss": draw.uniform(0, 5), "rate": 0.002 * draw.random()})
+    return curves.finish()
 
 
 BOTH = ("billed", "elapsed")

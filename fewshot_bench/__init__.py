@@ -1,8 +1,9 @@
 """One harness for few-shot adaptation of vision-language models; plug-ins and programs import it.
 
-`run` computes results, `load` reads them, `load_model` opens a kept model (docs/python.md); the
-other names are the contracts of plug-ins (docs/plugins.md). A name is imported when it is first
-used, so that `import fewshot_bench` is quick.
+`run` computes results, `load` reads them, `load_model` opens a kept model (docs/python.md), `cell`
+is one cell by hand (docs/debug.md); the other names are the contracts of plug-ins
+(docs/plugins.md). A name is imported when it is first used, so that `import fewshot_bench` is
+quick.
 """
 
 from importlib import import_module
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.api.task import Augment, Images, Shots, Split, Task, Vocabulary
     from fewshot_bench.engines.library import list_backbones, list_datasets, list_methods, run
+    from fewshot_bench.engines.open_cell import OpenCell, cell
     from fewshot_bench.engines.reporting import FsbenchWarning
     from fewshot_bench.plugins.models.adapt import Adapted, adapt
     from fewshot_bench.plugins.models.evaluation import evaluate
@@ -58,6 +60,7 @@ _NAMES = {
     "fewshot_bench.api.items": "Item",
     "fewshot_bench.api.task": "Augment Images Shots Split Task Vocabulary",
     "fewshot_bench.engines.library": "list_backbones list_datasets list_methods run",
+    "fewshot_bench.engines.open_cell": "OpenCell cell",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
     "fewshot_bench.plugins.models.adapt": "Adapted adapt",
     "fewshot_bench.plugins.models.evaluation": "evaluate",
@@ -88,6 +91,7 @@ __all__ = [
     "Model",
     "NotApplicableError",
     "NumericalError",
+    "OpenCell",
     "Option",
     "Paper",
     "Published",
@@ -104,6 +108,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "adapt",
+    "cell",
     "evaluate",
     "hookimpl",
     "hyper",

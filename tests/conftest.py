@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fewshot_bench.api import code_closure
+from fewshot_bench.api import code_closure, own_methods
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
@@ -124,6 +124,13 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for name in [*sys.modules]:
         if name.partition(".")[0] == helpers.MODULE:
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _no_methods_of_files() -> Iterator[None]:
+    """Methods of files that a test makes known are not known to the next one."""
+    yield
+    own_methods.forget()
 
 
 @pytest.fixture

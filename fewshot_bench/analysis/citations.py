@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fewshot_bench.api import method_code
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.paper import THIS_TOOL, Paper, entries_of
 from fewshot_bench.api.record import Record
@@ -58,7 +57,7 @@ def of_records(records: Sequence[Record]) -> Citations:
     citations = Citations()
     for name in sorted(stated):
         entries = stated[name] or entries_of(papers_of_installed(name))
-        citations.add("method", method_code.short(name), entries)
+        citations.add("method", name, entries)
     names = {name for spec in specs for name in (spec.dataset, spec.target) if name}
     citations.add_each("data set", sorted(names), papers_of_dataset)
     citations.add_each("backbone", sorted({spec.backbone for spec in specs}), papers_of_backbone)
@@ -99,7 +98,7 @@ def papers_of_backbone(name: str) -> tuple[Paper, ...]:
 
 def papers_of_installed(method: str) -> tuple[Paper, ...]:
     """The papers of a method if it is installed, else none; a file is not imported for this."""
-    if method_code.is_meant(method):
+    if method not in registry().methods.entries:
         return ()
     try:
         return papers_of_method(method)

@@ -25,7 +25,6 @@ from fewshot_bench.analysis.frame import (
     weights_text,
 )
 from fewshot_bench.analysis.table.table import STATED, Row
-from fewshot_bench.api.method_code import short_names
 from fewshot_bench.api.record import Overlap, Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
@@ -303,9 +302,8 @@ def _method_names(data: pd.DataFrame) -> dict[tuple[str, str], str]:
     versions: defaultdict[str, set[str]] = defaultdict(set)
     for method, version in distinct(data, "method", "method_version"):
         versions[method].add(version)
-    short = short_names(versions)
     return {
-        (method, version): f"{short[method]}@{version}" if len(own) > 1 else short[method]
+        (method, version): f"{method}@{version}" if len(own) > 1 else method
         for method, own in versions.items()
         for version in own
     }

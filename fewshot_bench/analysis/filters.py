@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,13 +20,14 @@ import numpy as np
 from fewshot_bench.analysis.conditions import code, condition, loaded_weights, own_data
 from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
-from fewshot_bench.api import method_code
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.method import list_changed_options
-from fewshot_bench.api.method_code import parts, short
+from fewshot_bench.api.method_code import derive_name, is_meant, name_of, parts
 from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
+from fewshot_bench.store.kept_methods import list_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.spelling import spell_once
 from fewshot_bench.utils.text import join_names, option_name, split_names
@@ -183,30 +186,72 @@ def place(wanted: Sequence[str], name: str) -> int:
 
 
 def method_names(spec: RunSpec) -> tuple[str, ...]:
-    """Names by which `--method` finds a cell: method and label, with or without version.
-
-    For a method in a file, also its aliases and the class name alone.
-    """
-    file = method_code.parts(spec.method)
-    own = spec.method, *method_code.aliases(spec.method), *(file[1:] if file else ())
-    return (*own, *(method_label(name, spec.overrides) for name in own), *names_of_version(spec))
+    """Names by which `--method` finds a cell: method and label, with or without version."""
+    return (spec.method, spec.label, *names_of_version(spec))
 
 
 def names_of_version(spec: RunSpec) -> tuple[str, ...]:
     """Names that select this version, such as `clip-lora@1` and `clip-lora@1[rank=4]`."""
-    own = spec.method, *method_code.aliases(spec.method)
-    named = [f"{name}@{spec.method_version}" for name in own]
-    return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
+    named = f"{spec.method}@{spec.method_version}"
+    return named, *([method_label(named, spec.overrides)] if spec.overrides else [])
 
 
 def expand_methods(text: str, names: Set[str]) -> list[str]:
     """The methods of a comma list, spelled as in `names`, those of records, if they have them.
 
-    A suite, or `all`, expands to those of its methods that occur in the records.
+    A suite, or `all`, expands to those of its methods that occur in the records. `NAME@3fa9` is the
+    version of a file's method whose digest starts so; `path/to/file.py:Class` is the one of the
+    file as it is now, which a process of its own imports for this.
     """
     methods = registry().methods
     suites = {EVERY: methods.names(), **methods.suites()}
-    return _expand(split_list(text, names), suites, names, method_code.canonical)
+    asked: list[str] = []
+    for name in split_list(text, names):
+        if name not in names and is_meant(name):
+            asked.append(_of_file(name, names))
+        else:
+            asked += [name] if name in names else _starting(name, names) or [name]
+    return _expand(asked, suites, names, lambda name: name)
+
+
+# A version of a method in a name, and its options.
+_VERSIONED = re.compile(r"(?P<method>[^@\[]+)@(?P<version>[^@\[]+)(?P<options>\[.*)?", re.DOTALL)
+
+
+def _starting(name: str, names: Set[str]) -> list[str]:
+    """The names of records for `NAME@VERSION`, of whose version the digest may be cut short."""
+    asked = _VERSIONED.fullmatch(name)
+    if asked is None:
+        return []
+    found = []
+    for own in sorted(names):
+        part = _VERSIONED.fullmatch(own)
+        if part is None or part["method"] != asked["method"] or part["options"] != asked["options"]:
+            continue
+        if own_methods.is_version(asked["version"], part["version"]):
+            found.append(own)
+    return found
+
+
+def _of_file(name: str, names: Set[str]) -> str:
+    """The name of a file's method in its version of now; UsageError if it has no results.
+
+    A file that is not here stands for the methods that its class names.
+    """
+    spot = parts(name)
+    if spot and not os.path.isfile(os.path.expanduser(spot[0])):
+        guess = derive_name(spot[1])
+        return guess if guess in names else name
+    with hosting():
+        own = registry().own_method(name)
+    now = f"{own.name}@{own.version}"
+    if now not in names:
+        shown = f"; fsbench compare -m {own.name} shows others" if own.name in names else ""
+        raise UsageError(
+            f"'{name}' as it is now ({now}) has no results here: fsbench run -m "
+            f"{shlex.quote(name)} computes them{shown}"
+        )
+    return now
 
 
 def expand_datasets(text: str, names: Set[str]) -> list[str]:
@@ -295,26 +340,34 @@ def split_version(name: str) -> tuple[str, str]:
     """Split `NAME@VERSION`; the version is empty if absent or if a method has the whole name."""
     methods = registry().methods.entries
     method, at, version = name.rpartition("@")
-    if name not in methods and at and (method in methods or parts(method)):
+    if name not in methods and at and method in methods:
         return method, version
     return name, ""
 
 
-def newest(records: Iterable[Record]) -> dict[str, str]:
-    """The newest version of each method."""
-    versions: dict[str, str] = {}
-    for method, version in {(r.spec.method, r.spec.method_version): None for r in records}:
-        versions[method] = max(versions.get(method, version), version, key=version_key)
-    return versions
+def newest(records: Iterable[Record], store: Path) -> dict[str, str]:
+    """The newest version of each method; of a method of a file, the one that was run last."""
+    pairs = {(r.spec.method, r.spec.method_version): None for r in records}
+    is_own = any(own_methods.digest_in(version) for _, version in pairs)
+    runs = own_methods.newest_runs(facts for _, facts in list_methods(store)) if is_own else {}
+
+    def rank(pair: tuple[str, str]) -> tuple[bool, float, Any]:
+        # The author has packaged it: a plug-in's version follows those of the file.
+        is_released = not own_methods.digest_in(pair[1])
+        return is_released, runs.get(pair, 0.0), version_key(pair[1])
+
+    return dict(sorted(pairs, key=rank))
 
 
-def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | None) -> Shown:
+def current(
+    every: Sequence[Record], chosen: Sequence[Record], methods: str | None, store: Path
+) -> Shown:
     """The chosen records of the newest versions, and of older versions requested by name.
 
     every: all records of the store, which determine the newest versions. methods: the comma list of
     `--method`, in which `clip-lora@1` requests a version. UsageError if only older versions match.
     """
-    last = newest(every)
+    last = newest(every, store)
     asked: set[str] = set()
     if methods:
         specs = {(r.spec.label, r.spec.method_version): r.spec for r in every}.values()
@@ -347,19 +400,19 @@ def _note_left(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]
     for method, versions in sorted(counts.items()):
         ordered = sorted(versions, key=version_key)
         said = ", ".join(f"{versions[v]:,} of version {v}" for v in ordered)
-        asked = shlex.quote(f"{short(method)}@{ordered[-1]}")
+        asked = shlex.quote(f"{method}@{ordered[-1]}")
         yield (
-            f"{short(method)} is shown in version {last[method]}; left out: {said} "
+            f"{method} is shown in version {last[method]}; left out: {said} "
             f"(--method {asked} shows them)"
         )
 
 
 def _note_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iterable[str]:
     for method, version in sorted(older):
-        yield (
-            f"{short(method)}@{version} is not the newest version, which is {last[method]}: no "
-            "command computes what it lacks"
-        )
+        step = "no command computes what it lacks"
+        if own_methods.digest_in(version):
+            step = f"fsbench run -m {shlex.quote(f'{method}@{version}')} computes what it lacks"
+        yield f"{method}@{version} is not the newest version, which is {last[method]}: {step}"
 
 
 def several(value: Any) -> tuple[Any, ...]:
@@ -417,15 +470,15 @@ def with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
 
 
 def _label(record: Record) -> str:
-    return method_label(short(record.spec.method), record.spec.overrides)
+    return record.spec.label
 
 
 def _word(value: Any) -> str:
     if isinstance(value, type):
-        # A method of a notebook is stored in a file of its own.
-        return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
+        name = registry().name_of(value)
+        return name if name in registry().methods.entries else name_of(value)
     if is_method_object(value):
-        return method_label(short(_word(type(value))), list_changed_options(value))
+        return method_label(_word(type(value)), list_changed_options(value))
     if isinstance(value, bool):
         return YES_NO[not value]
     return "none" if value is None else str(value)

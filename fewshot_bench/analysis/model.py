@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fewshot_bench.analysis.comparison import frame_rows
-from fewshot_bench.api import code_closure
 from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
-from fewshot_bench.api.method_code import parts
+from fewshot_bench.api.method_code import EXAMPLE, name_of
+from fewshot_bench.api.own_methods import OwnMethod, digest_in, stated_in
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
+from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
 from fewshot_bench.utils import devices
 from fewshot_bench.utils.arguments import checked, text, whole
@@ -287,13 +288,13 @@ class Model:
 
 
 def load_model(
-    path: str | PathLike[str], *, device: str = "auto", method: type | None = None
+    path: str | PathLike[str], *, device: str = "auto", method: type | str | None = None
 ) -> Model:
     """A model in a folder or on a hub; StoreError or UsageError, in one line, if it is unusable.
 
     path: a folder, or `hub:USER/NAME@revision`; a warning names the commit if the name does not.
     device: `auto`, or such as `cpu`, `cuda:1`, `xpu`, `mps`. method: the class of a method that no
-    plug-in registers (of a file or a notebook). DataMissingError if the backbone is not available.
+    plug-in registers, or `path/to/file.py:Class`. DataMissingError if the backbone is not there.
     Warns if the code of the method is not, or not known to be, that of the fit.
 
     >>> load_model("hub:user/name@1f3c0de").predict(["photo.jpg"])
@@ -304,7 +305,7 @@ def load_model(
 def open_model(
     name: str | PathLike[str],
     device: str,
-    method: type | None,
+    method: type | str | None,
     warn: Callable[[str], None],
     *,
     precision: str = "",
@@ -331,23 +332,24 @@ def open_model(
 
 
 def _build_method(
-    path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
+    path: Path, config: ModelConfig, given: type | str | None, warn: Callable[[str], None]
 ) -> Any:
     """The method with the hyper-parameters of the fit; UsageError if it is another version.
 
-    given: the class of a method that no plug-in registers; UsageError if it is none, or another.
+    given: the class of a method that no plug-in registers, or its reference; UsageError if it is
+    none, or another.
     warn: called if the code is not, or not known to be, that of the fit.
     """
     cls = _find_class(path, config) if given is None else _check_class(path, config, given)
     version = str(getattr(cls, "version", "1"))
-    if version != config.method_version:
+    if version != stated_in(config.method_version):
         raise UsageError(
             f"{path} was fitted by {config.method} version {config.method_version}, installed is "
             f"{version}; install {config.method_origin or 'the package of then'}, or fit again"
         )
     if reason := reason_not_to_keep(cls):
         raise UsageError(f"{path}: a model of {config.method} cannot be used: {reason}")
-    if config.method_code and not _is_code_of_fit(config, cls, given is not None):
+    if config.method_code and not _is_code_of_fit(path, config, cls):
         warn(
             f"{path}: the code of {config.method} is not that of the fit "
             f"({config.method_origin or 'unknown'}); its answers may differ"
@@ -359,42 +361,55 @@ def _find_class(path: Path, config: ModelConfig) -> type:
     plugins, name = registry(), config.method
     if name in plugins.methods.entries:
         return plugins.method_class(name)
-    if spot := parts(name):
+    if digest_in(config.method_version):
+        kept = _kept_code(path, config)
+        where = (
+            f"its code is there: read it, then add method={kept.reference!r} (--method of commands)"
+            if kept
+            else f"pass its class: method={config.method_origin.rpartition(':')[2]}"
+        )
         raise UsageError(
-            f"{path}: its method is class {spot[1]} of {Path(spot[0]).name}, which no plug-in "
-            f"registers, and files that a model names are not run: load it in Python with "
-            f"method={spot[1]}"
+            f"{path}: its method {name} is that of {config.method_origin}, which no plug-in "
+            f"registers, and code beside a model runs only if it is named; {where}"
         )
     error = plugins.methods.unknown(name, plugins.methods.entries, "fsbench list methods")
     raise UsageError(f"{path}: {error}; install its plug-in, or load_model(..., method=Class)")
 
 
-def _check_class(path: Path, config: ModelConfig, given: type) -> type:
-    """The class that was handed over; UsageError if it has not the name of the method."""
+def _kept_code(path: Path, config: ModelConfig) -> OwnMethod | None:
+    """The code of the fit, beside the model or in the store that holds it."""
+    places = (path, *path.resolve().parents[1:2])
+    found = (find_method(place, config.method, config.method_version) for place in places)
+    return next(filter(None, found), None)
+
+
+def _check_class(path: Path, config: ModelConfig, given: type | str) -> type:
+    """The class that was handed over or named; UsageError if it has not the name of the method."""
+    if isinstance(given, str):
+        given = registry().method_class(registry().own_method(given).name)
     if not isinstance(given, type) or not callable(getattr(given, "fit", None)):
-        raise UsageError(f"method={given!r:.80}: expected the class of a method")
-    spot = parts(config.method)
-    expected, name = spot[1] if spot else config.method, given.__name__
-    if expected not in (name, getattr(given, "name", name)):
+        raise UsageError(f"method={given!r:.80}: expected the class of a method, or {EXAMPLE!r}")
+    if name_of(given) != config.method:
         raise UsageError(
-            f"{path} was fitted by {config.method}, method={name} is another class; pass {expected}"
+            f"{path} was fitted by {config.method}, method={given.__name__} is another class "
+            f"('{name_of(given)}'); pass {config.method_origin or config.method}"
         )
     return given
 
 
-def _is_code_of_fit(config: ModelConfig, cls: type, given: bool) -> bool:
+def _is_code_of_fit(path: Path, config: ModelConfig, cls: type) -> bool:
     """True if the source of a class is that of the fit.
 
-    `fewshot_bench.run` writes a class of a session to a file of the store. Its digest says nothing
-    about the session, so the functions of the class are looked up in that file.
+    The digest of a class of a session says nothing of what its script is now, so the functions of
+    the class are looked up in the code that the store has.
     """
-    if code_closure.running_digest(cls) == config.method_code:
+    if str(registry().code(config.method, cls)["digest"]) == config.method_code:
         return True
-    spot = parts(config.method)
-    if not given or spot is None:
+    kept = _kept_code(path, config)
+    if kept is None:
         return False
     try:
-        written = Path(spot[0]).read_text(encoding="utf-8")
+        written = Path(kept.reference.rpartition(":")[0]).read_text(encoding="utf-8")
         return all(source in written for source in _sources(cls))
     except (OSError, ValueError, TypeError):
         return False

@@ -36,7 +36,6 @@ from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.costs import costs_of, every_cost
 from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, check_options, check_stack
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (
@@ -44,7 +43,6 @@ from fewshot_bench.api.spec import (
     DEFAULT_STORE,
     RunSpec,
     canonical_json,
-    method_label,
     plain,
 )
 from fewshot_bench.store.kept_models import model_of
@@ -115,7 +113,6 @@ _COMPARED: Mapping[str, Kind] = {
     "allow_mixed": FLAG,
 }
 _DRAWN: Mapping[str, Kind] = {
-    "ours": names("names of methods", 0),
     "size": Kind("a size such as cvpr-page, or inches", lambda value: read_size(value) and value),
     "font": word(*FONTS),
     "across": optional(whole(1)),
@@ -406,9 +403,9 @@ class Results:
         swept = SweepOptions(values["options"] or {}, each)
         display = Display(layout, check_stack(stack), values["spread"] or "", digits, swept=swept)
         self._refuse_empty()
-        shown = current(self._every, self._records, self._asked.get("method"))
+        shown = current(self._every, self._records, self._asked.get("method"), self.store)
         if allow_mixed:
-            older = older_versions(self._records, newest(self._every))
+            older = older_versions(self._records, newest(self._every, self.store))
             shown = Shown(list(self._records), (), older)
         records, notes = shown.records, shown.notes
         if layout in ("sweep", "ablation"):
@@ -453,7 +450,7 @@ class Results:
         *,
         metric: str = "top1",
         rename: Mapping[str, str] | None = None,
-        ours: str | Sequence[str] = (),
+        ours: Any = None,
         size: str = DEFAULT_SIZE,
         font: str = "sans",
         across: int | None = None,
@@ -483,16 +480,18 @@ class Results:
             metric=metric,
             rename=rename,
             allow_mixed=allow_mixed,
+            ours=ours,
+            columns=given["cost"] or None,
             layout="sweep" if swept else DEFAULT,
             **swept,
         )
-        own = {"option": options, "each": each, "cost": cost, "ours": ours}
+        own = {"options": options, "each": each, "cost": cost, "ours": ours}
         own |= {"bars": bars, "axes": axes}
         refuse_foreign(kind, [name for name, value in own.items() if value])
         style = Style(read_size(size), font, spread, bars, zero_shot, axes, across)
         table, _ = the_only(made.made, "a figure")
         own_sweep = made.display.swept or SweepOptions()
-        return draw(table, FigureOptions(kind, style, given["ours"], given["cost"], own_sweep))
+        return draw(table, FigureOptions(kind, style, given["cost"], own_sweep))
 
     @cached_property
     def _opened(self) -> Store:
@@ -597,7 +596,7 @@ def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
     return {
-        "label": method_label(short(spec.method), spec.overrides),
+        "label": spec.label,
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,

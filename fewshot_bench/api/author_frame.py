@@ -42,6 +42,17 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     return f"{short_path(file)}:{line} in {function.strip()}"
 
 
+def is_author_file(file: str, packages: Iterable[str]) -> bool:
+    """True for a file of `packages`, and for any that no installed package or Python itself has."""
+    own = set(filter(None, packages)) & _modules(file)
+    return bool(own) or not _LIBRARY.search(PurePath(file).as_posix())
+
+
+def is_harness_file(file: str) -> bool:
+    """True for a file of the harness."""
+    return PurePath(file).as_posix().startswith(f"{_OURS}/")
+
+
 def error_text(error: BaseException, target: object) -> str:
     """Type, message and author's frame of an error raised by the code of a registered `target`."""
     trace = "".join(traceback.format_exception(error))

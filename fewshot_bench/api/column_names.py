@@ -43,7 +43,7 @@ _OF_TABLES = (
     *("delta", "delta_metric", "test_difference", "test_low", "test_high", "test_p"),
     *("test_p_holm", "test_conditional", "test_seeds"),
 )
-_OF_RECORDS = ("label", "seed", "status", "error", "key", *ENTRIES)
+_OF_RECORDS = ("label", "seed", "status", "error", "curves", "key", *ENTRIES)
 # Words of `--columns` and `--sort`, and their columns in CSV.
 _OF_OPTIONS = ("trained", "billed", "peak", "trained_params", "curve", "schedule")
 FIXED = frozenset(

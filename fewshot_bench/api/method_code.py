@@ -1,7 +1,8 @@
 """Methods in files (`path/to/file.py:ClassName`): references to them, and their import.
 
-Specifications hold the absolute path, so that all spellings of a path are one method, equal class
-names in two files are two methods, and every worker finds the file.
+A reference is how a user names a class; what specifications hold is in `own_methods.py`. Files of a
+store that hold an author's code are imported under the names of the author's own files, as long as
+these have the same content: tracebacks, debuggers and coverage name them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import ast
 import hashlib
 import importlib.machinery
 import importlib.util
+import linecache
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from pathlib import Path, PurePosixPath
-from types import ModuleType
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.code_closure import forget, is_edited, modules_beside, note_import
@@ -44,33 +48,6 @@ def canonical(name: str) -> str:
         return name
     file, cls = pieces
     return f"{os.path.realpath(os.path.expanduser(file))}:{cls}"
-
-
-def aliases(name: str) -> list[str]:
-    """Shorter spellings of a reference, the shortest (`file.py:Class`) first.
-
-    Empty for any other name.
-    """
-    reference = parts(name)
-    if reference is None:
-        return []
-    pieces = PurePosixPath(reference[0]).parts
-    return [f"{'/'.join(pieces[-n:])}:{reference[1]}" for n in range(1, len(pieces))]
-
-
-def short(name: str) -> str:
-    """The name for messages: `file.py:Class` for a reference, other names unchanged."""
-    return next(iter(aliases(name)), name)
-
-
-def short_names(names: Iterable[str]) -> Mapping[str, str]:
-    """The shortest spelling of each name that is no spelling of another name."""
-    every = sorted(set(names))
-    shortest = {}
-    for name in every:
-        others = {alias for other in every if other != name for alias in (other, *aliases(other))}
-        shortest[name] = next((a for a in aliases(name) if a not in others), name)
-    return shortest
 
 
 EXAMPLE = "path/to/file.py:ClassName"
@@ -109,7 +86,26 @@ def load(name: str) -> type:
             f"'{cls}' in '{path}' is no method ({kind}): expected a frozen dataclass with fit; "
             "docs/plugins.md shows a whole one"
         )
+    if getattr(value, "name", None) is None:
+        with suppress(Exception):
+            value.name = name_of(value)  # type: ignore[attr-defined]
     return value
+
+
+def name_of(kind: type) -> str:
+    """The `name` of a method's class, or the one that follows from the name of the class."""
+    name = getattr(kind, "name", None)
+    return derive_name(kind.__name__) if name is None else str(name)
+
+
+def derive_name(kind: str) -> str:
+    """The name of a method whose class states none.
+
+    >>> derive_name("CLIPAdapter2")
+    'clip-adapter2'
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", kind)
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "method"
 
 
 def _incomplete(name: str) -> str:
@@ -201,7 +197,8 @@ def _execute(path: Path) -> ModuleType:
     token = _importing.set(path)
     try:
         with plugin_code():
-            exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+            code = compile(source, _shown(str(path), source), "exec", dont_inherit=True)
+            exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         reason = error_text(error, path.stem)
@@ -232,3 +229,51 @@ def _refuse_shadowed(path: Path) -> None:
 
 def _lies_in(file: str | None, folder: Path) -> bool:
     return file is not None and Path(os.path.realpath(file)).is_relative_to(folder)
+
+
+# By folder of a store with an author's code: the author's folder, if it is on this machine.
+_AUTHORS: dict[str, str] = {}
+
+
+def name_files_after(folder: Path, author: str) -> None:
+    """Import files of a folder under the names of those in the author's folder, where equal."""
+    if not _AUTHORS:
+        sys.path_hooks.insert(0, _find_in)
+    _AUTHORS[os.path.realpath(folder)] = author
+
+
+def _find_in(path: str) -> Any:
+    """A finder of modules for a folder that `name_files_after` was given, or one inside of it."""
+    if not any(Path(os.path.realpath(path)).is_relative_to(folder) for folder in _AUTHORS):
+        raise ImportError(f"'{path}' holds no code of a method")
+    extensions = importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES
+    return importlib.machinery.FileFinder(path, extensions, (_Loader, [".py"]))
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Imports a file of a store, without reading or writing a bytecode file."""
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError(f"no bytecode of '{path}'")
+
+    def source_to_code(  # type: ignore[override]
+        self, data: Any, path: Any, *, _optimize: int = -1
+    ) -> CodeType:
+        code: CodeType = compile(
+            data, _shown(str(path), bytes(data)), "exec", dont_inherit=True, optimize=_optimize
+        )
+        return code
+
+
+def _shown(path: str, source: bytes) -> str:
+    """The name that code of a file gets: of the author's file with this content, or its own."""
+    for folder, author in _AUTHORS.items():
+        if author and Path(path).is_relative_to(folder):
+            own = Path(author, os.path.relpath(path, folder))
+            with suppress(OSError, SyntaxError, UnicodeDecodeError):
+                if own.read_bytes() == source:
+                    # As it is now, should it be edited while this code runs.
+                    lines = importlib.util.decode_source(source).splitlines(keepends=True)
+                    linecache.cache[str(own)] = len(source), None, lines, str(own)
+                    return str(own)
+    return path

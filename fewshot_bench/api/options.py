@@ -155,9 +155,9 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silence that ends one (default: 600)."
-_LEASE = "Life of a dead claim (default: 60)."
-_BUDGET = "Disk for features (default: half of the free)."
+_HANG = "Silence that ends one (600)."
+_LEASE = "Life of a dead claim (60)."
+_BUDGET = "Disk for features (half of the free)."
 _STEP = "Training steps."
 _SPLIT = "Where own splits go (default: store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
@@ -185,17 +185,17 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("output", "call"): (_flag("dry_run", "Check, count and estimate hours; run nothing."),),
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
-        _flag("retry_failed", "Compute failed cells again."),
+        _flag("retry_failed", "Compute failed cells."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
     ),
     ("advanced", "plan"): (
-        _flag("skip_damaged", "Go on without unusable images."),
+        _flag("skip_damaged", "Leave out unusable images."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
         RunOption(
-            *("threads", "count", "CPU threads of each worker."),
+            *("threads", "count", "CPU threads per worker."),
             metavar="N",
             least=1,
             most=MOST_THREADS,
@@ -205,7 +205,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
         RunOption("step", "word", _STEP, "auto", words=KINDS),
-        _flag("deterministic", "Equal bits in every run."),
+        _flag("deterministic", "Equal bits."),
     ),
 }
 # Every option of a run by name, in the order of `fsbench run --help`.
@@ -223,7 +223,9 @@ def names_of(scope: str) -> tuple[str, ...]:
 
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
-_OF_COMMANDS = "config format full help only-existing progress save-config where"
+_OF_COMMANDS = (
+    "config debug edit format full help only-existing pdb profile progress save-config where"
+)
 TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),

@@ -21,13 +21,14 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import code_closure, method_code
+from fewshot_bench.api import code_closure, method_code, own_methods
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.dataset import SKIPPED, CheckedItems, Without, customize
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.own_methods import OwnMethod
 from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
 from fewshot_bench.api.plugins import (
     PluginInfo,
@@ -126,20 +127,56 @@ class Registry:
             catalog.forget(plugin)
 
     def method(self, name: str) -> Entry:
-        """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
-        if name in self.methods.entries or not method_code.is_meant(name):
+        """The entry of a registered method, of a known one of a file, or of a reference to one."""
+        own = None if name in self.methods.entries else own_methods.find(name)
+        if name in self.methods.entries or not (own or method_code.is_meant(name)):
             return self.methods.find(name)
-        own = method_code.canonical(name)
-        host = None if _hosts is None else _hosts.of_file(name)
-        return Entry(own, method_code.load(name) if host is None else host.method_class(own), own)
+        where = own.reference if own else method_code.canonical(name)
+        host = None if _hosts is None else _hosts.of_file(where)
+        cls = method_code.load(where) if host is None else host.method_class(where)
+        return Entry(own.name if own else where, cls, where)
+
+    def own_method(self, reference: str) -> OwnMethod:
+        """The method of a class in a file (`path/to/file.py:Class`) as it is now; adopts it.
+
+        UsageError if there is none, or if a plug-in registers its name, PluginError if it breaks a
+        rule or is edited meanwhile.
+        """
+        where = method_code.canonical(reference)
+        own = own_methods.read_kept(where)
+        if own is None:
+            file = Path((method_code.parts(where) or ("",))[0])
+            before = own_methods.read_files(file) if file.is_file() else {}
+            cls = self.method(where).load()
+            refuse_broken(where, cls, where)
+            own = own_methods.of_file(cls, where, before, code_closure.source_digest(cls))
+            if own_methods.read_files(file) != before:
+                raise PluginError(f"'{file}' was changed while it was imported; run again")
+        self._refuse_taken(own)
+        own_methods.adopt(own)
+        return own
+
+    def _refuse_taken(self, own: OwnMethod) -> None:
+        """UsageError for a name that means something else already."""
+        name, methods = own.name, self.methods
+        entry = methods.entries.get(name)
+        taken_by = entry.origin if entry else methods.conflicts.get(name, "")
+        if not taken_by and name in (EVERY, *methods.suites()):
+            taken_by = "a suite of methods"
+        if taken_by:
+            raise UsageError(
+                f"'{own.reference}' has the name '{name}', which is taken ({taken_by}): rows of "
+                f"both would be one; give the class another, such as name: ClassVar[str] = "
+                f"'my-{name}'"
+            )
 
     def owner(self, method: str) -> str:
         """The foreign plug-in, or the file, that the code of a method belongs to; else empty."""
-        parts = method_code.parts(method)
-        if parts is not None:
-            return parts[0]
         entry = self.methods.entries.get(method)
-        return "" if entry is None or entry.is_built_in else entry.plugin
+        if entry is not None:
+            return "" if entry.is_built_in else entry.plugin
+        own = own_methods.find(method)
+        return own.reference if own else ""
 
     def name_of(self, cls: type) -> str:
         """The name of a method's class: its registered name, or `file.py:Class` of its module.
@@ -185,6 +222,10 @@ class Registry:
         `version`. `digest`: of its source; empty if the class cannot be loaded.
         """
         registered = name in self.methods.entries
+        own = None if registered else own_methods.find(name)
+        if own is not None and (cls is None or self.method_class(name) is cls):
+            digest = own.facts.digest
+            return {"registered": False, "distribution": "", "version": "", "digest": digest}
         if cls is not None and not (registered and self.method_class(name) is cls):
             digest = code_closure.running_digest(cls)
             return {"registered": False, "distribution": "", "version": "", "digest": digest}
@@ -218,7 +259,7 @@ class Registry:
                 f"metric '{name}' ({entry.origin}) is {shown}, expected a Metric of that name"
             )
         module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
-        source = code_closure.note_import(module or metric.compute.__module__)
+        source = code_closure.running_digest_of_module(module or metric.compute.__module__)
         return replace(metric, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:

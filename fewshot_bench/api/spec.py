@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
-from fewshot_bench.api import method_code
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
@@ -514,8 +513,7 @@ class RunSpec(_Derived):
 
     def describe(self) -> str:
         """One line that names the cell."""
-        label = method_label(method_code.short(self.method), self.overrides)
-        return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from fewshot_bench.api.author_frame import class_place
 from fewshot_bench.api.code_closure import running_digest
 from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.method import find_parameter, parse_value
+from fewshot_bench.api.method_code import is_meant
 from fewshot_bench.api.method_rules import STATIC, BrokenRule, cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
@@ -22,7 +23,7 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.utils.devices import CPU, choose, count_devices
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import FEW, shortened
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def command(
     mistaken = [result for result in failed if result.name in reasons]
     is_usual = device == CPU and not options
     if digest and digest == running_digest(kind) and is_usual and not mistaken:
-        _keep(registry().method(method).name, digest, results)
+        _keep(method, digest, results)
     if failed:
         raise SystemExit(1)
 
@@ -165,6 +166,14 @@ def _split(text: str, option: str, expected: str) -> tuple[str, str]:
 def _keep(method: str, digest: str, results: Iterable[CheckResult]) -> None:
     """Keep the result for records computed by this code; a failure to write is only a warning."""
     from fewshot_bench.testing import KIT_VERSION
+
+    if is_meant(method):
+        try:
+            own = registry().own_method(method)
+        except FsbenchError as error:
+            warn(f"fsbench run refuses this method: {error}")
+            return
+        method, digest = own.name, own.facts.digest
 
     outcomes: dict[str, dict[str, str]] = {outcome: {} for outcome in MARKS}
     for result in results:

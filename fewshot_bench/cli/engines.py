@@ -22,7 +22,20 @@ from fewshot_bench.cli.panels import Option, PanelCommand
 PREFIX = "declared_"
 # Key of the engine that the command line names, in `click.Context.meta`.
 ENGINE = "fewshot_bench.engine"
+# Key of True if the command line asks for one cell in this process.
+DEBUG = "fewshot_bench.debug"
 _WHERE = PANELS.index("where")
+
+
+class DebugOption(Option):
+    """A flag of a debugged cell: help shows it where `--debug` stands."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, is_flag=True, panel="output", **more)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The row of the help; None without `--debug`."""
+        return super().get_help_record(ctx) if ctx.meta.get(DEBUG) else None
 
 
 class RunCommand(PanelCommand):
@@ -41,7 +54,8 @@ class RunCommand(PanelCommand):
         """Parse the arguments while plug-ins run in processes of their own."""
 
         with ExitStack() as stack:
-            if not extra.get("resilient_parsing"):
+            # A debugged cell has its plug-ins in this process, too.
+            if not extra.get("resilient_parsing") and not _debugs(args):
                 stack.enter_context(hosting())
             ctx = super().make_context(info_name, args, parent, **extra)
             ctx.call_on_close(stack.pop_all().close)
@@ -57,6 +71,7 @@ class RunCommand(PanelCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does; PluginError for an option that two plug-ins declare."""
+        ctx.meta[DEBUG] = _debugs(args)
         for word, value in zip(args, [*args[1:], ""], strict=False):
             if word == "--engine" or word.startswith("--engine="):
                 ctx.meta[ENGINE] = word.partition("=")[2] or value
@@ -73,6 +88,10 @@ class RunCommand(PanelCommand):
         if panel == "where" and names and not ctx.meta.get(ENGINE):
             text = f"options of {', '.join(names)}: {ctx.command_path} --engine {names[0]} --help"
             formatter.write_text(text)
+
+
+def _debugs(args: list[str]) -> bool:
+    return "--debug" in args
 
 
 def _rank(param: click.Parameter) -> float:

@@ -25,7 +25,7 @@ from fewshot_bench.analysis.figures.style import (
     Style,
     read_size,
 )
-from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.costs import costs_of, every_cost
 from fewshot_bench.analysis.table.grids import SPREADS
 from fewshot_bench.cli.compare import read_sweep
 from fewshot_bench.cli.filters import choose_records, say_notes
@@ -36,6 +36,7 @@ from fewshot_bench.cli.options import (
     Text,
     allow_mixed_option,
     filter_options,
+    not_empty,
     rename_option,
     store_option,
 )
@@ -69,7 +70,7 @@ _drawing = partial(option, panel=_PANEL)
 @option("--data", type=PATH, metavar="FILE", help="Also write the numbers drawn: .csv.")
 @option("--metric", type=MetricName(), default="top1", show_default=True, help="What is drawn.")
 @rename_option("options")
-@list_option("--ours", type=NAMES, metavar="METHODS", help="Stand out: these methods.")
+@option("--ours", metavar="METHOD", callback=not_empty, help="The method that stands out.")
 @_drawing(
     "--size",
     type=Text("size", read_size),
@@ -92,11 +93,12 @@ _drawing = partial(option, panel=_PANEL)
     help="Of shots: how a method without shots is drawn.",
 )
 @list_option(
-    "--cost", type=NAMES, metavar="NAMES", panel=_PANEL, help=f"Of cost: {', '.join(COSTS)}."
+    "--cost", type=NAMES, metavar="NAMES", panel=_PANEL, help=f"Of cost: {', '.join(every_cost())}."
 )
 @_drawing(
     "--option",
     "-o",
+    "options",
     multiple=True,
     metavar="NAME=A,B",
     help="Of ablation: columns, rows, panels.",
@@ -153,6 +155,7 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
     from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
     from fewshot_bench.analysis.table.build import Options
 
+    costs = asked["cost"] or ()
     refuse_foreign(kind, [name for name, value in asked.items() if value])
     swept = read_sweep(asked | {"layout": "sweep"}) if kind == "ablation" else None
     opened = Store(store)
@@ -168,6 +171,7 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
             store=str(store),
             notes=notes,
             older=older,
+            costs=costs_of("", "", ",".join(costs)),
             **{name: asked[name] for name in _OF_TABLE},
         )
         outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
@@ -175,11 +179,8 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
     table, _ = the_only(made, "a figure")
     names = ("size", "font", "spread", "bars", "zero_shot", "axes", "across")
     style = Style(**{name: asked[name] for name in names if asked[name]})
-    figure = FigureOptions(
-        kind, style, asked["ours"] or (), asked["cost"] or (), swept or SweepOptions()
-    )
-    return draw(table, figure)
+    return draw(table, FigureOptions(kind, style, costs, swept or SweepOptions()))
 
 
 # Options of a table that the command has under the same names.
-_OF_TABLE = ("metric", "allow_mixed", "method", "dataset", "rename")
+_OF_TABLE = ("metric", "allow_mixed", "method", "dataset", "rename", "ours")

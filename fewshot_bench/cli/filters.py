@@ -33,8 +33,8 @@ def choose_records(
     every = read_records(store)
     records = match_records(every, values)
     if every_version:
-        return Shown(records, (), older_versions(records, newest(every)))
-    return current(every, records, values["method"])
+        return Shown(records, (), older_versions(records, newest(every, store.path)))
+    return current(every, records, values["method"], store.path)
 
 
 def match_records(records: Sequence[Record], values: Mapping[str, Any]) -> list[Record]:

@@ -44,6 +44,7 @@ _SHORT_HELPS = {
     "results": {
         "compare": "Compare methods from the records of a store.",
         "figure": "Draw a figure of a paper from a store.",
+        "paper": "Write all tables and figures of a paper from a recipe.",
         "audit": "What each method was allowed to see and did: is it fair?",
         "cite": "Print BibTeX of the papers that a table used.",
         "signature": "Write the signature of records, or read one as a command.",

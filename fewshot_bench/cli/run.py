@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
-from fewshot_bench.cli.engines import RunCommand, split_values
+from fewshot_bench.cli.engines import DebugOption, RunCommand, split_values
 from fewshot_bench.cli.options import PATH, run_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import option
@@ -38,10 +38,12 @@ class TerminalReporter(reporting.Reporter):
     """Messages of a run: progress on stdout, problems on stderr.
 
     Within its context, what happens before the first cell is shown on stderr. title: the command.
+    quiet: neither progress of cells nor the store is shown.
     """
 
-    def __init__(self, title: str = "run") -> None:
+    def __init__(self, title: str = "run", *, quiet: bool = False) -> None:
         self._title = title
+        self._quiet = quiet
         self._before = ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,12 +77,15 @@ class TerminalReporter(reporting.Reporter):
 
     def results(self, folder: Path) -> None:
         """Print the folder of the results, with the command that shows them."""
-        say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
+        if not self._quiet:
+            say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int
     ) -> AbstractContextManager[reporting.Display]:
         """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
+        if self._quiet:
+            return nullcontext(reporting.Display(cells, workers, say=lambda text: None))
         live = sys.stdout.isatty()
         if live or not cells:
             self._before.close()
@@ -116,7 +121,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=PATH, help="Write these options to a file.", panel="advanced")
+@option("--save-config", type=PATH, help="Write these options.", panel="advanced")
 @option(
     "--config",
     type=PATH,
@@ -125,9 +130,18 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     expose_value=False,
     callback=_load_config,
     metavar="FILE",
-    help="YAML or TOML file of options.",
+    help="Read options.",
     panel="advanced",
 )
+@option(
+    "--debug",
+    is_flag=True,
+    help="One cell here (see run --debug --help).",
+    panel="advanced",
+)
+@option("--pdb", cls=DebugOption, help="Open the debugger where the cell's error was raised.")
+@option("--edit", cls=DebugOption, help="Open $VISUAL or $EDITOR at the line of its error.")
+@option("--profile", cls=DebugOption, help="Write a trace; print the ten dearest operators.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Run methods on data sets: every cell of the matrix that is not done yet."""
@@ -136,9 +150,18 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         # Those of the command line come last, and of two for one the last counts.
         values["options"] = (*options, *values["options"])
     target = values["save_config"]
+    chosen = {name: values[name] for name in ("pdb", "edit", "profile")}
+    if any(chosen.values()) and not values["debug"]:
+        (first, *_) = (name for name in chosen if chosen[name])
+        raise UsageError(f"--{first} goes with --debug, which runs one cell in this process")
     try:
+        own, declared = split_values(values)
+        if values["debug"]:
+            from fewshot_bench.cli.debug import Debugging, debug
+
+            asked = Debugging(traceback=own["traceback"], **chosen)
+            ctx.exit(debug(ctx, own, declared, asked, TerminalReporter(quiet=True)))
         with TerminalReporter() as reporter:
-            own, declared = split_values(values)
             request = ask(own, declared)
             if target is not None:
                 if config is not None and config.resolve() == target.resolve():

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -32,7 +33,7 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say, warn
-from fewshot_bench.utils.errors import ContractError, DataMissingError, unknown
+from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, unknown
 
 _NAMES = (methods, datasets, backbones, engines, metrics, options)
 
@@ -77,15 +78,32 @@ def command(name: str, store: Path) -> None:
     elif papers := papers_of_weights(full_name(name)):
         say(f"{full_name(name)}: backbone, a model and weights of open_clip")
         _show_papers(papers)
-    else:
+    elif not _show_own_method(name, store):
         names = [name for catalog in plugins.catalogs for name in catalog.entries]
         step = "fsbench list methods, fsbench list datasets"
         raise unknown("name", name, names, "; ".join([step, *plugins.methods.failed]))
 
 
+def _show_own_method(name: str, store: Path) -> bool:
+    """Show the versions of a method of a file in a store; False if there are none. Runs nothing."""
+    from fewshot_bench.store.kept_methods import list_methods
+
+    found = [(folder, facts) for folder, facts in list_methods(store) if facts.name == name]
+    for folder, facts in sorted(found, key=lambda each: each[1].run):
+        say(f"{name}@{facts.version}: {facts.kind} in {folder / facts.file}")
+    if found:
+        say(f"the last one is what fsbench run -m {name} --store {shlex.quote(str(store))} runs")
+    return bool(found)
+
+
 def _show_method(name: str) -> None:
     cls = registry().method_class(name)
-    say(f"{name} (version {getattr(cls, 'version', '1')})")
+    title, version = name, str(getattr(cls, "version", "1"))
+    if method_code.is_meant(name):
+        with suppress(FsbenchError):
+            own = registry().own_method(name)
+            title, version = own.name, own.version
+    say(f"{title} (version {version})")
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
     broken = find_broken_rules(cls, name)
     for rule in broken:

@@ -13,7 +13,6 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -168,7 +167,7 @@ def list_times(
     if parts:
         yield f"time: about {duration(total)} in {counted(workers, 'worker')}: {'; '.join(parts)}"
     if len(estimates) < len(others):
-        silent = {short(c.method): None for c, w in zip(others, works, strict=True) if w is None}
+        silent = {c.method: None for c, w in zip(others, works, strict=True) if w is None}
         yield (
             f"time: {counted(len(others) - len(estimates), 'cell')} of "
             f"{limited(list(silent), FEW)} not estimated: the card states no cost or "

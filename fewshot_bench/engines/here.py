@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -34,6 +34,7 @@ from fewshot_bench.engines.local import HookCalls
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
+from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of, restore_sharing
@@ -42,8 +43,8 @@ from fewshot_bench.utils.errors import UsageError
 
 # The error by which a debugger ends the code that it stopped in.
 QUIT = "BdbQuit"
-# Key of the option by which a debugged run asks for errors in place of failed records.
-RAISES = "raises"
+# Key of the option by which a debugged run gives the context of its cell (`HereEngine.around`).
+AROUND = "around"
 
 
 class CellError(Exception):
@@ -54,14 +55,14 @@ class CellError(Exception):
 class HereEngine(Engine):
     """Runs cells in this process; what that changes in it is undone by `close`.
 
-    raises: CellError for the first cell that ends with an error or an interrupt, of which nothing
-    is stored; plug-ins hear of no cell.
+    around: the context of the one cell of a debugged run, which raises CellError for an error or an
+    interrupt and then stores nothing; plug-ins do not hear of it.
     """
 
     store: Store
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
-    raises: bool = False
+    around: AbstractContextManager[object] | None = None
     say: Callable[[str], None] = lambda text: None
     _opened: ExitStack = field(default_factory=ExitStack)
 
@@ -73,6 +74,7 @@ class HereEngine(Engine):
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells in their order by fit; yields each record once it is stored."""
         before = self.before or StoreSnapshot.of(self.store, cells)
+        adopt_methods(self.store.path, cells)
         self._opened.enter_context(_as_in_a_worker(self.settings))
         device, *others = self.settings.devices
         if others:
@@ -84,7 +86,7 @@ class HereEngine(Engine):
             Examiner(self.store.path),
             models,
             foreground=True,
-            raises=self.raises,
+            raises=self.around is not None,
         )
         for group in by_fit(cells):
             found = [before.new_record(cell) for cell in group]
@@ -102,9 +104,9 @@ class HereEngine(Engine):
         with closing(run_group(cells, session, lambda *at: progress(cells[0], *at))) as outcomes:
             while (cell := next(left, None)) is not None:
                 began = time.monotonic()
-                if not self.raises:
+                if self.around is None:
                     self._hooks.start(cell)
-                with self._raising():
+                with self._raising(), self.around or nullcontext():
                     outcome = next(outcomes)
                 record = outcome.record
                 if (record.error or {}).get("type") == QUIT:
@@ -115,7 +117,7 @@ class HereEngine(Engine):
                     record = with_wall_time(record, time.monotonic() - began)
                     keep = self.settings.keep_logits
                     record = self.store.write(record, outcome.answers, outcome.ids, keep)
-                if not self.raises:
+                if self.around is None:
                     self._hooks.finish(record)
                 yield record
                 if record.device_fault:
@@ -129,9 +131,9 @@ class HereEngine(Engine):
         try:
             yield
         except BaseException as error:
-            if self.raises:
-                raise CellError from error
-            raise
+            if self.around is None:
+                raise
+            raise CellError from error
 
     def close(self) -> None:
         """Undo what running cells changed in this process."""
@@ -156,5 +158,5 @@ def _as_in_a_worker(settings: Settings) -> Iterator[None]:
 
 def build(setup: EngineSetup) -> HereEngine:
     """Build the engine `here`."""
-    raises = bool(setup.options.get(RAISES))
-    return HereEngine(setup.store, setup.settings, setup.before, raises, setup.say)
+    around = setup.options.get(AROUND)
+    return HereEngine(setup.store, setup.settings, setup.before, around, setup.say)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api import code_closure, method_code
+from fewshot_bench.api import code_closure, method_code, own_methods
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.registry import hosting, registry
@@ -22,7 +22,6 @@ from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.engines.session_methods import digest_class, reference
-from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Configured, Option
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
@@ -133,7 +132,7 @@ def run(
         asked = given | {"methods": _refer_to(given["methods"], folder)}
         request = ask({name: asked.get(name) for name in RUN_OPTIONS}, own)
         reporter = CallReporter(progress)
-        _warn_of_edits(request, given["methods"], reporter)
+        _warn_of_edits(asked["methods"], given["methods"], reporter)
         outcome = run_matrix(request, reporter)
     return _results(outcome, folder)
 
@@ -152,18 +151,23 @@ def _results(ended: RunOutcome, folder: Path) -> Results:
     return results
 
 
-def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporter) -> None:
-    """Warn about methods edited since their import here: workers import the new code."""
+def _warn_of_edits(
+    references: Iterable[str | Configured], asked: Iterable[Any], reporter: CallReporter
+) -> None:
+    """Warn about classes edited since their import here: workers import the new code."""
     plugins = registry()
-    for given, method in zip(asked, request.methods, strict=True):
+    for given, method in zip(asked, references, strict=True):
         name = method if isinstance(method, str) else method.method
-        if plugins.suite_of_methods(name) is not None:
+        if isinstance(given, str) and not plugins.methods.entries.get(name):
+            # A suite, or a file: what runs is what is read now.
             continue
         cls = given if isinstance(given, type) else type(given)
         if isinstance(given, str):
             cls = imported = plugins.method_class(name)
         elif entry := plugins.methods.entries.get(name):
             imported = entry.load()
+        elif own_methods.read_kept(name):
+            continue
         else:
             imported = method_code.load(name)
         if code_closure.is_edited(imported.__module__):

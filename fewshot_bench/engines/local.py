@@ -53,6 +53,7 @@ from fewshot_bench.engines.process import (
     kill_session,
     slots_of,
 )
+from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -307,6 +308,7 @@ class LocalEngine(Engine):
         """
         if self.before is None:
             self.before = StoreSnapshot.of(self.store, cells)
+        adopt_methods(self.store.path, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         # Once a process has run code of a foreign plug-in, it ends with that plug-in's cells.
         self._waiting = sorted(by_fit(order), key=self._owner)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.record import Overlap, Record, overlap_texts, overlaps
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.asking import ChosenEngine, hook_environment
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resuming import Code, Resume
+    from fewshot_bench.runner.variants import Configured
     from fewshot_bench.store.store import Store
 
 
@@ -146,6 +148,7 @@ class _Run:
             loading.check_weights(asked.backbone)
         if state.todo:
             self._check_room(state, settings)
+        self._keep_methods(code)
         with hook_environment(store.path, variables), chosen.running(setup) as engine:
             with chosen.blaming():
                 engine.warm(len(state.todo))
@@ -164,6 +167,23 @@ class _Run:
             self._say_stopped(state, records)
             return RunOutcome(plan, failed, interrupted=True)
         return self._conclude(state, records, settings, failed, interrupted)
+
+    def _keep_methods(self, code: Code) -> None:
+        """Write the code of methods of files into the store, from where workers import it.
+
+        Of all methods, what their code consists of, so that a later run can say what was edited.
+
+        StoreError if it cannot be written.
+        """
+        from fewshot_bench.store.kept_code import keep_code
+        from fewshot_bench.store.kept_methods import keep_methods
+        from fewshot_bench.store.store import METHODS
+
+        try:
+            keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
+            keep_code(self.store.path, code.digests, code.parts)
+        except OSError as error:
+            raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
     def _preview(self, state: Resume, setup: EngineSetup) -> None:
         """Print the plan of a dry run: what it would need and how long it would take."""
@@ -271,6 +291,8 @@ class _Run:
         from fewshot_bench.splits.draw import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
+        for line in from_store(self.request.methods):
+            say(line)
         for reason in plan.left_out.values():
             warn(f"left out: {reason}")
         for damage in self.store.damaged:
@@ -284,7 +306,7 @@ class _Run:
                 say(f"{name}: {line}")
         if plan.problems and not (state.todo or state.done or state.failed):
             return
-        for line in state.about_stale():
+        for line in (*state.about_stale(), *state.versions):
             say(line)
         failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
         done = f"{len(state.done)} done already, {len(state.todo)} to run"
@@ -399,6 +421,15 @@ class _Run:
             said = limited(list(reasons), FEW)
             self.reporter.warning(f"all cells are n/a, there is no result: {said}")
         return bool(reasons)
+
+
+def from_store(methods: Sequence[str | Configured]) -> Iterator[str]:
+    """Lines on methods that were named, and whose code is that of the store."""
+    for method in methods:
+        name = method.partition("@")[0] if isinstance(method, str) else ""
+        own = None if name in registry().methods.entries else own_methods.find(name)
+        if own:
+            yield f"{name}: version {own.version}, from {own.reference.rpartition(':')[0]}"
 
 
 def encodings_saved(records: Sequence[Record]) -> str:

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import FsbenchError
@@ -425,27 +426,36 @@ def reasons(records: Iterable[Record]) -> list[Reason]:
 
 
 def _read_reason(record: Record) -> Reason:
-    error, method = record.error or {}, record.spec.method
+    error = record.error or {}
     trace = str(error.get("traceback") or "")
     kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
     text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
-    frame = author_frame(trace, _packages(record.spec))
+    return Reason(text, find_frame(record.spec, kind, message, trace), trace)
+
+
+def find_frame(spec: RunSpec, kind: str, message: str, trace: str) -> str:
+    """`file:line in function` where the author of a cell's plug-ins looks for its error.
+
+    kind: the name of the error's class. Empty if it is not known.
+    """
+    method = spec.method
+    frame = author_frame(trace, list_packages(spec))
     if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
         # The harness raised it: point at the method's `fit`.
         with suppress(FsbenchError):
             cls = registry().method_class(method)
             frame = str(getattr(cls, "_fit_at", "")) or place_of(cls, getattr(cls, "fit", None))
-    return Reason(text, frame, trace)
+    return frame
 
 
-def _packages(spec: RunSpec) -> Iterator[str]:
+def list_packages(spec: RunSpec) -> Iterator[str]:
     """The top-level modules of a cell's method and data sets."""
     catalogs = registry()
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
     names = (*families, spec.dataset, spec.target)
     datasets = [catalogs.datasets.entries.get(name) for name in names]
-    if ".py:" in spec.method:
-        yield Path(spec.method.rpartition(":")[0]).stem
+    if own := own_methods.find(spec.method):
+        yield Path(own.facts.file).stem
     for entry in (catalogs.methods.entries.get(spec.method), *datasets):
         if entry is not None:
             yield top_module(entry.target)

@@ -14,6 +14,7 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import importlib.util
 import io
 import linecache
 import os
@@ -30,20 +31,20 @@ from typing import Any
 import cloudpickle
 
 from fewshot_bench.api import code_closure
+from fewshot_bench.api.code_closure import SUFFIXES, with_beside
+from fewshot_bench.api.method_code import derive_name
+from fewshot_bench.api.own_methods import LONG, own_method, read_kept
 from fewshot_bench.api.registry import registry
+from fewshot_bench.store.kept_methods import keep
 from fewshot_bench.store.store import METHODS
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.files import write_whole
 
 _FILE = '''"""{name}, as `fewshot_bench.run` was given it in a session, packed by cloudpickle."""
 
 import base64
-import sys
 
 import cloudpickle
 
-# Modules beside the script are found as they were there.
-sys.path += [folder for folder in {folders!r} if folder not in sys.path]
 {name}, names = cloudpickle.loads(
     base64.b85decode(
 {packed}
@@ -88,12 +89,14 @@ def reference(cls: type, store: Path) -> str:
     if name:
         return name
     closure = Closure(cls)
-    folder = store.absolute() / METHODS / closure.digest[:16]
-    path = folder / f"{cls.__name__}.py"
-    if not path.is_file():
+    folder, file = store.absolute() / METHODS / closure.digest[:LONG], f"{cls.__name__}.py"
+    where = f"{os.path.realpath(folder / file)}:{cls.__name__}"
+    if read_kept(where) is None:
         content = _write(cls, closure.names).encode("utf-8", "surrogateescape")
-        write_whole(path, content)
-    return f"{os.path.realpath(path)}:{cls.__name__}"
+        files = {**closure.list_files(), file: content}
+        given = cls, file, cls.__name__, files, closure.digest, "", where
+        keep(store.absolute(), own_method(*given))
+    return where
 
 
 def _write(cls: type, names: dict[str, Any]) -> str:
@@ -103,7 +106,6 @@ def _write(cls: type, names: dict[str, Any]) -> str:
     source = _find_source(cls) or "unknown: it was typed into a prompt, or made by a function"
     return _FILE.format(
         name=cls.__name__,
-        folders=[os.path.abspath(folder) for folder in sys.path],
         packed="\n".join(lines),
         module=cls.__module__,
         source=textwrap.indent(source, "# ", lambda line: True).rstrip(),
@@ -160,16 +162,32 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
         # Whether two equal values are one object says nothing.
         self.fast = True
         self.names: dict[str, Any] = {}
+        self._beside: set[str] = set()
         self._module = cls.__module__
         # By identity; values stay alive, as ids of others are reused.
         self._seen: dict[int, Any] = {}
         self.dump(cls)
         self.digest = hashlib.sha256(stream.getvalue()).hexdigest()
 
+    def list_files(self) -> dict[str, bytes]:
+        """The modules of other projects that the class uses, by path from where they are found."""
+        files: dict[str, bytes] = {}
+        for name in sorted(self._beside):
+            files |= {inner: Path(path).read_bytes() for inner, path in _files_of(name).items()}
+        return files
+
+    def _describe_module(self, name: str) -> tuple[str, ...]:
+        """A module: installed ones by name, those of other projects by their files, too."""
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if not file or _is_installed(file):
+            return (name,)
+        self._beside.add(name)
+        return name, str(code_closure.digest_of_module(name))
+
     def persistent_id(self, value: Any) -> Any:
         """The object to pickle in place of a value; None for the value as it is."""
         if isinstance(value, types.ModuleType):
-            return _describe_module(value.__name__)
+            return self._describe_module(value.__name__)
         if isinstance(value, types.CodeType):
             names = value.co_names, value.co_varnames, value.co_freevars
             return value.co_code, *names, value.co_flags, value.co_consts
@@ -181,7 +199,7 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
             return value.__qualname__
         self._seen[id(value)] = value
         if value.__module__ != self._module:
-            return value.__qualname__, _describe_module(str(value.__module__))
+            return value.__qualname__, self._describe_module(str(value.__module__))
         parts = self._describe_class if isinstance(value, type) else self._describe_function
         return value.__qualname__, *parts(value)
 
@@ -206,6 +224,9 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
                 yield from self._describe_annotations(value)
             elif name in _MADE or name in members or (members and name.startswith("_")):
                 continue
+            elif name == "name" and value == derive_name(cls.__name__):
+                # `load` gives this one to a class without a name.
+                continue
             elif not _is_generated(value):
                 yield name, value
 
@@ -225,17 +246,13 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
             with suppress(ValueError):
                 # A variable without a value.
                 yield cell.cell_contents
-        for name in _list_globals(function.__code__):
+        for name in _list_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"):
             if name in function.__globals__:
                 self.names[name] = function.__globals__[name]
                 yield name, function.__globals__[name]
-
-
-def _describe_module(name: str) -> tuple[str, ...]:
-    """A module: installed ones by name, those of other projects by their files, too."""
-    file = getattr(sys.modules.get(name), "__file__", None)
-    installed = not file or _is_installed(file)
-    return (name,) if installed else (name, str(code_closure.digest_of_module(name)))
+        for name in _list_names(function.__code__, "IMPORT_NAME"):
+            if _is_own(name):
+                yield self._describe_module(importlib.import_module(name).__name__)
 
 
 def _is_generated(value: Any) -> bool:
@@ -244,14 +261,38 @@ def _is_generated(value: Any) -> bool:
     return getattr(code, "co_filename", "") == "<string>" and value.__name__.startswith("__")
 
 
-def _list_globals(code: types.CodeType) -> Iterator[str]:
-    """The global names that a function and those inside of it use."""
+def _list_names(code: types.CodeType, *operations: str) -> Iterator[str]:
+    """The names that a function and those inside of it load, or import."""
     for operation in dis.get_instructions(code):
-        if operation.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if operation.opname in operations:
             yield operation.argval
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _list_globals(constant)
+            yield from _list_names(constant, *operations)
+
+
+def _files_of(module: str) -> Mapping[str, str]:
+    """The files of a module or of its package, by path from the folder where it is found."""
+    file = Path(str(sys.modules[module].__file__))
+    depth = module.count(".") + (file.stem == "__init__")
+    if not depth:
+        return with_beside(file)
+    found = file.parents[depth]
+    inside = sorted((found / module.partition(".")[0]).rglob("*"))
+    return {path.relative_to(found).as_posix(): str(path) for path in inside if _is_code(path)}
+
+
+def _is_own(module: str) -> bool:
+    """True for a module of another project than Python and installed libraries."""
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    return found is not None and bool(found.origin) and not _is_installed(str(found.origin))
+
+
+def _is_code(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and "__pycache__" not in path.parts and path.is_file()
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.images.decode import EncodedFiles, numbered
 from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
+from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import errors, offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
@@ -234,6 +235,7 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
     from fewshot_bench.runner.run import run_group
 
     cells = [RunSpec.from_dict(values) for values in request["specs"]]
+    adopt_methods(store.path, cells)
     # Another process may have finished some of the cells.
     todo = [c for c in cells if request["force"] or not store.complete(c.key())]
     for cell in cells:

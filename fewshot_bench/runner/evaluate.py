@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
@@ -249,8 +250,10 @@ def environment_of(
     cls: the class that runs under the name `method`; by default the one that the name stands for.
     """
     code = registry().code(method, cls)
-    is_registered = cls is None or code["registered"]
-    origin = registry().method(method).origin.split(",")[0] if is_registered else method
+    own = None if code["registered"] else own_methods.find(method)
+    origin = own.origin if own else method
+    if code["registered"]:
+        origin = registry().method(method).origin.split(",")[0]
     return environment.describe(backbone.device) | {
         "weights_digest": backbone.weights_digest,
         "activation": getattr(backbone, "activation", None),

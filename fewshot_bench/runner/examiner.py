@@ -215,6 +215,11 @@ class Examiner:
             picks=digest_of((("train", split.train), ("val", split.val))),
         )
 
+    def query_labels(self, spec: RunSpec) -> list[int]:
+        """The labels of a cell's queries in their order: for a process that guards none."""
+        cell = self._cell(spec)
+        return [cell.split.test[index].label for index in cell.order]
+
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
         fitted = LabelSpace.of_fit(self.dataset(spec).card(), spec)
         return fitted, LabelSpace.of_evaluation(self.target(spec).card(), spec).name_as(fitted)

@@ -274,7 +274,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
             guard(f"{spec.method}.fit", incidents, foreground=session.foreground)
         )
         with observer.watch(), meter.phase("fit"):
-            classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
+            classifier = cell.method.fit(make_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
         curves = _finish(context, spec.method, incidents)
         for part in ("logits", "tensors"):
@@ -339,7 +339,8 @@ def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
         )
 
 
-def _task(cell: Cell, session: Session, meter: Meter) -> Task:
+def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
+    """The task of a cell, whose images are billed to a meter."""
     spec = cell.spec
     view: Callable[..., Any] = functools.partial(
         image_view,
@@ -431,7 +432,8 @@ def fit_within_memory(
             tried = "and cannot use less of it (it does not read ctx.memory_parts)"
             if result.divisible:
                 tried = f"even in {parts} parts"
-            return Failure(give_up(spec, "fit", tried, result.error), result.incidents)
+            error = give_up(spec, "fit", tried, result.error)
+            return Failure(error, result.incidents, curves=result.curves)
         parts, incidents = 2 * parts, result.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")

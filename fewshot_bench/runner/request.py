@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
+from fewshot_bench.api.method_code import is_meant
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
@@ -36,6 +38,7 @@ from fewshot_bench.runner.variants import Configured, Option, PublishedVariants,
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
+from fewshot_bench.store.kept_methods import find_named
 from fewshot_bench.utils.errors import (
     DataMissingError,
     PluginError,
@@ -144,7 +147,8 @@ def expand(request: Request) -> Plan:
 
     plugins = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
-    variants = expand_methods(request.methods, request.options, plugins, plan.left_out)
+    methods = [_in_store(method, request.store) for method in request.methods]
+    variants = expand_methods(methods, request.options, plugins, plan.left_out)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
@@ -223,6 +227,21 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     return plan
+
+
+def _in_store(method: str | Configured, store: Path) -> str | Configured:
+    """The reference of a method of a file whose code the store has, for its name.
+
+    `trans` is the version that was run last, `trans@3fa9` the one whose digest starts so. Any other
+    method unchanged.
+    """
+    if not isinstance(method, str) or is_meant(method):
+        return method
+    methods = registry().methods
+    if method in methods.entries or method in (EVERY, *methods.suites()):
+        return method
+    found = find_named(store, method)
+    return found.reference if found else method
 
 
 def _open_all(

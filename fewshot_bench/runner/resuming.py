@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.code_closure import source_digest
+from fewshot_bench.api import own_methods
+from fewshot_bench.api.code_closure import (
+    Parts,
+    describe_each,
+    digest_parts,
+    list_changes,
+)
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.runner.request import Plan
 from fewshot_bench.splits.draw import split_key, split_of
+from fewshot_bench.store.kept_code import read_code
+from fewshot_bench.store.kept_methods import list_methods
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.text import shortened
+from fewshot_bench.utils.text import FEW, counted, shortened
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -124,17 +131,22 @@ _AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Code:
-    """The digests of the installed code by method."""
+    """The installed code by method: its digests, and the parts that it consists of."""
 
     digests: dict[str, str]
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
         """Digests of the current source files."""
         catalog = registry()
-        return cls(
-            {name: source_digest(catalog.method_class(name)) for name in sorted(set(methods))}
-        )
+        parts = describe_each({name: catalog.method_class(name) for name in sorted(set(methods))})
+        own = {n: own_methods.find(n) for n in parts if n not in catalog.methods.entries}
+        digests = {
+            name: method.facts.digest if (method := own.get(name)) else digest_parts(parts[name])
+            for name in parts
+        }
+        return cls(digests, parts)
 
     def others(self, records: Sequence[Record]) -> list[Record]:
         """Records that were computed by other code, or that do not state their code."""
@@ -155,6 +167,27 @@ class Code:
             "this run began: the same command again computes what has changed"
         )
 
+    def list_changes(self, method: str, digest: str, store: Path) -> list[str]:
+        """What changed in a method since its code had a digest; empty if that is not known."""
+        before = read_code(store, digest)
+        return list_changes(before, self.parts.get(method, {})) if before else []
+
+    def about_versions(self, store: Path) -> list[str]:
+        """Lines on methods of files that were edited since they ran last: what changed."""
+        lines = []
+        for name in self.parts:
+            own = None if name in registry().methods.entries else own_methods.find(name)
+            if own is None or not own.facts.path:
+                # A plug-in's, or one of a session, whose file is not the author's.
+                continue
+            kept = [facts for _, facts in list_methods(store) if facts.name == name]
+            last = max(kept, key=lambda facts: facts.run, default=None)
+            is_new = all(facts.digest != own.facts.digest for facts in kept)
+            if is_new and last and (changes := self.list_changes(name, last.digest, store)):
+                versions = f"version {own.version} is new, {last.version} was run last"
+                lines.append(f"{name}: {versions}: {shorten_changes(changes)}")
+        return lines
+
     def identity(self) -> str:
         """Digest of all methods' code; equal code gives equal digests."""
         return hashlib.sha256(canonical_json(self.digests).encode()).hexdigest()
@@ -165,7 +198,8 @@ class Resume:
     """Cells of a plan: to be computed, done, and failed before.
 
     stale: records of other code; changed: records of other images. Their cells are in `todo`, or
-    with `keep_stale` in `done` or `failed`.
+    with `keep_stale` in `done` or `failed`. changes: what changed in the code of stale records, by
+    method, where that is known. versions: lines on methods of files that were edited.
     """
 
     todo: list[RunSpec]
@@ -174,6 +208,8 @@ class Resume:
     stale: list[Record] = field(default_factory=list)
     changed: list[Record] = field(default_factory=list)
     keep_stale: bool = False
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
 
     @property
     def again(self) -> bool:
@@ -187,11 +223,18 @@ class Resume:
         what = "computed again; --keep-stale keeps them"
         if self.keep_stale:
             what = "kept (--keep-stale)"
+        known = [record for record in other if self.changes.get(record.spec.method)]
+        lines = [
+            f"{counted(count, 'cell')} of {method} {'is' if count == 1 else 'are'} stale: "
+            f"{shorten_changes(self.changes[method])}: {what}"
+            for method, count in Counter(record.spec.method for record in known).items()
+        ]
+        other = [record for record in other if not self.changes.get(record.spec.method)]
         kinds = (
             (other, "{} computed with other code of {}: {}"),
             (silent, "{} computed with unknown code of {} (their records do not say): {}"),
         )
-        lines = [text.format(_cells(some), _methods(some), what) for some, text in kinds if some]
+        lines += [text.format(_cells(some), _methods(some), what) for some, text in kinds if some]
         if self.changed:
             names = shortened(sorted({record.spec.evaluated for record in self.changed}))
             sets = f"images of {', '.join(names)} that are other ones now"
@@ -214,7 +257,7 @@ def resume(
     code: of the plan's methods; images: of its data sets, None to skip that check.
     A cell that failed because of the machine (a killed worker) is always run again.
     """
-    state = Resume([], [], [], keep_stale=keep_stale)
+    state = Resume([], [], [], keep_stale=keep_stale, versions=code.about_versions(store.path))
     if force:
         state.todo.extend(plan.cells)
         return state
@@ -235,7 +278,21 @@ def resume(
                     state.todo.append(cell)
                     continue
             (state.failed if failed else state.done).append(cell)
+    for method, digest in dict.fromkeys((r.spec.method, r.code_digest) for r in state.stale):
+        if digest and method not in state.changes:
+            state.changes[method] = code.list_changes(method, digest, store.path)
     return state
+
+
+def shorten_changes(changes: Sequence[str]) -> str:
+    """`a.f, a.g changed, a.h added`; of many the first ones, and how many more there are."""
+    shown: dict[str, list[str]] = {}
+    for change in changes[:FEW]:
+        name, _, what = change.rpartition(" ")
+        shown.setdefault(what, []).append(name)
+    text = ", ".join(f"{', '.join(names)} {what}" for what, names in shown.items())
+    more = len(changes) - FEW
+    return f"{text} (and {more} more)" if more > 0 else text
 
 
 def _cells(records: Sequence[Record]) -> str:
@@ -243,4 +300,4 @@ def _cells(records: Sequence[Record]) -> str:
 
 
 def _methods(records: Sequence[Record]) -> str:
-    return ", ".join(shortened(sorted({short(record.spec.method) for record in records})))
+    return ", ".join(shortened(sorted({record.spec.method for record in records})))

@@ -23,8 +23,9 @@ from fewshot_bench.api.method import (
     read_value,
 )
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
-from fewshot_bench.api.method_code import canonical, short
+from fewshot_bench.api.method_code import canonical, is_meant
 from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.own_methods import OwnMethod, digest_in, version_in
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
@@ -71,9 +72,14 @@ def expand_methods(
     left_out: receives the broken methods of `all` and of suites: name to reason.
     UsageError for unknown names and values, PluginError for a broken method given by name.
     """
-    asked = _expand_names(methods, catalog, {} if left_out is None else left_out)
+    own: dict[str, OwnMethod] = {}
+    asked = _expand_names(methods, catalog, {} if left_out is None else left_out, own)
+    references = {reference: method.name for reference, method in own.items()}
     names = list(dict.fromkeys(m if isinstance(m, str) else m.method for m in asked))
-    settings = [_setting(option) for option in options]
+    settings = [
+        (references.get(owner, owner), parameter, given)
+        for owner, parameter, given in map(_setting, options)
+    ]
     used: set[int] = set()
     variants = []
     for method in asked:
@@ -107,7 +113,7 @@ def expand_methods(
             fixed = [n for n in ([owner] if owner else names) if n in objects]
             if any(_has(catalog.method_class(name), parameter) for name in fixed):
                 raise UsageError(
-                    f"option {parameter}: {', '.join(map(short, fixed))} was given as an object, "
+                    f"option {parameter}: {', '.join(fixed)} was given as an object, "
                     "which has a value for it: give the class, or make the object with another one"
                 )
             _refuse_setting(owner, parameter, names, catalog)
@@ -115,9 +121,12 @@ def expand_methods(
 
 
 def _expand_names(
-    requested: Iterable[str | Configured], catalog: Registry, left_out: dict[str, str]
+    requested: Iterable[str | Configured],
+    catalog: Registry,
+    left_out: dict[str, str],
+    own: dict[str, OwnMethod],
 ) -> list[str | Configured]:
-    """The methods to run, each name once."""
+    """The methods to run, each name once. own: receives methods of files by reference."""
     methods: list[str | Configured] = []
     for method in requested:
         suite = catalog.suite_of_methods(method) if isinstance(method, str) else None
@@ -126,11 +135,29 @@ def _expand_names(
             methods += usable
             left_out |= broken
         elif isinstance(method, str):
-            methods.append(catalog.method(method).name)
+            methods.append(_find_name(method, catalog, own))
         else:
-            methods.append(method)
+            name = _find_name(method.method, catalog, own)
+            methods.append(dataclasses.replace(method, method=name))
     # No dict: the values of a `Configured` need not be hashable.
     return [method for index, method in enumerate(methods) if method not in methods[:index]]
+
+
+def _find_name(given: str, catalog: Registry, own: dict[str, OwnMethod]) -> str:
+    """The name of a method; UsageError for two of one name and other code, as rows would be one."""
+    if given in catalog.methods.entries or not is_meant(given):
+        return catalog.methods.find(given).name
+    method = catalog.own_method(given)
+    own[canonical(given)] = method
+    other = next(other for other in own.values() if other.name == method.name)
+    if other.version != method.version:
+        raise UsageError(
+            f"'{other.reference}' and '{method.reference}' are two states of one method, "
+            f"'{method.name}': give one of the classes another name, or run them one after the "
+            f"other (fsbench compare -m {method.name}@{digest_in(other.version)},"
+            f"{method.name}@{digest_in(method.version)} shows both)"
+        )
+    return method.name
 
 
 def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
@@ -206,7 +233,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
-    return Variant(name, options, overrides, str(getattr(cls, "version", "1")), dict(chosen))
+    return Variant(name, options, overrides, version_in(name, cls), dict(chosen))
 
 
 class PublishedVariants:
@@ -241,7 +268,7 @@ def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for method, datasets in asked.items():
         card = card_of(registry().method_class(method)) or MethodCard("")
-        alike[card.without_own_values(datasets)].append(short(method))
+        alike[card.without_own_values(datasets)].append(method)
     for without, methods in alike.items():
         if without:
             yield f"{', '.join(methods)}: {no_own_values(without)}"

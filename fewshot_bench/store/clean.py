@@ -20,6 +20,8 @@ from pathlib import Path
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import Index, index_files
+from fewshot_bench.store.kept_code import list_unused_code
+from fewshot_bench.store.kept_methods import list_unused as list_unused_methods
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
     model_folder,
@@ -47,8 +49,8 @@ PUBLISHING_SECONDS = 3600
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
 CLAIMS, JOBS = "dead claim", "finished job"
-UNCLAIMED = "model of no record"
-KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, CLAIMS, JOBS, SET_ASIDE)
+UNCLAIMED, UNUSED = "model of no record", "code of no record"
+KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, UNUSED, INDICES, CLAIMS, JOBS, SET_ASIDE)
 
 
 def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
@@ -71,6 +73,9 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
             yield ORPHANS, path
     for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield UNCLAIMED, path
+    for list_unused in (list_unused_methods, list_unused_code):
+        for path in list_unused(store, PUBLISHING_SECONDS):
+            yield UNUSED, path
     for path in Leases(store, "").dead():
         yield CLAIMS, path
     for path in files:
@@ -121,7 +126,7 @@ def collect(
     for kind, path in over(files, "files"):
         try:
             stamp = stamp_of(path.stat())
-            if kind in (ORPHANS, UNCLAIMED) and stamp[0] > latest:
+            if kind in (ORPHANS, UNCLAIMED, UNUSED) and stamp[0] > latest:
                 continue
             gone = dry_run or _remove(path, stamp, kind)
         except FileNotFoundError:
@@ -139,6 +144,9 @@ def collect(
 def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
     if kind != ORPHANS:
         path.unlink()
+        if kind == UNUSED:
+            with suppress(OSError):
+                path.parent.rmdir()
         return True
     if not is_orphan(path):
         return False

@@ -25,6 +25,7 @@ _OF_RECORD: Mapping[str, Callable[[Record], Any]] = {
     "label": lambda record: record.spec.label,
     "status": lambda record: record.status,
     "error": lambda record: (record.error or {}).get("message"),
+    "curves": lambda record: record.curves or None,
 }
 _OF_SPEC = tuple(field.name for field in fields(RunSpec))
 TABLE = "records"

@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.own_methods import version_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import KEPT_MODEL, canonical_json
@@ -87,8 +89,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that defines a model besides its tensors.
 
     classifier: the name of its class (`api/keeping.name_of_class`).
-    method: the registered name, with `method_version`, `method_origin` (distribution and version)
-        and `method_code` (digest of its source); options: all its hyper-parameters.
+    method: the name, with `method_version`, `method_origin` (distribution and version, or file and
+        class of a method in no plug-in) and `method_code` (digest of its source); options: all its
+        hyper-parameters.
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width), and
         `settings`: digest of its activation, preprocessing and tokenizer, empty if it states none.
     exif: as in the conditions of a run; classnames: by column of the logits; templates: the prompt
@@ -156,8 +159,8 @@ def config_of(
     code = registry().code(name)
     return ModelConfig(
         method=name,
-        method_version=str(getattr(method, "version", "1")),
-        method_origin=f"{code['distribution']} {code['version']}".strip(),
+        method_version=version_in(name, type(method)),
+        method_origin=_origin(name, code),
         method_code=str(code["digest"]),
         options=configuration(method),
         backbone=backbone.name,
@@ -169,6 +172,12 @@ def config_of(
         templates=vocabulary.templates,
         **more,
     )
+
+
+def _origin(method: str, code: Mapping[str, Any]) -> str:
+    """The distribution and its version, or the file and the class of a method in no plug-in."""
+    own = None if code["registered"] else own_methods.find(method)
+    return own.origin if own else f"{code['distribution']} {code['version']}".strip()
 
 
 def image_digest(sha: bytes) -> str:

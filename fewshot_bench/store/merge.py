@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
+from fewshot_bench.store.kept_code import copy_code
+from fewshot_bench.store.kept_methods import copy_method
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
@@ -196,24 +196,11 @@ def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> Non
     source = theirs.path.parents[2]
     with _guard_writes(destination, destination.path / MODELS):
         copy_model(source, theirs.record, destination.path)
-    method = source_path(theirs.record.spec.method)
     with _guard_writes(destination, destination.path / METHODS):
-        if method and (source / method).is_file() and not (destination.path / method).exists():
-            write_whole(destination.path / method, read_regular(source / method))
+        copy_method(source, theirs.record.spec, destination.path)
+        copy_code(source, theirs.record, destination.path)
     done = theirs.record.status == "done" and theirs.arrays is not None
     destination.put(theirs.record, theirs.arrays or {} if done else {})
-
-
-def source_path(method: str) -> Path | None:
-    """The path in a store of the source of a method that was a class of a script or notebook.
-
-    None for any other method. The folder of a source is named by the digest of its content, so that
-    equal paths in two stores hold equal files.
-    """
-    file = Path((parts(method) or ("",))[0])
-    path = Path(METHODS, file.parent.name, file.name)
-    is_kept = file.parts[-3:] == path.parts and re.fullmatch("[0-9a-f]{16}", file.parent.name)
-    return path if is_kept else None
 
 
 def _decide(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:

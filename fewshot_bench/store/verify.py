@@ -26,6 +26,8 @@ from fewshot_bench.store.answer_files import (
     read,
 )
 from fewshot_bench.store.index import Index, index_file
+from fewshot_bench.store.kept_code import list_damaged_code
+from fewshot_bench.store.kept_methods import list_damaged
 from fewshot_bench.store.kept_models import model_problem
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import read_record, record_files, stamp_of
@@ -121,7 +123,7 @@ def _check_answers(record: Record, arrays: Arrays, digest: str) -> Iterator[str]
 
 
 DAMAGED, MISSING, NEWER, DIFFERS = "damaged", "no logits", "not read", "differs"
-MODEL = "model"
+MODEL, CODE = "model", "code"
 ORPHAN, LEFT_OVER, SET_ASIDE = "no record", "left over", "set aside"
 # Kinds of leftovers, which invalidate no result.
 REMAINS = (ORPHAN, LEFT_OVER, SET_ASIDE)
@@ -132,7 +134,8 @@ NEXT = {
     NEWER: "upgrade fewshot_bench, or make the file readable",
     DIFFERS: "cells of one split must have the same queries: compute them again with --force",
     MODEL: "the numbers hold; compute the cells again with --keep-models --force for models",
-    ORPHAN: "fsbench store gc removes logits and models without a record",
+    CODE: "run the method's file again with this store, or merge a store that has it",
+    ORPHAN: "fsbench store gc removes logits, models and code without a record",
     LEFT_OVER: "fsbench store gc removes what killed processes left",
     SET_ASIDE: "look at these files if you like, then: fsbench store gc --damaged",
 }
@@ -151,6 +154,7 @@ class Finding:
 _LEFTOVERS = {
     clean.ORPHANS: (ORPHAN, "logits without a record that they belong to"),
     clean.UNCLAIMED: (ORPHAN, "a model without a record that states it"),
+    clean.UNUSED: (ORPHAN, "code of a method without a record"),
     clean.CLAIMS: (LEFT_OVER, "claimed by a process that is gone"),
     clean.TEMPORARIES: (LEFT_OVER, "half-written by a process that is gone"),
     clean.SET_ASIDE: (SET_ASIDE, "was found damaged earlier"),
@@ -211,6 +215,8 @@ def verify(store: Store) -> Report:
             read_imported(path)
         except FsbenchError as error:
             report.add(DAMAGED, path, str(error))
+    for path, problem in (*list_damaged(store.path), *list_damaged_code(store.path)):
+        report.add(CODE, path, problem)
     for kind, path in clean.list_leftovers(store):
         report.add(_LEFTOVERS[kind][0], path, _LEFTOVERS[kind][1])
     return report

@@ -33,7 +33,8 @@ def _refuse(where: str, waits: list[Wait]) -> None:
     require(
         not places,
         f"the host waits for the device in {where}: {listed(places, '; ')}; keep numbers on the "
-        "device until the last step, and move tensors there before the first",
+        "device until the last step (ctx.log takes tensors), and move tensors there before the "
+        "first",
     )
 
 

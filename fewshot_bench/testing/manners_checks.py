@@ -61,9 +61,9 @@ def check_fits_and_predicts_in_bf16(bench: Bench) -> None:
 
 
 def check_prints_nothing(bench: Bench) -> None:
-    """Nothing is written to stdout or stderr; `ctx.note` keeps facts, `ctx.progress` shows life."""
+    """Nothing is written to stdout or stderr; `ctx.note` keeps facts, `ctx.log` curves."""
     text = bench.first.seen.printed + bench.again.seen.printed
-    require(not text, f"wrote {text[:80]!r}; use ctx.note and ctx.progress")
+    require(not text, f"wrote {text[:80]!r}; use ctx.note, ctx.log and ctx.progress")
 
 
 def check_draws_from_no_global_generator(bench: Bench) -> None:

@@ -23,6 +23,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.forkserver import ForkServer, read_signed
 
 from fewshot_bench.utils.messages import Channel
+from fewshot_bench.utils.no_terminal import refuse_questions
 from fewshot_bench.utils.processes import die_with
 
 # Set this variable to 0 to start all processes afresh.
@@ -244,6 +245,7 @@ def run_fresh() -> None:
 
 def _run(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
     sys.argv[:] = [module, *arguments]
+    refuse_questions()
     channels = [Channel(descriptor) for descriptor in descriptors]
     importlib.import_module(module).main(list(arguments), channels)
 

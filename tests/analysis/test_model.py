@@ -225,8 +225,8 @@ def test_images_in_memory_of_equal_values_are_not_one_image(model: fb.Model) -> 
     [
         ({"method": "linear-prob"}, "unknown method 'linear-prob': did you mean 'linear-probe'"),
         (
-            {"method": "/tmp/evil.py:Evil"},
-            "its method is class Evil of evil.py, which no",
+            {"method": "evil", "method_version": "1+01234567", "method_origin": "evil.py:Evil"},
+            "its method evil is that of evil.py:Evil, which no.*pass its class: method=Evil",
         ),
         ({"method_version": "0"}, "fitted by linear-probe version 0, installed is 1"),
         ({"options": {"c": 1.0}}, "have other hyper-parameters"),
@@ -277,9 +277,10 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
 def test_a_method_of_no_plug_in_is_handed_over(folder: Path, tmp_path: Path) -> None:
     from fewshot_bench.api.registry import registry
 
-    own = rewritten(folder, tmp_path / "own", method="mine.py:LinearProbe", method_code="")
+    stated = {"method": "linear-probe", "method_version": "1+01234567", "method_code": ""}
+    own = rewritten(folder, tmp_path / "own", **stated)
     cls = registry().method_class("linear-probe")
-    assert fb.load_model(own, method=cls).config.method == "mine.py:LinearProbe"
+    assert fb.load_model(own, method=cls).config.method_version == "1+01234567"
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

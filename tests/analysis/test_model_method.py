@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 
 import fewshot_bench as fb
 from fewshot_bench.api.code_closure import source_digest
+from fewshot_bench.api.own_methods import own_method
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
+from fewshot_bench.store.kept_methods import keep
 from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.rng import isolate
@@ -78,26 +80,30 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
     del sys.modules["fsbench_own_script"]
 
 
-def kept(folder: Path, own: type, method: str, code: str = "") -> Path:
-    """A model that names a class in a file; code: its digest, by default that of `own`."""
+def kept(folder: Path, own: type, code: str = "") -> Path:
+    """A model of a class in a file; code: its digest, by default that of `own`."""
     vocabulary = fb.Vocabulary(("cat", "dog"), ("a photo of a {}.",))
     config = config_of("zero-shot", own(), loading.load("tiny"), vocabulary)
     config = msgspec.structs.replace(
-        config, method=method, method_origin="", method_code=code or source_digest(own)
+        config,
+        method="own",
+        method_version=f"1+{(code or source_digest(own))[:8]}",
+        method_origin="fsbench_own_script.py:Own",
+        method_code=code or source_digest(own),
     )
     write_model(folder, config, {}, "a card")
     return folder
 
 
 def test_the_class_of_the_fit_is_taken_and_another_refused(own: type, tmp_path: Path) -> None:
-    folder = kept(tmp_path / "model", own, f"{tmp_path / 'fsbench_own_script.py'}:Own")
+    folder = kept(tmp_path / "model", own)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fb.load_model(folder, method=own).method.factor == 10.0
     other = sys.modules[own.__module__].Other
-    with pytest.raises(fb.UsageError, match=r"fitted by .*:Own, method=Other is another class"):
+    with pytest.raises(fb.UsageError, match=r"fitted by own, method=Other is another class"):
         fb.load_model(folder, method=other)
-    for wrong in (own(), "own", int):
+    for wrong in (own(), int):
         with pytest.raises(fb.UsageError, match="expected the class of a method"):
             fb.load_model(folder, method=wrong)  # type: ignore[arg-type]
 
@@ -107,11 +113,12 @@ def test_a_class_of_a_session_is_compared_with_the_file_that_was_written_of_it(
     own: type, tmp_path: Path, edited: bool
 ) -> None:
     """As `fb.run` writes it: below other lines, in a file of another name."""
-    written = tmp_path / "results" / "methods" / "00" / "Own.py"
-    written.parent.mkdir(parents=True)
     source = SOURCE.replace("backbone.class_features", "-backbone.class_features")
-    written.write_text('"""A copy."""\n' + (source if edited else SOURCE))
-    folder = kept(tmp_path / "model", own, f"{written}:Own", "0" * 64)
+    files = {"Own.py": ('"""A copy."""\n' + (source if edited else SOURCE)).encode()}
+    reference = str(tmp_path / "results" / "methods" / ("0" * 16) / "Own.py:Own")
+    written = own_method(own, "Own.py", "Own", files, "0" * 64, "", reference)
+    keep(tmp_path / "results", written)
+    folder = kept(tmp_path / "results" / "models" / "cell", own, "0" * 64)
     # As `dataclass` does from Python 3.13 on.
     own.__repr__ = reprlib.recursive_repr()(own.__repr__)
     with warnings.catch_warnings(record=True) as said:
@@ -141,15 +148,15 @@ def test_weights_that_have_moved_are_found_beside_the_model(tmp_path: Path) -> N
 
 
 def test_the_error_names_the_class_to_hand_over(own: type, tmp_path: Path) -> None:
-    folder = kept(tmp_path / "model", own, f"{tmp_path / 'fsbench_own_script.py'}:Own")
-    with pytest.raises(fb.UsageError, match=r"class Own of fsbench_own_script.py.* method=Own$"):
+    folder = kept(tmp_path / "model", own)
+    with pytest.raises(fb.UsageError, match=r"that of fsbench_own_script.py:Own.* method=Own$"):
         fb.load_model(folder)
 
 
 def test_measuring_runs_no_file_that_a_model_names(own: type, photos: Path, tmp_path: Path) -> None:
     """And the record has the code that answered."""
-    file, trace = tmp_path / "model" / "method.py", tmp_path / "trace"
-    folder = kept(tmp_path / "model", own, f"{file}:Own")
+    file, trace = tmp_path / "model" / "fsbench_own_script.py", tmp_path / "trace"
+    folder = kept(tmp_path / "model", own)
     file.write_text(f"open({str(trace)!r}, 'w').close()\n{SOURCE}")
     code = fb.evaluate(fb.load_model(folder, method=own), f"folder:{photos}").environment["code"]
     file.unlink()
@@ -167,8 +174,16 @@ def test_adapt_says_how_a_model_of_a_class_in_a_file_is_used(own: type, tmp_path
     asked = ("-m", f"{file}:Own", "-d", f"folder:{photos}", "--backbone", "tiny")
     done = fsbench("adapt", *asked, "-O", tmp_path / "m")
     assert done.code == 0, done.err
-    folder = str(tmp_path / "m")
-    assert done.out.endswith(f"model in {folder}; in Python: load_model({folder!r}, method=Own)\n")
+    (code,) = (tmp_path / "m" / "methods").glob("*/fsbench_own_script.py")
+    use = f"fsbench predict {tmp_path / 'm'} IMAGES --method {code}:Own"
+    assert done.out.endswith(f"model in {tmp_path / 'm'}; {use}\n")
+    file.unlink()
+    images = (str(photos), "--method", f"{code}:Own", "--format", "csv")
+    assert fsbench("predict", tmp_path / "m", *images).out.count(".jpg,") == 2
+    refused = fsbench("predict", tmp_path / "m", photos)
+    assert (
+        f"only if it is named; its code is there: read it, then add method='{code}" in refused.err
+    )
     assert fb.load_model(tmp_path / "m", method=own).classnames == ("cat", "dog")
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import hashlib
+import json
+import shutil
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.analysis.filters import select
-from fewshot_bench.analysis.signature import parse, signature_of
-from fewshot_bench.analysis.table.build import build
 from fewshot_bench.api import method_code
 from fewshot_bench.api.code_closure import source_digest
 from fewshot_bench.api.method_code import load
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import split_names
-from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.plugin_edited import method_source
 
@@ -44,36 +44,44 @@ def test_every_spelling_of_a_file_is_one_method(
 ) -> None:
     file = write(tmp_path / "mine" / "lora.py")
     (tmp_path / "link.py").symlink_to(file)
+    write(tmp_path / "other" / "lora.py")
     monkeypatch.chdir(file.parent)
     spellings = ("lora.py", "./lora.py", "../mine/lora.py", str(file), "../link.py")
-    assert planned(*(f"{path}:Edited" for path in spellings)) == [f"{file.resolve()}:Edited"]
+    # A copy in another folder, too: the content is the method.
+    names = [f"{path}:Edited" for path in (*spellings, "../other/lora.py")]
+    assert planned(*names) == ["edited"]
+    options = (f"{names[0]}.strength=2", f"{names[-1]}.strength=3")
+    assert planned(*names, options=options) == ["edited[strength=3.0]"]
 
 
-def test_two_files_with_one_class_name_are_two_methods(tmp_path: Path) -> None:
-    names = [f"{write(tmp_path / folder / 'lora.py')}:Edited" for folder in ("a", "b")]
-    assert len(planned(*names)) == 2
-    first, second = (registry().method_class(name) for name in names)
-    assert first is not second
-    table = build([make(name) for name in names])
-    assert [row.label for row in table.rows] == ["a/lora.py:Edited", "b/lora.py:Edited"]
-    assert [row.label for row in build([make(names[0])]).rows] == ["lora.py:Edited"]
-    records = [make(name) for name in names]
-    assert select(records, {"method": "b/lora.py:Edited"}) == records[1:]
+def test_two_states_of_one_method_are_no_row(tmp_path: Path) -> None:
+    one = write(tmp_path / "a" / "lora.py")
+    two = write(tmp_path / "b" / "lora.py", method_source("SCALE = 3.0"))
+    with pytest.raises(UsageError, match=r"two states of one method, 'edited'.*compare -m edited@"):
+        planned(f"{one}:Edited", f"{two}:Edited")
+    assert planned(f"{two}:Edited") == planned(f"{one}:Edited")
+
+
+def test_the_name_of_a_plug_in_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "lora.py", method_source("SCALE = 1.0").replace('"edited"', '"coop"'))
+    with pytest.raises(UsageError, match=r"'coop', which is taken.*ClassVar\[str\] = 'my-coop'"):
+        planned(f"{file}:Edited")
+
+
+def test_a_class_without_a_name_has_that_of_the_class(tmp_path: Path) -> None:
+    text = method_source("SCALE = 1.0").replace('name: ClassVar[str] = "edited"', "")
+    file = write(tmp_path / "lora.py", text.replace("class Edited", "class MyCLIPLoRA2"))
+    assert planned(f"{file}:MyCLIPLoRA2") == ["my-clip-lo-ra2"]
 
 
 @pytest.mark.parametrize("folder", ["with, comma", "with: colon", "a=b", "x.py:Y", "é [1]@2"])
-def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{write(tmp_path / folder / 'my lora.py').resolve()}:Edited"
     other = f"{write(tmp_path / 'lora.py').resolve()}:Edited"
     assert split_names(f"{other},{name} , coop") == (other, name, "coop")
     options = (f"{name}.strength=2,3",)
-    assert planned(name, other, options=options) == [
-        f"{name}[strength=2.0]",
-        f"{name}[strength=3.0]",
-        other,
-    ]
-    line = signature_of([make(name)])
-    assert parse(line)[0].methods[0].method == name
+    labels = ["edited[strength=2.0]", "edited[strength=3.0]"]
+    assert planned(name, options=options) == labels
 
 
 # Paths of real systems contain no lone surrogates.
@@ -85,7 +93,6 @@ def test_any_path_is_read_back(path: str, cls: str) -> None:
     name = method_code.canonical(f"/{path}.py:{cls}")
     assert method_code.canonical(name) == name
     assert method_code.parts(name) is not None
-    assert parse(signature_of([make(name)]))[0].methods[0].method == name
 
 
 @pytest.mark.parametrize(
@@ -144,27 +151,108 @@ def test_a_folder_without_init_beside_the_file_is_its_own(tmp_path: Path) -> Non
         load(f"{other}:Edited")
 
 
-def test_a_file_is_run_compared_and_run_again_after_an_edit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+WORDS = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "40", "--backbone", "tiny")
+
+
+class States(NamedTuple):
+    """A store, the file of its method, which was edited between two runs, and both records."""
+
+    store: Path
+    file: Path
+    records: tuple[Record, ...]
+
+    def name(self, which: int, digits: int = 8) -> str:
+        """The name of a version."""
+        return f"edited@{self.records[which].code_digest:.{digits}}"
+
+
+def run(name: str, store: Path, *more: str) -> str:
+    """What a run of a method prints."""
+    done = fsbench("run", "-m", name, *WORDS, "--store", store, *more)
+    assert done.code == 0, done.err
+    return done.out
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> States:
+    store = tmp_path_factory.mktemp("store")
+    file = tmp_path_factory.mktemp("my methods") / "lora.py"
+    records: dict[str, Record] = {}
+    for helper in ("SCALE = 100.0", "SCALE = 3.0"):
+        write(file, method_source(helper))
+        assert "1 cell: 0 done already, 1 to run" in run(f"{file}:Edited", store)
+        records |= {r.spec.key(): records.get(r.spec.key(), r) for r in Store(store).records()}
+    assert not list(file.parent.rglob("__pycache__"))
+    return States(store, file, tuple(records.values()))
+
+
+def test_a_record_holds_a_name_and_no_path(states: States) -> None:
+    for record in states.records:
+        code, spec = record.environment["code"], record.spec
+        assert (spec.method, spec.method_version) == ("edited", f"1+{code['digest'][:8]}")
+        assert not code["registered"]
+        assert record.environment["method_origin"] == "lora.py:Edited"
+        assert str(states.file.parent) not in json.dumps(record.to_dict())
+    assert states.records[0].code_digest != states.records[1].code_digest
+
+
+def test_an_edit_is_another_version_and_the_one_run_last_is_shown(
+    states: States, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, store = write(tmp_path / "my methods" / "lora.py"), tmp_path / "store"
-    words = ["--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "40"]
-    words += ["--backbone", "tiny", "--store", str(store)]
-    monkeypatch.chdir(file.parent)
-    first = fsbench("run", "-m", "lora.py:Edited", *words)
-    assert first.code == 0, first.err
-    (record,) = Store(store).records()
-    assert record.spec.method == f"{file.resolve()}:Edited"
-    assert record.environment["code"]["digest"]
-    assert not (file.parent / "__pycache__").exists()
-    monkeypatch.chdir(os.sep)
-    again = fsbench("run", "-m", f"{file}:Edited", *words)
-    assert "1 done already, 0 to run" in again.out
-    table = fsbench("compare", "-m", "lora.py:Edited", "--store", store, "--format", "csv")
-    assert "lora.py:Edited" in table.out
-    write(file, method_source("SCALE = 3.0"))
-    edited = fsbench("run", "-m", f"{file}:Edited", *words)
-    assert "1 cell was computed with other code of" in edited.out
-    (other,) = Store(store).records()
-    assert other.code_digest != record.code_digest
-    assert dataclasses.replace(other.spec) == record.spec
+    versions = [record.spec.method_version for record in states.records]
+    store = shutil.copytree(states.store, tmp_path / "store")
+
+    def shown(*words: str) -> str:
+        result = fsbench("compare", "--store", store, *words)
+        return result.out + result.err
+
+    assert f"edited is shown in version {versions[1]}" in shown()
+    copy = write(tmp_path / "copy" / "lora.py")
+    for name in (f"edited@{versions[0]}", states.name(0, 4), f"{copy}:Edited"):
+        assert f"m:edited@{quote(versions[0])}|" in shown("-m", name)
+    both = ",".join(f"edited@{quote(version)}" for version in versions)
+    assert f"m:{both}|" in shown("-m", f"{states.name(0)},{states.name(1)}")
+    # The author goes back to the first state: nothing to compute, and it is the newest again.
+    assert "1 done already, 0 to run" in run(f"{copy}:Edited", store)
+    assert f"edited is shown in version {versions[0]}" in shown()
+    monkeypatch.chdir(write(copy, method_source("SCALE = 7.0")).parent)
+    lacking = shown("-m", "lora.py:Edited")
+    assert "has no results here: fsbench run -m lora.py:Edited computes them" in lacking
+
+
+def test_another_machine_needs_the_store_alone(states: States, tmp_path: Path) -> None:
+    merged, folder = tmp_path / "merged", str(states.file.parent)
+    assert fsbench("store", "merge", states.store, "--store", merged).code == 0
+    assert not [path for path in merged.rglob("method.json") if folder in path.read_text()]
+    away = states.file.rename(tmp_path / "away.py")
+    try:
+        repeated = fsbench("rerun", states.records[0].spec.key()[:12], "--store", merged)
+        assert repeated.out.endswith("same result, bit for bit\n"), repeated.err
+        assert "1 done already, 0 to run" in run("edited", merged)
+        assert "1 cell: 0 done already, 1 to run" in run(states.name(0), merged, "--seeds", "2")
+    finally:
+        away.rename(states.file)
+
+
+def test_reading_a_store_runs_no_code_of_it(states: States, tmp_path: Path) -> None:
+    store, trace = shutil.copytree(states.store, tmp_path / "store"), tmp_path / "trace"
+    for facts in (store / "methods").glob("*/method.json"):
+        evil = f"open({str(trace)!r}, 'w').close()\n{method_source('SCALE = 1.0')}".encode()
+        (facts.parent / "lora.py").write_bytes(evil)
+        stated = json.loads(facts.read_text())
+        stated["files"]["lora.py"] = hashlib.sha256(evil).hexdigest()
+        facts.write_text(json.dumps(stated))
+    here = ("--store", store)
+    for command in (
+        ("compare", *here),
+        ("compare", "-m", states.name(0), *here),
+        ("compare", "--layout", "sweep", *here),
+        ("report", *here, "--output", tmp_path / "report.html"),
+        *(("audit", *here), ("signature", *here), ("cite", *here), ("show", "edited", *here)),
+        *(("store", "verify", *here), ("store", "merge", store, "--store", tmp_path / "merged")),
+    ):
+        fsbench(*command)
+        assert not trace.exists(), command
+    # Only who runs a method runs its code.
+    fsbench("rerun", states.records[0].spec.key()[:12], *here)
+    assert trace.exists()

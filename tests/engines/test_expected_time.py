@@ -49,7 +49,7 @@ def test_time_is_as_records_of_the_store_took_else_by_unit_costs(tmp_path: Path)
     stated, silent = [line for line in shown.splitlines() if line.startswith("time: ")]
     assert "1 cell as 1 record of this store took (" in stated
     assert "2 cells by unit costs, roughly (of one core of an AMD EPYC" in stated
-    assert silent.startswith("time: 2 cells of own.py:Own not estimated")
+    assert silent.startswith("time: 2 cells of own not estimated")
     # What its card fails to say is left out.
     shown = fsbench("show", f"{own}:Own")
     assert (shown.code, "cost of a fit: minutes" in shown.out) == (0, True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import torch
 
 import fewshot_bench as fb
 from fewshot_bench.api.record import Record
-from fewshot_bench.utils import cache_dir
+from tests.process_state import state
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False}
 # What a run measures.
@@ -40,25 +37,6 @@ def plain(record: Record) -> dict[str, Any]:
     return strip(values)
 
 
-def state() -> tuple[Any, ...]:
-    """What a run could leave changed in this process."""
-    cudnn = torch.backends.cudnn
-    return (
-        # Libraries set others when they are imported.
-        {
-            name: value
-            for name, value in os.environ.items()
-            if "FSBENCH" in name or "CUBLAS" in name
-        },
-        torch.get_num_threads(),
-        torch.random.get_rng_state().tolist(),
-        torch.get_float32_matmul_precision(),
-        (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
-        torch.are_deterministic_algorithms_enabled(),
-        cache_dir.is_shared(),
-    )
-
-
 def test_records_are_those_of_workers(tmp_path: Path) -> None:
     more: dict[str, Any] = {
         "options": {"coop.epochs": 1},
@@ -66,10 +44,9 @@ def test_records_are_those_of_workers(tmp_path: Path) -> None:
         "deterministic": True,
     }
     local = fb.run("coop", "digits", store=tmp_path / "local", jobs=1, **more, **FEW)
-    before, own = state(), psutil.Process().children()
+    before = state()
     here = fb.run("coop", "digits", store=tmp_path / "here", engine="here", **more, **FEW)
     assert state() == before
-    assert psutil.Process().children() == own
     assert len(here) == len(local) == 2
     for mine, other in zip(here, local, strict=True):
         assert plain(mine) == plain(other)

@@ -103,14 +103,15 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [*lines, f"Results(1 record of '{store}-of-fork': 1 done)"]
     (file,) = store.glob("methods/*/Mixed.py")
     loaded = fb.load(store)
-    assert {record.spec.method for record in loaded} == {f"{file.resolve()}:Mixed"}
+    assert {record.spec.method for record in loaded} == {"mixed"}
+    versions = {record.spec.method_version for record in loaded}
+    assert versions == {f"1+{file.parent.name[:8]}"}
     names = loaded.compare().to_frame().method
-    labels = {f"Mixed.py:Mixed{options}" for options in ("", "[weight=0.3]", "[weight=0.7]")}
-    assert set(names) == labels
+    assert set(names) == {f"mixed{options}" for options in ("", "[weight=0.3]", "[weight=0.7]")}
     cls = type("Mixed", (), {"__module__": "__main__", "fit": None})
-    for asked in (cls, "Mixed", "Mixed.py:Mixed"):
+    for asked in (cls, "mixed", f"{file}:Mixed"):
         assert len(loaded.where(method=asked)) == 3
-    assert len(loaded.where(method="Mixed[weight=0.3]", options={"weight": 0.3})) == 1
+    assert len(loaded.where(method="mixed[weight=0.3]", options={"weight": 0.3})) == 1
     assert len(loaded.where(options={"weight": [0.3, 0.7]})) == 2
     with pytest.raises(fb.UsageError, match=r"unknown value of weight '0\.4'"):
         loaded.where(options={"weight": 0.4})

@@ -319,14 +319,14 @@ def test_a_baseline_is_compared_with_however_many_methods(tmp_path: Path) -> Non
 
 
 def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
-    methods = {"zero-shot": 0.4, "coop": 0.5, "mine.py:A": 0.6, "tip-adapter": 0.7, "maple": 0.8}
+    methods = {"zero-shot": 0.4, "coop": 0.5, "mine": 0.6, "tip-adapter": 0.7, "maple": 0.8}
     store = store_of(tmp_path / "s", methods, ("dtd",), (1, 4))
     head = r'class="(s\d+)[^"]*"><th[^>]*><span[^>]*>(.)</span>([\w.:-]+)'
     with without_figures():
         page = report(tmp_path, store)
         every = {name: (css, mark) for css, mark, name in re.findall(head, page)}
         assert set(every) == set(methods)
-        page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
+        page = report(tmp_path, store, "--method", "maple,mine,coop")
     for css, mark, name in re.findall(head, page):
         assert every[name] == (css, mark)
     for line in load(store).where(method=("coop", "maple")).figure().figure.axes[0].get_lines():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.env import variables
 from fewshot_bench.runner.run import run_one
@@ -125,26 +126,20 @@ def test_what_changed_is_told_before_anything_runs(
     assert "old_name" in result.err
 
 
-def test_a_method_of_a_moved_store_runs_where_its_file_is_named(tmp_path: Path) -> None:
-    place = Path("methods/0123456789abcdef/Mine.py")
-    (tmp_path / "a" / place).parent.mkdir(parents=True)
-    (tmp_path / "a" / place).write_text(
-        "from fsbench_methods.zero_shot import ZeroShot\n\n\nclass Mine(ZeroShot):\n    ...\n"
+def test_a_method_whose_code_the_store_lacks_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from fsbench_methods.zero_shot import ZeroShot as Mine\n".replace(
+            "import ZeroShot as Mine",
+            "import ZeroShot\n\n\nclass Mine(ZeroShot):\n    name = 'mine'",
+        )
     )
-    record = stored(tmp_path / "a", f"{tmp_path / 'a' / place}:Mine")
-    store = (tmp_path / "a").rename(tmp_path / "b")
-    call = ("rerun", record.spec.key()[:8], "--store", store)
-    gone = fsbench(*call)
-    assert gone.code == 2
-    assert f"read it, then add --method {store / place}:Mine\n" in gone.err
-    moved = fsbench(*call, "--method", f"{store / place}:Mine")
-    assert (moved.code, moved.out.splitlines()[-1]) == (0, "same result, bit for bit"), moved.err
-
-
-def test_a_method_in_no_file_takes_no_file(kept: tuple[Path, Record]) -> None:
-    store, record = kept
-    result = fsbench("rerun", record.spec.key()[:8], "--store", store, "--method", "a.py:B")
-    assert (result.code, "'tip-adapter-f' is not a method in a file" in result.err) == (2, True)
+    record = stored(tmp_path / "s", f"{file}:Mine")
+    own_methods.forget()
+    call = ("rerun", record.spec.key()[:8], "--store", tmp_path / "s")
+    lacking = fsbench(*call)
+    said = f"no code of mine in version {record.spec.method_version}: merge the store that ran it"
+    assert (lacking.code, said in lacking.err) == (2, True), lacking.err
 
 
 def test_a_failed_cell_fails_the_same_way(methods: Any, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call = ("-m", method, "-d", "shapes,digits", "--shots", "1,2", "--store", tmp_path / "s")
         done = fsbench("run", *call, *RUN, *more)
         assert done.code == 0, done.err
-    assert "note: tuned.py:Tuned: no values are published for digits alone" in done.out
+    assert "note: tuned: no values are published for digits alone" in done.out
     return tmp_path / "s"
 
 

@@ -62,17 +62,22 @@ def test_an_edit_of_the_package_has_cells_computed_again(
 
     same = fresh("run", *run_flags(store, "1,2"))
     assert "2 done already" in same.out
-    assert "other code" not in same.out
+    assert "stale" not in same.out
+
+    helper = tmp_path / PACKAGE / "helper.py"
+    helper.write_text(f"# How much to scale.\n{helper.read_text()}\n\ndef unused(): pass\n")
+    assert "2 done already" in fresh("run", *run_flags(store, "1,2")).out
 
     write_package(tmp_path, scale=3.0)
     kept = fresh("run", *run_flags(store, "1,2"), "--keep-stale")
-    assert "2 cells were computed with other code of edited: kept" in kept.out
+    changed = f"{PACKAGE}.helper.SCALE changed"
+    assert f"2 cells of edited are stale: {changed}: kept" in kept.out
     assert "2 done already, 0 to run" in kept.out
     assert records(store) == before
 
     # Compute one of the two first, like a run that was killed half way.
     half = fresh("run", *run_flags(store, "2"))
-    assert "1 cell was computed with other code of edited: computed again" in half.out
+    assert f"1 cell of edited is stale: {changed}: computed again" in half.out
     mixed = records(store)
     assert mixed[0] == before[0]
     assert mixed[1].code_digest not in (None, before[1].code_digest)
@@ -87,7 +92,7 @@ def test_an_edit_of_the_package_has_cells_computed_again(
     assert "different code of one method" in fresh("audit", "--store", store).out
 
     rest = fresh("run", *run_flags(store, "1,2"))
-    assert "1 cell was computed with other code of edited: computed again; --keep-stale" in rest.out
+    assert f"1 cell of edited is stale: {changed}: computed again; --keep-stale" in rest.out
     assert "1 done already, 1 to run" in rest.out
     after = records(store)
     assert after[1] == mixed[1]

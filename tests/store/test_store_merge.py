@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewshot_bench.api.own_methods import Facts, OwnMethod, digest_of
 from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.splits.imported import load_imported, path_of_import
-from fewshot_bench.store.store import Store
+from fewshot_bench.store.kept_methods import find_method, keep
+from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import verify
 from tests.answers import put_answers
 from tests.helpers import fsbench
@@ -39,19 +41,25 @@ def test_stores_of_two_machines(tmp_path: Path) -> None:
     assert results(destination) == everything
 
 
-def test_the_source_of_a_class_of_a_notebook_is_copied(tmp_path: Path) -> None:
-    kept, outside = "methods/0123456789abcdef/Mine.py", "methods/../Mine.py"
+def test_the_code_of_a_method_of_a_file_is_copied(tmp_path: Path) -> None:
+    """What is whole: not an edited file, nor the place where the author's lies."""
     one, here = filled(tmp_path / "a", []), Store(tmp_path / "all")
-    for seed, place in enumerate((kept, outside, "methods/fedcba9876543210/Gone.py")):
-        # The store was moved since its cells were computed.
-        put(one, seed, method=f"/elsewhere/{place}:Mine")
-    (one.path / kept).parent.mkdir(parents=True)
-    (one.path / kept).write_text("class Mine: ...\n")
-    (one.path / "Mine.py").write_text("not a part of the store\n")
+    for seed, digest in enumerate(("a" * 64, "b" * 64, "c" * 64)):
+        version = f"1+{digest[:8]}"
+        put(one, seed, method="mine", method_version=version)
+        files = {"mine.py": b"class Mine: ...\n", "data/names.json": b"[]"}
+        digests = {name: digest_of(content) for name, content in files.items()}
+        facts = Facts("mine", version, digest, "mine.py", "Mine", digests, path="/their/folder")
+        if seed < 2:
+            keep(one.path, OwnMethod(facts, "/their/folder/mine.py:Mine", files))
+    (one.path / METHODS / ("b" * 16) / "mine.py").write_text("import evil\n")
     assert merge(here, one, dry_run=True).code == merge(here, one).code == 0
-    assert (here.path / kept).read_text() == "class Mine: ...\n"
-    assert [path.relative_to(here.path).as_posix() for path in here.path.rglob("*.py")] == [kept]
+    kept = find_method(here.path, "mine", f"1+{'a' * 8}")
+    assert kept is not None
+    assert kept.facts.path == ""
+    assert len([path for path in (here.path / METHODS).rglob("*") if path.is_file()]) == 3
     assert len(list(here.records())) == 3
+    assert "mine.py is not the file that was written" in verify(one).findings[0].text
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ def _draw_map(
     for index, cell in panel.cells.items():
         if cell.estimate is not None:
             values[index] = cell.estimate.mean
-    colors: Any = {"vmin": scale[0], "vmax": scale[1], "cmap": "viridis", "aspect": "auto"}
+    # A single value is the best one, as `position` has it.
+    low = scale[0] - (scale[0] == scale[1])
+    colors: Any = {"vmin": low, "vmax": scale[1], "cmap": "viridis", "aspect": "auto"}
     axes.imshow(np.ma.masked_invalid(values), **colors)
     axes.set_facecolor("#dddddd")
     hatch: Any = {"fill": False, "hatch": "///", "edgecolor": "#bbbbbb", "linewidth": 0}

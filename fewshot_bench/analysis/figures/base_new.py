@@ -115,7 +115,7 @@ def _figure(table: Table, style: Style, parts: Sequence[Halves], shots: int) -> 
     panels.limit(ranges, style.axes or "zero")
     for axes in panels.left:
         axes.set_ylabel(table.main.quantity)
-    ours = [row.title for row in table.rows if row.label in style.ours]
+    ours = [row.title for row in table.rows if row.ours]
     panels.write_legend({label: entries[label] for label in labels if label in entries}, ours)
     return panels.figure
 
@@ -143,7 +143,7 @@ def _draw_bar(
     width = _BARS / len(table.rows)
     at = x - _BARS / 2 + (place + 0.5) * width
     look = looks_of(table)[row.label]
-    edge: Any = {"edgecolor": "black", "linewidth": 0.8} if row.label in style.ours else {}
+    edge: Any = {"edgecolor": "black", "linewidth": 0.8} if row.ours else {}
     mean, low, high = spot
     (bar,) = axes.bar(at, mean, width=0.92 * width, color=color_of(look), zorder=2, **edge)
     if high > low:

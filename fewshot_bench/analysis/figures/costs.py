@@ -21,7 +21,7 @@ from fewshot_bench.analysis.figures.drawing import (
 )
 from fewshot_bench.analysis.figures.labels import place_names, width_of
 from fewshot_bench.analysis.figures.style import Style
-from fewshot_bench.analysis.table.costs import COSTS, Cost
+from fewshot_bench.analysis.table.costs import COSTS, Cost, every_cost
 from fewshot_bench.analysis.table.table import Cell, Table
 from fewshot_bench.utils.errors import unknown
 
@@ -50,16 +50,17 @@ class Mark(NamedTuple):
 def draw(table: Table, style: Style, names: Sequence[str] = ()) -> Drawing:
     """The figure, of the average if there are several data sets; UsageError without any number.
 
-    names: of `COSTS`; all that are known by default. UsageError for several numbers of shots.
+    names: of `every_cost`; `COSTS` by default. UsageError for several numbers of shots.
     """
     groups = groups_of(table)[:1]
     refuse_nothing(table, groups)
     shots = shots_of(table, groups)
     cells = [cell_at(table, groups[0], row, shots) for row in table.rows]
+    known = every_cost()
     for name in names:
-        if name not in COSTS:
-            raise unknown("cost", name, COSTS, "fsbench figure --help")
-    costs = [COSTS[name] for name in names or COSTS]
+        if name not in known:
+            raise unknown("cost", name, known, "fsbench figure --help")
+    costs = [known[name] for name in names or COSTS]
     costs = [cost for cost in costs if any(_cost(cell, cost) is not None for cell in cells)]
     refuse_nothing(table, costs)
     rows = [
@@ -88,13 +89,12 @@ def _figure(table: Table, style: Style, cells: Sequence[Cell], costs: Sequence[C
                 found[cell.row.label],
                 float(value),
                 cell.estimates[table.metric].mean,
-                cell.row.label in style.ours,
+                cell.row.ours,
             )
             for cell in cells
             if table.metric in cell.estimates and (value := _cost(cell, cost)) is not None
         ]
         drawn.append(marks)
-        set_axis(axes, [mark.cost for mark in marks])
         axes.set_xlabel(cost.axis)
         axes.grid()
         for mark in marks:
@@ -102,6 +102,7 @@ def _figure(table: Table, style: Style, cells: Sequence[Cell], costs: Sequence[C
             look: Any = {"marker": mark.look.marker, "markersize": size, "markeredgewidth": 0}
             axes.plot([mark.cost], [mark.value], color=color_of(mark.look), linestyle="", **look)
         axes.margins(x=0.12, y=0.14)
+        set_axis(axes, [mark.cost for mark in marks])
     for axes in panels.left:
         axes.set_ylabel(table.main.quantity)
     # The layout decides where marks are on paper.

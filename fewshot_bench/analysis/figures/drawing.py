@@ -19,9 +19,7 @@ from fewshot_bench.analysis.formats.style import COLORS, SETTINGS, Look, looks
 from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.table import Cell, Group, Table
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import method_label
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import printable
@@ -231,7 +229,7 @@ def legend_lines(style: Style, labels: Sequence[str]) -> int:
 
 def looks_of(table: Table) -> dict[str, Look]:
     """The look of each row by label, which a new name does not change."""
-    names = [method_label(short(row.spec.method), row.spec.overrides) for row in table.rows]
+    names = [row.spec.label for row in table.rows]
     if len(set(names)) < len(names):
         names = [row.label for row in table.rows]
     found = looks(names)

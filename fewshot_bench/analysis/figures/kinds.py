@@ -13,21 +13,17 @@ from fewshot_bench.analysis.figures import ablation, base_new, costs, shots
 from fewshot_bench.analysis.figures.drawing import Drawing
 from fewshot_bench.analysis.figures.style import Style
 from fewshot_bench.analysis.sweep.panels import SweepOptions
-from fewshot_bench.analysis.table.table import Row, Table
-from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.analysis.table.table import Table
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import option_name
 
 
 @dataclass(frozen=True, slots=True)
 class FigureOptions:
-    """What is drawn, and how. ours: methods of ours, as users name them; costs: names of `COSTS`.
-
-    swept: the options of an ablation.
-    """
+    """What is drawn, and how. costs: their names; swept: the options of an ablation."""
 
     kind: str
     style: Style
-    ours: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
     swept: SweepOptions = field(default_factory=SweepOptions)
 
@@ -54,7 +50,7 @@ _KINDS: Mapping[str, Kind] = {
         lambda table, asked: costs.draw(table, asked.style, asked.costs),
     ),
     "ablation": Kind(
-        ("spread", "axes", "option", "each"),
+        ("spread", "axes", "options", "each"),
         lambda table, asked: ablation.draw(table, asked.style, asked.swept),
     ),
 }
@@ -65,29 +61,14 @@ def refuse_foreign(kind: str, given: Collection[str]) -> None:
     for name in given:
         owners = [other for other, about in _KINDS.items() if name in about.own]
         if owners and kind not in owners:
+            shown = "--option" if name == "options" else option_name(name)
             raise UsageError(
-                f"{option_name(name)} belongs to figures of kind {' and '.join(owners)}, not to "
-                f"{kind}: leave it out"
+                f"{shown} belongs to figures of kind {' and '.join(owners)}, not to {kind}: leave "
+                "it out"
             )
 
 
 def draw(table: Table, asked: FigureOptions) -> Drawing:
     """The figure of a table; UsageError if there is nothing to draw."""
-    ours = frozenset(label for name in asked.ours for label in _rows_of(table, name))
-    style = replace(asked.style, ours=ours)
-    drawing = _KINDS[asked.kind].draw(table, replace(asked, style=style))
+    drawing = _KINDS[asked.kind].draw(table, asked)
     return drawing if drawing.notes else replace(drawing, notes=table.notes)
-
-
-def _rows_of(table: Table, name: str) -> list[str]:
-    """The labels of the rows of a method or a row, by its old or its new name."""
-    shown = table.renamed.get(name, name)
-
-    def names(row: Row) -> tuple[str, ...]:
-        return row.spec.method, row.spec.label, row.label, row.label.partition("[")[0]
-
-    found = [row.label for row in table.rows if {name, shown} & set(names(row))]
-    if not found:
-        every = [row.label for row in table.rows]
-        raise unknown("method of --ours", name, every, "one that is drawn")
-    return found

@@ -56,25 +56,42 @@ def _figure(table: Table, style: Style, groups: Sequence[Group]) -> Figure:
     found = looks_of(table)
     entries: dict[str, Any] = {}
     ranges = []
+    constant = {row.label for row in table.rows if _is_constant(table, row)}
+    zero = [0] if constant and style.zero_shot == "star" else []
     for axes, group in zip(panels.axes, groups, strict=True):
         numbers: list[Spot] = []
-        for row in sorted(table.rows, key=lambda row: row.label in style.ours):
+        for row in sorted(table.rows, key=lambda row: row.ours):
             spots = _spots(table, style, group, row)
+            if row.label in constant:
+                spots = {0: spots[max(spots)]} if spots else {}
             numbers += spots.values()
             if spots:
                 entries[row.title] = _draw_row(axes, style, group, row, spots, found[row.label])
         ranges.append(range_of(numbers, table.main))
         axes.set_title(text(group.name))
-        axes.set_xticks(_positions(group.shots), list(map(str, group.shots)))
+        shots = sorted({*group.shots, *zero})
+        axes.set_xticks(_positions(shots), list(map(str, shots)))
         axes.grid()
     panels.limit(ranges, style.axes or "free")
     for axes in panels.left:
         axes.set_ylabel(table.main.quantity)
     for axes in panels.low:
         axes.set_xlabel("shots per class")
-    ours = [row.title for row in table.rows if row.label in style.ours]
+    ours = [row.title for row in table.rows if row.ours]
     panels.write_legend({label: entries[label] for label in labels if label in entries}, ours)
     return panels.figure
+
+
+def _is_constant(table: Table, row: Row) -> bool:
+    """True for a method that learns nothing from its support set, whose curve would be level."""
+    records = [
+        record
+        for group in table.groups
+        for cell in table.line(group, row)
+        for record in cell.records.values()
+    ]
+    kept = [(r.spec.shots, r.footprint.get("trained"), r.footprint.get("stored")) for r in records]
+    return bool(kept) and all(shots == 0 or own == [0, 0] for shots, *own in kept)
 
 
 def _spots(table: Table, style: Style, group: Group, row: Row) -> dict[int, Spot]:
@@ -93,14 +110,15 @@ def _draw_row(
     axes: Axes, style: Style, group: Group, row: Row, spots: Mapping[int, Spot], look: Look
 ) -> Any:
     """A curve with its spread, or what stands for a method without shots; returns its handle."""
-    is_ours, font = row.label in style.ours, style.size.font
+    font = style.size.font
     color = color_of(look)
     marker: dict[str, Any] = {
         "marker": look.marker,
         "markersize": 0.42 * font * look.scale,
         "markeredgewidth": 0,
     }
-    line: dict[str, Any] = {"color": color, "linewidth": 1.8 if is_ours else 1.1, "zorder": 3}
+    line: dict[str, Any] = {"color": color, "linewidth": 1.8 if row.ours else 1.1, "zorder": 3}
+    line["label"] = text(row.title)
     shots = [number for number in group.shots if number]
     if list(spots) == [0]:
         if style.zero_shot == "line" and shots:

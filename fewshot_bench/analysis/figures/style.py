@@ -80,7 +80,6 @@ class Style:
     method without shots is a `star` or a `line`. axes: whether panels have limits of their own
     (`free`), share them (`shared`) or begin at `zero`; "" for the kind's own. across: panels in a
     row.
-    ours: the rows that are drawn on top, by label.
     """
 
     size: Size = SIZES[DEFAULT_SIZE]
@@ -90,7 +89,6 @@ class Style:
     zero_shot: str = "star"
     axes: str = ""
     across: int | None = None
-    ours: frozenset[str] = frozenset()
 
     @property
     def settings(self) -> dict[str, Any]:

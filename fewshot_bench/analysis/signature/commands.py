@@ -18,6 +18,7 @@ from fewshot_bench.analysis.signature.line import (
     split_pairs,
 )
 from fewshot_bench.analysis.signature.of_records import matrices_of
+from fewshot_bench.api.own_methods import digest_in
 from fewshot_bench.api.spec import CONDITIONS, IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 
@@ -79,12 +80,18 @@ def _each_method_once(choices: Sequence[Choice]) -> list[list[Choice]]:
 
 
 def _method_words(choices: Sequence[Choice]) -> list[str]:
-    words = ["--method", join_names(choice.method for choice in choices)]
+    words = ["--method", join_names(map(_method_word, choices))]
     for choice in choices:
         for name, values in choice.options:
             texts = ",".join(value.replace(",", "\\,") for value in values)
             words += ["-o", f"{choice.method}.{name}={texts}"]
     return words
+
+
+def _method_word(choice: Choice) -> str:
+    """A method's name; of one of a file, with the version, whose code a store has."""
+    is_own = digest_in(choice.version)
+    return f"{choice.method}@{choice.version}" if is_own else choice.method
 
 
 def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
@@ -132,7 +139,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
     for choice in matrix.methods:
         versions.setdefault(choice.method, set()).add(choice.version)
     for method, several in versions.items():
-        if len(several) > 1:
+        if len(several) > 1 and not all(map(digest_in, several)):
             yield f"{method} of versions {', '.join(sorted(several))}: a command runs the one here"
 
 

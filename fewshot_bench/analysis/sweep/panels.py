@@ -37,7 +37,6 @@ from fewshot_bench.analysis.table.table import (
     marks_of_seeds,
 )
 from fewshot_bench.api.method import hyperparameters
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, method_label
@@ -211,7 +210,7 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     swept = {name: values for name, values in axes.items() if len(values) > 1}
     if not swept:
         raise UsageError(
-            f"nothing varies in the options of {short(spec.method)}: expected an option with "
+            f"nothing varies in the options of {spec.method}: expected an option with "
             "several values, such as -o rank=1,2,4"
         )
     rows = {tuple(row.spec.options[name] for name in swept): row for row in table.rows}
@@ -222,20 +221,20 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     averages = [g for g in table.groups if g.label == AVERAGE and len(table.members(g)) > 1]
     own = sorted((g for g in table.groups if not g.derived), key=lambda group: group.label)
     groups = averages + own if options.each or not averages else averages
-    title = Names(table.renamed).row(method_label(short(spec.method), fixed), spec.method)
+    title = Names(table.renamed).row(method_label(spec.method, fixed), spec.method)
     panels = tuple(_panels(table, swept, rows, groups))
     return Sweep(table, title, swept, panels)
 
 
 def the_method(table: Table, what: str) -> str:
-    """The short name of the only method; UsageError for several. what: that which needs one."""
-    methods = {f"{short(row.spec.method)}@{row.spec.method_version}" for row in table.rows}
+    """The name of the only method; UsageError for several. what: that which needs one."""
+    methods = {f"{row.spec.method}@{row.spec.method_version}" for row in table.rows}
     if len(methods) > 1:
         raise UsageError(
             f"{what} is of one method, and there are {few(sorted(methods))}: choose one with "
             "--method"
         )
-    return short(table.rows[0].spec.method)
+    return table.rows[0].spec.method
 
 
 def _values(rows: Sequence[Row], options: SweepOptions) -> Iterable[tuple[str, Sequence[Any]]]:

@@ -14,7 +14,6 @@ from fewshot_bench.analysis.sweep.panels import SweepOptions, order_of, the_meth
 from fewshot_bench.analysis.table.build import spec_of
 from fewshot_bench.analysis.table.grids import Block, Kind, Part
 from fewshot_bench.analysis.table.table import Row, Table
-from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
@@ -112,7 +111,7 @@ def _blocks(
     changed = dict.fromkeys(name for name, _ in rows if name)
     names = list(asked) or [name for name in table.rows[0].spec.options if name in changed]
     if not names:
-        method = short(table.rows[0].spec.method)
+        method = table.rows[0].spec.method
         raise UsageError(
             f"no option of {method} varies by itself: expected records with one option that is not "
             f"the default, as of fsbench run -m {method} -o NAME=A,B"

@@ -24,7 +24,13 @@ from fewshot_bench.analysis.conditions import (
     starts,
     values_of,
 )
-from fewshot_bench.analysis.filters import absent, expand_datasets, method_names, place, split_list
+from fewshot_bench.analysis.filters import (
+    absent,
+    expand_datasets,
+    expand_methods,
+    method_names,
+    place,
+)
 from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import (
@@ -208,7 +214,7 @@ def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str,
 
 def _order_rows(rows: Sequence[Row], names: str | None) -> list[Row]:
     every = {name for row in rows for name in method_names(row.spec)}
-    wanted = split_list(names, every) if names else []
+    wanted = expand_methods(names, every) if names else []
 
     def key(row: Row) -> tuple[int, str, str]:
         first = min(place(wanted, name) for name in method_names(row.spec))
@@ -537,7 +543,10 @@ def _is_digest(split: Hashable) -> bool:
 
 def _find_row(table: Table, name: str) -> Row:
     rows = [row for row in table.rows if row.label == name]
-    rows = rows or [row for row in table.rows if name in method_names(row.spec)]
+    if not rows:
+        every = {own for row in table.rows for own in method_names(row.spec)}
+        meant = {*expand_methods(name, every)}
+        rows = [row for row in table.rows if not meant.isdisjoint(method_names(row.spec))]
     if len(rows) == 1:
         return rows[0]
     if not rows:

@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fewshot_bench.analysis.filters import absent, method_names, split_list
+from fewshot_bench.analysis.filters import absent, expand_methods, method_names
 from fewshot_bench.analysis.table.table import AVERAGE, Group, Row
-from fewshot_bench.api.method_code import aliases
 from fewshot_bench.utils.errors import UsageError, unknown
 
 
@@ -34,7 +33,7 @@ class Names:
         elsewhere: names that the table may lack.
         """
         names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
-        names |= {n for label, row in rows.items() for n in (label, *_spellings(row.spec.method))}
+        names |= {n for label, row in rows.items() for n in (label, row.spec.method)}
         return cls(read_names(texts, names.union(elsewhere)))
 
     def rows(self, rows: Mapping[str, Row]) -> dict[str, Row]:
@@ -53,11 +52,9 @@ class Names:
         """The new label of a row; a renamed method keeps the options of its rows."""
         if label in self.new:
             return self.new[label]
-        new = next((self.new[name] for name in _spellings(method) if name in self.new), None)
-        shown = next((name for name in _spellings(method) if label.startswith(name)), None)
-        if new is None or shown is None:
+        if method not in self.new or not label.startswith(method):
             return label
-        return new + label.removeprefix(shown)
+        return self.new[method] + label.removeprefix(method)
 
     def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
         """The groups with their new names; UsageError if two names become equal."""
@@ -80,11 +77,6 @@ class Names:
         if group.target:
             return f"{name} → {self.new.get(group.target, group.target)}"
         return name if group.scope == "all" else f"{name} ({group.scope})"
-
-
-def _spellings(method: str) -> tuple[str, ...]:
-    """The name of a method, and the shorter ones of a method in a file."""
-    return method, *aliases(method)
 
 
 def read_names(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
@@ -145,7 +137,7 @@ def arrange(
     titles: dict[str, str] = {}
     for title, names in groups:
         every = {name for row in rows for name in _names_of(row, labels)}
-        for name in split_list(names, every):
+        for name in expand_methods(names, every):
             for row in _named(rows, name, labels, "--group", elsewhere):
                 if titles.setdefault(row.label, title) != title:
                     raise UsageError(f"--group: '{row.label}' is in two groups; leave it in one")

@@ -29,6 +29,7 @@ from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
+from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
     MODEL_FILES,
     SUPPORT,
@@ -104,7 +105,7 @@ class Adapted:
         stated = "" if mean is None else f", accuracy {100 * mean:.1f} % on held-out images"
         return f"Adapted('{self.folder}': {self.config.method} on {self.config.backbone}{stated})"
 
-    def model(self, device: str = AUTO, method: type | None = None) -> Model:
+    def model(self, device: str = AUTO, method: type | str | None = None) -> Model:
         """Load the model from its folder; device, method: as in `load_model`."""
         from fewshot_bench.analysis.model import load_model
 
@@ -188,6 +189,7 @@ def adapt(
         *(folder, MODEL_FILES, refuse),
         lambda made: write_model(made, config, tensors, told, shown),
     )
+    keep_methods(written, [config.method])
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
     return Adapted(written, config, tried, notes)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from fewshot_bench.analysis.formats.tidy import field
-from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
@@ -44,6 +43,7 @@ from fewshot_bench.plugins.models.budget import BUDGET, KEPT
 from fewshot_bench.plugins.models.inputs import iterate_images, list_images
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.hub import PREFIX
+from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.progress import Work
@@ -56,6 +56,13 @@ WIDEST = 40
 """Maximum characters of a class name in a table."""
 Row = dict[str, str | float | None]
 Line = Callable[[Row], str]
+
+
+code_option = click.option(
+    "--method",
+    metavar="FILE.py:CLASS",
+    help="The code of a method that no plug-in registers; it runs.",
+)
 
 
 @click.command("adapt", short_help="Choose and fit a method on your images, and keep the model.")
@@ -152,11 +159,11 @@ def adapt(**values: Any) -> None:
     say(text)
     if config.reject is not None:
         say(f"images with a probability below {config.reject:.3f} belong to no class")
-    # No command runs a file that a model names.
-    own, folder = parts(config.method), str(adapted.folder)
+    folder = str(adapted.folder)
     use = f"fsbench predict {shlex.quote(folder)} IMAGES"
-    if own is not None:
-        use = f"in Python: load_model({folder!r}, method={own[1]})"
+    if own := find_method(adapted.folder, config.method, config.method_version):
+        # No command runs code that a model brings, unless it is named.
+        use += f" --method {shlex.quote(own.reference)}"
     say(f"model in {folder}; {use}")
 
 
@@ -204,6 +211,7 @@ def adapt(**values: Any) -> None:
     metavar="DEVICE",
     help="cpu, a card such as cuda, or auto: where a torch program computes. ONNX runs anywhere.",
 )
+@code_option
 def export(
     model: Path,
     form: str,
@@ -212,6 +220,7 @@ def export(
     images: tuple[str, ...],
     tolerance: float | None,
     device: str,
+    method: str | None,
 ) -> None:
     """Write the model in the folder MODEL, or hub:USER/NAME@REVISION, as one program.
 
@@ -235,6 +244,7 @@ def export(
             images=paths,
             tolerance=tolerance,
             device=device,
+            method=method,
             warn=warn,
         )
     say(f"compared on {done.parity}")
@@ -255,8 +265,15 @@ def export(
 )
 @output_option()
 @device_option
+@code_option
 def predict(
-    model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str
+    model: Path,
+    images: tuple[str, ...],
+    form: str,
+    top: int,
+    output: Path | None,
+    device: str,
+    method: str | None,
 ) -> None:
     """Classify images with the model in the folder MODEL, or hub:USER/NAME@REVISION.
 
@@ -273,7 +290,7 @@ def predict(
     stdout, done, skipped = sys.stdout, 0, 0
     # What a method or a backbone prints goes to stderr: stdout has rows alone.
     with redirect_stdout(sys.stderr), _progress("-" in images, output, stdout) as work:
-        opened = open_model(model, device, None, warn)
+        opened = open_model(model, device, method, warn)
         head = columns(min(max(2, top), max(2, len(opened.classnames))))
         line = _LINES[form](head, opened.classnames)
         work.step("images")
@@ -393,6 +410,7 @@ def _progress(waits: bool, output: Path | None, stdout: TextIO) -> AbstractConte
 )
 @format_option(("terminal", "json"), "A table, or JSON.")
 @device_option
+@code_option
 def evaluate(
     model: Path,
     dataset: str,
@@ -400,6 +418,7 @@ def evaluate(
     classnames: Path | None,
     form: str,
     device: str,
+    method: str | None,
 ) -> None:
     """Measure the model in the folder MODEL on the test images of a data set.
 
@@ -413,7 +432,7 @@ def evaluate(
     data = read_own_data(classnames, (), None)
     # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
     with redirect_stdout(sys.stderr), working("evaluate"):
-        opened = open_model(model, device, None, warn)
+        opened = open_model(model, device, method, warn)
         evaluation = measure(opened, dataset, store, data)
         if store is not None:
             evaluation = evaluation.write(store)
@@ -462,7 +481,8 @@ def evaluate(
     help="The largest file that is taken.",
 )
 @device_option
-def app(model: str, host: str, port: int, max_size: int, device: str) -> None:
+@code_option
+def app(model: str, host: str, port: int, max_size: int, device: str, method: str | None) -> None:
     """Serve a page that classifies images with the model in the folder MODEL.
 
     Its address is the first line that is printed; MODEL may be hub:USER/NAME@REVISION too. Images
@@ -482,7 +502,7 @@ def app(model: str, host: str, port: int, max_size: int, device: str) -> None:
         loopback = ipaddress.ip_address(address).is_loopback
         names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
         with working("app"):
-            opened = open_model(model, device, None, warn)
+            opened = open_model(model, device, method, warn)
         page = application(opened, max_size, names, warn)
         shown = host if host not in ("0.0.0.0", "::", "") else "127.0.0.1"
         say(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken}")

@@ -89,19 +89,21 @@ def export(
     images: Iterable[str] | None = None,
     tolerance: float | None = None,
     device: str = "cpu",
+    method: type | str | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Exported:
     """Write the model in the folder `path` as a program into the folder `output`.
 
     form: `torch` or `onnx`. precision: of the encoder, `fp32` or `fp16`. images: paths of images to
-    compare on. tolerance: as in `Parity`; by default from `TOLERANCE`. UsageError if the model
+    compare on. tolerance: as in `Parity`; by default from `TOLERANCE`. method: as in `load_model`.
+    UsageError if the model
     cannot be exported, or the program answers otherwise: then nothing is written.
     """
     written = FORMATS[form]
     written.require()
     refuse = partial(_refuse_other, output)
     check_free(output, refuse)
-    model = open_model(path, device, None, warn)
+    model = open_model(path, device, method, warn)
     if unknown := [step["other"] for step in steps_of(model) if "other" in step]:
         warn(
             f"the preprocessing has steps that {ABOUT} can only name: {few(unknown)}; whoever "
@@ -110,7 +112,7 @@ def export(
     exact = model
     if model.config.precision != precision:
         # Its warnings were given when the model was opened first.
-        exact = open_model(model.path, device, None, lambda text: None, precision=precision)
+        exact = open_model(model.path, device, method, lambda text: None, precision=precision)
     pictures, source = _pictures(images, model.config.exif == "rotate")
     if tolerance is None:
         tolerance = max(TOLERANCE[precision], TOLERANCE[model.config.precision])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.own_methods import digest_in, version_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import aligned
 from fewshot_bench.cli.working import working
+from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.utils.devices import count_devices
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
@@ -42,19 +43,21 @@ Fact = tuple[str, Any, Any]
 @click.argument("record")
 @store_option("Store in which a key is looked for.")
 @click.option("--anyway", is_flag=True, help="Run even if the method or the data has changed.")
-@click.option("--method", metavar="FILE.py:CLASS", help="The method, if its file has moved.")
 @click.pass_context
-def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: str | None) -> None:
+def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     """Repeat the cell of a record and show what differs.
 
-    RECORD is a record's file, or a cell's key or its beginning. Nothing is stored.
+    RECORD is a record's file, or a cell's key or its beginning. Nothing is stored. A method of a
+    file or a notebook runs from its code in the store.
 
     Exit code: 0 same result or same predictions, 1 different, 2 wrong usage, 3 data missing.
     """
     from fewshot_bench.analysis.signature import commands_of
     from fewshot_bench.store.store import find
 
-    kept = _move_method(find(record, store), method)
+    kept = find(record, store)
+    if kept.store is not None:
+        adopt_methods(kept.store, [kept.record.spec])
     then, spec = kept.record, kept.record.spec
     click.echo(spec.describe())
     for text in commands_of([spec])[0]:
@@ -82,32 +85,6 @@ def _unequal(facts: Iterable[Fact]) -> list[Fact]:
     return [fact for fact in facts if fact[1] != fact[2]]
 
 
-def _move_method(kept: Kept, file: str | None) -> Kept:
-    """The record with its method in another file (`file.py:Class`), for one whose file has moved.
-
-    UsageError for a method in no file, and for a missing file whose source the store holds: no code
-    of a store runs unless the user names it.
-    """
-    from fewshot_bench.api.method_code import canonical, parts
-    from fewshot_bench.store.merge import source_path
-
-    spec = kept.record.spec
-    reference, copied = parts(spec.method), source_path(spec.method)
-    if file is not None:
-        if reference is None:
-            raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
-        spec = dataclasses.replace(spec, method=canonical(file))
-        return dataclasses.replace(kept, record=dataclasses.replace(kept.record, spec=spec))
-    if reference and copied and kept.store and not Path(reference[0]).is_file():
-        copy = kept.store / copied
-        if copy.is_file():
-            raise UsageError(
-                f"the method's file '{reference[0]}' is gone, and the store has its source: "
-                f"read it, then add --method {shlex.quote(f'{copy}:{reference[1]}')}"
-            )
-    return kept
-
-
 def _facts_before(record: Record, store: Path | None) -> Iterator[Fact]:
     """Facts of the method, the data and the weights that must be equal before anything is trained.
 
@@ -129,13 +106,18 @@ def _facts_before(record: Record, store: Path | None) -> Iterator[Fact]:
     except UsageError as error:
         code = record.environment.get("code") or {}
         made = f"{code.get('distribution') or ''} {code.get('version') or ''}".strip()
+        if not code.get("registered") and digest_in(spec.method_version):
+            raise UsageError(
+                f"the store has no code of {spec.method} in version {spec.method_version}: merge "
+                "the store that ran it (fsbench store merge)"
+            ) from error
         if not code.get("registered") or not made:
             raise
         raise UsageError(
             f"method '{spec.method}' is not installed; {made} computed the record: install it, "
             "then run the same command again"
         ) from error
-    yield "method version", spec.method_version, str(getattr(cls, "version", "1"))
+    yield "method version", spec.method_version, version_in(spec.method, cls)
     if dataclasses.is_dataclass(cls):
         names = sorted(field.name for field in hyperparameters(cls))
         yield "list of hyper-parameters", ", ".join(sorted(spec.options)), ", ".join(names)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_bench.analysis.figures.costs import NEAR, set_axis
+from fewshot_bench.analysis.figures.labels import place_names, width_of
 from fewshot_bench.analysis.formats.style import FAINT, INK
 from fewshot_bench.analysis.table.costs import BILLED, COSTS, Cost, number
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import Canvas, Picture, width_of
+from fewshot_bench.plugins.report.figures.svg import Canvas, Picture
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.utils.text import joined
 
 # A cost is drawn if the methods are further apart than this share of the largest.
 APART = 0.1
-# Costs within this factor are drawn on a linear axis.
-NARROW = 3
 
 
 class Point(NamedTuple):
@@ -94,14 +93,6 @@ def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
     """One kind of cost, the cheapest on the left."""
     canvas = Canvas(f"cost-{column.name}", 3.5, 2.9)
     axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))
-    costs = [point.cost for point in points]
-    # A cost of 0 (zero-shot trains nothing) has no logarithm.
-    least = min((cost for cost in costs if cost > 0), default=1.0)
-    linear = max(costs) < NARROW * min(costs)
-    if not linear and min(costs) <= 0:
-        axes.set_xscale("symlog", linthresh=least, linscale=0.6)
-    elif not linear:
-        axes.set_xscale("log")
     best = front(points)
     ends = [point.cost for point in best], [point.value for point in best]
     (line,) = axes.step(*ends, where="post", color=INK, linewidth=0.9, alpha=0.55)
@@ -111,14 +102,8 @@ def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
         size = (8 if point.bold else 6.5) * look.scale
         canvas.plot(axes, [point.cost], [point.value], look, marker=look.marker, markersize=size)
     axes.margins(x=0.12, y=0.14)
+    set_axis(axes, [point.cost for point in points])
     axes.set_xlabel(column.axis)
-    axes.minorticks_off()
-    if linear:
-        axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(lambda value, _: _shorten(value))
-    else:
-        ticks = _ticks(costs)
-        axes.set_xticks(ticks, [_shorten(tick) for tick in ticks])
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     _label_points(canvas, axes, points, best)
     axes.set_ylabel(f"{metric}, %")
@@ -126,31 +111,8 @@ def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
     return Picture(canvas.svg(f"{metric} against {column.axis}", caption), "", caption)
 
 
-def _ticks(costs: Sequence[float]) -> list[float]:
-    """Powers of ten over the costs, with 2 and 5 where these are few; 0 if it is a cost."""
-    positive = [cost for cost in costs if cost > 0]
-    if not positive:
-        return [0.0]
-    low, high = math.log10(min(positive)), math.log10(max(positive))
-    steps = (1, 2, 5) if high - low < 1.6 else (1,)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    near = [tick for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1]
-    return [0.0] * (min(costs) <= 0) + near
-
-
-def _shorten(value: float) -> str:
-    """1, 500, 20 k, 3 M."""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
 # Names: font size, characters, points from the bottom of one to that of the next.
 _SIZE, _LONGEST, _HEIGHT = 8.0, 20, 10.0
-# Points from a mark to a name that needs no line to it.
-_NEAR = 7.0
 
 
 def _label_points(
@@ -165,12 +127,13 @@ def _label_points(
     frame = axes.get_window_extent().extents / scale
     marks = [axes.transData.transform((point.cost, point.value)) / scale for point in order]
     names = text.short_names([point.contestant.label for point in order], _LONGEST)
-    boxes = [np.concatenate((mark - 3, mark + 3)) for mark in marks]
-    for point, mark in zip(order, marks, strict=True):
+    sizes = [
+        np.array((width_of(names[point.contestant.label], _SIZE, bold=point.bold), _HEIGHT))
+        for point in order
+    ]
+    places = place_names(marks, sizes, frame)
+    for point, mark, size, (low, gap) in zip(order, marks, sizes, places, strict=True):
         look, words = point.contestant.look, names[point.contestant.label]
-        size = np.array((width_of(words, _SIZE, bold=point.bold), _HEIGHT))
-        low, gap = _find_room(mark, size, frame, np.array(boxes))
-        boxes.append(np.concatenate((low, low + size)))
         common = {"xy": (point.cost, point.value), "textcoords": "offset points"}
         label = axes.annotate(
             words,
@@ -183,30 +146,10 @@ def _label_points(
             **common,
         )
         canvas.tag(label, "curve", "name", look.css)
-        if gap > _NEAR:
+        if gap > NEAR:
             # A thin line from the mark to the nearest edge of its name.
             end = np.clip(mark, low, low + size) - mark
             thin = {"arrowstyle": "-", "color": look.sentinel, "linewidth": 0.6}
             thin |= {"shrinkA": 0.0, "shrinkB": 0.0}
             arrow = axes.annotate("", xytext=end, arrowprops=thin, **common).arrow_patch
             canvas.tag(arrow, "curve", look.css)
-
-
-def _find_room(
-    mark: np.ndarray, size: np.ndarray, frame: np.ndarray, boxes: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """The low corner for a name of this size inside the frame, and how far it is from its mark.
-
-    Of the places of a grid, it is the one that covers the least of `boxes`, then the nearest.
-    boxes: (boxes, 4), as the frame: left, bottom, right, top. All in points.
-    """
-    steps = [
-        np.arange(first, max(last, first) + 0.1, step)
-        for first, last, step in zip(frame[:2], frame[2:] - size, (4.0, 2.5), strict=True)
-    ]
-    grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    sides = np.minimum(grid[:, None] + size, boxes[:, 2:]) - np.maximum(grid[:, None], boxes[:, :2])
-    cover = np.maximum(sides, 0.0).prod(axis=2).sum(axis=1)
-    gaps = np.hypot(*np.maximum(np.maximum(grid - mark, mark - grid - size), 0.0).T)
-    best = np.lexsort((gaps, cover))[0]
-    return grid[best], float(gaps[best])

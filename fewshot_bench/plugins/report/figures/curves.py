@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.analysis.figures.labels import width_of
 from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.analysis.table.table import Group
@@ -19,7 +20,6 @@ from fewshot_bench.plugins.report.figures.svg import (
     Page,
     Picture,
     draw_twice,
-    width_of,
 )
 from fewshot_bench.plugins.report.headline import Headline
 

@@ -107,20 +107,6 @@ def draw_twice(title: str, caption: str, draw: Callable[[Page], Any]) -> Picture
     return Picture(draw("wide"), title, caption, draw("narrow"))
 
 
-def width_of(text: str, size: float, *, bold: bool = False) -> float:
-    """Upper bound on the width of a text in points: DejaVu Sans is wider than fonts of a page.
-
-    Characters that it lacks, such as Chinese, are measured by their columns in a terminal.
-    """
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-    from rich.cells import cell_len
-
-    font = FontProperties("DejaVu Sans", weight="bold" if bold else "normal", size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return max(float(width), 0.55 * size * cell_len(text))
-
-
 def _fit(text: str, name: str, title: str, description: str) -> str:
     """Matplotlib's SVG for the page: CSS variables for colors, no fonts, ids of its own."""
     ElementTree.register_namespace("", SVG)

@@ -1,0 +1,191 @@
+"""The cells that a paper needs: those that its tables and figures name, of any conditions."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.options import RUN_OPTIONS
+from fewshot_bench.api.spec import CONDITIONS, canonical_json
+from fewshot_bench.cli.options import FILTER_NAMES, LISTED, NUMBERS, SHOTS
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.text import join_names, split_names
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+
+_ENDED = ("done", "inapplicable")
+Cell = tuple[Any, ...]
+
+
+@dataclass
+class Needed:
+    """The cells that items need, beside the records of a store.
+
+    cells: their number for each item. missing: those without a result, by the arguments of a run
+    that computes them. unknown: why the cells of some items are not known.
+    """
+
+    records: Sequence[Record]
+    cells: dict[str, int] = field(default_factory=dict)
+    missing: dict[tuple[str, ...], frozenset[Cell]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def add(self, what: str, values: Mapping[str, Any]) -> None:
+        """Add an item. values: of its command's options.
+
+        What it does not name may be any: cells of another device count as there, and what is
+        missing beside them is asked for under their conditions.
+        """
+        if not values["method"] or not values["dataset"]:
+            self.unknown.append(f"{what} names no method or no data set: it takes what is there")
+            return
+        usable = self._under(values)
+        try:
+            axes = _Axes.read(values, usable)
+        except (FsbenchError, ValueError) as error:
+            self.unknown.append(f"{what}: {error}")
+            return
+        there = {_identity(record.spec) for record in usable if record.status in _ENDED}
+        cells = axes.cells()
+        self.cells[what] = len(cells)
+        named = tuple(values[name] for name in FILTER_NAMES if name not in LISTED)
+        missing = frozenset((*cell, *named) for cell in cells if cell not in there)
+        if missing:
+            like = usable[0].spec if usable else None
+            self.missing[tuple(axes.words(values, like))] = missing
+
+    def _under(self, values: Mapping[str, Any]) -> list[Record]:
+        """The records under the conditions that an item names."""
+        from fewshot_bench.analysis.filters import select
+
+        named = {name: None if name in LISTED else values[name] for name in FILTER_NAMES}
+        try:
+            return select(self.records, named)
+        except UsageError:
+            return []
+
+    @property
+    def count(self) -> int:
+        """The number of missing cells."""
+        return len(frozenset[Cell]().union(*self.missing.values()))
+
+    def commands(self, store: str) -> list[str]:
+        """Commands that run the missing cells; those that are there are not run again."""
+        lines, covered = [], set[Cell]()
+        for words, cells in sorted(self.missing.items(), key=lambda item: -len(item[1])):
+            if not cells <= covered:
+                lines.append(shlex.join(["fsbench", "run", "--store", store, *words]))
+                covered |= cells
+        return lines
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What an item names, and what the store has or a run takes where it names nothing.
+
+    variants: method and overrides as text. seeds: split seed and training seed.
+    """
+
+    methods: Sequence[str]
+    variants: Sequence[tuple[str, str]]
+    datasets: Sequence[str]
+    classes: Sequence[str]
+    shots: Sequence[int]
+    seeds: Sequence[int]
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], usable: Sequence[Record]) -> _Axes:
+        """The axes of an item; UsageError or ValueError for a name or a number that is none."""
+        from fewshot_bench.api.registry import registry
+
+        methods = [name.partition("@")[0] for name in split_names(values["method"])]
+        methods = list(dict.fromkeys(methods))
+        datasets = registry().expand_datasets(split_names(values["dataset"]))
+        own = [record.spec for record in usable if record.spec.dataset in datasets]
+        every = "base,new" if values.get("kind") == "base-new" else "all"
+        return cls(
+            methods,
+            list(_variants(methods, _options(values), own)),
+            datasets,
+            split_names(values["classes"] or every),
+            _numbers(values["shots"], "shots", (spec.shots for spec in own)),
+            _numbers(values["seeds"], "seeds", (spec.train_seed for spec in own)),
+        )
+
+    def cells(self) -> list[Cell]:
+        """What each cell is, as `_identity` of its record."""
+        parts = itertools.product(
+            self.variants, self.datasets, self.classes, self.shots, self.seeds
+        )
+        return [
+            (method, dataset, "", classes, shots, seed, seed, overrides)
+            for (method, overrides), dataset, classes, shots, seed in parts
+        ]
+
+    def words(self, values: Mapping[str, Any], like: RunSpec | None) -> list[str]:
+        """The arguments of `fsbench run` that compute the cells.
+
+        like: a cell whose conditions count where the item names none.
+        """
+        words = ["--method", join_names(self.methods), "--dataset", join_names(self.datasets)]
+        words += ["--shots", _join(self.shots), "--seeds", _join(self.seeds)]
+        for text in _options(values):
+            words += ["-o", text]
+        words += ["--classes", ",".join(self.classes)] if list(self.classes) != ["all"] else []
+        if device := values["device"] or (like and like.device):
+            words += ["--device", device]
+        for name, about in CONDITIONS.items():
+            text = values[name] or ("" if like is None else about.text(getattr(like, name)))
+            words += about.words_of_command(text) if about.option else []
+        return words
+
+
+def _identity(spec: RunSpec) -> Cell:
+    """What a cell is, whatever its conditions."""
+    names = ("method", "dataset", "target", "classes", "shots", "split_seed", "train_seed")
+    return *(getattr(spec, name) for name in names), canonical_json(dict(spec.overrides))
+
+
+def _options(values: Mapping[str, Any]) -> Sequence[str]:
+    """The values of hyper-parameters of an item, as texts."""
+    texts: Sequence[str] = values.get("options", values.get("option", ()))
+    return texts
+
+
+def _variants(
+    methods: Sequence[str], options: Sequence[str], own: Sequence[RunSpec]
+) -> Iterable[tuple[str, str]]:
+    """Methods with their overrides; those that are in no package here, as the store has them."""
+    from fewshot_bench.analysis.filters import method_names
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.variants import expand_methods
+
+    plugins = registry()
+    known = []
+    for name in methods:
+        specs = [spec for spec in own if name in method_names(spec)]
+        if name not in plugins.methods.entries and specs:
+            yield from {(spec.method, canonical_json(dict(spec.overrides))) for spec in specs}
+        else:
+            known.append(name)
+    for variant in expand_methods(known, options, plugins) if known else ():
+        yield variant.method, canonical_json(dict(variant.overrides))
+
+
+def _numbers(text: str | None, name: str, own: Iterable[int]) -> Sequence[int]:
+    """The numbers of a filter; without one, those of the store, else those of a run."""
+    read = (SHOTS if name == "shots" else NUMBERS).read
+    numbers = tuple(read(text)) if text else tuple(sorted({*own}))
+    # A method of earlier records may have no shots; no run can be asked for that.
+    return tuple(number for number in numbers if number or name != "shots") or tuple(
+        RUN_OPTIONS[name].default
+    )
+
+
+def _join(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
