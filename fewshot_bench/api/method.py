@@ -49,6 +49,13 @@ class RunContext(Protocol):
         """`fp32`, `bf16` or `fp16`; encoders apply it by themselves."""
 
     @property
+    def cell(self) -> str:
+        """The cell's name for files and writers of your own: `clip-lora_digits_4-shot_seed-1`.
+
+        Safe for file systems; cells of a run have different names, but those of one fit share it.
+        """
+
+    @property
     def memory_parts(self) -> int:
         """1 at first; 2, 4, ... 64 if `fit` is retried because memory ran out.
 

@@ -561,6 +561,30 @@ def _kinds() -> tuple[type[Struct], Mapping[str, Sequence[str]]]:
     return defstruct("SpecKinds", fields, forbid_unknown_fields=True), words
 
 
+# Names that no separator of `name_cell` occurs in, and what file systems take.
+_PLAIN, _UNSAFE = re.compile(r"[A-Za-z0-9.+-]+"), re.compile(r"[^A-Za-z0-9.+=-]+")
+_LONGEST_NAME = 100
+
+
+def name_cell(spec: RunSpec) -> str:
+    """A name of a cell for files: `clip-lora_digits_4-shot_seed-1`.
+
+    Letters, digits, `.`, `+`, `=`, `-` and `_` alone. Distinct for distinct cells of a run: with
+    hyper-parameters, or another name in it that is no such text, it ends with a part of the key.
+    """
+    given = [f"{name}={spec.overrides[name]}" for name in sorted(spec.overrides)]
+    data = [spec.dataset, *filter(None, [spec.target])]
+    data += [spec.classes] if spec.classes != "all" else []
+    seeds = [f"seed-{spec.train_seed}"]
+    if spec.split_seed != spec.train_seed:
+        seeds.insert(0, f"split-{spec.split_seed}")
+    parts = [spec.method, *given, *data, f"{spec.shots}-shot", *seeds]
+    name = "_".join(_UNSAFE.sub("-", part).strip("-.") or "x" for part in parts)
+    if not given and len(name) <= _LONGEST_NAME and all(map(_PLAIN.fullmatch, parts)):
+        return name
+    return f"{name[:_LONGEST_NAME]}_{spec.key()[:8]}"
+
+
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:
     """`clip-lora`, or `clip-lora[rank=4]` with overridden hyper-parameters."""
     if not overrides:

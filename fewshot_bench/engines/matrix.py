@@ -138,9 +138,9 @@ class _Run:
         # Workers skip cells that are done, unless `force` is set.
         force = asked.force or state.again
         settings = chosen.settings(force, code.identity(), variables, cells=len(state.todo))
-        setup = EngineSetup(
-            store, settings, before.only(state.todo), asked.engine_options, self.reporter.notice
-        )
+        say, show = self.reporter.notice, self.reporter.output
+        options = asked.engine_options
+        setup = EngineSetup(store, settings, before.only(state.todo), options, say, show)
         if asked.dry_run:
             self._preview(state, setup)
             return RunOutcome(plan)

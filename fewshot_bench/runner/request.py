@@ -102,6 +102,7 @@ class Request:
     retry_failed: bool = False
     keep_stale: bool = False
     traceback: bool = False
+    verbose: int = 0
     engine_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     plugin_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -29,6 +29,7 @@ from fewshot_bench.store.kept_models import (
     size_of,
 )
 from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.log_files import ENDING, LOG
 from fewshot_bench.store.predictions import OutcomeCache
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
@@ -69,7 +70,11 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
         if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
             yield TEMPORARIES, path
     for path in files:
-        if path.suffix == ".npz" and not path.name.startswith(TEMPORARY) and is_orphan(path):
+        if (
+            path.suffix in (".npz", ENDING)
+            and not path.name.startswith(TEMPORARY)
+            and is_orphan(path)
+        ):
             yield ORPHANS, path
     for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield UNCLAIMED, path
@@ -83,17 +88,19 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
             yield SET_ASIDE, path
 
 
-def is_orphan(logits: Path) -> bool:
-    """True if no record states these logits and they are older than PUBLISHING_SECONDS."""
+def is_orphan(file: Path) -> bool:
+    """True if no record states these logits or this log, and PUBLISHING_SECONDS have passed."""
     try:
-        status = logits.stat()
+        status = file.stat()
         if time.time() - max(status.st_mtime, status.st_ctime) < PUBLISHING_SECONDS:
             return False
-        record = read_record(logits.with_suffix(".json"))
+        record = read_record(file.with_suffix(".json"))
     except FileNotFoundError:
-        return logits.exists()
+        return file.exists()
     except (OSError, Damaged, StoreError):
         return False
+    if file.suffix == ENDING:
+        return LOG not in record.digests
     return record.status != "done" and "logits" not in record.digests
 
 
@@ -178,7 +185,8 @@ class Chosen:
     def of(cls, store: Store, record: Record) -> Chosen:
         """Choose a record, with the current stamp and size of its files."""
         key, size = record.spec.key(), 0
-        for path in (store.file(key), store.file(key).with_suffix(".npz")):
+        file = store.file(key)
+        for path in (file, file.with_suffix(".npz"), file.with_suffix(ENDING)):
             with suppress(OSError):
                 size += path.stat().st_size
         size += size_of(model_folder(store.path, key))
@@ -207,13 +215,14 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
 
 
 def _remove_record(store: Store, choice: Chosen) -> str:
-    """Remove a record, then its logits, so that no record lacks them; returns the problem."""
+    """Remove a record, then the files beside it, so that none lacks them; returns the problem."""
     key = choice.record.spec.key()
     if store.stamp(key) != choice.stamp:
         return CHANGED
     try:
         store.file(key).unlink(missing_ok=True)
-        store.file(key).with_suffix(".npz").unlink(missing_ok=True)
+        for ending in (".npz", ENDING):
+            store.file(key).with_suffix(ending).unlink(missing_ok=True)
         remove_model(store.path, key)
     except OSError as error:
         return f"cannot be removed: {error.strerror}"

@@ -103,20 +103,28 @@ def copy_method(source: Path, spec: RunSpec, destination: Path) -> None:
 
     What holds on one machine alone is left behind.
     """
-    folders = (source / METHODS).glob(f"{digest_in(spec.method_version)}*")
-    for folder in folders if digest_in(spec.method_version) else ():
-        facts = own_methods.read_facts(folder)
-        if facts is None or own_methods.find_problem(folder, facts):
+    digest = digest_in(spec.method_version)
+    for folder in sorted((source / METHODS).glob(f"{digest}*")) if digest else ():
+        facts = _facts_of_whole(folder)
+        if facts is None:
             continue
         target = destination / METHODS / folder.name
-        there = own_methods.read_facts(target)
-        for name, content in _read(folder, facts).items():
-            if not (target / name).is_file():
+        there = _facts_of_whole(target)
+        if there is None:
+            for name, content in _read(folder, facts).items():
                 write_whole(target / name, content)
         mine = there or msgspec.structs.replace(facts, path="")
         latest = msgspec.structs.replace(mine, run=max(mine.run, facts.run))
         if latest != there:
             write_whole(target / FACTS, msgspec.json.format(msgspec.json.encode(latest)) + b"\n")
+
+
+def _facts_of_whole(folder: Path) -> Facts | None:
+    """The facts of a folder; None if it is absent or not what was written."""
+    with suppress(StoreError):
+        facts = own_methods.read_facts(folder)
+        return None if facts is None or own_methods.find_problem(folder, facts) else facts
+    return None
 
 
 def list_unused(store: Store, seconds: float) -> Iterator[Path]:

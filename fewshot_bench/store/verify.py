@@ -29,6 +29,7 @@ from fewshot_bench.store.index import Index, index_file
 from fewshot_bench.store.kept_code import list_damaged_code
 from fewshot_bench.store.kept_methods import list_damaged
 from fewshot_bench.store.kept_models import model_problem
+from fewshot_bench.store.log_files import LOG, log_problem
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import read_record, record_files, stamp_of
 from fewshot_bench.store.store import Store
@@ -134,8 +135,9 @@ NEXT = {
     NEWER: "upgrade fewshot_bench, or make the file readable",
     DIFFERS: "cells of one split must have the same queries: compute them again with --force",
     MODEL: "the numbers hold; compute the cells again with --keep-models --force for models",
+    LOG: "the numbers hold; only what the cell printed is lost",
     CODE: "run the method's file again with this store, or merge a store that has it",
-    ORPHAN: "fsbench store gc removes logits, models and code without a record",
+    ORPHAN: "fsbench store gc removes logits, logs, models and code without a record",
     LEFT_OVER: "fsbench store gc removes what killed processes left",
     SET_ASIDE: "look at these files if you like, then: fsbench store gc --damaged",
 }
@@ -152,7 +154,7 @@ class Finding:
 
 # What `fsbench store gc` removes: the kind here, and the text.
 _LEFTOVERS = {
-    clean.ORPHANS: (ORPHAN, "logits without a record that they belong to"),
+    clean.ORPHANS: (ORPHAN, "logits or a log without a record that they belong to"),
     clean.UNCLAIMED: (ORPHAN, "a model without a record that states it"),
     clean.UNUSED: (ORPHAN, "code of a method without a record"),
     clean.CLAIMS: (LEFT_OVER, "claimed by a process that is gone"),
@@ -198,6 +200,8 @@ def verify(store: Store) -> Report:
             report.add(DAMAGED, index_file(store.path), text)
         if problem := model_problem(store.path, record):
             report.add(MODEL, path, problem)
+        if problem := log_problem(path, record):
+            report.add(LOG, path, problem)
         split = record.split.get("digest")
         if record.status == "done" and not cell.problems and isinstance(split, str):
             assert cell.stored is not None
