@@ -296,6 +296,13 @@ class _Run:
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for line in from_store(self.request.methods):
             say(line)
+        for own in filter(None, map(own_methods.find, {cell.method for cell in plan.cells})):
+            for module in own_methods.list_searching(own.files):
+                warn(
+                    f"{module} of {own.name} looks for files by __file__: those that no text in it "
+                    "names are not there when it runs; name them, or give them as hyper-parameters "
+                    "of type Path"
+                )
         for reason in plan.left_out.values():
             warn(f"left out: {reason}")
         for damage in self.store.damaged:

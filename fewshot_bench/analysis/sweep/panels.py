@@ -24,7 +24,7 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.build import Names
+from fewshot_bench.analysis.table.names import Names
 from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
 from fewshot_bench.analysis.table.table import (
     AVERAGE,
