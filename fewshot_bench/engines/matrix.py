@@ -171,17 +171,20 @@ class _Run:
     def _keep_methods(self, code: Code) -> None:
         """Write the code of methods of files into the store, from where workers import it.
 
-        Of all methods, what their code consists of, so that a later run can say what was edited.
+        Of all methods, the files of their hyper-parameters, and what their code consists of, so
+        that a later run can say what was edited.
 
         StoreError if it cannot be written.
         """
         from fewshot_bench.store.kept_code import keep_code
+        from fewshot_bench.store.kept_files import keep_files
         from fewshot_bench.store.kept_methods import keep_methods
         from fewshot_bench.store.store import METHODS
 
         try:
             keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
             keep_code(self.store.path, code.digests, code.parts)
+            keep_files(self.store.path, (cell.options for cell in self.plan.cells))
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
