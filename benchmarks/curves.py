@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +32,7 @@ from tests.reference.toy import random_backbone, random_task
 CPU = torch.device("cpu")
 ALONE = 2000
 # Half of ViT-B/32's layers, which take half the time and have its widths.
-SHAPE = {"width": 512, "layers": 6}
+SHAPE: dict[str, Any] = {"width": 512, "layers": 6}
 
 
 class Silent(Curves):
@@ -110,9 +111,7 @@ def main() -> None:
         ("B/32-like", random_backbone(**SHAPE)),
     ):
         for name, method in methods.items():
-            with_log, without = in_turns(
-                lambda silent, m=method, b=backbone: fit(m, b, silent), asked.pairs
-            )
+            with_log, without = in_turns(partial(fit, method, backbone), asked.pairs)
             steps = asked.steps * (3 if name == "clip-lora" else 1)
             print(
                 f"{name} on {place}: {1e3 * with_log / steps:.2f} ms per step with curves, "

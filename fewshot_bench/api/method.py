@@ -9,6 +9,7 @@ import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fewshot_bench.utils.errors import ContractError, UsageError, suggestion, unknown
@@ -47,6 +48,13 @@ class RunContext(Protocol):
     @property
     def precision(self) -> str:
         """`fp32`, `bf16` or `fp16`; encoders apply it by themselves."""
+
+    @property
+    def cell(self) -> str:
+        """The cell's name for files and writers of your own: `clip-lora_digits_4-shot_seed-1`.
+
+        Safe for file systems; cells of a run have different names, but those of one fit share it.
+        """
 
     @property
     def memory_parts(self) -> int:
@@ -281,6 +289,8 @@ def _read(kind: Any, value: Any, *, parse: bool) -> Any:
     elif kind is bool and parse:
         if value.casefold() in _TRUE | _FALSE:
             return value.casefold() in _TRUE
+    elif kind is Path and (isinstance(value, Path) or (type(value) is str and value)):
+        return Path(value).expanduser()
     elif kind is int and parse:
         return int(value)
     elif type(value) is kind:

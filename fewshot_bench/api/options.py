@@ -25,7 +25,8 @@ from fewshot_bench.utils.step_kind import KINDS
 MOST_JOBS, MOST_THREADS = 10_000, 1_024
 # Which logits are kept beside a record: all in 16 bits, the most probable classes, or none.
 KEPT_LOGITS = ("all", "top", "none")
-LOCAL = "local"
+# The engines of this machine: in workers, and in the process that asks.
+LOCAL, HERE = "local", "here"
 # Headings of `fsbench run --help`.
 PANELS = ("what", "how", "where", "output", "advanced")
 
@@ -159,7 +160,7 @@ _HANG = "Silence that ends one (600)."
 _LEASE = "Life of a dead claim (60)."
 _BUDGET = "Disk for features (half of the free)."
 _STEP = "Training steps."
-_SPLIT = "Where own splits go (default: store)."
+_SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -188,6 +189,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         _flag("retry_failed", "Compute failed cells."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
+        RunOption("verbose", "repeats", "Prints, live.", 0, short="v"),
     ),
     ("advanced", "plan"): (
         _flag("skip_damaged", "Leave out unusable images."),

@@ -122,6 +122,16 @@ class Hooks:
         """Called before a cell is computed."""
 
     @hookspec
+    def points_logged(
+        self, spec: RunSpec, points: Sequence[tuple[int, Mapping[str, float]]]
+    ) -> None:
+        """Called while a cell is fitted, about once a second: (step, {series: value}) since then.
+
+        They are points of the record's `curves` and some that it later leaves out. Steps begin anew
+        if the fit does. Some are left out if hooks are slow: the record has the whole curve.
+        """
+
+    @hookspec
     def run_finished(self, record: Record) -> None:
         """Called after a cell's record was written, also if the cell failed."""
 
@@ -134,7 +144,7 @@ class Hooks:
 
 
 # Arguments that a plug-in gets a copy of: what it changes reaches no table and no other plug-in.
-_COPIED = ("spec", "record", "records")
+_COPIED = ("spec", "points", "record", "records")
 # A name and a value that an environment can hold.
 _Variable = Annotated[str, Meta(pattern=r"\A[^=\x00]+\Z")]
 _Value = Annotated[str, Meta(pattern=r"\A[^\x00]*\Z")]

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
+from fewshot_bench.api.option_files import show, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -478,6 +479,8 @@ class RunSpec(_Derived):
 
     def _digest(self) -> str:
         values = self.to_dict()
+        for name in ("options", "overrides"):
+            values[name] = without_names(values[name])
         for name in values.keys() - KEYED:
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
@@ -561,9 +564,33 @@ def _kinds() -> tuple[type[Struct], Mapping[str, Sequence[str]]]:
     return defstruct("SpecKinds", fields, forbid_unknown_fields=True), words
 
 
+# Names that no separator of `name_cell` occurs in, and what file systems take.
+_PLAIN, _UNSAFE = re.compile(r"[A-Za-z0-9.+-]+"), re.compile(r"[^A-Za-z0-9.+=-]+")
+_LONGEST_NAME = 100
+
+
+def name_cell(spec: RunSpec) -> str:
+    """A name of a cell for files: `clip-lora_digits_4-shot_seed-1`.
+
+    Letters, digits, `.`, `+`, `=`, `-` and `_` alone. Distinct for distinct cells of a run: with
+    hyper-parameters, or another name in it that is no such text, it ends with a part of the key.
+    """
+    given = [f"{name}={spec.overrides[name]}" for name in sorted(spec.overrides)]
+    data = [spec.dataset, *filter(None, [spec.target])]
+    data += [spec.classes] if spec.classes != "all" else []
+    seeds = [f"seed-{spec.train_seed}"]
+    if spec.split_seed != spec.train_seed:
+        seeds.insert(0, f"split-{spec.split_seed}")
+    parts = [spec.method, *given, *data, f"{spec.shots}-shot", *seeds]
+    name = "_".join(_UNSAFE.sub("-", part).strip("-.") or "x" for part in parts)
+    if not given and len(name) <= _LONGEST_NAME and all(map(_PLAIN.fullmatch, parts)):
+        return name
+    return f"{name[:_LONGEST_NAME]}_{spec.key()[:8]}"
+
+
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:
     """`clip-lora`, or `clip-lora[rank=4]` with overridden hyper-parameters."""
     if not overrides:
         return method
-    inner = ",".join(f"{name}={overrides[name]}" for name in sorted(overrides))
+    inner = ",".join(f"{name}={show(overrides[name])}" for name in sorted(overrides))
     return f"{method}[{inner}]"

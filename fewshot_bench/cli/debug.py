@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.api.author_frame import author_frame, short_path
-from fewshot_bench.api.options import LOCAL, RUN_OPTIONS
+from fewshot_bench.api.options import HERE, LOCAL, RUN_OPTIONS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.author_error import editor, format_error, look_around, open_editor
@@ -36,7 +36,8 @@ from fewshot_bench.utils.text import counted, option_name, printable
 if TYPE_CHECKING:
     from fewshot_bench.runner.request import Plan, Request
 
-HERE = "here"
+# The place that errors about what `logits` returned state themselves.
+_STATED = re.compile(r"\(at (\S+:\d+ in \w+)\)$")
 # Options that make no sense for one cell in this process.
 _REFUSED = ("jobs", "timeout", "hang_after", "lease", "dry_run", "retry_failed", "keep_stale")
 
@@ -196,6 +197,8 @@ def _find_place(cause: BaseException, cell: RunSpec | None) -> str:
     """`file:line in function` of the author's code; empty if there is none."""
     if isinstance(cause, SyntaxError) and cause.filename:
         return f"{short_path(cause.filename)}:{cause.lineno}"
+    if stated := _STATED.search(str(cause)):
+        return stated[1]
     trace = "".join(traceback.format_exception(cause))
     if cell is None:
         return author_frame(trace, ())

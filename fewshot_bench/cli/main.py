@@ -44,6 +44,7 @@ _SHORT_HELPS = {
     "results": {
         "compare": "Compare methods from the records of a store.",
         "figure": "Draw a figure of a paper from a store.",
+        "curves": "Draw the loss of fits, and what they log.",
         "paper": "Write all tables and figures of a paper from a recipe.",
         "audit": "What each method was allowed to see and did: is it fair?",
         "cite": "Print BibTeX of the papers that a table used.",
@@ -150,10 +151,9 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     help="Open no internet connection, in child processes neither (also: FSBENCH_OFFLINE=1).",
 )
 def cli() -> None:
-    """One fair harness for few-shot adaptation of vision-language models.
+    """One fair harness for few-shot adaptation of vision-language models. Start with: fsbench demo
 
     \b
-    Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
     Exit codes: 0 done; 1 failed or found something; 2 wrong usage; 3 data missing; 130 stopped.
     """
 

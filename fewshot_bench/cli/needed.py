@@ -104,6 +104,7 @@ class _Axes:
         from fewshot_bench.api.registry import registry
 
         methods = [name.partition("@")[0] for name in split_names(values["method"])]
+        methods = [name.removesuffix("[]") for name in methods]
         methods = list(dict.fromkeys(methods))
         datasets = registry().expand_datasets(split_names(values["dataset"]))
         own = [record.spec for record in usable if record.spec.dataset in datasets]

@@ -354,6 +354,8 @@ def _option_of(row: RunOption) -> click.Option:
     text = row.help.replace("{words}", ", ".join(drawn.get(row.name, row.words)))
     if row.kind == "flag":
         return Option([*row.flags, row.name], is_flag=True, help=text, **more)
+    if row.kind == "repeats":
+        return Option([*row.flags, row.name], count=True, help=text, **more)
     if row.kind in ("settings", "texts"):
         more["multiple"] = True
     elif row.default not in (None, ()):

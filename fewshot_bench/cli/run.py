@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.options import RUN_OPTIONS, is_given
+from fewshot_bench.api.options import HERE, RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DebugOption, RunCommand, split_values
 from fewshot_bench.cli.options import PATH, run_options
@@ -44,6 +44,8 @@ class TerminalReporter(reporting.Reporter):
     def __init__(self, title: str = "run", *, quiet: bool = False) -> None:
         self._title = title
         self._quiet = quiet
+        # False where cells run in this process, whose debugger needs a terminal that stands still.
+        self.moves = True
         self._before = ExitStack()
 
     def __enter__(self) -> Self:
@@ -61,6 +63,11 @@ class TerminalReporter(reporting.Reporter):
         """Print a line on stderr."""
         with current().aside():
             click.echo(message(text), err=True)
+
+    def output(self, text: str) -> None:
+        """Print a line on stderr, with its blanks."""
+        with current().aside():
+            click.echo(printable(text, LONGEST_MESSAGE), err=True)
 
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""
@@ -86,8 +93,8 @@ class TerminalReporter(reporting.Reporter):
         """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
         if self._quiet:
             return nullcontext(reporting.Display(cells, workers, say=lambda text: None))
-        live = sys.stdout.isatty()
-        if live or not cells:
+        live = self.moves and sys.stdout.isatty()
+        if live or not self.moves or not cells:
             self._before.close()
         return reporting.display(cells, workers, live=live, say=self._about_cell)
 
@@ -99,6 +106,7 @@ class TerminalReporter(reporting.Reporter):
 def run_request(request: Request, reporter: TerminalReporter) -> int:
     """Run the matrix that was asked for; returns the exit code."""
     interrupt_on_signals()
+    reporter.moves = request.engine != HERE
     return matrix.run_matrix(request, reporter).exit_code
 
 
@@ -121,7 +129,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=PATH, help="Write these options.", panel="advanced")
+@option("--save-config", type=PATH, help="Write options.", panel="advanced")
 @option(
     "--config",
     type=PATH,
@@ -136,7 +144,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
 @option(
     "--debug",
     is_flag=True,
-    help="One cell here (see run --debug --help).",
+    help="One cell (run --debug --help).",
     panel="advanced",
 )
 @option("--pdb", cls=DebugOption, help="Open the debugger where the cell's error was raised.")

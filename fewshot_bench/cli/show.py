@@ -33,6 +33,7 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.panels import option
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, unknown
 
 _NAMES = (methods, datasets, backbones, engines, metrics, options)
@@ -41,12 +42,16 @@ _NAMES = (methods, datasets, backbones, engines, metrics, options)
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name", shell_complete=one_of(*_NAMES))
 @store_option()
-def command(name: str, store: Path) -> None:
+@option("--log", is_flag=True, help="Of a record (file or key): what its method printed.")
+def command(name: str, store: Path, log: bool) -> None:
     """Show a method's hyper-parameters or a data set's card.
 
     NAME may also be a backbone, a metric, an engine, an option of a plug-in, or a record's file
     (NAME.json): its result, or why its cell failed.
     """
+    if log:
+        _show_log(name, store)
+        return
     plugins = registry()
     for catalog in plugins.catalogs:
         if name not in METRICS:
@@ -139,10 +144,10 @@ def _show_metric(name: str) -> None:
 
 
 def _show_options(entry: Entry) -> None:
-    for option in entry.options:
-        value = "" if option.flag else f" = {option.default!r}"
-        say(f"  --{option.name}{value}")
-        say(f"      {option.help}{f' [env: {option.env}]' if option.env else ''}")
+    for own in entry.options:
+        value = "" if own.flag else f" = {own.default!r}"
+        say(f"  --{own.name}{value}")
+        say(f"      {own.help}{f' [env: {own.env}]' if own.env else ''}")
 
 
 def _show_hyperparameters(cls: type) -> None:
@@ -166,6 +171,7 @@ def _show_hyperparameters(cls: type) -> None:
 def _show_record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
     from fewshot_bench.engines.reporting import outcome, reasons, trace_lines
+    from fewshot_bench.store.log_files import LOG
     from fewshot_bench.store.store import find
 
     record = find(name, store).record
@@ -174,8 +180,23 @@ def _show_record(name: str, store: Path) -> None:
         if reason.frame:
             say(f"      at {reason.frame}")
         say("\n".join(trace_lines(reason)))
+    if LOG in record.digests:
+        say(f"  log        fsbench show {shlex.quote(name)} --log")
     for incident in record.incidents:
         say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
+
+
+def _show_log(name: str, store: Path) -> None:
+    """Print what the code of a record's cell printed, logged and warned of."""
+    from fewshot_bench.store.log_files import read_log
+    from fewshot_bench.store.store import find
+
+    kept = find(name, store)
+    text = read_log(kept.path, kept.record)
+    if text:
+        say(text.removesuffix("\n"))
+    else:
+        warn(f"{kept.record.spec.describe()}: its method printed nothing")
 
 
 def _show_dataset(name: str, store: Path) -> None:

@@ -211,6 +211,7 @@ class ChosenEngine:
             threads=asked.threads or threads,
             force=force,
             step=asked.step,
+            verbose=asked.verbose,
             deterministic=asked.deterministic or determinism.is_asked(),
             keep_logits=asked.keep_logits or "",
             keep_models=asked.keep_models,

@@ -14,6 +14,7 @@ from typing import Any, Self
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner import cell_log
 from fewshot_bench.store.leases import LEASE_SECONDS
 from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Store
@@ -42,8 +43,9 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. step: the kind of training steps (`utils.step_kind`). keep_logits: which
-    logits are kept (`store.keeping`). keep_models: True to keep the models of cells
+    dead machine ends. step: the kind of training steps (`utils.step_kind`). verbose: how much
+    of what cells print is shown live (`runner.cell_log`). keep_logits: which logits are kept
+    (`store.keeping`). keep_models: True to keep the models of cells
     (`store.kept_models`). feature_budget: bytes of kept features, None for a share of the disk.
     variables: the variables of each plug-in (`worker_environment`), which its hooks and its
     methods get.
@@ -59,6 +61,7 @@ class Settings:
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS
     step: str = "auto"
+    verbose: int = 0
     deterministic: bool = False
     keep_logits: str = ""
     keep_models: bool = False
@@ -78,6 +81,8 @@ class Settings:
         variables |= {SHARING_VARIABLE: str(self.slots), WORKERS_VARIABLE: str(self.workers)}
         if self.step != "auto":
             variables[step_kind.VARIABLE] = self.step
+        if self.verbose:
+            variables[cell_log.VARIABLE] = str(self.verbose)
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
             variables[determinism.VARIABLE] = "1"
@@ -176,7 +181,7 @@ class EngineSetup:
 
     store: where records go. settings: how cells are run. before: snapshot of the store when the
     cells were planned. options: values of the engine's own options by `Option.key`. say: prints a
-    line for the user.
+    line for the user. show: prints a line of what a cell prints (`Settings.verbose`).
     """
 
     store: Store
@@ -184,15 +189,19 @@ class EngineSetup:
     before: StoreSnapshot | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda text: None
+    show: Callable[[str], None] = lambda text: None
 
 
-def store_failure(store: Store, record: Record) -> Record:
-    """Store a failed cell and return what to report; a failure of the machine keeps a result."""
+def store_failure(store: Store, record: Record, log: str = "") -> Record:
+    """Store a failed cell and return what to report; a failure of the machine keeps a result.
+
+    log: what its code printed.
+    """
     before, error = store.get(record.spec.key()), record.error or {}
     if before is not None and before.status == "done" and record.transient:
         message = f"{error['message']}; the earlier result is kept"
         return replace(record, error={**error, "message": message})
-    return store.write(record)
+    return store.write(record, log=log)
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

@@ -45,6 +45,7 @@ from fewshot_bench.store.store import JOBS, Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
+from fewshot_bench.utils.text import printable
 
 # Lease durations that a worker without cells of its own waits for cells claimed by others.
 LINGER_LEASES = 2.0
@@ -197,7 +198,10 @@ class Job:
             with (
                 hosting(),
                 hook_environment(self.store.path, self.settings.variables),
-                LocalEngine(self.store, self.settings, self.before, self.name, linger) as engine,
+                LocalEngine(
+                    *(self.store, self.settings, self.before, self.name, linger),
+                    show=lambda text: print(printable(text), flush=True),
+                ) as engine,
             ):
                 for record in engine.run(self.open_cells(), lambda *_: None):
                     print(outcome(record), flush=True)

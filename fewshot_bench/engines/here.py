@@ -31,6 +31,7 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.label_process import with_wall_time
 from fewshot_bench.engines.local import HookCalls
+from fewshot_bench.engines.process import Points
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
@@ -101,7 +102,14 @@ class HereEngine(Engine):
             # Loading the backbone is not billed.
             session.backbone(cells[0])
         left = iter(cells)
-        with closing(run_group(cells, session, lambda *at: progress(cells[0], *at))) as outcomes:
+        cell: RunSpec | None = cells[0]
+
+        def listen(points: Points) -> None:
+            if cell is not None and self.around is None:
+                self._hooks.log(cell, points)
+
+        group = run_group(cells, session, lambda *at: progress(cells[0], *at), listener=listen)
+        with closing(group) as outcomes:
             while (cell := next(left, None)) is not None:
                 began = time.monotonic()
                 if self.around is None:
@@ -112,11 +120,11 @@ class HereEngine(Engine):
                 if (record.error or {}).get("type") == QUIT:
                     raise KeyboardInterrupt
                 if record.transient:
-                    record = store_failure(self.store, record)
+                    record = store_failure(self.store, record, outcome.log)
                 else:
                     record = with_wall_time(record, time.monotonic() - began)
-                    keep = self.settings.keep_logits
-                    record = self.store.write(record, outcome.answers, outcome.ids, keep)
+                    result = outcome.answers, outcome.ids, self.settings.keep_logits
+                    record = self.store.write(record, *result, outcome.log)
                 if self.around is None:
                     self._hooks.finish(record)
                 yield record

@@ -313,7 +313,8 @@ class _Desk:
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         record = with_wall_time(_with_facts(record, facts), seconds)
         done = self._examiner.settle(dataclasses.replace(record, metrics={}), answers)
-        self._store.write(done.record, done.answers, done.ids, self._keep)
+        log = str(values.get("log", ""))
+        self._store.write(done.record, done.answers, done.ids, self._keep, log)
         self._settled.add(key)
 
 

@@ -91,6 +91,7 @@ def run(
     retry_failed: bool = False,
     keep_stale: bool = False,
     traceback: bool = False,
+    verbose: int = 0,
     progress: bool | None = None,
     **declared: Any,
 ) -> Results:
@@ -107,7 +108,8 @@ def run(
     published: the values of each method's authors for a data set and shots, in place of one setting
         for all; `options` win.
     classnames: a list, a mapping of old names to new ones, or a file of either.
-    progress: None or True shows progress on stderr or in the notebook; False hides it.
+    progress: None or True shows progress on stderr or in the notebook; False hides it. verbose: 1
+        also shows what methods print and log, live; 2 their DEBUG messages, too.
     jobs: workers on each device. feature_budget: bytes, or "20GB". keep_logits: `all`, `top` or
         `none`; None: all logits of cells that are not large.
     declared: options of engines and plug-ins, such as `track` or `partition` (`fsbench run
@@ -277,6 +279,7 @@ _KINDS: Mapping[str, Callable[[RunOption], Kind]] = {
     "number": lambda row: whole(int(row.least)),
     "limit": lambda row: whole(int(row.least)),
     "count": lambda row: whole(int(row.least), row.most),
+    "repeats": lambda row: whole(0),
     "settings": lambda row: Kind(
         "a mapping such as {'rank': 4}, or texts such as 'rank=4'", _read_options
     ),

@@ -26,7 +26,7 @@ from fewshot_bench.api.plugin_host import PluginHost
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.engines.base import (
     HOOK_SECONDS,
     STORE,
@@ -47,6 +47,7 @@ from fewshot_bench.engines.process import (
     Data,
     Event,
     Message,
+    Points,
     Slot,
     Worker,
     count_memory_kills,
@@ -61,6 +62,8 @@ from fewshot_bench.utils.prefetch import cores
 from fewshot_bench.utils.text import counted, printable
 
 TICK_SECONDS = 0.5
+# Calls of hooks that wait, beyond which no points of curves are added.
+MOST_WAITING = 50
 # An engine that looks at its workers no more often than this was itself stopped or held up.
 HELD_UP_SECONDS = 5.0
 # Number of waiting groups among which the best one for a worker is searched.
@@ -124,7 +127,7 @@ def choose(
 
 
 class HookCalls:
-    """Calls `run_started` and `run_finished` in the order of events, beside the run.
+    """Calls `run_started`, `points_logged`, `run_finished` in the order of events, beside the run.
 
     A slow hook holds up no cell, and a failing one costs no result: it is warned of once. The hooks
     run in the processes of their plug-ins: of foreign ones, and of built-in ones that
@@ -149,6 +152,11 @@ class HookCalls:
     def start(self, spec: RunSpec) -> None:
         """A cell begins."""
         self._add("run_started", spec=spec)
+
+    def log(self, spec: RunSpec, points: Points) -> None:
+        """The fit of a cell has logged points; they are left out if many calls wait."""
+        if self._calls.qsize() < MOST_WAITING:
+            self._add("points_logged", spec=spec, points=points)
 
     def finish(self, record: Record) -> None:
         """A cell has a record in the store."""
@@ -229,6 +237,7 @@ class LocalEngine(Engine):
     before: snapshot of the store when the cells were planned (taken when `run` begins if absent).
     linger: seconds to wait for cells that other runs compute when nothing else is left; None waits
     as long as they live. say: prints a line for the user.
+    show: prints a line of what a cell prints.
     """
 
     store: Store
@@ -237,6 +246,7 @@ class LocalEngine(Engine):
     run_id: str = ""
     linger: float | None = None
     say: Callable[[str], None] = lambda text: None
+    show: Callable[[str], None] = lambda text: None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _workers: list[Worker] = field(default_factory=list)
     _waiting: list[Group] = field(default_factory=list)
@@ -359,11 +369,16 @@ class LocalEngine(Engine):
                 self._hooks.start(worker.cells[0])
             case "progress" if worker.cells:
                 progress(worker.cells[0], message.done, message.total)
+            case "said" if worker.cells:
+                self._hear(worker, message.text)
+            case "points" if worker.cells:
+                self._hooks.log(worker.cells[0], message.points)
             case "broken":
                 worker.broken = message.record
             case "failed":
+                log = worker.log.text
                 if worker.finish(message.record.spec.key()) is not None:
-                    self._fail(message.record)
+                    self._fail(message.record, log)
             case "finished":
                 self._finish(worker, worker.finish(message.key))
         if not worker.cells:
@@ -510,9 +525,17 @@ class LocalEngine(Engine):
             if reason:
                 worker.end(reason)
 
-    def _fail(self, record: Record) -> None:
+    def _hear(self, worker: Worker, lines: str) -> None:
+        """Keep what a cell has printed, and show it if that was asked for."""
+        worker.log.add(lines)
+        if self.settings.verbose:
+            name = f"{name_cell(worker.cells[0])} | " if self.workers > 1 else ""
+            for line in lines.splitlines():
+                self.show(f"{name}{line}")
+
+    def _fail(self, record: Record, log: str = "") -> None:
         """Store and report a failed cell; a failure of the machine keeps an earlier result."""
-        self._report(store_failure(self.store, record))
+        self._report(store_failure(self.store, record, log))
 
     def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
@@ -565,7 +588,7 @@ class LocalEngine(Engine):
             for failed in cells[:count]:
                 said = f"the worker process was {how}{times}"
                 broken = worker.broken if worker.broken and worker.broken.spec == failed else None
-                self._fail(broken or lost(failed, said, worker.tail, kind=kind))
+                self._fail(broken or lost(failed, said, worker.tail, kind=kind), worker.log.text)
             cells = cells[count:]
         elif self._memory_kills > memory_kills:
             parts *= 2
@@ -585,4 +608,4 @@ class LocalEngine(Engine):
 
 def build(setup: EngineSetup) -> LocalEngine:
     """Build the engine `local`."""
-    return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
+    return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say, show=setup.show)

@@ -20,7 +20,7 @@ from fewshot_bench.api.method import Method, RunContext, configuration
 from fewshot_bench.api.method_code import name_of
 from fewshot_bench.api.options import RUN_OPTIONS
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import RunSpec, canonical_json, name_cell
 from fewshot_bench.api.task import Images, Task, Vocabulary
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.engines.library import ARGUMENTS
@@ -172,7 +172,9 @@ def _open(spec: RunSpec, device: str, store: Path) -> OpenCell:
         make_task(found, session, meter),
         backbone,
         # Eager steps: a breakpoint in a captured one would stop once.
-        Context(seed_of(found), backbone.device, spec.precision, step="eager"),
+        Context(
+            *(seed_of(found), backbone.device, spec.precision), step="eager", cell=name_cell(spec)
+        ),
         image_view(queries, session.features, meter, phase="encode_queries"),
         torch.tensor(examiner.query_labels(spec)),
         found.lists.evaluated,

@@ -15,14 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Count, Number, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Group, Settings
 from fewshot_bench.engines.label_process import Connection, LabelProcess, list_plugins_of
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.devices import CPU, see_only
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
@@ -72,22 +74,37 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
     ]
 
 
+# Points of one message, at most.
+MOST_POINTS = 10_000
+# (step, {series: value}); no constraint of msgspec lets through NaN.
+Points = Annotated[
+    list[tuple[Count, dict[Annotated[str, Meta(max_length=100)], Number]]],
+    Meta(max_length=MOST_POINTS),
+]
+
+
+_Ends = Literal["finished", "failed", "broken", "fatal"]
+
+
 class Message(msgspec.Struct):
     """A message of a worker.
 
     event: `idle` (waits for cells), `started` (begins the first of its unfinished cells),
-    `progress` (done, total: steps of it), `finished` (key: of a stored cell), `failed` (record: of
-    a cell that failed because of the machine, not stored), `broken` (record: of a cell under which
-    the device failed; the worker ends), `fatal` (message, exit_code: it cannot go on), `beat`
-    (waiting: for a lock of another process; asking: the label process).
+    `progress` (done, total: steps of it), `said` (text: lines that it printed), `points`
+    (points: of its curves, about once a second), `finished` (key: of a stored cell), `failed`
+    (record: of a cell that failed because of the machine, not stored), `broken` (record: of a cell
+    under which the device failed; the worker ends), `fatal` (message, exit_code: it cannot go on),
+    `beat` (waiting: for a lock of another process; asking: the label process).
     """
 
-    event: Literal["idle", "started", "beat", "progress", "finished", "failed", "broken", "fatal"]
+    event: Literal["idle", "started", "beat", "progress", "said", "points"] | _Ends
     done: int = 0
     total: int = 0
     key: str = ""
     record: Any = None
     message: str = ""
+    text: str = ""
+    points: Points = []
     exit_code: int = 1
     waiting: bool = False
     asking: bool = False
@@ -139,6 +156,8 @@ class Worker:
     # The record of the cell under which its device failed.
     broken: Record | None = None
     tail: str = ""
+    # What the running cell has printed.
+    log: CellLog = field(default_factory=CellLog)
     _reader: threading.Thread | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _passed_on: int = 0
@@ -242,7 +261,7 @@ class Worker:
         return None
 
     def _begin_cell(self) -> None:
-        self.tail, self._passed_on = "", 0
+        self.tail, self._passed_on, self.log = "", 0, CellLog()
         self._since = time.monotonic()
         self._alive()
 

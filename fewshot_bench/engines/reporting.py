@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
+from fewshot_bench.store.log_files import ENDING, LOG
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.progress import WATCHED_SECONDS, duration
 from fewshot_bench.utils.text import (
@@ -73,6 +74,10 @@ class Reporter(ABC):
 
     def notice(self, text: str) -> None:
         """A message beside the results, such as the next step after an interrupt."""
+        self.info(text)
+
+    def output(self, text: str) -> None:
+        """A line of what a cell prints."""
         self.info(text)
 
     @abstractmethod
@@ -387,7 +392,8 @@ def display(
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
-    console = Console(color_system=color_system(), stderr=stderr)
+    # Not whatever stands there when the bar is drawn: output of a cell may be collected then.
+    console = Console(color_system=color_system(), file=sys.stderr if stderr else sys.stdout)
     text = f"starting {counted(min(jobs, len(cells)), 'worker')}"
     with Progress(*columns, console=console, expand=True) as progress:
         yield Display(cells, jobs, bar=TerminalBar(progress, len(cells), text))
@@ -395,11 +401,15 @@ def display(
 
 @dataclass
 class Reason:
-    """A reason why one or several cells failed; text, frame and trace are those of the first."""
+    """A reason why one or several cells failed; text, frame, trace and log are of the first.
+
+    log: True if what it printed is kept.
+    """
 
     text: str
     frame: str
     trace: str
+    log: bool = False
     cells: list[RunSpec] = field(default_factory=list)
 
     @property
@@ -430,7 +440,8 @@ def _read_reason(record: Record) -> Reason:
     trace = str(error.get("traceback") or "")
     kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
     text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
-    return Reason(text, find_frame(record.spec, kind, message, trace), trace)
+    frame = find_frame(record.spec, kind, message, trace)
+    return Reason(text, frame, trace, LOG in record.digests)
 
 
 def find_frame(spec: RunSpec, kind: str, message: str, trace: str) -> str:
@@ -474,6 +485,8 @@ def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> li
         more = f" and {len(reason.cells) - 1} more" if len(reason.cells) > 1 else ""
         path = short_path(str(store.file(reason.cells[0].key())))
         lines.append(f"      record: {path}{more}")
+        if reason.log:
+            lines.append(f"      log: {path.removesuffix('.json')}{ENDING}")
         if whole:
             lines += trace_lines(reason)
     if len(groups) > MANY and not whole:

@@ -29,6 +29,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.images.decode import EncodedFiles, numbered
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.examiner import CellLists, ImageList, Outcome
 from fewshot_bench.store.kept_methods import adopt_methods
 from fewshot_bench.store.store import Store
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 SHA = 32
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
+# Messages with what a cell prints: so many at once, and so many per second after that.
+SAID_AT_ONCE, SAID_PER_SECOND = 200, 10
 
 
 class RemoteExaminer:
@@ -108,7 +111,7 @@ class RemoteExaminer:
         """The encoded files of an image list."""
         return _RemoteFiles(images, self)
 
-    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
+    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
         """Submit a cell to the label process, which computes its metrics and stores it.
 
         The returned outcome has no metrics. Incidents noted earlier precede those of the record.
@@ -120,7 +123,7 @@ class RemoteExaminer:
             return Outcome(record)
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.data.cast("B")
-        self.ask("settle", body, record=record.to_dict(), shape=shape)
+        self.ask("settle", body, record=record.to_dict(), shape=shape, log=log)
         return Outcome(record)
 
 
@@ -149,11 +152,19 @@ class _RemoteFiles(EncodedFiles):
 
 
 class _Engine:
-    """The engine, which receives events; progress at most every `PROGRESS_SECONDS`."""
+    """The engine, which receives events; progress at most every `PROGRESS_SECONDS`.
+
+    What a cell prints is sent at once, so that it outlives this process, but `SAID_PER_SECOND`
+    times a second when it prints for long.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._reported = 0.0
+        # Lines that wait, and how many messages may be sent at once.
+        self._said = CellLog()
+        self._credit, self._credited = float(SAID_AT_ONCE), time.monotonic()
+        self._lock = threading.Lock()
 
     def send(self, event: str, **values: Any) -> None:
         try:
@@ -169,10 +180,36 @@ class _Engine:
             self._reported = now
             self.send("progress", done=done, total=total)
 
+    def say(self, lines: str) -> None:
+        """Send what a cell prints, now or with the next lines."""
+        with self._lock:
+            self._said.add(lines)
+            now = time.monotonic()
+            earned = (now - self._credited) * SAID_PER_SECOND
+            self._credit, self._credited = min(SAID_AT_ONCE, self._credit + earned), now
+            if self._credit >= 1:
+                self._credit -= 1
+                self._send_said()
+
+    def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Send points of curves."""
+        self.send("points", points=points)
+
+    def flush(self) -> None:
+        """Send the lines that wait."""
+        with self._lock:
+            self._send_said()
+
+    def _send_said(self) -> None:
+        if text := self._said.text:
+            self._said = CellLog()
+            self.send("said", text=text)
+
     def beat(self, examiner: RemoteExaminer) -> None:
         """Send heartbeats for ever."""
         while True:
             time.sleep(BEAT_SECONDS)
+            self.flush()
             self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
 
 
@@ -204,6 +241,7 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
             torch.set_num_threads(int(threads))
         models = store.path if keep_models == "1" else None
         session = Session(folder_of(FEATURES, store.path), device, examiner, models)
+        session.hear = lambda _, lines: engine.say(lines)
         engine.send("idle")
         with suppress(Closed):
             while True:
@@ -247,9 +285,11 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
     # Loading the backbone is not billed.
     engine.send("started")
     # Closed here, as the next request must not find the views of this one open.
-    with closing(run_group(todo, session, engine.progress, request["parts"])) as outcomes:
+    parts = request["parts"]
+    with closing(run_group(todo, session, engine.progress, parts, engine.log)) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
+            engine.flush()
             if record.device_fault:
                 # Nothing can be computed on the device in this process any more.
                 engine.send("broken", record=record.to_dict())

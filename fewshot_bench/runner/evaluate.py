@@ -30,6 +30,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.cell_log import CellLog, lose_output
 from fewshot_bench.runner.examiner import adapt_classifier
 from fewshot_bench.runner.faults import device_fault, out_of_memory
 from fewshot_bench.runner.fit import (
@@ -40,7 +41,7 @@ from fewshot_bench.runner.fit import (
     release,
     seed_of,
 )
-from fewshot_bench.runner.isolation import collect_output, guard
+from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -82,10 +83,11 @@ def evaluate(
     session: Session,
     batches: QueryBatches,
     incidents: Incidents,
+    log: CellLog,
 ) -> Answered:
     """Compute the logits of a fitted method for the queries of a cell that shares its fit.
 
-    incidents: of the fit so far; incidents of the evaluation are added.
+    incidents, log: of the fit so far; those of the evaluation are added.
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
@@ -95,9 +97,7 @@ def evaluate(
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watch())
         stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
-        printed = stack.enter_context(
-            guard(f"{spec.method}.logits", incidents, foreground=session.foreground)
-        )
+        stack.enter_context(guard(f"{spec.method}.logits", incidents, log))
         observer = LogitsObserver(fitted.parameters)
         with observer.watch():
             limit = functools.partial(batches.limit, incidents=incidents)
@@ -117,7 +117,6 @@ def evaluate(
                 f"{spec.method}: tensors() returned {tensors!r:.80}, expected names to tensors"
             )
         card = _card(cell, incidents)
-    said = fitted.printed + printed.text
     footprint = {
         **fitted.sum_trained(observer),
         "stored": sum(tensor.numel() for tensor in tensors.values()),
@@ -139,7 +138,7 @@ def evaluate(
         footprint=footprint,
         timings=meter.timings(),
         environment=environment_of(fitted.backbone, spec.method),
-        notes=fitted.context.notes | ({"printed": said} if said else {}),
+        notes=fitted.context.notes,
         curves=fitted.curves,
         incidents=tuple(incidents),
     )
@@ -152,16 +151,19 @@ def evaluate_within_memory(
     session: Session,
     incidents: Incidents,
     interrupted: Callable[[], bool],
+    log: CellLog | None = None,
 ) -> Answered:
     """`evaluate`; when out of memory, retry with half as many queries per batch.
 
-    A method that requests no batches gets no second try. incidents: receives those of the last try.
+    A method that requests no batches gets no second try. incidents, log: receive what belongs to
+    the fit and the last try.
     """
-    batches = QueryBatches(cell.spec.method, fitted.context.parts_used)
+    batches, log = QueryBatches(cell.spec.method, fitted.context.parts_used), log or CellLog()
     while True:
         incidents.restart(fitted.incidents)
+        log.restart(fitted.log)
         try:
-            return evaluate(fitted, cell, session, batches, incidents)
+            return evaluate(fitted, cell, session, batches, incidents, log)
         except BaseException as caught:
             if interrupted() or not out_of_memory(caught):
                 raise
@@ -184,7 +186,7 @@ def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray
             again, columns = _answer(fitted, cell, session, meter, int, order)
         return again[:, columns]
 
-    with not_counted(), accounted(session.features, meter), collect_output():
+    with not_counted(), accounted(session.features, meter), lose_output():
         verdict = ask_again(ask, answers, cell.spec.precision)
     fitted.context.restore(declared)
     return verdict

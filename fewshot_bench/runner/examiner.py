@@ -140,12 +140,13 @@ class CellLists:
 class Outcome:
     """The result of one cell: its record and, if it is done, its answers and the image ids.
 
-    Answers and ids are in the order of the test list.
+    Answers and ids are in the order of the test list. log: what its code printed.
     """
 
     record: Record
     answers: Answers | None = None
     ids: Sequence[str] = ()
+    log: str = ""
 
     @property
     def logits(self) -> Tensor | None:
@@ -166,8 +167,11 @@ class Examination(Protocol):
         """The encoded files of an image list."""
         ...
 
-    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
-        """Complete a record; answers: (n, classes) float32 logits in the order of the queries."""
+    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
+        """Complete a record; answers: (n, classes) float32 logits in the order of the queries.
+
+        log: what the code of the cell printed.
+        """
         ...
 
 
@@ -231,10 +235,10 @@ class Examiner:
         self._lists.move_to_end(images.handle)
         return self._lists[images.handle]
 
-    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
+    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
         """The outcome of a cell, with its metrics, from logits in the order of the queries."""
         if answers is None:
-            return Outcome(self._with_names(record))
+            return Outcome(self._with_names(record), log=log)
         import numpy as np
 
         spec = record.spec
@@ -254,7 +258,7 @@ class Examiner:
             split=self._facts(spec, cell, fitted, evaluated),
             metrics=rounded(marked),
         )
-        return Outcome(record, marked, [item.id for item in cell.split.test])
+        return Outcome(record, marked, [item.id for item in cell.split.test], log)
 
     def dataset(self, spec: RunSpec) -> Dataset:
         """The data set that a cell is fitted on, opened once."""

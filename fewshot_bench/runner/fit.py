@@ -24,9 +24,10 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
@@ -35,6 +36,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
@@ -72,7 +74,9 @@ class Context:
         parts: int = 1,
         step: Kind = "auto",
         on_points: Listener | None = None,
+        cell: str = "cell",
     ) -> None:
+        self.cell = cell
         self.device = device
         self.precision = precision
         self.notes: dict[str, Any] = {}
@@ -216,8 +220,8 @@ class Fitted:
     """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
-    made in it. curves: as in the record. trained: parameters, their source and the optimizer's
-    steps; parameters: references to them. peak_mb: peak memory.
+    made in it. curves: as in the record. log: what it printed. trained: parameters, their source
+    and the optimizer's steps; parameters: references to them. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -229,7 +233,7 @@ class Fitted:
     curves: Mapping[str, Any]
     meter: Meter
     incidents: tuple[Mapping[str, str], ...]
-    printed: str
+    log: CellLog
     peak_mb: float
     trained: Mapping[str, Any]
     parameters: tuple[weakref.ref[Tensor], ...]
@@ -257,8 +261,10 @@ def seed_of(cell: Cell) -> int:
     return derive(spec.train_seed, data, spec.shots)
 
 
-def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
-    """Fit the method of a cell; `incidents` grows as they happen."""
+def fit(
+    cell: Cell, session: Session, context: Context, incidents: Incidents, log: CellLog
+) -> Fitted:
+    """Fit the method of a cell; `incidents` and `log` grow as they happen."""
     spec = cell.spec
     if registry().owner(spec.method):
         only_read()
@@ -270,9 +276,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watch())
         stack.enter_context(isolate(seed_of(cell)))
-        printed = stack.enter_context(
-            guard(f"{spec.method}.fit", incidents, foreground=session.foreground)
-        )
+        stack.enter_context(guard(f"{spec.method}.fit", incidents, log))
         with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(make_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
@@ -297,7 +301,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         curves=curves,
         meter=meter,
         incidents=tuple(incidents),
-        printed=printed.text,
+        log=log.copy(),
         peak_mb=memory.megabytes,
         trained=trained | {"steps": observer.steps} | steps,
         parameters=tuple(map(weakref.ref, observer.parameters)),
@@ -362,7 +366,7 @@ def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
 
 def _check_options(cell: Cell) -> None:
     """ContractError if `fit` changed a field: the record would state an unused option."""
-    for name, given in cell.spec.options.items():
+    for name, given in open_files(cell.spec.options).items():
         value = getattr(cell.method, name, given)
         if value != given:
             raise ContractError(
@@ -382,10 +386,11 @@ def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None
 
 @dataclass(frozen=True)
 class Failure:
-    """A fit that ended with an error, and the incidents until then."""
+    """A fit that ended with an error, and the incidents and the output until then."""
 
     error: BaseException
     incidents: Incidents
+    log: CellLog
     divisible: bool = False
     curves: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -413,16 +418,17 @@ def fit_within_memory(
     interrupted: Callable[[], bool],
     parts: int = 1,
     listener: Listener | None = None,
+    log: CellLog | None = None,
 ) -> Fitted | Failure:
     """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
 
     parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
-    second try. listener: gets points of curves, which start anew with each try. An interruption by
-    the user is raised, every other error is returned.
+    second try. listener: gets points of curves, which start anew with each try. log: grows with
+    what all tries print. An interruption by the user is raised, every other error is returned.
     """
-    incidents, parts = Incidents(), min(parts, MOST_PARTS)
+    incidents, parts, log = Incidents(), min(parts, MOST_PARTS), log or CellLog()
     while True:
-        result = _try(cell, session, progress, interrupted, parts, incidents, listener)
+        result = _try(cell, session, progress, interrupted, parts, incidents, listener, log)
         if isinstance(result, Fitted) or not out_of_memory(result.error):
             return result
         release(result.error)
@@ -433,7 +439,7 @@ def fit_within_memory(
             if result.divisible:
                 tried = f"even in {parts} parts"
             error = give_up(spec, "fit", tried, result.error)
-            return Failure(error, result.incidents, curves=result.curves)
+            return dataclasses.replace(result, error=error)
         parts, incidents = 2 * parts, result.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
@@ -447,24 +453,26 @@ def _try(
     parts: int,
     incidents: Incidents,
     listener: Listener | None,
+    log: CellLog,
 ) -> Fitted | Failure:
     context: Context | None = None
     try:
         backbone, _ = session.backbone(cell.spec)
         seed, precision = seed_of(cell), cell.spec.precision
         step = session.step
-        context = Context(seed, backbone.device, precision, progress, parts, step, listener)
-        return fit(cell, session, context, incidents)
+        name, device = name_cell(cell.spec), backbone.device
+        context = Context(seed, device, precision, progress, parts, step, listener, name)
+        return fit(cell, session, context, incidents, log)
     except BaseException as error:
         if interrupted():
             raise
         if context is None:
-            return Failure(error, incidents)
+            return Failure(error, incidents, log.copy())
         curves: Mapping[str, Any] = {}
         # A device that no longer computes says nothing, either.
         with suppress(Exception):
             curves = _finish(context, cell.spec.method, incidents)
-        return Failure(error, incidents, context.divisible, curves)
+        return Failure(error, incidents, log.copy(), context.divisible, curves)
 
 
 def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:

@@ -1,4 +1,4 @@
-"""Guard around code of a method: its output is captured, its child processes are ended.
+"""Guard around code of a method: its output is collected, its child processes are ended.
 
 `guard` is the entry point. What else a foreign plug-in leaves behind dies with its process, which
 serves that plug-in alone.
@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Incidents
+from fewshot_bench.runner.cell_log import HIDDEN, CellLog, collect, lose_output
 from fewshot_bench.utils.plugin_code import same_folder
 from fewshot_bench.utils.text import few
 
-# Characters of plug-in output kept in a record.
-LIMIT = 4000
 # Time for child processes to end by themselves, and for killed ones to end.
 GRACE_SECONDS = 1.0
 KILL_SECONDS = 30.0
@@ -29,66 +27,26 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @contextmanager
-def guard(who: str, incidents: Incidents, *, foreground: bool = False) -> Iterator[Printed]:
-    """Capture stdout inside; afterwards end new child processes, and return to the folder.
+def guard(who: str, incidents: Incidents, log: CellLog | None = None) -> Iterator[None]:
+    """Collect output inside; afterwards end new child processes, and return to the folder.
 
-    who: prefix of the incident about processes, such as `tip-adapter.fit`. foreground: only return
-    to the folder: the terminal and the processes are the user's own.
+    who: prefix of the incident about processes, such as `tip-adapter.fit`. log: of the cell; None
+    to lose what is printed. In the foreground, child processes are the user's own.
     """
-    if foreground:
-        with same_folder():
-            yield Printed()
+    if log is not None and log.place != HIDDEN:
+        with same_folder(), collect(log):
+            yield
         return
     children, process = list_children(), os.getpid()
     try:
-        with same_folder(), collect_output() as printed:
-            yield printed
+        with same_folder(), lose_output() if log is None else collect(log):
+            yield
     finally:
         if os.getpid() != process:
             # The code inside forked and came back in both processes: only the first one goes on.
             os._exit(1)
         if names := end_children(children):
             incidents.add("processes", f"{who} left child processes {few(names)}; ended")
-
-
-class Printed(io.RawIOBase):
-    """A file that keeps the first bytes written to it and counts the others."""
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self._count = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        data = memoryview(data).cast("B")
-        self._kept += data[: max(0, 4 * LIMIT - len(self._kept))]
-        self._count += len(data)
-        return len(data)
-
-    @property
-    def text(self) -> str:
-        """The first `LIMIT` characters, then the number of bytes left out."""
-        text = self._kept.decode("utf-8", "replace")[:LIMIT]
-        more = self._count - len(text.encode())
-        return f"{text}\n[{more:,} more bytes]" if more > 0 else text
-
-
-@contextmanager
-def collect_output() -> Iterator[Printed]:
-    """Capture what Python code prints to stdout inside; only the start of the text is kept."""
-    printed = Printed()
-    stream = io.TextIOWrapper(
-        io.BufferedWriter(printed, 1), "utf-8", "replace", newline="\n", write_through=True
-    )
-    try:
-        with redirect_stdout(stream):
-            yield printed
-    finally:
-        with suppress(Exception):
-            # The plug-in may have closed the stream.
-            stream.flush()
 
 
 def end_children(before: set[int]) -> list[str]:

@@ -21,6 +21,7 @@ from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.profiling.curves import Listener
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
 from fewshot_bench.runner.examiner import Outcome
@@ -79,30 +80,31 @@ def run_group(
     for spec in specs:
         left[spec.fit_key()] -= 1
         shared = left[spec.fit_key()] > 0
+        log = session.start_log(spec)
         passing = nullcontext(lambda: True) if session.raises else own_interruptions()
         with passing as interrupted:
             record, answers = _compute(
-                spec, session, progress, fits, interrupted, parts, listener, shared=shared
+                spec, session, progress, fits, interrupted, log, parts, listener, shared=shared
             )
         if not shared:
             # What a finalizer does to this process, it does before the result is handed in.
             fits.pop(spec.fit_key(), None)
-        outcome = _settle(record, answers, session)
+        outcome = _settle(record, answers, log.text, session)
         _place_model(outcome.record, session)
         yield outcome
 
 
-def _settle(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
+def _settle(record: Record, answers: np.ndarray | None, log: str, session: Session) -> Outcome:
     """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
     try:
-        return session.examiner.settle(record, answers)
+        return session.examiner.settle(record, answers, log)
     except StoreError:
         raise
     except FsbenchError as error:
         incidents = Incidents()
         incidents.restart(record.incidents)
         failed = _without_result(record.spec, "failed", error, incidents)
-        return session.examiner.settle(failed, None)
+        return session.examiner.settle(failed, None, log)
 
 
 def _compute(
@@ -111,6 +113,7 @@ def _compute(
     progress: Progress | None,
     fits: dict[str, Fitted | Failure],
     interrupted: Callable[[], bool],
+    log: CellLog,
     parts: int,
     listener: Listener | None,
     *,
@@ -118,7 +121,7 @@ def _compute(
 ) -> tuple[Record, np.ndarray | None]:
     """Compute one cell; an error of plug-in code fails it, unless the user interrupted the run.
 
-    shared: True if later cells use the same fit.
+    log: receives what the cell prints. shared: True if later cells use the same fit.
     """
     key, incidents = spec.fit_key(), Incidents()
     try:
@@ -126,17 +129,22 @@ def _compute(
         if cell.inapplicable:
             raise NotApplicableError(cell.inapplicable)
         if key not in fits:
-            fits[key] = fit_within_memory(cell, session, progress, interrupted, parts, listener)
+            fits[key] = fit_within_memory(
+                cell, session, progress, interrupted, parts, listener, log
+            )
         fitted = fits[key]
         incidents.restart(fitted.incidents)
         if isinstance(fitted, Failure):
+            log.restart(fitted.log)
             # Raised again, it would hold the frames of all earlier cells of this fit.
             record, _ = _record_error(spec, fitted.error, session, incidents)
             return replace(record, curves=fitted.curves), None
         try:
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []
-            record, answers = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
+            record, answers = evaluate_within_memory(
+                fitted, cell, session, incidents, interrupted, log
+            )
             if session.models is not None:
                 stated = keep(fitted, cell, session, session.models, incidents)
                 record = replace(record, footprint={**record.footprint, **stated})

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Method
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.runner.cell_log import HIDDEN, LEFT, SEEN, CellLog, read_verbosity
 from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
@@ -52,7 +56,12 @@ class Cell:
 
 
 class Session:
-    """State that cells share in a process. examiner: holds the data; by default in this process."""
+    """State that cells share in a process. examiner: holds the data; by default in this process.
+
+    hear: called with a cell and the lines that its code prints, when they come.
+    """
+
+    hear: Callable[[RunSpec, str], None] | None = None
 
     def __init__(
         self,
@@ -66,8 +75,9 @@ class Session:
     ) -> None:
         """models: the store that keeps the models of cells; None to keep none.
 
-        foreground: this process is the user's own: output and child processes of methods are left
-        alone. raises: an error of a cell is raised at once, in place of a failed record.
+        foreground: this process is the user's own: output of methods is seen at once, and their
+        child processes are left alone. raises: an error of a cell is raised at once, in place of a
+        failed record, and its streams are left alone, too.
         """
         determinism.apply()
         self.features = FeatureCache(cache)
@@ -76,13 +86,20 @@ class Session:
         self.foreground = foreground
         self.raises = raises
         self.step = read_kind()
+        self.verbosity = read_verbosity()
         self.examiner: Examination = examiner or Examiner()
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._sources: dict[tuple[str, tuple[int, ...], str, str], ImageSource] = {}
 
+    def start_log(self, spec: RunSpec) -> CellLog:
+        """A new log of a cell."""
+        hear = None if self.hear is None else functools.partial(self.hear, spec)
+        place = LEFT if self.raises else SEEN if self.foreground else HIDDEN
+        return CellLog(hear, self.verbosity, place)
+
     def resolve(self, spec: RunSpec) -> Cell:
         """Resolve a specification; UsageError or DataMissingError if that is impossible."""
-        method = registry().method_class(spec.method)(**spec.options)
+        method = registry().method_class(spec.method)(**open_files(spec.options))
         import_stated(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 

@@ -21,6 +21,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import Index, index_files
 from fewshot_bench.store.kept_code import list_unused_code
+from fewshot_bench.store.kept_files import list_unused_files
 from fewshot_bench.store.kept_methods import list_unused as list_unused_methods
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
@@ -29,6 +30,7 @@ from fewshot_bench.store.kept_models import (
     size_of,
 )
 from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.log_files import ENDING, LOG
 from fewshot_bench.store.predictions import OutcomeCache
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
@@ -49,7 +51,7 @@ PUBLISHING_SECONDS = 3600
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
 CLAIMS, JOBS = "dead claim", "finished job"
-UNCLAIMED, UNUSED = "model of no record", "code of no record"
+UNCLAIMED, UNUSED = "model of no record", "code or file of no record"
 KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, UNUSED, INDICES, CLAIMS, JOBS, SET_ASIDE)
 
 
@@ -69,11 +71,15 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
         if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
             yield TEMPORARIES, path
     for path in files:
-        if path.suffix == ".npz" and not path.name.startswith(TEMPORARY) and is_orphan(path):
+        if (
+            path.suffix in (".npz", ENDING)
+            and not path.name.startswith(TEMPORARY)
+            and is_orphan(path)
+        ):
             yield ORPHANS, path
     for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield UNCLAIMED, path
-    for list_unused in (list_unused_methods, list_unused_code):
+    for list_unused in (list_unused_methods, list_unused_code, list_unused_files):
         for path in list_unused(store, PUBLISHING_SECONDS):
             yield UNUSED, path
     for path in Leases(store, "").dead():
@@ -83,17 +89,19 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
             yield SET_ASIDE, path
 
 
-def is_orphan(logits: Path) -> bool:
-    """True if no record states these logits and they are older than PUBLISHING_SECONDS."""
+def is_orphan(file: Path) -> bool:
+    """True if no record states these logits or this log, and PUBLISHING_SECONDS have passed."""
     try:
-        status = logits.stat()
+        status = file.stat()
         if time.time() - max(status.st_mtime, status.st_ctime) < PUBLISHING_SECONDS:
             return False
-        record = read_record(logits.with_suffix(".json"))
+        record = read_record(file.with_suffix(".json"))
     except FileNotFoundError:
-        return logits.exists()
+        return file.exists()
     except (OSError, Damaged, StoreError):
         return False
+    if file.suffix == ENDING:
+        return LOG not in record.digests
     return record.status != "done" and "logits" not in record.digests
 
 
@@ -120,7 +128,8 @@ def collect(
     folders += [(kind, path) for kind, path in leftovers if kind == UNCLAIMED]
     files = [(kind, path) for kind, path in leftovers if kind != UNCLAIMED]
     files += [(INDICES, path) for path in index_files(store.path)]
-    files += [(kind, path) for kind, folder in folders for path in list_entries(folder)]
+    inside = [(kind, path) for kind, folder in folders for path in sorted(folder.rglob("*"))]
+    files += [(kind, path) for kind, path in inside if not path.is_dir()]
     # What is removed must be old by the clock of those who may be publishing it, too.
     latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
     for kind, path in over(files, "files"):
@@ -136,9 +145,10 @@ def collect(
             continue
         if gone:
             yield Removal(kind, path, stamp[2])
-    for _, folder in folders if not dry_run else ():
+    emptied = [*(path for _, path in reversed(inside)), *(folder for _, folder in folders)]
+    for path in emptied if not dry_run else ():
         with suppress(OSError):
-            folder.rmdir()
+            path.rmdir()
 
 
 def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
@@ -178,7 +188,8 @@ class Chosen:
     def of(cls, store: Store, record: Record) -> Chosen:
         """Choose a record, with the current stamp and size of its files."""
         key, size = record.spec.key(), 0
-        for path in (store.file(key), store.file(key).with_suffix(".npz")):
+        file = store.file(key)
+        for path in (file, file.with_suffix(".npz"), file.with_suffix(ENDING)):
             with suppress(OSError):
                 size += path.stat().st_size
         size += size_of(model_folder(store.path, key))
@@ -207,13 +218,14 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
 
 
 def _remove_record(store: Store, choice: Chosen) -> str:
-    """Remove a record, then its logits, so that no record lacks them; returns the problem."""
+    """Remove a record, then the files beside it, so that none lacks them; returns the problem."""
     key = choice.record.spec.key()
     if store.stamp(key) != choice.stamp:
         return CHANGED
     try:
         store.file(key).unlink(missing_ok=True)
-        store.file(key).with_suffix(".npz").unlink(missing_ok=True)
+        for ending in (".npz", ENDING):
+            store.file(key).with_suffix(ending).unlink(missing_ok=True)
         remove_model(store.path, key)
     except OSError as error:
         return f"cannot be removed: {error.strerror}"

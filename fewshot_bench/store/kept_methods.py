@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from fewshot_bench.api import own_methods
+from fewshot_bench.api import option_files, own_methods
 from fewshot_bench.api.own_methods import FACTS, LONG, Facts, OwnMethod, digest_in, is_version
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -89,7 +89,11 @@ def find_named(store: Path, name: str) -> OwnMethod | None:
 
 
 def adopt_methods(store: Path, cells: Iterable[RunSpec]) -> None:
-    """Make the methods of cells known whose code the store has, where they are not known yet."""
+    """Make the methods of cells known whose code the store has, where they are not known yet.
+
+    Files of hyper-parameters are found in the store, too.
+    """
+    option_files.look_in(store)
     for name, version in dict.fromkeys((cell.method, cell.method_version) for cell in cells):
         known = own_methods.find(name)
         if name in registry().methods.entries or (known and known.version == version):
@@ -103,20 +107,28 @@ def copy_method(source: Path, spec: RunSpec, destination: Path) -> None:
 
     What holds on one machine alone is left behind.
     """
-    folders = (source / METHODS).glob(f"{digest_in(spec.method_version)}*")
-    for folder in folders if digest_in(spec.method_version) else ():
-        facts = own_methods.read_facts(folder)
-        if facts is None or own_methods.find_problem(folder, facts):
+    digest = digest_in(spec.method_version)
+    for folder in sorted((source / METHODS).glob(f"{digest}*")) if digest else ():
+        facts = _facts_of_whole(folder)
+        if facts is None:
             continue
         target = destination / METHODS / folder.name
-        there = own_methods.read_facts(target)
-        for name, content in _read(folder, facts).items():
-            if not (target / name).is_file():
+        there = _facts_of_whole(target)
+        if there is None:
+            for name, content in _read(folder, facts).items():
                 write_whole(target / name, content)
         mine = there or msgspec.structs.replace(facts, path="")
         latest = msgspec.structs.replace(mine, run=max(mine.run, facts.run))
         if latest != there:
             write_whole(target / FACTS, msgspec.json.format(msgspec.json.encode(latest)) + b"\n")
+
+
+def _facts_of_whole(folder: Path) -> Facts | None:
+    """The facts of a folder; None if it is absent or not what was written."""
+    with suppress(StoreError):
+        facts = own_methods.read_facts(folder)
+        return None if facts is None or own_methods.find_problem(folder, facts) else facts
+    return None
 
 
 def list_unused(store: Store, seconds: float) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_code import copy_code
+from fewshot_bench.store.kept_files import copy_files
 from fewshot_bench.store.kept_methods import copy_method
 from fewshot_bench.store.kept_models import MODELS, copy_model
+from fewshot_bench.store.log_files import read_log
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
@@ -199,8 +201,12 @@ def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> Non
     with _guard_writes(destination, destination.path / METHODS):
         copy_method(source, theirs.record.spec, destination.path)
         copy_code(source, theirs.record, destination.path)
+        copy_files(source, theirs.record.spec.options, destination.path)
     done = theirs.record.status == "done" and theirs.arrays is not None
-    destination.put(theirs.record, theirs.arrays or {} if done else {})
+    log = ""
+    with suppress(StoreError):
+        log = read_log(theirs.path, theirs.record)
+    destination.put(theirs.record, theirs.arrays or {} if done else {}, log)
 
 
 def _decide(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:

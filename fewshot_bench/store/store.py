@@ -34,6 +34,7 @@ from fewshot_bench.store.answer_files import (
 )
 from fewshot_bench.store.flat_table import columns_of
 from fewshot_bench.store.index import Index
+from fewshot_bench.store.log_files import ENDING, LOG, digest_log
 from fewshot_bench.store.record_files import (
     RECORDS,
     Stamp,
@@ -57,6 +58,7 @@ from fewshot_bench.utils.files import (
     publish,
     temporary_name,
     write_synced,
+    write_whole,
 )
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable, size_text
 
@@ -88,7 +90,8 @@ class Damage:
 class Store:
     """Records of cells under one folder; safe for several writers at once.
 
-    `<path>/records/<key[:2]>/<key>.json` holds a record and `<key>.npz` the answers to its queries.
+    `<path>/records/<key[:2]>/<key>.json` holds a record, `<key>.npz` the answers to its queries and
+    `<key>.log` what its code printed.
     Files appear under these names by rename alone, the answers before the record. `damaged` lists
     files found unusable since the store was opened.
     """
@@ -144,26 +147,29 @@ class Store:
         answers: Answers | None = None,
         ids: Sequence[str] = (),
         keep: str = "",
+        log: str = "",
     ) -> Record:
         """Store a record, with the answers to its queries and their ids if given.
 
-        keep: how much of the logits to keep beside the statistics; empty for the default.
+        keep: how much of the logits to keep beside the statistics; empty for the default. log: what
+        the code of the cell printed.
         Returns the record as it is stored, with its digests.
         """
         if answers is None:
-            return self.put(dataclasses.replace(record, digests={}), {})
+            return self.put(dataclasses.replace(record, digests={}), {}, log)
         kept = choose_kept(keep, len(answers.labels), answers.classes)
         arrays = arrays_of(answers, ids, kept)
         digests = {WHOLE: whole_digest(answers, ids)}
         environment = {**record.environment, ASKED: kept}
         record = dataclasses.replace(record, environment=environment, digests=digests)
-        return self.put(record, arrays)
+        return self.put(record, arrays, log)
 
-    def put(self, record: Record, arrays: Mapping[str, np.ndarray]) -> Record:
-        """Store a record with the arrays of a file beside it; see `answer_files`.
+    def put(self, record: Record, arrays: Mapping[str, np.ndarray], log: str = "") -> Record:
+        """Store a record with the arrays of a file beside it (`answer_files`) and its log.
 
         A kill at any moment leaves the cell unchanged, complete, or absent (only if its logits were
-        being replaced by different ones); never half-written.
+        being replaced by different ones); never half-written. Of the log alone, the new one may
+        stand beside the earlier record.
         """
         target = self.file(record.spec.key())
         texts = {name: hide_secrets(getattr(record, name)) for name in MASKED}
@@ -176,6 +182,10 @@ class Store:
                 content = pack(arrays)
                 write_synced(temporary[1], content)
                 digests[FILE] = hashlib.sha256(content).hexdigest()
+            said = hide_secrets(log).encode("utf-8", "replace")
+            if said:
+                digests[LOG] = digest_log(said)
+                write_whole(target.with_suffix(ENDING), said)
             record = seal(record, digests)
             text = record.to_json().encode()
             if len(text) > LARGEST:
@@ -185,6 +195,8 @@ class Store:
                 )
             write_synced(temporary[0], text)
             publish(target, temporary)
+            if not said:
+                target.with_suffix(ENDING).unlink(missing_ok=True)
         except (TypeError, ValueError) as error:
             raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
         except OSError as error:
@@ -368,13 +380,14 @@ class Store:
 class Kept:
     """A record, the answers beside it (None if missing or unusable), and its store's folder.
 
-    problem: why existing answers cannot be used.
+    problem: why existing answers cannot be used. path: the record's file.
     """
 
     record: Record
     answers: Answers | None
     store: Path | None
     problem: str = ""
+    path: Path = Path()
 
 
 def find(name: str, store: Path) -> Kept:
@@ -400,8 +413,8 @@ def find(name: str, store: Path) -> Kept:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:
-        return Kept(record, load(file, record).answers, folder)
+        return Kept(record, load(file, record).answers, folder, path=path)
     except FileNotFoundError:
-        return Kept(record, None, folder)
+        return Kept(record, None, folder, path=path)
     except (Damaged, StoreError) as error:
-        return Kept(record, None, folder, str(Damage(file, str(error))))
+        return Kept(record, None, folder, str(Damage(file, str(error))), path)

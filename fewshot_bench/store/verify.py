@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ from fewshot_bench.store.answer_files import (
 )
 from fewshot_bench.store.index import Index, index_file
 from fewshot_bench.store.kept_code import list_damaged_code
+from fewshot_bench.store.kept_files import list_damaged_files, list_lacking
 from fewshot_bench.store.kept_methods import list_damaged
 from fewshot_bench.store.kept_models import model_problem
+from fewshot_bench.store.log_files import LOG, log_problem
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import read_record, record_files, stamp_of
 from fewshot_bench.store.store import Store
@@ -134,8 +137,9 @@ NEXT = {
     NEWER: "upgrade fewshot_bench, or make the file readable",
     DIFFERS: "cells of one split must have the same queries: compute them again with --force",
     MODEL: "the numbers hold; compute the cells again with --keep-models --force for models",
+    LOG: "the numbers hold; only what the cell printed is lost",
     CODE: "run the method's file again with this store, or merge a store that has it",
-    ORPHAN: "fsbench store gc removes logits, models and code without a record",
+    ORPHAN: "fsbench store gc removes logits, logs, models and code without a record",
     LEFT_OVER: "fsbench store gc removes what killed processes left",
     SET_ASIDE: "look at these files if you like, then: fsbench store gc --damaged",
 }
@@ -152,7 +156,7 @@ class Finding:
 
 # What `fsbench store gc` removes: the kind here, and the text.
 _LEFTOVERS = {
-    clean.ORPHANS: (ORPHAN, "logits without a record that they belong to"),
+    clean.ORPHANS: (ORPHAN, "logits or a log without a record that they belong to"),
     clean.UNCLAIMED: (ORPHAN, "a model without a record that states it"),
     clean.UNUSED: (ORPHAN, "code of a method without a record"),
     clean.CLAIMS: (LEFT_OVER, "claimed by a process that is gone"),
@@ -196,8 +200,12 @@ def verify(store: Store) -> Report:
         if row is not None and row.record() != record:
             text = f"it says something else of {path.name} than the file: delete the index"
             report.add(DAMAGED, index_file(store.path), text)
+        for name in list_lacking(store.path, record.spec.options):
+            report.add(CODE, path, f"the store lacks {name}, a file of its hyper-parameters")
         if problem := model_problem(store.path, record):
             report.add(MODEL, path, problem)
+        if problem := log_problem(path, record):
+            report.add(LOG, path, problem)
         split = record.split.get("digest")
         if record.status == "done" and not cell.problems and isinstance(split, str):
             assert cell.stored is not None
@@ -215,7 +223,8 @@ def verify(store: Store) -> Report:
             read_imported(path)
         except FsbenchError as error:
             report.add(DAMAGED, path, str(error))
-    for path, problem in (*list_damaged(store.path), *list_damaged_code(store.path)):
+    damaged = (list_damaged, list_damaged_code, list_damaged_files)
+    for path, problem in chain.from_iterable(each(store.path) for each in damaged):
         report.add(CODE, path, problem)
     for kind, path in clean.list_leftovers(store):
         report.add(_LEFTOVERS[kind][0], path, _LEFTOVERS[kind][1])

@@ -44,5 +44,5 @@ def _break(*arguments: Any, **more: Any) -> Any:
 def _refuse(what: str) -> NoReturn:
     raise UsageError(
         f"{what} in a process without a terminal; fsbench run --debug -m METHOD -d DATASET "
-        "--shots 4 --seeds 1 runs one cell with yours"
+        "--shots 4 --seeds 1 runs one cell with yours (in Python: engine='here')"
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.analysis.figures import kinds
+from fewshot_bench.analysis.figures.drawing import legend_columns
+from fewshot_bench.analysis.figures.style import KINDS, SIZES, Style, read_size
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
-from tests.compare_records import make, matrix, read_csv, save
+from tests.compare_records import halves, make, matrix, read_csv, save
 from tests.helpers import fsbench
 
 NAMES = ("a_b", "50% #1 $x$", "plain")
@@ -96,3 +101,133 @@ def test_all_train_images_stand_beside_the_numbers_of_shots(tmp_path: Path) -> N
     for axes in fb.load(store).figure().figure.axes:
         assert list(axes.get_xticks()) == list(axes.lines[0].get_xdata()) == [1, 4, 16, 32]
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "16", "all"]
+
+
+def test_a_method_that_learns_nothing_is_a_star_or_a_line(tmp_path: Path) -> None:
+    zero = [
+        dataclasses.replace(record, footprint={"trained": 0, "stored": 0})
+        for record in matrix(methods=("zero-shot",))
+    ]
+    results = fb.load(save(tmp_path / "s", [*matrix(methods=("coop",)), *zero]))
+    star = results.figure().figure.axes[0]
+    assert [list(line.get_xdata()) for line in star.get_lines()] == [[1, 4], [0]]
+    assert [tick.get_text() for tick in star.get_xticklabels()] == ["0", "1", "4"]
+    level = results.figure(zero_shot="line").figure.axes[0]
+    assert [tick.get_text() for tick in level.get_xticklabels()] == ["1", "4"]
+    assert list(level.get_lines()[1].get_xdata()) == [0, 1]
+
+
+def test_ours_stands_out_and_keeps_its_color_under_a_new_name(store: Path) -> None:
+    results = fb.load(store)
+    plain = results.figure().figure
+    ours = results.figure(ours="coop", rename={"coop": "Ours"}, spread="none").figure
+    (before,) = (line for line in plain.axes[0].get_lines() if line.get_label() == "coop")
+    (after,) = (line for line in ours.axes[0].get_lines() if line.get_label() == "Ours")
+    assert before.get_color() == after.get_color()
+    assert after.get_linewidth() > before.get_linewidth()
+    assert (len(plain.axes[0].collections), len(ours.axes[0].collections)) == (2, 0)
+    (words,) = (t for t in ours.legends[0].get_texts() if t.get_text() == "Ours")
+    assert words.get_fontweight() == "bold"
+
+
+def test_base_new_and_their_mean_are_bars(tmp_path: Path) -> None:
+    found = [
+        record
+        for name in ("dtd", "pets")
+        for seed in (1, 2, 3)
+        for record in (
+            *halves("coop", name, seed, 80.0, 60.0),
+            *halves("b", name, seed, 70.0, 70.0),
+        )
+    ]
+    lost = found.index(next(r for r in found if (r.spec.method, r.spec.classes) == ("b", "new")))
+    results = fb.load(save(tmp_path / "s", [*found[:lost], *found[lost + 1 :]]))
+    drawing = results.figure("base-new")
+    titles = [axes.get_title() for axes in drawing.figure.axes]
+    assert titles == ["average", "dtd", "pets"]
+    bars = [bar.get_height() for bar in drawing.figure.axes[2].patches]
+    assert sorted(bars) == pytest.approx([60.0, 68.571429, 70.0, 70.0, 70.0, 80.0])
+    assert drawing.figure.axes[0].get_ylim()[0] == 0
+    assert {row["scope"] for row in drawing.rows} == {"base", "new", "H"}
+    with pytest.raises(fb.UsageError, match="no record here is of base or new classes"):
+        fb.load(save(tmp_path / "t", matrix())).figure("base-new")
+
+
+def test_names_of_marks_do_not_overlap(tmp_path: Path) -> None:
+    found = [
+        dataclasses.replace(
+            make(f"method-number-{index}", top1=70.0 + index % 3),
+            footprint={"trained": 1000 * (index % 4), "peak_memory_mb": 400.0},
+        )
+        for index in range(9)
+    ]
+    drawing = fb.load(save(tmp_path / "s", found)).figure("cost", size="6x4", cost="trained")
+    figure = drawing.figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == 9
+    pairs = [(a, b) for index, a in enumerate(boxes) for b in boxes[index + 1 :]]
+    assert not [pair for pair in pairs if pair[0].overlaps(pair[1])]
+    assert axes.get_xscale() == "symlog"
+    with pytest.raises(fb.UsageError, match="one number of shots, and there are 1, 4"):
+        fb.load(save(tmp_path / "t", matrix())).figure("cost")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_figure_has_the_size_of_its_venue(store: Path, name: str) -> None:
+    size = SIZES[name]
+    figure = fb.load(store).figure(size=name, font="serif").figure
+    assert figure.get_figwidth() == size.width
+    assert size.height in (None, figure.get_figheight())
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert legend.get_texts()[0].get_fontsize() == size.font
+
+
+def test_sizes_are_names_or_inches() -> None:
+    assert (read_size("6x4").width, read_size("6x4").height) == (6.0, 4.0)
+    assert read_size("3.25").height is None
+    for wrong, said in (("cvpr", "did you mean"), ("0x4", "expected inches"), ("1x2x3", "inches")):
+        with pytest.raises(ValueError, match=said):
+            read_size(wrong)
+
+
+def test_long_names_have_a_legend_of_several_lines() -> None:
+    style = Style(SIZES["cvpr-column"])
+    assert legend_columns(style, ["a", "b", "c"]) == 3
+    assert legend_columns(style, ["a long name of a method" * 2] * 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("shots", "-O", "x.gif"), "expected a name that ends in .pdf, .svg, .png"),
+        (("shots", "-O", "/nowhere/x.pdf"), "expected a file in a folder that is there"),
+        (("shots", "-O", "x.pdf", "-O", "x.pdf"), "stands there twice"),
+        (("shots", "-O", "x.pdf", "--data", "x.txt"), "ends in .csv"),
+        (("shots", "-O", "x.pdf", "--each"), "--each belongs to figures of kind ablation"),
+        (("shots", "-O", "x.pdf", "-o", "rank=1"), "--option belongs to figures of kind ablation"),
+        (("cost", "-O", "x.pdf", "--zero-shot", "line"), "belongs to figures of kind shots"),
+        (("cost", "-O", "x.pdf", "--shots", "1", "--cost", "time"), "unknown cost 'time'"),
+        (("shots", "-O", "x.pdf", "--size", "cvpr"), "unknown size 'cvpr'"),
+        (("shots", "-O", "x.pdf", "--ours", "cop"), "did you mean 'coop'"),
+        (("bars", "-O", "x.pdf"), "'bars' is not one of"),
+        (("shots",), "missing option '-O'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    store: Path, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = fsbench("figure", *words, "--store", store)
+    assert (done.code, said in done.err) == (2, True), done
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_kind_is_described() -> None:
+    assert kinds._KINDS.keys() == KINDS.keys()
+    shown = fsbench("figure", "--help").out
+    for name in KINDS:
+        assert re.search(rf"^  {name} ", shown, re.MULTILINE)

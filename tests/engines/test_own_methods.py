@@ -12,10 +12,12 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.api import own_methods
 from fewshot_bench.api.registry import registry
-from fewshot_bench.store.kept_methods import keep
+from fewshot_bench.engines.base import Settings, StoreSnapshot
+from fewshot_bench.engines.distributed import Job
+from fewshot_bench.store.kept_methods import keep, keep_methods
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import fsbench
+from tests.helpers import cells, fsbench
 
 METHOD = """
 import json
@@ -125,6 +127,14 @@ def test_a_named_file_is_code_and_any_other_is_not(tmp_path: Path) -> None:
     assert registry().own_method(name).version != first
 
 
+def test_who_looks_for_files_without_a_name_is_warned(tmp_path: Path) -> None:
+    text = "import os\nHERE = os.path.dirname(__file__)\n" + PLAIN.replace("from plain_part", "#")
+    (tmp_path / "plain.py").write_text(text.replace("WEIGHT *", "10 *"), encoding="utf-8")
+    name = f"{tmp_path}/plain.py:Plain"
+    done = fsbench("run", "-m", name, *FEW, "--dry-run", "--store", tmp_path / "s")
+    assert "plain.py of plain looks for files by __file__" in done.err, done
+
+
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_methods, "LARGEST", 100)
     with pytest.raises(PluginError, match=r"more than 100 B.*hyper-parameter of type Path"):
@@ -150,3 +160,39 @@ def test_the_store_checks_and_removes_code(tmp_path: Path) -> None:
     gone = fsbench("store", "gc", "--yes", "--store", store.path)
     assert gone.code == 0, gone
     assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+PLAIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from plain_part import WEIGHT
+from fewshot_bench.training import LinearClassifier
+
+
+@dataclass(frozen=True)
+class Plain:
+    name: ClassVar[str] = "plain"
+
+    def fit(self, task, backbone, ctx):
+        return LinearClassifier(WEIGHT * backbone.class_features(task))
+"""
+
+
+def test_a_worker_of_another_machine_needs_the_store_alone(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(PLAIN, encoding="utf-8")
+    (tmp_path / "plain_part.py").write_text("WEIGHT = 10.0\n", encoding="utf-8")
+    store = Store(tmp_path / "store")
+    store.create()
+    (cell,) = cells(f"{tmp_path}/plain.py:Plain")
+    keep_methods(store.path, [cell.method])
+    job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
+    # There, neither this process nor the author's files are known.
+    own_methods.forget()
+    for file in ("plain.py", "plain_part.py"):
+        (tmp_path / file).unlink()
+    done = fsbench("worker", "--store", store.path, "--job", job.name)
+    assert done.code == 0, done
+    (record,) = store.records()
+    assert (record.status, record.spec) == ("done", cell)
+    assert record.environment["code"]["digest"].startswith(cell.method_version.partition("+")[2])

@@ -22,6 +22,7 @@ from fewshot_bench.cli.demo import METHODS
 from fewshot_bench.plugins.report.figures import ranks
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.plugins.report.figures.fits import HEIGHT, POINTS, WIDTH
 from fewshot_bench.plugins.report.rows import MARKS
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
@@ -392,6 +393,36 @@ def test_curves_have_a_gap_where_a_cell_is_missing(tmp_path: Path) -> None:
     whole, broken = re.findall(r'class="curve s\d+".*? d="([^"]*)"', figure, re.S)[:2]
     assert re.findall("[ML]", whole) == ["M", "L", "L"]
     assert re.findall("[ML]", broken) == ["M", "M"]
+
+
+def test_the_curves_of_all_seeds_are_in_one_small_picture(tmp_path: Path) -> None:
+    def change(made: Record) -> Record:
+        steps, seed = list(range(1, 101)), made.spec.train_seed
+        rate = {"steps": steps, "values": [0.1 / step for step in steps]}
+        loss = {"steps": steps, "values": [seed + 1.0 / step for step in steps]}
+        odd = {"steps": [1], "values": [-0.5]}
+        curves = {"rate": rate, "loss": loss, '"><svg/onload=1>': odd}
+        return dataclasses.replace(made, curves=curves if made.spec.method == "a" else {})
+
+    store = store_of(tmp_path / "s", {"a": 0.5, "b": 0.6}, ("dtd",), (1, 4), change)
+    with without_figures():
+        html = report(tmp_path, store)
+    page = Page(html)
+    assert "a loss loss of a 2 to 1.01 in 100 steps, 3 seeds 2 to 1.01 in" in page.text
+    assert "a rate rate of a 0.1 to 0.001 in 100 steps, 3 seeds 0.1 to 0.001 in" in page.text
+    lines = [str(line["points"]) for line in page.named("polyline")]
+    # Three of the loss, and one where those of all seeds are the same.
+    assert len(lines) == 5
+    for line in lines:
+        spots = [tuple(map(int, spot.split(","))) for spot in line.split()]
+        assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in spots)
+        assert len(spots) <= POINTS
+    assert [int(line.split()[-1].split(",")[0]) for line in lines] == [WIDTH] * 5
+    # What 12 methods on 11 data sets may add: two series, three seeds.
+    fits = [part.partition("</figure>")[0] for part in html.split('<figure class="fit">')[1:]]
+    assert sum(map(len, fits[:2])) * 12 * 11 < 500_000
+    assert not [tag for tag, _ in page.elements if tag == "svg/onload"]
+    assert "onload=1&gt;" in html
 
 
 def test_tables_have_the_methods_that_figures_have_no_room_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,81 @@ def test_tensorboard_shows_scalars_by_shots(
     assert "_hparams_/experiment" in events.summary_metadata
 
 
+CURVES = {"loss": {"steps": [1, 3, 9], "values": [3.0, 2.0, 1.0]}}
+LIVE: Sequence[tuple[Sequence[tuple[int, dict[str, float]]], ...]] = (
+    # Nothing live; all but the last one, and one that is thinned out later; a second try.
+    (),
+    ([(1, {"loss": 3.0}), (2, {"loss": 2.5})], [(3, {"loss": 2.0})]),
+    ([(1, {"loss": 7.0}), (4, {"loss": 6.0})], [(1, {"loss": 3.0})]),
+)
+
+
+STEPS = ([1, 3, 9], [1, 2, 3, 9], [1, 3, 9])
+
+
+@pytest.mark.parametrize(("live", "steps"), [*zip(LIVE, STEPS, strict=True)])
+def test_curves_are_written_live_and_completed_by_the_record(
+    live: Any, steps: list[int], tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    mlflow = pytest.importorskip("mlflow")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def read() -> list[tuple[int, float]]:
+        (place,) = (tracking / "tensorboard").glob("*/*")
+        events = EventAccumulator(str(place)).Reload()
+        return [(event.step, event.value) for event in events.Scalars("fit/loss")]
+
+    made = dataclasses.replace(record(), curves=CURVES)
+    monkeypatch.setenv(trackers.VARIABLE, "tensorboard,mlflow")
+    for points in live:
+        registry().hooks.points_logged(spec=made.spec, points=points)
+        assert read()[-len(points) :] == [(step, values["loss"]) for step, values in points]
+    told(monkeypatch, "tensorboard,mlflow", made)
+    assert trackers.list_problems() == []
+    assert [step for step, _ in read()] == steps
+    assert {*zip(CURVES["loss"]["steps"], CURVES["loss"]["values"], strict=True)} <= {*read()}
+    client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("fewshot-bench").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "fit/loss")
+    assert [(point.step, point.value) for point in history] == read()
+    assert run.info.status == "FINISHED"
+
+
+def test_a_tracker_that_fails_live_has_the_curve_in_the_end(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    tracking.mkdir()
+    (tracking / "tensorboard").write_text("in the way")
+    made = dataclasses.replace(record(), curves=CURVES)
+    monkeypatch.setenv(trackers.VARIABLE, "tensorboard")
+    for step in (1, 2):
+        registry().hooks.points_logged(spec=made.spec, points=[(step, {"loss": 3.0})])
+    assert trackers.list_problems() == []
+    (tracking / "tensorboard").unlink()
+    told(monkeypatch, "tensorboard", made)
+    assert list((tracking / "tensorboard").glob("*/*/events*"))
+
+
+def test_a_fit_is_followed_from_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv(trackers.FOLDER_VARIABLE, raising=False)
+    words = ("-m", "clip-adapter", "-o", "epochs=5", *RUN, "--store", tmp_path)
+    done = fsbench("run", *words, "--track", "tensorboard")
+    assert done.code == 0, done.err
+    (found,) = Store(tmp_path).records()
+    assert {*found.curves} >= {"loss", "rate"}
+    (place,) = (tmp_path / "tracking" / "tensorboard").glob("*/*")
+    assert place.name.startswith("clip-adapter_epochs=5_digits_1-shot_seed-1_")
+    events = EventAccumulator(str(place)).Reload()
+    for name, series in found.curves.items():
+        values = [event.value for event in events.Scalars(f"fit/{name}")]
+        assert values == pytest.approx(series["values"])
+
+
 def test_mlflow_keeps_runs_in_files(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     told(monkeypatch, "mlflow", record(), record(None))
@@ -100,11 +176,15 @@ def test_wandb_stays_on_this_machine(tracking: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("wandb")
     monkeypatch.setenv("FSBENCH_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "online")
-    told(monkeypatch, "wandb", record(), record(None))
+    live = record()
+    monkeypatch.setenv(trackers.VARIABLE, "wandb")
+    registry().hooks.points_logged(spec=live.spec, points=[(1, {"loss": 3.0})])
+    told(monkeypatch, "wandb", live, record(None))
     assert trackers.list_problems() == []
     runs = sorted((tracking / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 2
     assert any(b"billed_seconds" in run.read_bytes() for run in runs)
+    assert sum(b"fit/loss" in run.read_bytes() for run in runs) == 1
 
 
 def test_one_that_fails_is_noted_and_stops_no_other(

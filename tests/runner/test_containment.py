@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.cell_log import HEAD, TAIL
 from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
@@ -135,11 +136,13 @@ def test_global_generators_are_those_before(
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 
-def test_of_much_output_the_start_is_kept(reckless: Any) -> None:
-    printed = run("print", Session()).record.notes["printed"]
-    assert printed.startswith("xxx")
-    assert len(printed) < 5000
-    assert "more bytes]" in printed
+def test_of_much_output_the_start_and_the_end_are_kept(reckless: Any) -> None:
+    outcome = run("print", Session())
+    assert outcome.log.startswith("xxx")
+    assert outcome.log.endswith("xxx\n")
+    assert len(outcome.log) < HEAD + TAIL
+    assert " characters left out]\n" in outcome.log
+    assert "printed" not in outcome.record.notes
 
 
 def test_a_person_who_interrupts_is_obeyed(reckless: Any, monkeypatch: Any) -> None:

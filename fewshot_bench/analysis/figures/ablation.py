@@ -77,11 +77,11 @@ def _figure(sweep: Sweep, style: Style) -> Figure:
         head = f"{panel.group.name}, {panel.shots}-shot" if several else panel.group.name
         others = ", ".join(f"{name} {value}" for name, value in panel.others.items())
         axes.set_title(printable_lines(f"{head}\n{others}" if others else head))
-        axes.set_xticks(*_ticks(sweep.columns[1]))
+        room = (style.size.width / across - _LABELS) * 72 / len(sweep.columns[1])
+        _set_ticks(axes, style, sweep.columns[1], room)
         if sweep.rows is None:
             _draw_bars(axes, sweep, style, panel)
         else:
-            room = (style.size.width / across - _LABELS) * 72 / len(sweep.columns[1])
             _draw_map(axes, sweep, panel, scale_of(block) or (0.0, 1.0), _font(style, room))
     for axes in panels.low:
         axes.set_xlabel(printable_lines(sweep.columns[0]))
@@ -102,6 +102,16 @@ def _across(sweep: Sweep, style: Style) -> int:
         return len([*sweep.axes.values()][-1])
     needed = len(sweep.columns[1]) * _CELL + _LABELS
     return min(max(int(style.size.width / needed), 1), len(sweep.panels))
+
+
+def _set_ticks(axes: Axes, style: Style, values: Sequence[Any], room: float) -> None:
+    """Name the columns, aslant if one is wider than its room in points."""
+    places, names = _ticks(values)
+    axes.set_xticks(places, names)
+    if max(width_of(name, style.size.font - 0.5) for name in names) > room:
+        axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
 
 
 def _font(style: Style, room: float) -> float:

@@ -38,7 +38,7 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data import prepare as fetching
 from fewshot_bench.plugins.data.download import digest_titles
 from fewshot_bench.plugins.data.prepare import Target
-from fewshot_bench.runner.isolation import collect_output
+from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.files import same_content
 from fewshot_bench.utils.locks import exclusive
@@ -315,7 +315,7 @@ def status(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     chosen = plugins.expand_datasets(chain.from_iterable(names)) if names else everything
     statuses = []
     for name in over(chosen, "data sets"):
-        with collect_output():
+        with lose_output():
             statuses.append(status_of(name, partial(plugins.dataset, store=store)))
     if form == "json":
         content = {
@@ -455,7 +455,7 @@ def _verify_set(name: str, store: Path, jobs: int) -> Report:
     from fewshot_bench.plugins.data.status import keep_outcome
     from fewshot_bench.plugins.data.verify import DIFFERS, FAILED, verify
 
-    with working("data verify") as work, collect_output():
+    with working("data verify") as work, lose_output():
 
         def begin(total: int) -> Callable[[int], None]:
             work.step(f"images of {name}", total)

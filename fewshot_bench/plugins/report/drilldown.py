@@ -1,4 +1,4 @@
-"""Per data set: the hardest classes, and the most frequent confusions."""
+"""Per data set: the hardest classes, the most frequent confusions, and the curves of fits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
+from fewshot_bench.plugins.report.figures.fits import Fit, draw_all
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.rows import Field, Row, sheet
@@ -30,6 +31,7 @@ class Drill(NamedTuple):
     summary: str
     grids: Sequence[Grid] = ()
     images: Sequence[Thumbnail] = ()
+    fits: Sequence[Fit] = ()
     why: str = ""
 
 
@@ -58,9 +60,10 @@ def _drill(
     budget: Budget,
 ) -> Drill:
     title, first = text.name(group.label), compared[0]
+    fits = draw_all(headline, group, number)
     records, ours = _outcomes_of(headline, predictions, first, group)
     if not ours:
-        return Drill(title, "", why="no logits that can be used")
+        return Drill(title, "", fits=fits, why="no logits that can be used")
     names = list(map(text.name, class_names(records[:1], ours[0].classes)))
     accuracy = _accuracies(ours)
     # Labels of the classes that have images, by ascending accuracy.
@@ -107,7 +110,7 @@ def _drill(
     images: list[Thumbnail] = []
     if budget.images:
         images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
-    return Drill(title, summary, grids, images)
+    return Drill(title, summary, grids, images, fits)
 
 
 def _outcomes_of(

@@ -44,6 +44,11 @@ def _parts(label: str) -> list[str]:
     return label.partition("[")[2].removesuffix("]").split(",")
 
 
+def plain(value: float) -> str:
+    """A number of any size in three digits."""
+    return f"{value:.3g}".replace("-", "−")
+
+
 def percent(value: float) -> str:
     """A percentage with two decimals, without its sign."""
     return f"{value:.2f}"

@@ -1,12 +1,13 @@
-"""The trackers as a plug-in: `--track`, the variables for workers, and the hook for records.
+"""The trackers as a plug-in: `--track`, the variables for workers, and the hooks.
 
 `worker_environment` checks in the command what can be checked before anything is computed;
-`run_finished` writes to each tracker that is on. The failure of a tracker is noted in a file, and
-the command warns of it at its end.
+`points_logged` and `run_finished` write to each tracker that is on. The failure of a tracker is
+noted in a file, and the command warns of it at its end.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fewshot_bench import Option, Record, UsageError, hookimpl
+from fewshot_bench import Option, Record, RunSpec, UsageError, hookimpl
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import unknown
@@ -24,6 +25,7 @@ from fewshot_bench.utils.text import counted, printable, split_names
 
 if TYPE_CHECKING:
     from fewshot_bench.api.plugins import Register
+    from fewshot_bench.plugins.trackers.backends import Tracked
 
 # Trackers that are on and their folder, in workers.
 VARIABLE, FOLDER_VARIABLE = "FSBENCH_TRACK", "FSBENCH_TRACK_DIR"
@@ -74,16 +76,30 @@ def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str
 
 
 @hookimpl
+def run_started(spec: RunSpec) -> None:
+    """Forget what was written of an earlier try of a cell, whose worker was lost."""
+    for name in list_enabled():
+        _tracked(name).restart(spec.key())
+
+
+@hookimpl
+def points_logged(spec: RunSpec, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Write points of curves to each tracker that is on; one that fails gets them at the end."""
+    from fewshot_bench.plugins.trackers.backends import cell_of
+
+    for name in list_enabled():
+        _tracked(name).log(cell_of(spec), points, folder_of_trackers() / name)
+
+
+@hookimpl
 def run_finished(record: Record) -> None:
     """Write to each tracker that is on; a failure is noted and does not stop the others."""
+    from fewshot_bench.plugins.trackers.backends import contents
+
     troubles = []
     for name in list_enabled():
         try:
-            from fewshot_bench.plugins.trackers.backends import BACKENDS, contents
-
-            folder = folder_of_trackers() / name
-            folder.mkdir(parents=True, exist_ok=True)
-            BACKENDS[name](contents(record), folder)
+            _tracked(name).finish(contents(record), folder_of_trackers() / name)
         except (Exception, SystemExit) as error:
             troubles.append(f"{name}: {type(error).__name__}: {error}")
     for text in troubles:
@@ -92,6 +108,14 @@ def run_finished(record: Record) -> None:
         except OSError as error:
             # The worker prints it, and keeps the result.
             raise OSError(f"not tracked: {text}; nor noted: {error}") from error
+
+
+@functools.cache
+def _tracked(name: str) -> Tracked:
+    """The runs of a tracker in this process."""
+    from fewshot_bench.plugins.trackers.backends import BACKENDS, Tracked
+
+    return Tracked(BACKENDS[name])
 
 
 @hookimpl
