@@ -140,6 +140,30 @@ class Scale:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What is added to the scores of attention in block `layer` (from 0) of images.
+
+    values: (length, length), or (heads, length, length), from query to key, of all rows that the
+    block has, the class token first; with a first dimension of k images, their own. -inf hides a
+    key. Keys of a `Prefix` get nothing. Texts are packed, and have none.
+    ContractError for invalid values.
+    """
+
+    layer: int
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        """ContractError for values that are no square matrices."""
+        whole_number("Scores.layer", self.layer, 0)
+        shape = tuple(self.values.shape)
+        if len(shape) not in (2, 3, 4) or shape[-1] != shape[-2]:
+            raise ContractError(
+                f"Scores.values of shape {shape}: expected (length, length), with heads before it, "
+                "or (k, heads, length, length) of k images"
+            )
+
+
 class Branch(Protocol):
     """A residual branch inside blocks: an adapter beside or after attention, MLP or block."""
 
@@ -170,10 +194,11 @@ class Edits:
     rows: tuple[int, ...] | None = None
     prefixes: tuple[Prefix, ...] = ()
     scales: tuple[Scale, ...] = ()
+    scores: tuple[Scores, ...] = ()
 
     def __post_init__(self) -> None:
         """ContractError for empty `rows`."""
-        for name in ("tokens", "prefixes", "scales"):
+        for name in ("tokens", "prefixes", "scales", "scores"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.rows is not None and not self.rows:
             raise ContractError("Edits.rows=(): expected places of a sequence, such as (0,)")
@@ -190,8 +215,12 @@ class Edits:
         """The factors inside block `layer`."""
         return tuple(one for one in self.scales if one.layer == layer)
 
-    def _layered(self) -> tuple[Tokens | Prefix | Scale, ...]:
-        return *self.tokens, *self.prefixes, *self.scales
+    def scores_in(self, layer: int) -> tuple[Scores, ...]:
+        """What is added to the scores of block `layer`."""
+        return tuple(one for one in self.scores if one.layer == layer)
+
+    def _layered(self) -> tuple[Tokens | Prefix | Scale | Scores, ...]:
+        return *self.tokens, *self.prefixes, *self.scales, *self.scores
 
     def of(self, members: Tensor) -> Edits:
         """The edits for the prompts or images `members` (m,); selects their own values."""
@@ -203,7 +232,11 @@ class Edits:
             replace(one, keys=one.keys[members], values=one.values[members]) if one.each else one
             for one in self.prefixes
         )
-        return replace(self, tokens=tokens, prefixes=prefixes)
+        scores = tuple(
+            replace(one, values=one.values[members]) if one.values.dim() == 4 else one
+            for one in self.scores
+        )
+        return replace(self, tokens=tokens, prefixes=prefixes, scores=scores)
 
     def from_block(self, start: int) -> Edits:
         """These edits; ContractError if one of them precedes block `start`."""
@@ -223,7 +256,7 @@ class Edits:
                 raise ContractError(
                     f"{name}.layer={one.layer}: the tower has {layers} layers, 0 to {layers - 1}"
                 )
-            if not isinstance(one, Scale) and one.values.shape[-1] != width:
+            if isinstance(one, Tokens | Prefix) and one.values.shape[-1] != width:
                 raise ContractError(
                     f"{name}.values are {one.values.shape[-1]} wide: the tower is {width} wide"
                 )

@@ -50,11 +50,16 @@ def attend_pooled(
 
 
 def attend_everywhere(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, prefixes: Sequence[Prefix] = ()
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    prefixes: Sequence[Prefix] = (),
+    added: Tensor | None = None,
 ) -> Tensor:
     """Attention within sequences of one length, all to all: (count, heads, length, d) each.
 
-    Returns (count, heads, queries, d).
+    added: what is added to the scores, (..., queries, length). Returns (count, heads, queries, d).
     """
     joint = _joint(prefixes, heads, q.dtype)
     if joint is not None:
@@ -62,7 +67,8 @@ def attend_everywhere(
             torch.cat([one.expand(len(q), -1, -1, -1), own], dim=2)
             for one, own in zip(joint, (k, v), strict=True)
         )
-    mixed = F.scaled_dot_product_attention(q, k, v)
+        added = None if added is None else F.pad(added, (joint[0].shape[2], 0))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
     for one in prefixes:
         mixed = mixed if one.gate is None else mixed + _gated(q, one, heads)
     return mixed

@@ -225,6 +225,8 @@ class TextTower(Tower):
         """Validate edits, and reorder their values per prompt to the order of the packing."""
         if edits.rows is not None:
             raise ContractError("Edits.rows in a text tower: texts are read at their end alone")
+        if edits.scores:
+            raise ContractError("Edits.scores in a text tower: its prompts are packed")
         if self.both_ways and edits.tokens:
             raise UnsupportedBackboneError(
                 "Edits.tokens in a text encoder that looks both ways: it has no start token that "

@@ -31,6 +31,7 @@ from fewshot_bench.api.backbone import (
     Point,
     Prefix,
     Scale,
+    Scores,
     Site,
 )
 from fewshot_bench.backbones.attention import attend, attend_everywhere, attend_pooled
@@ -41,7 +42,7 @@ from fewshot_bench.backbones.parameters import normalized
 from fewshot_bench.backbones.token_edits import read_rows, separate, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.devices import fewer_kernels
-from fewshot_bench.utils.errors import UnsupportedBackboneError
+from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
 
 QUICK = 1.702
 NORMS = ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias")
@@ -252,7 +253,7 @@ def run_blocks(
         if prefixes:
             x, layout = separate(x, layout, prefixes)
         ahead = sum(one.count for one in prefixes)
-        inner = prefixes, scales
+        inner = prefixes, scales, edits.scores_in(layer) if edits else ()
         step = _Pass(block, encoder, layer, adapter, fused, layout, branch, dtype, *inner)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
@@ -293,7 +294,7 @@ def _replay(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | No
 class _Pass:
     """One block over tokens of one layout; dtype: that of its branches, None for that of tokens.
 
-    prefixes, scales: the edits of this block.
+    prefixes, scales, scores: the edits of this block.
     """
 
     block: Block
@@ -306,6 +307,7 @@ class _Pass:
     dtype: torch.dtype | None = None
     prefixes: tuple[Prefix, ...] = ()
     scales: tuple[Scale, ...] = ()
+    scores: tuple[Scores, ...] = ()
 
     def full(self, x: Tensor) -> Tensor:
         """All tokens (t, width) through the block."""
@@ -420,8 +422,25 @@ class _Pass:
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         if self.block.rotary is not None:
             q, k = (_rotate(x, self.block.rotary[: x.shape[2]]).to(v.dtype) for x in (q, k))
-        mixed = attend_everywhere(q, k, v, heads, self.prefixes)
+        mixed = attend_everywhere(q, k, v, heads, self.prefixes, self._added(q, k))
         return mixed.transpose(1, 2).reshape(parts[0].shape[0], -1)
+
+    def _added(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """What is added to the scores of queries (count, heads, m, d), from their rows alone."""
+        added, (count, heads, asked, _), length = None, q.shape, k.shape[2]
+        for one in self.scores:
+            *each, rows, _ = one.values.shape
+            if rows != length or tuple(each) not in ((), (heads,), (count, heads)):
+                raise ContractError(
+                    f"Scores.values of shape {tuple(one.values.shape)}: block {self.layer} has "
+                    f"{length} rows of {count} images, and {heads} heads"
+                )
+            added = one.values if added is None else added + one.values
+        if added is None:
+            return None
+        if asked != length:
+            added = added.index_select(-2, self.layout.pooled[:asked] % length)
+        return added.to(q.dtype)
 
 
 def _rotate(x: Tensor, rotary: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from fsbench_methods.lora_layers import LowRank, init_factors, tower_sites
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from timm.layers import HybridEmbed
@@ -23,7 +24,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor
 from torch.func import functional_call
 
-from fewshot_bench.backbones import Edits, Site, Tokens
+from fewshot_bench.backbones import Edits, Prefix, Site, Tokens
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 from fewshot_bench.utils.rng import isolate
@@ -334,3 +335,32 @@ def test_what_a_family_cannot_do_is_said() -> None:
             tower.encode(pixels(), edits=edits)
     rows = Edits((Tokens(0, row, "end", "insert"), Tokens(1, row, "end")))
     assert lip.encode(pixels(), edits=rows).shape == (3, EMBED)
+
+
+@pytest.mark.parametrize("family", FAMILIES[:4])
+def test_prefixes_are_those_of_the_models_own_attention(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, layer = backbone_of(family), 1
+    joint, alone = torch.randn(2, 3, 4, EMBED, generator=torch.Generator().manual_seed(2))
+    gate, fused, calls = torch.tensor([0.5, -1.0, 2.0]), F.scaled_dot_product_attention, [0]
+
+    def of_heads(x: Tensor) -> Tensor:
+        return x.view(3, 4, 3, EMBED // 3).transpose(1, 2)
+
+    def behind(q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
+        calls[0] += 1
+        if calls[0] != layer + 1:
+            return fused(q, k, v, *more, **named)
+        first, other = of_heads(joint), of_heads(alone)
+        mixed = fused(q, torch.cat([first, k], 2), torch.cat([-first, v], 2))
+        return mixed + gate[:, None, None] * fused(q, other, -other)
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", behind)
+        expected = backbone.module.encode_image(pixels())
+    assert calls[0] >= 3
+    edits = Edits(prefixes=(Prefix(layer, joint, -joint), Prefix(layer, alone, -alone, gate)))
+    found = backbone.image_tower().encode(pixels(), edits=edits)
+    assert relative_gap(found, expected) < 1e-5
+    assert relative_gap(backbone.image_tower().encode(pixels()), expected) > 1e-3

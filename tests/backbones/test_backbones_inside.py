@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot_bench.backbones import Edits, Prefix, Scale, Tokens, attention, packing
+from fewshot_bench.backbones import Edits, Prefix, Scale, Scores, Tokens, attention, packing
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.utils.errors import ContractError
 from tests.accelerator.layout import use_accelerator_layout
@@ -70,7 +70,7 @@ def scales(heads: int) -> tuple[Scale, ...]:
 
 def tensors(edits: Edits) -> list[Tensor]:
     """All trained tensors."""
-    found = [one.values for one in (*edits.tokens, *edits.scales)]
+    found = [one.values for one in (*edits.tokens, *edits.scales, *edits.scores)]
     for one in edits.prefixes:
         found += [one.keys, one.values, *([] if one.gate is None else [one.gate])]
     return found
@@ -79,7 +79,7 @@ def tensors(edits: Edits) -> list[Tensor]:
 def inside(edits: Edits, heads: int) -> dict[str, Any]:
     """The same edits for the plain encoders."""
     return {
-        "attend": attention_behind(edits.prefixes),
+        "attend": attention_behind(edits.prefixes, edits.scores),
         "scaled": scaled_by(edits.scales, heads),
     }
 
@@ -183,11 +183,18 @@ def test_prefixes_and_factors_of_images(
     backbone: Any, rows: tuple[int, ...] | None, entries: int, recompute: bool
 ) -> None:
     vision = backbone.image_tower()
+    length = vision.tokens
     edits = Edits(
         (Tokens(1, drawn(20, 2, WIDTH), "end", "insert"),),
         rows=rows,
         prefixes=prefixes(entries, vision.heads),
         scales=scales(vision.heads),
+        scores=(
+            Scores(0, drawn(21, length, length)),
+            Scores(1, drawn(22, *[entries] * bool(entries), vision.heads, length + 2, length + 2)),
+            Scores(2, drawn(23, vision.heads, length + 2, length + 2)),
+            Scores(2, drawn(24, length + 2, length + 2)),
+        ),
     )
 
     def plain() -> Tensor:
@@ -222,7 +229,7 @@ def test_an_empty_prefix_is_none_bit_for_bit(backbone: Any) -> None:
 def test_flops_of_prefixes_are_those_of_torch(
     backbone: Any, entries: int, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def products(q: Tensor, k: Tensor, v: Tensor, attn_mask: None = None) -> Tensor:
         return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1) @ v
 
     # Torch's counter does not know the fused attention of a CPU.
@@ -319,6 +326,16 @@ def test_what_cannot_be_put_inside_is_refused(backbone: Any) -> None:
         "has 7 factors: 'k' of block 0 has 48 values": of_text(Scale(0, "k", drawn(0, 7))),
         "has 7 factors: 'hidden' of block 0 has 192 values$": of_text(
             Scale(0, "hidden", drawn(0, 7))
+        ),
+        "Scores.layer=3: the tower has 3 layers": lambda: vision.encode(
+            PIXELS, edits=Edits(scores=(Scores(3, drawn(0, 6, 6)),))
+        ),
+        "block 0 has .* rows of 4 images, and 3 heads": lambda: vision.encode(
+            PIXELS, edits=Edits(scores=(Scores(0, drawn(0, 6, 6)),))
+        ),
+        "expected .length, length.": lambda: Scores(0, drawn(0, 5, 4)),
+        "its prompts are packed": lambda: text.encode_packed(
+            packed, edits=Edits(scores=(Scores(0, drawn(0, 6, 6)),))
         ),
         "Scale.at": lambda: Scale(0, "o", drawn(0, 7)),  # type: ignore[arg-type]
         "one row of factors": lambda: Scale(0, "k", one),

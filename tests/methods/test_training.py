@@ -72,7 +72,13 @@ def test_every_name_is_documented() -> None:
 
 
 def test_edits_are_documented() -> None:
-    for part in (backbones.Edits, backbones.Tokens, backbones.Prefix, backbones.Scale):
+    for part in (
+        backbones.Edits,
+        backbones.Tokens,
+        backbones.Prefix,
+        backbones.Scale,
+        backbones.Scores,
+    ):
         for field in dataclasses.fields(part):
             assert re.search(rf"\b{field.name}\b", TOWERS), field.name
 
@@ -138,3 +144,10 @@ def test_names_of_the_towers_tensors_are_listed() -> None:
             first, _, kind = name.removeprefix("blocks.0").rpartition(".")
             if not name.startswith("blocks.") or name.startswith("blocks.0."):
                 assert f"{first}.{kind}`" in TOWERS or f"`{kind}`" in TOWERS or kind == "bias", name
+
+
+def test_the_fields_of_base_classes_are_listed() -> None:
+    for base in (training.EpochLearner, training.StepLearner):
+        (row,) = [line for line in TOWERS.splitlines() if line.startswith(f"| `{base.__name__}`")]
+        for field in dataclasses.fields(base):
+            assert f"`{field.name}={field.default}`" in row

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewshot_bench.backbones import Prefix, Scale
+from fewshot_bench.backbones import Prefix, Scale, Scores
 from tests.reference.encoders import Attend, Scaled
 
 
-def attention_behind(prefixes: Sequence[Prefix]) -> Attend:
-    """Attention of whole sequences (n, length, width) with these prefixes; entries are theirs."""
+def attention_behind(prefixes: Sequence[Prefix], added: Sequence[Scores] = ()) -> Attend:
+    """Attention of whole sequences (n, length, width) with these prefixes and scores.
+
+    Entries of prefixes and scores are those of the sequences.
+    """
 
     def attend(
         layer: int, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None
@@ -39,6 +42,11 @@ def attention_behind(prefixes: Sequence[Prefix]) -> Attend:
                 scores = q[number][:, part] @ k[number][:, part].T / size**0.5
                 if mask is not None:
                     scores = scores + mask
+                for more in added:
+                    if more.layer == layer:
+                        own_scores = more.values[number] if more.values.dim() == 4 else more.values
+                        whole = own_scores.dim() == 2
+                        scores = scores + (own_scores if whole else own_scores[head])
                 values = v[number][:, part]
                 for keys, others, gate in own:
                     if gate is None:

@@ -47,8 +47,16 @@ def definitions(source: str) -> str:
 
 def test_the_docs_show_methods() -> None:
     assert set(examples()) == {
-        *("ApartPrompts", "Blend", "ClassVectors", "DeepTokens", "Norms", "Prototype"),
-        *("PrefixTuning", "ShiftTuning"),
+        *(
+            "ApartPrompts",
+            "Blend",
+            "ClassVectors",
+            "DeepTokens",
+            "Norms",
+            "PrefixTuning",
+            "Prototype",
+        ),
+        "ShiftTuning",
     }
 
 
