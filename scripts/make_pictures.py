@@ -24,7 +24,12 @@ PICTURES = ROOT / "docs" / "pictures"
 MADE_OF = PICTURES / "made-of.json"
 # What decides how a picture looks, beside the numbers.
 SOURCES = {
-    "report": ("plugins/report/page/*", "plugins/report/figures/*.py"),
+    "report": (
+        "plugins/report/page/*",
+        "plugins/report/figures/*.py",
+        "analysis/figures/costs.py",
+        "analysis/figures/labels.py",
+    ),
     "table": ("analysis/formats/terminal.py",),
 }
 PRINTED = ("-d", "average", "--shots", "16", "--backbone", "ViT-B-16", "--classes", "all")

@@ -25,6 +25,7 @@ from fewshot_bench.analysis.frame import (
     weights_text,
 )
 from fewshot_bench.analysis.table.table import STATED, Row
+from fewshot_bench.api.option_files import show_names
 from fewshot_bench.api.record import Overlap, Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
@@ -272,6 +273,7 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         if len(texts) > 1
     }
     own = _own_labels(data)
+    files = show_names(record.spec.overrides for record in data["record"])
     names = _method_names(data)
     records = data["record"].tolist()
     alike, _ = group(data, ("row", *differing))
@@ -282,7 +284,8 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         key = (number, *own.get(index, ()))
         if key not in labels:
             spec = records[index].spec
-            name = method_label(names[spec.method, spec.method_version], spec.overrides)
+            overrides = {key: files.get(value, value) for key, value in spec.overrides.items()}
+            name = method_label(names[spec.method, spec.method_version], overrides)
             parts = [f"{n}={shown[condition(spec, n)]}" for n, shown in differing.items()]
             labels[key] = label = " ".join([name, *parts, *own.get(index, ())])
             rows.setdefault(label, Row(label, spec))

@@ -21,9 +21,9 @@ from fewshot_bench.analysis.conditions import code, condition, loaded_weights, o
 from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api import own_methods
-from fewshot_bench.api.method import list_changed_options
 from fewshot_bench.api.method_code import derive_name, is_meant, name_of, parts
 from fewshot_bench.api.method_rules import EVERY
+from fewshot_bench.api.option_files import list_overrides
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
@@ -482,7 +482,7 @@ def _word(value: Any) -> str:
         name = registry().name_of(value)
         return name if name in registry().methods.entries else name_of(value)
     if is_method_object(value):
-        return method_label(_word(type(value)), list_changed_options(value))
+        return method_label(_word(type(value)), list_overrides(value))
     if isinstance(value, bool):
         return YES_NO[not value]
     return "none" if value is None else str(value)

@@ -28,6 +28,7 @@ from fewshot_bench.api.defaults import check_device
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
 from fewshot_bench.api.method_code import EXAMPLE, name_of
+from fewshot_bench.api.option_files import look_in, open_files
 from fewshot_bench.api.own_methods import OwnMethod, digest_in, stated_in
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
@@ -434,9 +435,10 @@ def _configure(path: Path, config: ModelConfig, cls: type) -> Any:
             f"({', '.join(differing)}); fit again"
         )
     try:
+        look_in(path)
         options = {
             name: convert_value(config.method, parameters[name], value)
-            for name, value in config.options.items()
+            for name, value in open_files(config.options).items()
         }
         with plugin_code():
             return cls(**options)

@@ -379,6 +379,7 @@ class Results:
         layout has no room for, and for records that must not share a table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
+        from fewshot_bench.analysis.table.ablation import select_changed
         from fewshot_bench.analysis.table.build import Options
 
         named = {"baseline": baseline, "columns": columns, "sort": sort, "ours": ours}
@@ -407,8 +408,9 @@ class Results:
             older = older_versions(self._records, newest(self._every, self.store))
             shown = Shown(list(self._records), (), older)
         records, notes = shown.records, shown.notes
-        if layout == "sweep":
-            records, undrawn = select_swept(records, swept)
+        if layout in ("sweep", "ablation"):
+            select = select_swept if layout == "sweep" else select_changed
+            records, undrawn = select(records, swept)
             notes += undrawn
         table_options = Options(
             metric=metric,

@@ -448,9 +448,17 @@ def _list_imported(code: Code) -> frozenset[str]:
     found = {code.rename(code.root.name)}
     for name in code.paths:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and (file == code.paths[name] or os.path.samefile(file, code.paths[name])):
+        if file and (file == code.paths[name] or _is_one_file(file, code.paths[name])):
             found.add(name)
     return frozenset(found)
+
+
+def _is_one_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        # One was removed since it was imported.
+        return False
 
 
 def _digest_running(module: str, name: str = "") -> str:

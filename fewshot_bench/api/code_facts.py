@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 # Raise it when facts or texts change.
-VERSION = 1
+VERSION = 2
 
 # Kinds of statements. An effect counts for all who import its module, others where they are used. A
 # derived class becomes an effect if a class of its package has a hook for subclasses.
@@ -625,10 +625,22 @@ def _is_listed(name: str, names: frozenset[str]) -> bool:
     return name in names or f"{name.rpartition('.')[0]}.*" in names
 
 
+def _is_path(annotation: ast.expr) -> bool:
+    """True for the type of a hyper-parameter that is a file."""
+    return any(_chain(inner).split(".")[-1] == "Path" for inner in ast.walk(annotation))
+
+
 def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words of a statement that reach further than names, and its short strings."""
     words: set[str] = set()
     strings: set[str] = set()
+    # The file of a hyper-parameter counts in the cell, not in the code.
+    defaults = {
+        constant
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.AnnAssign) and inner.value and _is_path(inner.annotation)
+        for constant in ast.walk(inner.value)
+    }
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
             words.add(inner.id)
@@ -640,6 +652,8 @@ def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
         elif isinstance(inner, ast.ImportFrom):
             words |= {*(inner.module or "").split("."), *(alias.name for alias in inner.names)}
         elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+            if inner in defaults:
+                continue
             strings.add(inner.value)
     names = (text for text in strings if 0 < len(text) <= _LONGEST and not {"\n", "\0"} & {*text})
     return tuple(sorted(words & WORDS)), tuple(sorted(names))

@@ -9,6 +9,7 @@ import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fewshot_bench.utils.errors import ContractError, UsageError, suggestion, unknown
@@ -288,6 +289,8 @@ def _read(kind: Any, value: Any, *, parse: bool) -> Any:
     elif kind is bool and parse:
         if value.casefold() in _TRUE | _FALSE:
             return value.casefold() in _TRUE
+    elif kind is Path and (isinstance(value, Path) or (type(value) is str and value)):
+        return Path(value).expanduser()
     elif kind is int and parse:
         return int(value)
     elif type(value) is kind:

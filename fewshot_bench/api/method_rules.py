@@ -12,6 +12,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.method import (
@@ -26,7 +27,7 @@ from fewshot_bench.api.method_card import card_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code
 
-TYPES = "int, float, str, bool, Literal[...] or one of them | None"
+TYPES = "int, float, str, bool, Path, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # Labels, signatures and file names of results contain versions.
 VERSION = re.compile(r"[A-Za-z0-9._+-]+")
@@ -156,7 +157,7 @@ def _field_problem(owner: str, parameter: Hyperparameter, *, given: bool) -> str
     if isinstance(default, float) and not math.isfinite(default):
         return f": default {default!r} is not finite, and a record holds finite numbers alone"
     with contextlib.suppress(FsbenchError):
-        plain = isinstance(default, str | int | float | bool | None)
+        plain = isinstance(default, str | int | float | bool | Path | None)
         if plain and parse_value(owner, parameter, str(default)) == default:
             return ""
     return f": default {default!r} cannot be given as -o {name}=...; {advice}"

@@ -139,6 +139,17 @@ def _named_in(module: Path, file: Path) -> Iterator[str]:
                 yield name.as_posix()
 
 
+def list_searching(files: Mapping[str, bytes]) -> list[str]:
+    """Modules that look for files beside them by `__file__`, of which they name none."""
+    data = {os.path.dirname(name) for name in files if not name.endswith(SUFFIXES)}
+    return [
+        name
+        for name, content in files.items()
+        if name.endswith(".py") and b"__file__" in content and b"sys.path" not in content
+        if not any(Path(folder).is_relative_to(os.path.dirname(name)) for folder in data)
+    ]
+
+
 def of_file(kind: type, reference: str, files: Mapping[str, bytes], digest: str) -> OwnMethod:
     """The method of a class of a file. digest: of its code, without other files that it names."""
     file, cls = parts(reference) or ("", "")

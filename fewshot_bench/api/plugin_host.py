@@ -33,7 +33,7 @@ from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
 from fewshot_bench.utils.start import environment_at_start, find_preload, start
 
 _PLAIN = (str, int, float, bool, type(None))
-_BASIC = {kind.__name__: kind for kind in (int, float, str, bool)}
+_BASIC = {kind.__name__: kind for kind in (int, float, str, bool, Path)}
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "RunSpec": RunSpec.from_dict,
     "Record": Record.from_dict,

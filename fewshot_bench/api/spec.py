@@ -20,6 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
+from fewshot_bench.api.option_files import show, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -478,6 +479,8 @@ class RunSpec(_Derived):
 
     def _digest(self) -> str:
         values = self.to_dict()
+        for name in ("options", "overrides"):
+            values[name] = without_names(values[name])
         for name in values.keys() - KEYED:
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
@@ -589,5 +592,5 @@ def method_label(method: str, overrides: Mapping[str, Any]) -> str:
     """`clip-lora`, or `clip-lora[rank=4]` with overridden hyper-parameters."""
     if not overrides:
         return method
-    inner = ",".join(f"{name}={overrides[name]}" for name in sorted(overrides))
+    inner = ",".join(f"{name}={show(overrides[name])}" for name in sorted(overrides))
     return f"{method}[{inner}]"

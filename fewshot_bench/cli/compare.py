@@ -290,7 +290,9 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
         the_only,
     )
     from fewshot_bench.analysis.sweep.panels import select_swept
-    from fewshot_bench.analysis.table.build import Options, read_groups
+    from fewshot_bench.analysis.table.ablation import select_changed
+    from fewshot_bench.analysis.table.build import Options
+    from fewshot_bench.analysis.table.names import read_groups
 
     check_options(asked, form, output)
     swept = read_sweep(asked)
@@ -299,8 +301,9 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     opened = Store(store)
     with working("compare"):
         chosen, notes, older = choose_records(opened, asked, every_version=asked["allow_mixed"])
-        if swept is not None and layout == "sweep":
-            chosen, undrawn = select_swept(chosen, swept)
+        if swept is not None:
+            select = select_swept if layout == "sweep" else select_changed
+            chosen, undrawn = select(chosen, swept)
             notes += undrawn
         names = {asked["metric"], asked["sort"], *(asked["columns"] or "").split(",")}
         names = {name.strip() for name in names if name}

@@ -23,7 +23,7 @@ from fewshot_bench.cli.needed import Needed
 from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import refuse_kept, say
 from fewshot_bench.cli.panels import PanelCommand, option
-from fewshot_bench.cli.recipe import Item, read_recipe
+from fewshot_bench.cli.recipe import WHOLE, Item, read_recipe
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _EXAMPLES = Path(__file__).with_name("recipes")
 EXAMPLES = ("clip-lora",)
 # The folder of the numbers, and the file that includes everything.
-DATA, WHOLE = "data", "paper.tex"
+DATA, ALL = "data", f"{WHOLE}.tex"
 # Changes that are spelled out; floats after which a page begins, since LaTeX holds few.
 _SHOWN, _HELD = 3, 10
 # A package in the first lines of a table in LaTeX, which are comments.
@@ -98,12 +98,12 @@ def command(
         say_notes(needed.unknown)
         left = _say_missing(needed, str(store), [])
         ctx.exit(1 if strict and left else 0)
-    refuse_kept(folder / WHOLE, "--output")
+    refuse_kept(folder / ALL, "--output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, "paper", lambda: say(f"waiting for another run in {folder}")):
             made = [_make(item, store, folder) for item in _fit(items, needed)]
-            _write(folder / WHOLE, _whole(made), "")
+            _write(folder / ALL, _whole(made), "")
     except OSError as error:
         raise UsageError(
             f"cannot write to '{folder}': {error.strerror}; choose another folder with --output"

@@ -17,6 +17,7 @@ import click
 from fewshot_bench.analysis.figures.style import FORMATS as _ENDINGS
 from fewshot_bench.analysis.figures.style import KINDS
 from fewshot_bench.analysis.formats import FORMATS as TABLES
+from fewshot_bench.analysis.formats.latex import check_label
 from fewshot_bench.analysis.table import layouts
 from fewshot_bench.cli import compare, figure
 from fewshot_bench.cli.config import read_config
@@ -34,6 +35,8 @@ ENDINGS: Mapping[str, Mapping[str, str]] = {
     "figure": {ending[1:]: ending for ending in _ENDINGS},
 }
 COMMANDS: Mapping[str, click.Command] = {"table": compare.command, "figure": figure.command}
+# The name of the file that includes all others.
+WHOLE = "paper"
 # Options that follow from the recipe, and keys that are no options.
 _OWN = ("store", "output", "data", "help")
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -183,6 +186,8 @@ def _item(kind: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Ite
             f"[[{kind}]] with name {name!r}: expected a name of letters, digits and '_.-', which "
             "becomes that of its files"
         )
+    if name == WHOLE:
+        raise UsageError(f"[[{kind}]] with name '{name}': that is the file of all; choose another")
     what = f"{kind} '{name}'"
     _refuse_unknown(what, own, _keys(kind), str(COMMANDS[kind].name))
     usable = ENDINGS[kind]
@@ -203,6 +208,8 @@ def _item(kind: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Ite
     if kind == "figure" and keys.get("kind") not in KINDS:
         shown = keys.get("kind")
         raise UsageError(f"{what}: kind {shown!r}: expected one of {', '.join(KINDS)}")
+    if kind == "figure":
+        check_label(str(keys.get("label", "")), f"{what}: label")
     keys = {key: value for key, value in keys.items() if key not in ("name", "format")}
     return Item(kind, name, tuple(dict.fromkeys(formats or [next(iter(usable))])), keys)
 

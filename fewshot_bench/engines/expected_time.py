@@ -13,6 +13,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -78,7 +79,7 @@ def work_of(cell: RunSpec, counts: Counts, units: Units) -> Work | None:
 
     None if the method's card does not state what a fit costs, or the backbone is not known.
     """
-    method = registry().method_class(cell.method)(**cell.options)
+    method = registry().method_class(cell.method)(**open_files(cell.options))
     shape, card = shape_of(cell.backbone), card_of(method)
     if card is None or not card.cost or not shape.image_flops:
         return None

@@ -171,17 +171,20 @@ class _Run:
     def _keep_methods(self, code: Code) -> None:
         """Write the code of methods of files into the store, from where workers import it.
 
-        Of all methods, what their code consists of, so that a later run can say what was edited.
+        Of all methods, the files of their hyper-parameters, and what their code consists of, so
+        that a later run can say what was edited.
 
         StoreError if it cannot be written.
         """
         from fewshot_bench.store.kept_code import keep_code
+        from fewshot_bench.store.kept_files import keep_files
         from fewshot_bench.store.kept_methods import keep_methods
         from fewshot_bench.store.store import METHODS
 
         try:
             keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
             keep_code(self.store.path, code.digests, code.parts)
+            keep_files(self.store.path, (cell.options for cell in self.plan.cells))
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
@@ -293,6 +296,13 @@ class _Run:
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for line in from_store(self.request.methods):
             say(line)
+        for own in filter(None, map(own_methods.find, {cell.method for cell in plan.cells})):
+            for module in own_methods.list_searching(own.files):
+                warn(
+                    f"{module} of {own.name} looks for files by __file__: those that no text in it "
+                    "names are not there when it runs; name them, or give them as hyper-parameters "
+                    "of type Path"
+                )
         for reason in plan.left_out.values():
             warn(f"left out: {reason}")
         for damage in self.store.damaged:

@@ -142,9 +142,7 @@ class Curves:
         at = self.steps if step is None else whole_number("ctx.log: step", step, 0)
         if at > LARGEST_STEP:
             raise ContractError(f"ctx.log: step is {at}, expected at most {LARGEST_STEP}")
-        for name in numbers.keys() - self._own:
-            self._series.pop(name, None)
-            self._own.add(name)
+        self._claim(numbers)
         for name, value in numbers.items():
             self._require_later(name, at)
             point = _Point(name, at, value if isinstance(value, float) else [value])
@@ -167,12 +165,12 @@ class Curves:
             return
         self.steps += 1
         step = self.steps
+        self._claim(logged)
         if losses and "loss" not in self._own:
             self._add(_Point("loss", step, losses))
         if "rate" not in self._own:
             self._add(_Point("rate", step, rate))
         for name, parts in logged.items():
-            self._own.add(name)
             self._require_later(name, step)
             self._add(_Point(name, step, parts, is_mean=True))
 
@@ -226,6 +224,13 @@ class Curves:
             for name, kept in finite.items()
             if kept
         }
+
+    def _claim(self, names: Iterable[str]) -> None:
+        """Give names to the method: what steps logged by them is dropped."""
+        for name in names:
+            if name not in self._own:
+                self._series.pop(name, None)
+                self._own.add(name)
 
     def _add(self, point: _Point) -> None:
         series = self._series.get(point.name)

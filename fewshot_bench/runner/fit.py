@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, name_cell
@@ -365,7 +366,7 @@ def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
 
 def _check_options(cell: Cell) -> None:
     """ContractError if `fit` changed a field: the record would state an unused option."""
-    for name, given in cell.spec.options.items():
+    for name, given in open_files(cell.spec.options).items():
         value = getattr(cell.method, name, given)
         if value != given:
             raise ContractError(

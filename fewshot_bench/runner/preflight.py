@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
 from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
@@ -447,7 +448,7 @@ class _Fit:
     @classmethod
     def of(cls, cell: RunSpec, support: int, shots: int, classes: int) -> _Fit:
         """The declarations for `support` images; ContractError for one that cannot be read."""
-        method = registry().method_class(cell.method)(**cell.options)
+        method = registry().method_class(cell.method)(**open_files(cell.options))
         unprojected = bool(getattr(method, "unprojected_views", False))
         width = _row_width(_shape(cell.backbone), unprojected=unprojected)
         held = _ask_method(cell, method, "fit_bytes", support, classes, width) or 0

@@ -17,6 +17,7 @@ from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.method_code import is_meant
 from fewshot_bench.api.method_rules import EVERY
+from fewshot_bench.api.option_files import look_in
 from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
@@ -147,6 +148,7 @@ def expand(request: Request) -> Plan:
     from fewshot_bench.images.decode import with_skipped
 
     plugins = registry()
+    look_in(request.store.absolute())
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.features import accounted, image_view
@@ -70,7 +71,7 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
 
 def _restore(fitted: Fitted, tensors: Mapping[str, Tensor]) -> Classifier:
     spec, space = fitted.cell.spec, fitted.cell.lists.fitted
-    method = type(fitted.cell.method)(**spec.options)
+    method = type(fitted.cell.method)(**open_files(spec.options))
     return restore(
         method,
         tensors,

@@ -14,6 +14,7 @@ from typing import Any
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Method
+from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
@@ -98,7 +99,7 @@ class Session:
 
     def resolve(self, spec: RunSpec) -> Cell:
         """Resolve a specification; UsageError or DataMissingError if that is impossible."""
-        method = registry().method_class(spec.method)(**spec.options)
+        method = registry().method_class(spec.method)(**open_files(spec.options))
         import_stated(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 

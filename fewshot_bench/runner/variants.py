@@ -25,6 +25,7 @@ from fewshot_bench.api.method import (
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
 from fewshot_bench.api.method_code import canonical, is_meant
 from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.option_files import find_files, state_files
 from fewshot_bench.api.own_methods import OwnMethod, digest_in, version_in
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec
@@ -215,14 +216,15 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
 
     UsageError for values that the class refuses, PluginError for a class that changes them.
     """
-    fields, method = hyperparameters(cls), _build(name, cls, chosen)
+    fields, files = hyperparameters(cls), find_files(name, cls, chosen)
+    method = _build(name, cls, {**chosen, **files})
     try:
         card_of(method)
     except ContractError as error:
         raise PluginError(f"method '{name}': {error} (fsbench show {shlex.quote(name)})") from error
     options = configuration(method)
     defaults = {field.name: field.default for field in fields}
-    given = {**defaults, **chosen}
+    given = {**defaults, **chosen, **files}
     changed = find_changed_when_built(method, given)
     if changed:
         raise PluginError(
@@ -230,10 +232,16 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
             "when it is built, so that records would hold another value than was given; its "
             "author should compute that value in fit, or in a property"
         )
+    try:
+        options, stated = state_files(options), state_files(files)
+    except OSError as error:
+        raise UsageError(f"{name}: '{error.filename}' cannot be read: {error.strerror}") from error
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
-    return Variant(name, options, overrides, version_in(name, cls), dict(chosen))
+    # No version of a method fixes what is in a file, not even in that of a default.
+    chosen = {**chosen, **stated}
+    return Variant(name, options, {**overrides, **stated}, version_in(name, cls), chosen)
 
 
 class PublishedVariants:

@@ -21,6 +21,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import Index, index_files
 from fewshot_bench.store.kept_code import list_unused_code
+from fewshot_bench.store.kept_files import list_unused_files
 from fewshot_bench.store.kept_methods import list_unused as list_unused_methods
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
@@ -50,7 +51,7 @@ PUBLISHING_SECONDS = 3600
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
 CLAIMS, JOBS = "dead claim", "finished job"
-UNCLAIMED, UNUSED = "model of no record", "code of no record"
+UNCLAIMED, UNUSED = "model of no record", "code or file of no record"
 KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, UNUSED, INDICES, CLAIMS, JOBS, SET_ASIDE)
 
 
@@ -78,7 +79,7 @@ def list_leftovers(store: Store) -> Iterator[tuple[str, Path]]:
             yield ORPHANS, path
     for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield UNCLAIMED, path
-    for list_unused in (list_unused_methods, list_unused_code):
+    for list_unused in (list_unused_methods, list_unused_code, list_unused_files):
         for path in list_unused(store, PUBLISHING_SECONDS):
             yield UNUSED, path
     for path in Leases(store, "").dead():
@@ -127,7 +128,8 @@ def collect(
     folders += [(kind, path) for kind, path in leftovers if kind == UNCLAIMED]
     files = [(kind, path) for kind, path in leftovers if kind != UNCLAIMED]
     files += [(INDICES, path) for path in index_files(store.path)]
-    files += [(kind, path) for kind, folder in folders for path in list_entries(folder)]
+    inside = [(kind, path) for kind, folder in folders for path in sorted(folder.rglob("*"))]
+    files += [(kind, path) for kind, path in inside if not path.is_dir()]
     # What is removed must be old by the clock of those who may be publishing it, too.
     latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
     for kind, path in over(files, "files"):
@@ -143,9 +145,10 @@ def collect(
             continue
         if gone:
             yield Removal(kind, path, stamp[2])
-    for _, folder in folders if not dry_run else ():
+    emptied = [*(path for _, path in reversed(inside)), *(folder for _, folder in folders)]
+    for path in emptied if not dry_run else ():
         with suppress(OSError):
-            folder.rmdir()
+            path.rmdir()
 
 
 def _remove(path: Path, stamp: Stamp, kind: str) -> bool:

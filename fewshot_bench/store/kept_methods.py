@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from fewshot_bench.api import own_methods
+from fewshot_bench.api import option_files, own_methods
 from fewshot_bench.api.own_methods import FACTS, LONG, Facts, OwnMethod, digest_in, is_version
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -89,7 +89,11 @@ def find_named(store: Path, name: str) -> OwnMethod | None:
 
 
 def adopt_methods(store: Path, cells: Iterable[RunSpec]) -> None:
-    """Make the methods of cells known whose code the store has, where they are not known yet."""
+    """Make the methods of cells known whose code the store has, where they are not known yet.
+
+    Files of hyper-parameters are found in the store, too.
+    """
+    option_files.look_in(store)
     for name, version in dict.fromkeys((cell.method, cell.method_version) for cell in cells):
         known = own_methods.find(name)
         if name in registry().methods.entries or (known and known.version == version):

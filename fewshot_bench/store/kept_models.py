@@ -31,10 +31,12 @@ from msgspec import Meta
 from fewshot_bench.api import own_methods
 from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.option_files import state_files
 from fewshot_bench.api.own_methods import version_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import KEPT_MODEL, canonical_json
+from fewshot_bench.store.kept_files import copy_files, keep_files
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import ModelMissingError, StoreError
 from fewshot_bench.utils.files import (
@@ -162,7 +164,7 @@ def config_of(
         method_version=version_in(name, type(method)),
         method_origin=_origin(name, code),
         method_code=str(code["digest"]),
-        options=configuration(method),
+        options=state_files(configuration(method)),
         backbone=backbone.name,
         weights_digest=backbone.weights_digest,
         precision=getattr(backbone, "precision", "fp32"),
@@ -229,6 +231,7 @@ def write_model(
     tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
+    keep_files(folder, [config.options])
     stated = msgspec.structs.replace(
         config,
         tensors=hashlib.sha256(content).hexdigest(),
@@ -438,6 +441,7 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
     for name in FILES:
         with open_regular(model_of(source, record) / name) as file:
             write_whole(target / name, iter(partial(file.read, _CHUNK), b""))
+    copy_files(model_of(source, record), record.spec.options, target)
 
 
 def remove_model(store: Path, key: str) -> None:

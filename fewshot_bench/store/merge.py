@@ -18,6 +18,7 @@ from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_code import copy_code
+from fewshot_bench.store.kept_files import copy_files
 from fewshot_bench.store.kept_methods import copy_method
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.log_files import read_log
@@ -200,6 +201,7 @@ def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> Non
     with _guard_writes(destination, destination.path / METHODS):
         copy_method(source, theirs.record.spec, destination.path)
         copy_code(source, theirs.record, destination.path)
+        copy_files(source, theirs.record.spec.options, destination.path)
     done = theirs.record.status == "done" and theirs.arrays is not None
     log = ""
     with suppress(StoreError):

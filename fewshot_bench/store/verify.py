@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from fewshot_bench.store.answer_files import (
 )
 from fewshot_bench.store.index import Index, index_file
 from fewshot_bench.store.kept_code import list_damaged_code
+from fewshot_bench.store.kept_files import list_damaged_files, list_lacking
 from fewshot_bench.store.kept_methods import list_damaged
 from fewshot_bench.store.kept_models import model_problem
 from fewshot_bench.store.log_files import LOG, log_problem
@@ -198,6 +200,8 @@ def verify(store: Store) -> Report:
         if row is not None and row.record() != record:
             text = f"it says something else of {path.name} than the file: delete the index"
             report.add(DAMAGED, index_file(store.path), text)
+        for name in list_lacking(store.path, record.spec.options):
+            report.add(CODE, path, f"the store lacks {name}, a file of its hyper-parameters")
         if problem := model_problem(store.path, record):
             report.add(MODEL, path, problem)
         if problem := log_problem(path, record):
@@ -219,7 +223,8 @@ def verify(store: Store) -> Report:
             read_imported(path)
         except FsbenchError as error:
             report.add(DAMAGED, path, str(error))
-    for path, problem in (*list_damaged(store.path), *list_damaged_code(store.path)):
+    damaged = (list_damaged, list_damaged_code, list_damaged_files)
+    for path, problem in chain.from_iterable(each(store.path) for each in damaged):
         report.add(CODE, path, problem)
     for kind, path in clean.list_leftovers(store):
         report.add(_LEFTOVERS[kind][0], path, _LEFTOVERS[kind][1])

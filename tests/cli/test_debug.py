@@ -117,11 +117,11 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Any]:
-    """A function that starts `fsbench run --debug` of one cell in a terminal."""
+    """A function that starts `fsbench run` of one cell in a terminal, by default with --debug."""
     opened: list[Terminal] = []
 
-    def start(*arguments: object) -> Terminal:
-        opened.append(Terminal("run", "--debug", *arguments, *CELL))
+    def start(*arguments: object, how: str = "--debug") -> Terminal:
+        opened.append(Terminal("run", how, *arguments, *CELL))
         return opened[-1]
 
     yield start
@@ -151,6 +151,20 @@ def test_a_breakpoint_that_is_left_goes_on_to_the_metrics(method: str, terminal:
     assert "fitted on 10\n" in screen.shown
     assert "top1 " in screen.shown
     assert not Path("fsbench-results").exists()
+
+
+def test_the_terminal_stands_still_for_the_engine_of_this_process(
+    method: str, terminal: Any
+) -> None:
+    screen = terminal("-m", method, "-o", "how=stop", how="--engine=here")
+    screen.read("(Pdb) ")
+    screen.write("continue\n")
+    assert screen.end() == 0
+    _, _, shown = screen.shown.partition("fit()\n")
+    assert "fitted on 10\n" in shown
+    assert "\x1b" not in shown
+    (record,) = Store(Path("fsbench-results")).records()
+    assert record.status == "done"
 
 
 def test_ctrl_c_is_a_traceback_to_the_line(method: str, terminal: Any) -> None:

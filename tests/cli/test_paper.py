@@ -185,6 +185,8 @@ def test_an_item_that_cannot_be_made_leaves_the_others(store: Path) -> None:
         ("[[table]]", "[table]", "write every table as [[table]]"),
         ('"curves"', '"main"', "figure 'main': two have this name"),
         ('"curves"', '"../x"', "expected a name of letters"),
+        ('"curves"', '"paper"', "that is the file of all"),
+        ('ours = "coop"', 'label = "a}b"', "figure 'curves': label 'a}b': expected letters"),
         ("ours =", "output =", "'output' follows from the command line"),
         ('ours = "coop"', "bars = 1", "figure 'curves': bars = 1: expected true or false"),
         ("[defaults]", "[defaults", "is not valid TOML"),

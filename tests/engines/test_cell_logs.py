@@ -122,6 +122,21 @@ def test_it_is_merged_verified_and_removed_with_its_record(
     assert not [*list_leftovers(other)]
 
 
+def test_where_the_command_runs_it_is_seen_at_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATTY_API_KEY", SECRET)
+    (tmp_path / "chatty.py").write_text(METHOD)
+    words = ("-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20, "--engine", "here", "-v")
+    store = Store(tmp_path / "store")
+    out = fsbench("run", "-m", f"{tmp_path / 'chatty.py'}:Chatty", *words, "--store", store.path)
+    assert out.code == 0, out.err
+    assert f"  cell chatty_digits_1-shot_seed-1\nkey {SECRET}\n" in out.out
+    # The handlers of the tests show what is logged.
+    assert "of some interest" not in out.err
+    assert log_of(store, "well").splitlines()[1:3] == ["key ***", "INFO chatty: of some interest"]
+
+
 def test_a_cell_that_prints_nothing_has_none(tmp_path: Path) -> None:
     store, words = tmp_path / "store", ("-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20)
     fsbench("run", "-m", "zero-shot", *words, "--store", store)

@@ -127,6 +127,14 @@ def test_a_named_file_is_code_and_any_other_is_not(tmp_path: Path) -> None:
     assert registry().own_method(name).version != first
 
 
+def test_who_looks_for_files_without_a_name_is_warned(tmp_path: Path) -> None:
+    text = "import os\nHERE = os.path.dirname(__file__)\n" + PLAIN.replace("from plain_part", "#")
+    (tmp_path / "plain.py").write_text(text.replace("WEIGHT *", "10 *"), encoding="utf-8")
+    name = f"{tmp_path}/plain.py:Plain"
+    done = fsbench("run", "-m", name, *FEW, "--dry-run", "--store", tmp_path / "s")
+    assert "plain.py of plain looks for files by __file__" in done.err, done
+
+
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_methods, "LARGEST", 100)
     with pytest.raises(PluginError, match=r"more than 100 B.*hyper-parameter of type Path"):

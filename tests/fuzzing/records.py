@@ -58,6 +58,7 @@ def _own_keys(folder: Path) -> list[Seed]:
     """Records under the file names that their content requires, so that they are read."""
     values = make("lora", "dtd", 4, 2, data={"classnames": ["a", "b"]}, limit=5).to_dict()
     values |= {"notes": {"a": 1}, "incidents": [{"kind": "retry", "text": "again"}]}
+    values |= {"curves": {"loss": {"steps": [1, 2], "values": [0.5, 1e-05]}}}
     values["split"] |= {
         "classnames": ["a", "b"],
         "templates": ["a {}"],

@@ -186,6 +186,13 @@ def test_the_series_of_a_method_takes_the_place_of_the_steps_own(ctx: Context) -
     assert curves["rate"]["steps"] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("kind", ["eager", "soft"])
+def test_a_step_may_log_another_loss(kind: Kind, ctx: Context) -> None:
+    losses = train(ctx, 9, kind, lambda share, weights: ctx.log(loss=3 * share))
+    values = ctx.curves.finish()["loss"]["values"]
+    assert values == pytest.approx([3 * loss for loss in losses], rel=1e-4)
+
+
 def test_without_a_step_it_is_that_of_training(ctx: Context) -> None:
     train(ctx, 3)
     ctx.log(val_accuracy=70.0)

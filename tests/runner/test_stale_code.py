@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from fewshot_bench.api import code_closure
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
-from tests.helpers import Result, fsbench
+from tests.helpers import Result
 from tests.plugin_edited import PACKAGE, run_flags, write_package
-
-
-def unload() -> None:
-    """Unload the package, so that the next import is fresh."""
-    registry.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
-        code_closure.forget(name)
-    importlib.invalidate_caches()
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """The command line in this process; each command reimports the package, like a new process."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), before))))
-
-    def run(*arguments: object) -> Result:
-        unload()
-        return fsbench(*arguments)
-
-    yield run
-    unload()
 
 
 def records(store: Path) -> list[Record]:

@@ -44,13 +44,14 @@ class Column:
 
     kind: `value` of a method, `side` for what stands beside values (a cost), or `text`, which is
     such and aligned to the left. hint: explains the head where there is room. over: a head above
-    those of all neighbors that have the same one.
+    those of all neighbors that have the same one. apart: whether it stands apart, as an average.
     """
 
     head: str
     kind: Literal["value", "side", "text"] = "value"
     hint: str = ""
     over: str = ""
+    apart: bool = False
 
     @classmethod
     def sides(cls, *heads: str, left: Iterable[str] = ()) -> tuple[Column, ...]:

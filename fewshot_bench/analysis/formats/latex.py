@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 from fewshot_bench.analysis.formats.document import (
     BEST,
@@ -17,6 +19,7 @@ from fewshot_bench.analysis.formats.document import (
     Entry,
     Grid,
     Line,
+    Section,
 )
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
@@ -54,6 +57,8 @@ _LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
 _NARROW, _WIDE = 46, 100
 # A table is shrunk to the page until it is so many times as wide, then it is in parts.
 _SHRUNK = 1.4
+# Lines that fit on a page.
+_HIGH = 66
 # LaTeX gives up when more than 52 floats wait for a page.
 _HELD = 40
 # A signature may be broken after these characters, and before an escape %XX.
@@ -67,30 +72,54 @@ def write(shown: Document) -> str:
     document. A label that occurs again, since names may differ in characters that no label has,
     gets a number.
     """
-    grids = [
-        _add_title(grid, part)
-        for _, part in shown.headed
-        for section in part.sections
-        for grid in section.grids
-    ]
-    rest = iter(_floats(shown, grids))
     parts: list[str] = []
-    for number, (heading, part) in enumerate(shown.headed):
+    headed = [
+        (
+            heading,
+            part,
+            [[_add_title(p, part) for g in s.grids for p in _pages(g)] for s in part.sections],
+        )
+        for heading, part in shown.headed
+    ]
+    count = sum(len(grids) for *_, sections in headed for grids in sections)
+    name = partial(_name, shown, count, Counter())
+    for number, (heading, part, sections) in enumerate(headed):
         say = _comment if part.quiet else _small
-        parts += [r"\clearpage"] if number and len(grids) > _HELD else []
+        parts += [r"\clearpage"] if number and count > _HELD else []
         parts += [say(heading)] if heading else []
         closing = [
             *(say(f"note: {note}" if part.quiet else note) for note in part.notes),
             *(_comment(f"to run: {line}" if part.quiet else line) for line in part.commands),
         ]
         parts += closing if part.quiet else []
-        for section in part.sections:
+        for section, grids in zip(part.sections, sections, strict=True):
             parts += [_comment(i.text) if i.step else _small(i.text) for i in section.items]
-            parts += _output([next(rest) for _ in section.grids])
+            parts += _output([_draw(grid, name(grid), quiet=part.quiet) for grid in grids])
         parts += [] if part.quiet else closing
     text = "\n".join(parts)
     more = [f"% and {package}" for command, package in _MORE.items() if command in text]
     return "\n".join([PACKAGES, *more, text]) + "\n"
+
+
+def _grids_of(section: Section, part: Document) -> list[Grid]:
+    return [_add_title(page, part) for grid in section.grids for page in _pages(grid)]
+
+
+def _pages(grid: Grid) -> Iterator[Grid]:
+    """The grid, or parts of it that fit on a page, which begin with a block."""
+    begins = [index for index, line in enumerate(grid.lines) if line.block] or [0]
+    height = len(grid.lines) + sum(
+        bool(part) for line in grid.lines for part in (line.block, line.group)
+    )
+    if height * len(_fit(grid)) <= _HIGH or len(begins) < 2:
+        yield grid
+        return
+    count = min(len(begins), math.ceil(height * len(_fit(grid)) / _HIGH))
+    size = math.ceil(len(begins) / count)
+    cuts = [*begins[::size], len(grid.lines)]
+    for number, (first, last) in enumerate(pairwise(cuts)):
+        name = f"{grid.name}, continued" if number else grid.name
+        yield replace(grid, name=name, lines=grid.lines[first:last])
 
 
 def _add_title(grid: Grid, part: Document) -> Grid:
@@ -115,28 +144,24 @@ def check_label(label: str, option: str) -> None:
         )
 
 
-def _floats(shown: Document, grids: Sequence[Grid]) -> Iterator[str]:
-    """The floats of the grids, with their captions and labels."""
-    marks: Counter[str] = Counter()
-    parts = [part for _, part in shown.headed for section in part.sections for _ in section.grids]
-    for grid, part in zip(grids, parts, strict=True):
-        name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
-        caption = shown.caption.rstrip(".")
-        caption += f" ({grid.name})" if caption and len(grids) > 1 else ""
-        mark = f"{shown.label}-{name}" if len(grids) > 1 else shown.label
-        marks[mark] += 1
-        mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
-        own = ": ".join(filter(None, (grid.name, grid.caption)))
-        lines = [
-            rf"\caption{{{escape(caption or own)}{'' if caption.endswith(('?', '!')) else '.'}}}",
-            rf"\label{{{mark}}}" if shown.label else "",
-        ]
-        if grid.groups:
-            yield _long(grid, "".join(lines))
-            continue
-        # What numbers and marks mean: the user's own caption may not say so.
-        lines += [_comment(grid.caption)] if caption and grid.caption else []
-        yield _float(grid, lines, quiet=part.quiet)
+def _name(shown: Document, count: int, marks: Counter[str], grid: Grid) -> list[str]:
+    """Caption and label of one of `count` floats; marks: the labels that are taken."""
+    name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
+    caption = shown.caption.rstrip(".")
+    caption += f" ({grid.name})" if caption and count > 1 else ""
+    mark = f"{shown.label}-{name}" if count > 1 else shown.label
+    marks[mark] += 1
+    mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
+    own = ": ".join(filter(None, (grid.name, grid.caption)))
+    lines = [rf"\caption{{{escape(caption or own)}{'' if caption.endswith(('?', '!')) else '.'}}}"]
+    lines += [rf"\label{{{mark}}}"] if shown.label else []
+    # What numbers and marks mean: the user's own caption may not say so.
+    is_said = not caption or grid.caption in caption or grid.groups
+    return lines if is_said else [*lines, _comment(grid.caption)]
+
+
+def _draw(grid: Grid, caption: Sequence[str], *, quiet: bool) -> str:
+    return _long(grid, "".join(caption)) if grid.groups else _float(grid, caption, quiet=quiet)
 
 
 def _output(floats: Sequence[str]) -> Iterator[str]:
@@ -240,13 +265,10 @@ def _shrink(tabular: Sequence[str]) -> list[str]:
 
 
 def _tabular(grid: Grid) -> list[str]:
-    numbers = sum(column.kind == "value" for column in grid.columns)
     specs = []
-    for index, column in enumerate(grid.columns):
+    for column in grid.columns:
         spec = {"value": "c", "side": "r", "text": "l"}[column.kind]
-        # The average stands apart, but not from what stands with it under one head.
-        apart = index == numbers - 1 > 0 and not column.over
-        specs.append(r"@{\hspace{1.5em}}c" if apart else spec)
+        specs.append(rf"@{{\hspace{{1.5em}}}}{spec}" if column.apart else spec)
     begin, end = rf"\begin{{tabular}}{{l{''.join(specs)}}}", r"\end{tabular}"
     return [begin, *_head(grid), *_body(grid), r"\bottomrule", end]
 

@@ -26,6 +26,8 @@ _STYLE = """
 .fsbench caption{caption-side:top;text-align:left;padding-bottom:.3em}
 .fsbench th,.fsbench td{padding:.15em .5em;text-align:right;font-variant-numeric:tabular-nums}
 .fsbench th{font-weight:normal}
+.fsbench td,.fsbench tbody th{white-space:nowrap}
+.fsbench pre{overflow-x:auto}
 .fsbench tr>:first-child,.fsbench td.text,.fsbench th.text{text-align:left}
 .fsbench thead tr:last-child th,.fsbench th[colspan].over{border-bottom:1px solid}
 .fsbench th.over{text-align:center}

@@ -24,7 +24,7 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.build import Names
+from fewshot_bench.analysis.table.names import Names
 from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
 from fewshot_bench.analysis.table.table import (
     AVERAGE,
@@ -37,6 +37,7 @@ from fewshot_bench.analysis.table.table import (
     marks_of_seeds,
 )
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.option_files import show
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, method_label
@@ -346,10 +347,10 @@ def _grid(
         )
 
     if sweep.rows is not None:
-        heads = tuple(Column(str(value)) for value in columns)
+        heads = tuple(Column(str(show(value))) for value in columns)
         lines = tuple(
             Line(
-                str(value),
+                str(show(value)),
                 tuple(entry(panel, panel.cells[i, j]) for j in range(len(columns))),
                 _others(panel) if several and i == 0 else "",
             )
@@ -362,7 +363,7 @@ def _grid(
     heads = (Column(table.main.short), *([Column(head, "text")] if head else []))
     cells = [panel.cells[0, j] for j in range(len(columns))]
     lines = tuple(
-        Line(str(value), (entry(panel, cell), Entry(_point(cell, scale)))[: len(heads)])
+        Line(str(show(value)), (entry(panel, cell), Entry(_point(cell, scale)))[: len(heads)])
         for value, cell in zip(columns, cells, strict=True)
     )
     return Grid(name, caption, heads, lines, footer, first, signature)
@@ -370,7 +371,7 @@ def _grid(
 
 def _others(panel: Panel, before: str = "") -> str:
     """The options of a panel that are neither rows nor columns; before: where there are some."""
-    text = ", ".join(f"{name} {value}" for name, value in panel.others.items())
+    text = ", ".join(f"{name} {show(value)}" for name, value in panel.others.items())
     return f"{before}{text}" if text else ""
 
 

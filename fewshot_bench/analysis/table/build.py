@@ -1,7 +1,7 @@
 """Build the table of records: its groups and rows, cells over seeds, averages, differences.
 
 `build` is the entry; records that must not share a table are refused before any number is computed.
-`status`, `errors` and `reason` explain a cell without a number. `Names` renames groups and rows.
+`status`, `errors` and `reason` explain a cell without a number.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from fewshot_bench.analysis.statistics.intervals import (
 )
 from fewshot_bench.analysis.table.columns import check_columns, facts_of
 from fewshot_bench.analysis.table.costs import COSTS, Cost, number
+from fewshot_bench.analysis.table.names import Names, arrange
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import Answers, significance, variations
 from fewshot_bench.analysis.table.table import (
@@ -58,7 +59,7 @@ from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import STATUSES, Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
-from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,10 +137,17 @@ def build(
     names = Names.read(options.rename, rows, groups, others)
     labels = {label: names.row(label, row.spec.method) for label, row in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
-    arranged = tuple(arrange(_order_rows(list(rows.values()), options.method), labels, options))
+    arranged = arrange(
+        _order_rows(list(rows.values()), options.method),
+        labels,
+        options.groups,
+        options.ours,
+        options.elsewhere,
+        is_ordered=bool(options.method),
+    )
     seeds = sorted(distinct(data, "split_seed", "train_seed"))
     table = Table(
-        rows=arranged,
+        rows=tuple(arranged),
         groups=groups,
         shots=tuple(sorted(shots for (shots,) in distinct(data, "shots"))),
         seeds=tuple(Seed(*pair) for pair in seeds),
@@ -152,6 +160,7 @@ def build(
         signatures=_signatures(records, groups if options.sign_each else ()),
         renamed=names.new,
         costs=options.costs,
+        store=options.store,
     )
     columns = _add_facts(columns, options.columns)
     by_row: dict[str, list[int]] = {row.label: [] for row in rows.values()}
@@ -212,68 +221,6 @@ def _order_rows(rows: Sequence[Row], names: str | None) -> list[Row]:
         return first, row.spec.label if names else row.spec.method, row.label
 
     return sorted(rows, key=key)
-
-
-def read_groups(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Pairs of `TITLE=NAMES` texts; UsageError for one that is not such."""
-    pairs = []
-    for text in texts:
-        title, _, names = (part.strip() for part in text.partition("="))
-        if not title or not names:
-            raise UsageError(f"--group '{text}': expected TITLE=NAMES, as 'Prompt learning=coop'")
-        pairs.append((title, names))
-    return tuple(pairs)
-
-
-def arrange(rows: Sequence[Row], labels: Mapping[str, str], options: Options) -> list[Row]:
-    """The rows in their groups: those of none first, ours last of its own.
-
-    labels: new labels of rows by the old ones. UsageError for a name that is no row's, and for a
-    row in two groups.
-    """
-    titles: dict[str, str] = {}
-    for title, names in options.groups:
-        every = {name for row in rows for name in _names_of(row, labels)}
-        for name in expand_methods(names, every):
-            for row in _named(rows, name, labels, "--group", options.elsewhere):
-                if titles.setdefault(row.label, title) != title:
-                    raise UsageError(f"--group: '{row.label}' is in two groups; leave it in one")
-    own: list[Row] = []
-    if options.ours:
-        own = _named(rows, options.ours, labels, "--ours", options.elsewhere)
-    ours = {row.label for row in own}
-    order = ["", *dict.fromkeys(titles.values())]
-    placed = [replace(row, group=titles.get(row.label, ""), ours=row.label in ours) for row in rows]
-    last = not options.method
-    return sorted(
-        placed,
-        key=lambda row: (
-            len(order) if row.ours and not row.group and last else order.index(row.group),
-            row.ours and last,
-        ),
-    )
-
-
-def _names_of(row: Row, labels: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of a row: its label, the one before it was renamed, those of its method."""
-    old = (name for name, new in labels.items() if new == row.label)
-    return row.label, *old, *method_names(row.spec)
-
-
-def _named(
-    rows: Sequence[Row],
-    name: str,
-    labels: Mapping[str, str],
-    option: str,
-    elsewhere: Collection[str],
-) -> list[Row]:
-    """The row of this label, else those of the method; UsageError if there is none anywhere."""
-    exact = [row for row in rows if row.label in (name, labels.get(name))]
-    named = exact or [row for row in rows if name in _names_of(row, labels)]
-    if not named and name not in elsewhere:
-        every = [row.label for row in rows]
-        raise absent("method", name, every, f"{option} takes names as the table shows them")
-    return named
 
 
 def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -619,19 +566,25 @@ def missing_cells(table: Table) -> Iterator[RunSpec]:
         if group.derived or not cell.expected:
             continue
         for seed in cell.missing_seeds:
-            yield replace(
-                cell.row.spec,
-                dataset=group.dataset,
-                target=group.target,
-                classes=group.scope if group.scope in ("base", "new") else "all",
-                shots=cell.shots,
-                split_seed=seed.split,
-                train_seed=seed.train,
-                data=cell.own_data,
-                revision="",
-                target_revision="",
-                picks="",
-            )
+            yield spec_of(cell, seed)
+
+
+def spec_of(cell: Cell, seed: Seed) -> RunSpec:
+    """The spec of a cell for a command that runs it."""
+    group = cell.group
+    return replace(
+        cell.row.spec,
+        dataset=group.dataset,
+        target=group.target,
+        classes=group.scope if group.scope in ("base", "new") else "all",
+        shots=cell.shots,
+        split_seed=seed.split,
+        train_seed=seed.train,
+        data=cell.own_data,
+        revision="",
+        target_revision="",
+        picks="",
+    )
 
 
 _ORDER: Sequence[Scope] = ("all", "base", "new", "H", "transfer")
@@ -727,90 +680,3 @@ def _add_axes(data: pd.DataFrame, groups: Sequence[Group]) -> list[Group]:
         )
         for group in groups
     ]
-
-
-@dataclass(frozen=True)
-class Names:
-    """New names by old ones, for rows, methods, data sets, groups, or the average."""
-
-    new: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(
-        cls,
-        texts: Sequence[str],
-        rows: Mapping[str, Row],
-        groups: Iterable[Group],
-        elsewhere: Collection[str] = (),
-    ) -> Names:
-        """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice.
-
-        elsewhere: names that the table may lack.
-        """
-        names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
-        names |= {n for label, row in rows.items() for n in (label, row.spec.method)}
-        names |= set(elsewhere)
-        new: dict[str, str] = {}
-        for text in texts:
-            old, name = _pair(text, names)
-            if old in new:
-                raise UsageError(f"--rename: '{old}' stands there twice; leave one out")
-            new[old] = name
-        return cls(new)
-
-    def rows(self, rows: Mapping[str, Row]) -> dict[str, Row]:
-        """The rows with their new labels, by the old ones; UsageError if two become equal."""
-        renamed: dict[str, Row] = {}
-        labels: set[str] = set()
-        for label, row in rows.items():
-            new = self.row(label, row.spec.method)
-            if new in labels:
-                raise UsageError(f"--rename: two rows would be called '{new}'; expected one")
-            labels.add(new)
-            renamed[label] = dataclasses.replace(row, label=new)
-        return renamed
-
-    def row(self, label: str, method: str) -> str:
-        """The new label of a row; a renamed method keeps the options of its rows."""
-        if label in self.new:
-            return self.new[label]
-        if method not in self.new or not label.startswith(method):
-            return label
-        return self.new[method] + label.removeprefix(method)
-
-    def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
-        """The groups with their new names; UsageError if two names become equal."""
-        if not self.new:
-            return tuple(groups)
-        renamed = tuple(dataclasses.replace(group, shown=self.group(group)) for group in groups)
-        shown = [group.shown for group in renamed]
-        twice = next((name for name in shown if shown.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(f"--rename: two data sets would be called '{twice}'; expected one")
-        return renamed
-
-    def group(self, group: Group) -> str:
-        """The name of a group: its own new name, or one built from those of its data sets."""
-        if group.label in self.new:
-            return self.new[group.label]
-        if group.average:
-            return self.new.get(AVERAGE, AVERAGE) + group.label.removeprefix(AVERAGE)
-        name = self.new.get(group.dataset, group.dataset)
-        if group.target:
-            return f"{name} → {self.new.get(group.target, group.target)}"
-        return name if group.scope == "all" else f"{name} ({group.scope})"
-
-
-def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
-    """Split OLD=NEW. Both may contain `=`, so OLD is the longest prefix that is a name."""
-    ends = [index for index, character in enumerate(text) if character == "="]
-    if not ends:
-        raise UsageError(f"--rename '{text}': expected OLD=NEW, such as 'coop[epochs=50]=Ours'")
-    for index in reversed(ends):
-        old, new = text[:index].strip(), text[index + 1 :].strip()
-        if old in names:
-            if not new:
-                raise UsageError(f"--rename '{text}': expected a new name behind '='")
-            return old, new
-    old = text[: ends[-1]].strip()
-    raise unknown("name to replace", old, names, "--rename takes names as the table shows them")

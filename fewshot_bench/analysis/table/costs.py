@@ -182,8 +182,8 @@ FLOPS = Cost(
     title="FLOPs",
     hint="of the encoders in a run, a mean (billed)",
     axis="billed FLOPs of the encoders",
-    words=lambda value: f"{scaled(value)}FLOPs",
-    sentence=lambda words, _: f"takes {words} of the encoders",
+    words=parameters,
+    sentence=lambda words, _: f"takes {words}FLOPs of the encoders",
     subject="FLOPs",
 )
 ENERGY = Cost(

@@ -65,6 +65,11 @@ class Place:
     over: str = ""
 
     @property
+    def column(self) -> Column:
+        """Its column; an average stands apart, but not from what is with it under one head."""
+        return Column(self.head, over=self.over, apart=self.group.average and not self.over)
+
+    @property
     def half(self) -> str:
         """Base, new or H, if it is one of them."""
         return HALVES.get(self.group.scope, "")

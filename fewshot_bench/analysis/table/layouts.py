@@ -19,6 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.formats.document import Column, Document, Grid, Section
+from fewshot_bench.analysis.signature import commands_of
+from fewshot_bench.analysis.table.build import spec_of
 from fewshot_bench.analysis.table.columns import (
     has_curve,
     metric_columns,
@@ -42,7 +44,7 @@ from fewshot_bench.analysis.table.grids import (
     value_grid,
 )
 from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close
-from fewshot_bench.analysis.table.table import AVERAGE, Group, Scope, Table
+from fewshot_bench.analysis.table.table import AVERAGE, Cell, Group, Row, Scope, Table
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -134,8 +136,12 @@ def lay_out(
     spread: Spread = display.spread or ("none" if is_printed else "interval")
     digits = 1 if is_printed and display.digits is None else display.digits
     tables = [(title, _with_digits(table, digits)) for title, table in tables]
-    grids, more = _grids(tables, display, spread, curves=is_screen)
-    notes, commands = list[str](more), list[str]()
+    grids = _grids(tables, display, spread, curves=is_screen)
+    notes, commands = _lacking(tables)
+    if display.layout == "ablation":
+        from fewshot_bench.analysis.table.ablation import lacking_values
+
+        notes, commands = lacking_values(tables[0][1], display.swept)
     for title, table in tables:
         own, missing = close(table, COMMANDS if is_screen else None)
         # Notes on ranges are about what is shown.
@@ -152,6 +158,35 @@ def lay_out(
     )
 
 
+def _lacking(tables: Sequence[Titled]) -> tuple[list[str], list[str]]:
+    """Notes on groups that only other tables of a grid have, and commands that run them."""
+    every = {g.label: g for _, table in tables for g in table.groups if not g.derived}
+    notes, commands = [], []
+    for title, table in tables:
+        own = {group.label for group in table.groups}
+        absent = [group for label, group in every.items() if label not in own]
+        if not absent:
+            continue
+        names = ", ".join(group.name for group in absent)
+        notes.append(f"{title}: no result on {names} (—), and so no average of all")
+        specs = [
+            spec_of(Cell(group, row, shots, "missing"), seed)
+            for group in absent
+            for row in table.rows
+            for shots in table.shots
+            if any(table.cells[key].expected for key in _keys(table, row, shots))
+            for seed in table.seeds
+        ]
+        lines, remarks = commands_of(specs, table.store)
+        commands += lines
+        notes += remarks
+    return notes, commands
+
+
+def _keys(table: Table, row: Row, shots: int) -> list[tuple[str, str, int]]:
+    return [(g.label, row.label, shots) for g in table.groups if shots in g.shots]
+
+
 def _with_digits(table: Table, digits: int | None) -> Table:
     """The table with this many decimals of what is in percent."""
     if digits is None:
@@ -165,21 +200,21 @@ def _with_digits(table: Table, digits: int | None) -> Table:
 
 def _grids(
     tables: Sequence[Titled], display: Display, spread: Spread, *, curves: bool
-) -> tuple[Iterator[Grid], list[str]]:
-    """The grids of a layout, and notes on what it cannot show."""
+) -> Iterator[Grid]:
+    """The grids of a layout."""
     (_, table), *_ = tables
     if display.layout == "compact":
-        return compact(table, spread), []
+        return compact(table, spread)
     if display.layout == "full":
-        return full(table, spread, curves=curves), []
+        return full(table, spread, curves=curves)
     if display.layout == "costs":
-        return (value_grid(part, [table.metric], spread) for part in costs(tables)), []
+        return (value_grid(part, [table.metric], spread) for part in costs(tables))
     if display.layout == "ablation":
         from fewshot_bench.analysis.table.ablation import ablate
 
-        parts, notes = ablate(table, display.swept, [*side_by_side(table)])
-        return (value_grid(part, [table.metric], spread) for part in parts), notes
-    return _printed(tables, display.stack, spread), []
+        parts = ablate(table, display.swept, [*side_by_side(table)])
+        return (value_grid(part, [table.metric], spread) for part in parts)
+    return _printed(tables, display.stack, spread)
 
 
 def full(table: Table, spread: Spread = "interval", *, curves: bool = False) -> Iterator[Grid]:
@@ -255,7 +290,7 @@ def compact(table: Table, spread: Spread = "interval") -> Iterator[Grid]:
 
 def _by_shots(table: Table, kind: Kind) -> Iterator[Part]:
     """A part of one block per number of shots."""
-    heads = tuple(Column(place.head) for place in kind.places)
+    heads = tuple(place.column for place in kind.places)
     for shots in kind.shots:
         block = _block(table, [(place.group, shots) for place in kind.places])
         yield Part(f"{shots}-shot{kind.title}", heads, (block,))
@@ -352,7 +387,7 @@ def stacked(tables: Sequence[Titled], stack: str) -> Iterator[Part]:
         shots = sorted({number for *_, kind in own for number in kind.shots})
         sets = list(dict.fromkeys(place.name for place in places))
         if stack != DATASET and len(sets) > 1:
-            heads = [Column(place.head, over=place.over) for place in places]
+            heads = [place.column for place in places]
             columns: dict[str, list[tuple[Place | None, int]]] = {
                 f"{k}-shot": [(place, k) for place in places] for k in shots
             }

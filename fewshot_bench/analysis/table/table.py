@@ -289,7 +289,7 @@ class Table:
     of every group are sorted by. `significance` requires a baseline and logits. `signatures` holds
     lines that `signature.parse` reads: that of all records under "", and on request one per group
     under its label. `renamed`: new names of methods and data sets by the old ones. `costs`: those
-    that cells have.
+    that cells have. `store`: the folder, for commands.
     """
 
     rows: tuple[Row, ...]
@@ -312,6 +312,7 @@ class Table:
     variations: tuple[Variation, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    store: str = ""
 
     @property
     def main(self) -> Metric:

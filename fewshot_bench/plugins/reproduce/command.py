@@ -22,7 +22,15 @@ from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.filters import list_records, refuse_file
-from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, run_options
+from fewshot_bench.cli.options import (
+    NAMES,
+    NUMBERS,
+    caption_options,
+    format_option,
+    rename_option,
+    run_options,
+    with_caption,
+)
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.run import TerminalReporter
@@ -39,7 +47,10 @@ from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import encodable, option_name, printable
 
-_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form")
+_THIS_CALL = (
+    *("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form"),
+    *("rename", "caption", "label"),
+)
 
 
 @click.command(
@@ -91,6 +102,8 @@ _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", 
 @click.option("--full", is_flag=True, help="Print every number, also while there is no result.")
 @run_options(*names_of("engine"), "dry_run", "retry_failed", "keep_stale")
 @format_option(FORMATS, "How to write the table.")
+@caption_options
+@rename_option("as printed")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Repeat a published table: paper, ours, difference, noise to expect, verdict.
@@ -177,7 +190,7 @@ def _reproduce(
         report = build(table, wanted, chosen, records, absent, "" if wanted.versions else again)
     has_results = any(line.status not in ("missing", "not shipped") for line in report.lines)
     if form != "terminal" or full or wanted.versions or has_results:
-        shown = document(report)
+        shown = with_caption(document(report, values["rename"]), form, values)
     else:
         shown = list_needs(report, chosen, wanted, again)
     text = formats.render(shown, form, **terminal_style(None))

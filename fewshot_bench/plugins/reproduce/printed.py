@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from fewshot_bench.analysis.figures.drawing import save
 from fewshot_bench.analysis.figures.style import FORMATS as FIGURES
 from fewshot_bench.analysis.formats import document as doc
 from fewshot_bench.analysis.formats.style import COLORS, MARKERS, SETTINGS
-from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, output_option
+from fewshot_bench.analysis.table.names import read_names
+from fewshot_bench.cli.options import (
+    NAMES,
+    NUMBERS,
+    caption_options,
+    format_option,
+    output_option,
+    rename_option,
+    with_caption,
+)
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
 from fewshot_bench.cli.panels import list_option
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, numbers, sources
@@ -119,15 +128,15 @@ def document(
         notes.append(f"*: {'; '.join(marks)}.")
     if len(settings) > most:
         notes.append(f"{len(settings) - most:,} more settings: --format csv has all.")
-    rows = [_row(number) for setting in settings for number in setting.numbers]
+    rows = [_row(setting, number) for setting in settings for number in setting.numbers]
     sections = (doc.Section(title, grids=(grid,)),)
     return doc.Document(sections, notes, rows=rows, heads=FIELDS, data={"rows": rows})
 
 
-def _row(number: Number) -> dict[str, Any]:
+def _row(setting: PrintedSetting, number: Number) -> dict[str, Any]:
     source = sources()[number.source, number.table]
     row = {name: getattr(source if name in _OF_SOURCE else number, name) for name in FIELDS}
-    return row | {"method": number.name}
+    return row | {"method": setting.method, "dataset": setting.dataset}
 
 
 @click.command("printed", short_help="List numbers that papers print, and where they disagree.")
@@ -146,6 +155,8 @@ def _row(number: Number) -> dict[str, Any]:
 )
 @format_option(formats.FORMATS, "How to write the table.")
 @output_option("Write to this file instead of the terminal.")
+@caption_options
+@rename_option("options")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw to .svg, .png or .pdf, too.")
 @click.option("--dark", is_flag=True, help="Draw for a dark page.")
 def command(
@@ -154,6 +165,9 @@ def command(
     output: Path | None,
     figure: Path | None,
     dark: bool,
+    rename: Sequence[str],
+    caption: str | None,
+    label: str | None,
     **filters: Any,
 ) -> None:
     """List the numbers that papers and repositories print, and where they disagree.
@@ -173,10 +187,16 @@ def command(
         raise UsageError(
             f"no setting here is printed by {least} sources; --sources 1 shows what one prints"
         )
+    names = read_names(rename, {name for s in settings for name in (s.method, s.dataset)})
+    settings = [
+        replace(s, method=names.get(s.method, s.method), dataset=names.get(s.dataset, s.dataset))
+        for s in settings
+    ]
     if figure is not None:
         _write_figure(figure, settings, dark)
     asked = any(values is not None for values in filters.values())
     shown = document(settings, chosen, len(settings) if asked else FIRST)
+    shown = with_caption(shown, form, {"caption": caption, "label": label})
     write_text(output, formats.render(shown, form, **terminal_style(output)))
 
 

@@ -5,11 +5,13 @@ While the store has no result, what the table needs stands there in a few lines 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.formats import document as doc
+from fewshot_bench.analysis.table.names import read_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import TOY, TOY_NOTE
@@ -24,7 +26,7 @@ from fewshot_bench.plugins.reproduce.judge import (
     select_averaged,
 )
 from fewshot_bench.plugins.reproduce.matching import Matches
-from fewshot_bench.plugins.reproduce.numbers import HARMONIC, sources
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC, sources
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import counted, signed
@@ -247,9 +249,24 @@ def no_data(names: Sequence[str]) -> str:
     )
 
 
-def document(report: Report) -> doc.Document:
-    """Conditions, one table, counts and next steps; CSV has a line per cell and per mean."""
+def document(report: Report, renaming: Sequence[str] = ()) -> doc.Document:
+    """Conditions, one table, counts and next steps; CSV has a line per cell and per mean.
+
+    renaming: `OLD=NEW` texts for methods and data sets.
+    """
     meta = report.meta
+    own = {name for line in report.lines for name in (line.method, line.dataset)}
+    names = read_names(renaming, own - {AVERAGE})
+    report = report._replace(
+        lines=[
+            dataclasses.replace(
+                line,
+                method=names.get(line.method, line.method),
+                dataset=names.get(line.dataset, line.dataset),
+            )
+            for line in report.lines
+        ]
+    )
     title = f"{meta['reproduction']}: {meta['title']}"
     before = [f"source: {source}" for source in meta["sources"]]
     before += [f"here: {text}" for text in meta["conditions"]]

@@ -1,0 +1,211 @@
+"""Hyper-parameters that are files: `descriptions: Path = hyper(Path("texts.json"), "...")`.
+
+A method sees a `Path` that can be read. Cells state `NAME@sha256:DIGEST`: the digest of the content
+is a part of a cell's key, the name is for people alone. `describe` makes such a text of a file,
+`find` a path of a text: of the file itself as long as it is unchanged, else of the copy in a store
+that `look_in` was given (`store/kept_files.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api import own_methods
+from fewshot_bench.api.code_closure import ROOT_OF_DESCRIBED, Root
+from fewshot_bench.api.method import (
+    Hyperparameter,
+    configuration,
+    hyperparameters,
+    list_changed_options,
+)
+from fewshot_bench.utils.errors import StoreError, UsageError, suggestion
+
+# Folder of a store with the files that its cells state.
+FILES = "files"
+# Hex digits of a digest in cells, and in labels of tables.
+LONG, SHORT = 16, 4
+_FORM = re.compile(rf"(?P<name>[^/\\\0]+)@sha256:(?P<digest>[0-9a-f]{{{LONG}}})", re.DOTALL)
+# Bytes that are read at once.
+_BLOCK = 1 << 20
+# By digest: where a file with this content was.
+_KNOWN: dict[str, Path] = {}
+# By path: the stamp of a file, and its digest.
+_DIGESTS: dict[Path, tuple[tuple[int, ...], str]] = {}
+_STORES: list[Path] = []
+
+
+def split(value: Any) -> tuple[str, str]:
+    """Name and digest in a value of an option; two empty texts for a value that is no file."""
+    match = _FORM.fullmatch(value) if isinstance(value, str) and "@sha256:" in value else None
+    return (match["name"], match["digest"]) if match else ("", "")
+
+
+def without_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they enter a key: files by their content alone."""
+    return {name: split(value)[1] or value for name, value in options.items()}
+
+
+def show(value: Any) -> Any:
+    """A value for a label: a file as its name and the first digits of its digest."""
+    name, digest = split(value)
+    return f"{name}@{digest[:SHORT]}" if name else value
+
+
+def show_names(every: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The names of the files among options, by text, without those of several files."""
+    files = {text: split(text) for options in every for text in options.values() if split(text)[0]}
+    digests: dict[str, set[str]] = {}
+    for name, digest in files.values():
+        digests.setdefault(name, set()).add(digest)
+    return {text: name for text, (name, _) in files.items() if len(digests[name]) == 1}
+
+
+def is_of_files(parameter: Hyperparameter) -> bool:
+    """True if the values of a hyper-parameter are files."""
+    return Path in (parameter.type, *typing.get_args(parameter.type))
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file, which is read again only if it changed; may raise OSError."""
+    status = path.stat()
+    stamp = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+    if path in _DIGESTS and _DIGESTS[path][0] == stamp:
+        return _DIGESTS[path][1]
+    made = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            made.update(block)
+    _DIGESTS[path] = stamp, made.hexdigest()
+    return made.hexdigest()
+
+
+def describe(path: Path) -> str:
+    """The text that cells state of a file; may raise OSError."""
+    digest = digest_file(path)[:LONG]
+    _KNOWN[digest] = path
+    return f"{path.name}@sha256:{digest}"
+
+
+def look_in(store: Path) -> None:
+    """Find files in a store, too."""
+    if store not in _STORES:
+        _STORES.append(store)
+
+
+def find(text: str) -> Path | None:
+    """The path of a file with the content that a text of `describe` states; None if there is none.
+
+    A copy in a store, which has the name of its digest, is not read for it.
+    """
+    name, digest = split(text)
+    known = _KNOWN.get(digest)
+    try:
+        if known is not None and digest_file(known)[:LONG] == digest:
+            return known
+    except OSError:
+        pass
+    copies = (path for store in _STORES for path in (store / FILES / digest).glob("*"))
+    return min(copies, key=lambda path: path.name != name, default=None)
+
+
+def open_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a cell as its method takes them; StoreError for a file that is nowhere."""
+    return {n: _open(n, value) if split(value)[0] else value for n, value in options.items()}
+
+
+def _open(option: str, text: str) -> Path:
+    path = find(text)
+    if path is None:
+        name, digest = split(text)
+        raise StoreError(
+            f"the file of {option}, {name} (sha256 {digest}), is in no store that was looked in: "
+            f"merge the store that has it (fsbench store merge), or give -o {option}=FILE"
+        )
+    return path
+
+
+def state_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `open_files`; may raise OSError."""
+    return {n: describe(v) if isinstance(v, Path) else v for n, v in options.items()}
+
+
+def list_overrides(method: Any) -> dict[str, Any]:
+    """As the overrides of a cell of a method's object: what differs from defaults, and all files.
+
+    UsageError for what is no file.
+    """
+    name, values = str(getattr(method, "name", "")), configuration(method)
+    files = state_files(find_files(name, type(method), values))
+    return {**list_changed_options(method), **files}
+
+
+def find_files(method: str, kind: type, chosen: Mapping[str, Any]) -> dict[str, Path]:
+    """The readable, absolute paths of a method's files by hyper-parameter.
+
+    A relative default is looked up beside the file of the class, then in the current folder.
+    UsageError for what is no file.
+    """
+    found = {}
+    for parameter in filter(is_of_files, hyperparameters(kind)):
+        value = chosen.get(parameter.name, parameter.default)
+        if value is None or (not isinstance(value, Path) and Path is not parameter.type):
+            continue
+        if split(str(value))[0]:
+            found[parameter.name] = _open(parameter.name, str(value))
+        else:
+            found[parameter.name] = _locate(method, kind, parameter, Path(value))
+    return found
+
+
+def _locate(method: str, kind: type, parameter: Hyperparameter, value: Path) -> Path:
+    places = [Path()]
+    if value == parameter.default:
+        own = own_methods.find(method)
+        author = [Path(own.facts.path)] if own and own.facts.path else []
+        places = [_folder_of(kind), *author, *places]
+    every = [Path(os.path.abspath(place / value)) for place in places]
+    path = next((path for path in every if path.exists()), every[0])
+    problem = _find_problem(path)
+    if problem:
+        default = " (the default)" if value == parameter.default else ""
+        raise UsageError(
+            f"{method}: {parameter.name}={str(value)!r}{default}: {problem}; expected a file, such "
+            f"as -o {parameter.name}=FILE"
+        )
+    return path
+
+
+def _find_problem(path: Path) -> str:
+    """The reason why a file cannot be read; empty if it can be."""
+    if path.is_dir():
+        return f"'{path}' is a folder"
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        return f"there is no file '{path}'{suggestion(path.name, beside)}"
+    if not path.is_file():
+        return f"'{path}' is no regular file"
+    try:
+        describe(path)
+    except OSError as error:
+        return f"'{path}' cannot be read ({error.strerror})"
+    return ""
+
+
+def _folder_of(kind: type) -> Path:
+    """The folder of the file that defines a class; the current folder for one without a file."""
+    root: Root | None = vars(kind).get(ROOT_OF_DESCRIBED)
+    if root is None:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        return Path(file).parent if file else Path()
+    if not root.folders:
+        return Path(root.file).parent
+    inside = kind.__module__.split(".")[root.name.count(".") + 1 :]
+    place = Path(root.folders[0], *inside)
+    return place if place.is_dir() else place.parent
