@@ -196,6 +196,16 @@ NAMED = {
 }
 
 
+def test_messages_of_the_libraries_that_decode_images_are_left_out() -> None:
+    log = CellLog(verbosity=2)
+    with collect(log):
+        logging.getLogger("PIL.PngImagePlugin").debug("STREAM b'IHDR' 16 13")
+        logging.getLogger("PIL.Image").warning("a large image")
+        logging.getLogger("mine").debug("of interest")
+    assert len(log.text.splitlines()) == 2
+    assert "STREAM" not in log.text
+
+
 def test_a_cell_has_a_readable_name_of_its_own() -> None:
     for (method, data, target, classes, split), name in NAMED.items():
         spec = RunSpec(method, data, 4, split, 1, target=target, classes=classes)

@@ -70,6 +70,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     if changed and not anyway:
         names = " and ".join(name for name, _, _ in changed)
         raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
+    for line in _about_code(kept):
+        click.echo(line)
     with working("rerun"):
         outcome = _repeat(kept)
     facts = _unequal(_facts_after(then, outcome.record))
@@ -79,6 +81,20 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     text, same = _compare(kept, outcome)
     click.echo(text)
     ctx.exit(0 if same else FsbenchError.exit_code)
+
+
+def _about_code(kept: Kept) -> Iterator[str]:
+    """A line on what was edited in the method since the record, if the store knows it."""
+    from fewshot_bench.runner.resuming import Code, shorten_changes
+
+    method, digest = kept.record.spec.method, kept.record.code_digest
+    if kept.store is None or not digest:
+        return
+    code = Code.of([method])
+    if code.digests[method] != digest and (
+        changes := code.list_changes(method, digest, kept.store)
+    ):
+        yield f"code: {shorten_changes(changes)} since this record"
 
 
 def _unequal(facts: Iterable[Fact]) -> list[Fact]:
