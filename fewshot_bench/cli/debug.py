@@ -161,6 +161,11 @@ def _describe(record: Record) -> Iterator[str]:
     trained, steps = footprint.get("trained") or 0, footprint.get("steps", 0)
     memory = f"peak memory {footprint.get('peak_memory_mb', 0):,.0f} MB"
     yield f"  {trained:,} trained parameters, {counted(steps, 'step')}, {memory}"
+    curves = [(name, curve["values"]) for name, curve in record.curves.items()]
+    if logged := [
+        f"{name} {values[0]:.4g} to {values[-1]:.4g}" for name, values in curves if values
+    ]:
+        yield f"  {', '.join(logged)}"
     for incident in record.incidents:
         yield f"  {incident['kind']}: {incident['text']}"
 

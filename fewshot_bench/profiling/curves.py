@@ -74,8 +74,9 @@ class _Series:
 
     def points(self) -> list[_Point]:
         """All points, the last one included."""
-        is_kept = self.last is None or (self.kept and self.kept[-1] is self.last)
-        return self.kept if is_kept or self.last is None else [*self.kept, self.last]
+        if self.last is None or self.last in self.kept[-1:]:
+            return self.kept
+        return [*self.kept, self.last]
 
 
 class _Reading:

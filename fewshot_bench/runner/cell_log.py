@@ -174,6 +174,11 @@ def _pass_on(stream: TextIO | None, text: str) -> None:
             stream.flush()
 
 
+# Libraries that decode images and lock files for the harness: their messages, several for each
+# image, are none of a method's.
+_NOT_OWN = ("PIL", "filelock")
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes records of `logging` as lines: `INFO module: text`."""
 
@@ -181,6 +186,11 @@ class _Handler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.setLevel(level)
         self.setFormatter(logging.Formatter("%(levelname)s %(module)s: %(message)s"))
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """False for what is not of the cell's code, unless it is a warning."""
+        own = record.name.partition(".")[0] not in _NOT_OWN or record.levelno >= logging.WARNING
+        return own and super().filter(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """A record that cannot be formatted, or a closed stream, harms no cell."""

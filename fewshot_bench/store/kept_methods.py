@@ -47,7 +47,7 @@ def keep_methods(store: Path, names: Iterable[str]) -> None:
 
 def list_methods(store: Path) -> Iterator[tuple[Path, Facts]]:
     """The folders of methods, with their facts; without those that cannot be read."""
-    for folder in sorted(list_entries(store / METHODS)):
+    for folder in list_entries(store / METHODS) if (store / METHODS).is_dir() else ():
         with suppress(StoreError):
             if facts := own_methods.read_facts(folder):
                 yield folder, facts
