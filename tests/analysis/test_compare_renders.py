@@ -96,13 +96,15 @@ def test_latex_compiles(odd: Path, tmp_path: Path) -> None:
 
 
 @needs("pdflatex")
-@pytest.mark.parametrize("layout", ["full", "paper"])
+@pytest.mark.parametrize("layout", ["full", "compact"])
 def test_many_tables_compile(tmp_path: Path, layout: str) -> None:
-    names, shots = ([f"d{n}" for n in range(27)], (1,)) if layout == "full" else (["d"], range(54))
+    names, shots = (
+        ([f"d{n}" for n in range(27)], (1,)) if layout == "full" else (["d", "e"], range(54))
+    )
     store = save(tmp_path / "s", matrix(datasets=names, shots=shots, seeds=(1,)))
     words = ("--store", store, "--format", "latex", "--layout", layout, "--baseline", "coop")
     text = run_compare(*words).output
-    assert text.count(r"\begin{table}") > 52
+    assert text.count(r"\begin{table") > 52
     assert "LaTeX Error" not in typeset(tmp_path, text)
 
 
