@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.api.spec import RunSpec, name_cell
+from fewshot_bench.engines.base import Settings, StoreSnapshot
+from fewshot_bench.engines.distributed import Job
 from fewshot_bench.runner.cell_log import HEAD, TAIL, CellLog, collect
 from fewshot_bench.store.clean import Chosen, list_leftovers, remove
 from fewshot_bench.store.log_files import LOG, read_log
@@ -135,6 +138,19 @@ def test_where_the_command_runs_it_is_seen_at_once_and_kept(
     # The handlers of the tests show what is logged.
     assert "of some interest" not in out.err
     assert log_of(store, "well").splitlines()[1:3] == ["key ***", "INFO chatty: of some interest"]
+
+
+def test_workers_of_a_job_show_lines_in_their_own_output(
+    ran: tuple[Store, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec = ran[0], RunSpec.from_dict(json.loads(file_of(ran[0], "well").read_text())["spec"])
+    monkeypatch.setenv("CHATTY_API_KEY", SECRET)
+    settings = Settings(verbose=1, threads=1, force=True)
+    job = Job.create(StoreSnapshot.of(store, [spec]), [spec], settings)
+    out = fsbench("worker", "--store", store.path, "--job", job.name)
+    assert out.code == 0, out.err
+    assert out.out.startswith(f"  cell {name_cell(spec)}\n")
+    assert "key ***\n" in log_of(store, "well")
 
 
 def test_a_cell_that_prints_nothing_has_none(tmp_path: Path) -> None:

@@ -8,17 +8,22 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+import click
 import pytest
 
+import fewshot_bench
 from fewshot_bench import Augment, Backbone, DatasetCard, Images, MethodCard, RunContext, Shots
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
 from fewshot_bench.api.method_rules import ABOUT
 from fewshot_bench.api.plugins import Hooks
+from fewshot_bench.cli.main import cli
 from fewshot_bench.testing import CheckSkipped, all_checks
+from tests.third_party_plugin.fsbench_prototype.method import Prototype
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -87,3 +92,33 @@ def test_twelve_lines_are_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if not check.name.startswith("check_restored"):
             with contextlib.suppress(CheckSkipped):
                 check(method)
+
+
+def test_every_block_of_python_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 8
+    for block in blocks:
+        # What a reader has at hand there: contracts, and methods of their own.
+        names = {name: getattr(fewshot_bench, name) for name in ("DatasetCard", "Item", "hookimpl")}
+        own = {
+            "Mapping": Mapping,
+            "Sequence": Sequence,
+            "Verbose": type("Verbose", (Prototype,), {"name": "verbose"}),
+        }
+        scope = {"__name__": "shown", "Prototype": Prototype, **names, **own}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "shown", ModuleType("shown"))
+            exec(block, scope)
+
+
+def test_every_command_has_the_options_shown() -> None:
+    lines = re.findall(r"^fsbench (.*)$", GUIDE, re.MULTILINE)
+    assert len(lines) > 10
+    for line in lines:
+        name, *words = line.split()
+        shown = {word.partition("=")[0] for word in words if word.startswith("-")}
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, line
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        group = getattr(command, "commands", {})
+        assert shown <= known or words[0] in group, line
