@@ -12,6 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,11 +75,14 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     """
     tensors = fit.stored()
     device = str(fit.backbone.device)
+    options = configuration(method)
+    files = {n: str(value.absolute()) for n, value in options.items() if isinstance(value, Path)}
     with suppress(ModuleNotFoundError):
         return _ask(
             tensors,
             method=name_of_class(method),
-            options=configuration(method),
+            options=options | files,
+            files=list(files),
             classifier=name_of_class(fit.classifier),
             classes=fit.setting.classes,
             device=device,
@@ -125,7 +129,9 @@ def main(arguments: list[str], channels: list[Channel]) -> None:
             problem, answer = MISSING, b""
             try:
                 if kind := _class(request["method"]):
-                    method = kind(**request["options"])
+                    options = request["options"]
+                    files = {name: Path(options[name]) for name in request["files"]}
+                    method = kind(**options | files)
                     classifier = class_named(request["classifier"], method)
                     classes, device = tuple(request["classes"]), request["device"]
                     logits = _restore(method, load(body), classes, device, classifier)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fsbench_methods.coop import CoOp
+from torch import Tensor
 
-from fewshot_bench import Backbone, RunContext, Task, Vocabulary
+from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
 from fewshot_bench.testing import (
     Bench,
     CheckFailure,
@@ -161,6 +164,46 @@ def test_a_reason_lists_at_most_five_things_and_names_the_authors_line() -> None
     listed = "row 0, row 1, row 2, row 3, row 4 and 3 more with requires_grad"
     assert listed in str(failed.value)
     assert failed.value.__suppress_context__
+
+
+@dataclass
+class Strict(Linear):
+    """A classifier that takes no weights of zero."""
+
+    def logits(self, queries: Images) -> Tensor:
+        if not self.weight.any():
+            raise ValueError("expected weights")
+        return super().logits(queries)
+
+
+@dataclass(frozen=True)
+class RefusesZeros(Head):
+    fit = rebuilt(Strict)
+
+
+@dataclass(frozen=True)
+class ReadsItsFile(Head):
+    """Its restored classifier needs the file, too."""
+
+    texts: Path = Path(__file__)
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> Linear:
+        assert self.texts.read_text(encoding="utf-8")
+        return Linear(tensors["weight"], tensors["bias"], backbone.logit_scale)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        (RefusesZeros(), "check_logits_come_from_the_stored_tensors"),
+        (ReadsItsFile(), "check_restored_from_its_tensors_it_answers_alike"),
+    ],
+)
+def test_an_honest_method_passes(method: Any, name: str) -> None:
+    (check,) = [one for one in all_checks() if one.name == name]
+    check(method)
 
 
 @dataclass(frozen=True)
