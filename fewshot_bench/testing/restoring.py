@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
-from fewshot_bench.api.method import configuration
+from fewshot_bench.api.method import configuration, convert_value, find_parameter
 from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy import toy_backbone
@@ -75,14 +75,14 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     """
     tensors = fit.stored()
     device = str(fit.backbone.device)
-    options = configuration(method)
-    files = {n: str(value.absolute()) for n, value in options.items() if isinstance(value, Path)}
     with suppress(ModuleNotFoundError):
         return _ask(
             tensors,
             method=name_of_class(method),
-            options=options | files,
-            files=list(files),
+            options={
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in configuration(method).items()
+            },
             classifier=name_of_class(fit.classifier),
             classes=fit.setting.classes,
             device=device,
@@ -129,9 +129,11 @@ def main(arguments: list[str], channels: list[Channel]) -> None:
             problem, answer = MISSING, b""
             try:
                 if kind := _class(request["method"]):
-                    options = request["options"]
-                    files = {name: Path(options[name]) for name in request["files"]}
-                    method = kind(**options | files)
+                    options = {
+                        name: convert_value(kind.name, find_parameter(kind.name, kind, name), value)
+                        for name, value in request["options"].items()
+                    }
+                    method = kind(**options)
                     classifier = class_named(request["classifier"], method)
                     classes, device = tuple(request["classes"]), request["device"]
                     logits = _restore(method, load(body), classes, device, classifier)

@@ -66,10 +66,13 @@ def test_one_record_is_drawn_by_its_file_or_its_key(store: Path) -> None:
 def test_records_of_filters_are_told_apart_by_what_differs(store: Path) -> None:
     shown = fsbench("curves", "--store", store, "--series", "loss")
     legend = re.findall(r"^ +[abc] (.*)$", shown.out, re.M)
-    assert {*legend} == {"coop, seed 1", "coop, seed 2", "maple, seed 1"}
+    assert legend == ["coop, seed 1", "coop, seed 2", "maple, seed 1"]
     assert "note: zero-shot on dtd, 1-shot, seed 1 " in shown.err
     few = fsbench("curves", "--store", store, "--series", "loss", "-m", "coop", "--seeds", 2)
     assert "seed" not in few.out
+    asked = fsbench("curves", "--store", store, "--series", "loss", "-m", "maple,coop")
+    legend = re.findall(r"^ +[abc] (.*)$", asked.out, re.M)
+    assert legend == ["maple, seed 1", "coop, seed 1", "coop, seed 2"]
 
 
 def test_every_point_is_in_the_data(store: Path, tmp_path: Path) -> None:
