@@ -129,6 +129,11 @@ def test_why_a_record_has_none(steps: int) -> None:
     assert REASONS[steps] in why_none(made)
 
 
+def test_values_that_are_no_numbers_are_the_reason() -> None:
+    incident = {"kind": "curves", "text": "its curves leave out values that are not finite: gap"}
+    assert "not finite: gap" in why_none(dataclasses.replace(make("coop"), incidents=[incident]))
+
+
 def test_lines_have_colors_or_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
