@@ -87,6 +87,12 @@ def test_provisional_modules_say_so(module: str) -> None:
     assert "rovisional" in text or "may still change" in text
 
 
+def test_a_provisional_name_is_found_by_its_error() -> None:
+    with pytest.raises(ImportError, match=r"training\.provisional import count_correct"):
+        _ = fewshot_bench.training.count_correct
+    assert not hasattr(fewshot_bench.training, "count_corect")
+
+
 def test_no_name_is_both_a_module_and_a_function() -> None:
     for name in fewshot_bench.__all__:
         assert not isinstance(getattr(fewshot_bench, name), types.ModuleType), name

@@ -25,7 +25,7 @@ from fewshot_bench.analysis.frame import (
     weights_text,
 )
 from fewshot_bench.analysis.table.table import STATED, Row
-from fewshot_bench.api.option_files import show_names
+from fewshot_bench.api.file_texts import show_names
 from fewshot_bench.api.record import Overlap, Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError

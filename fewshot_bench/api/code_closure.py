@@ -10,15 +10,15 @@ count. Other packages do not.
 
 from __future__ import annotations
 
-import ast
+import glob
 import hashlib
 import importlib.machinery
-import importlib.util
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +33,6 @@ from fewshot_bench.api.code_facts import (
     OF_TEXT,
     QUIET,
     VERSION,
-    WORDS,
     Facts,
     Import,
     Statement,
@@ -171,7 +170,7 @@ class Code(NamedTuple):
     bound: Mapping[str, Mapping[str, list[int]]]
     known: frozenset[str]
     has_hooks: bool
-    edges: dict[tuple[str, str, int], _Edges]
+    edges: dict[Place, frozenset[Place]]
     stamps: tuple[tuple[str, Stamp], ...] = ()
 
     @classmethod
@@ -192,8 +191,8 @@ class Code(NamedTuple):
 
 # By root: its code when it was last read.
 _READ: dict[Root, Code] = {}
-# By path: facts by digest of its bytes.
-_FACTS: dict[str, Facts] = {}
+# By path: the stamp of a file, and its facts.
+_FACTS: dict[str, tuple[Stamp, Facts]] = {}
 
 
 def _read(root: Root) -> Code:
@@ -203,52 +202,44 @@ def _read(root: Root) -> Code:
     kept = _READ.get(root)
     if kept is not None and kept.stamps == stamps:
         return kept
-    known = {}
-    if kept is not None:
-        old = dict(kept.stamps)
-        known = {
-            path: kept.facts[name]
-            for (file, path), (_, stamp) in zip(files, stamps, strict=True)
-            if old.get(file) == stamp and (name := _module_of(root, file)) in kept.facts
-        }
-    facts = _read_facts(root, {path: known.get(path) for _, path in files})
+    _read_facts(root, [path for _, path in files])
     # A package precedes a module of its name, which precedes one in another of its folders.
     names: dict[str, str] = {}
     for file, path in sorted(files, key=lambda one: not one[0].endswith("/__init__.py")):
         names.setdefault(_module_of(root, file), path)
-    code = Code.of(root, names, {name: facts[path] for name, path in names.items()}, stamps)
+    code = Code.of(root, names, {name: _FACTS[path][1] for name, path in names.items()}, stamps)
     _READ[root] = code
     return code
 
 
-def _read_facts(root: Root, known: Mapping[str, Facts | None]) -> Mapping[str, Facts]:
-    """Facts of files by path: those that are known, from the machine's cache, or read."""
-    sources = {}
-    for path, facts in known.items():
-        if facts is None:
-            try:
-                sources[path] = Path(path).read_bytes()
-            except OSError:
-                sources[path] = b"unreadable\0"
-    result = {path: facts for path, facts in known.items() if facts is not None}
-    if not sources:
-        return result
-    version = ".".join(map(str, sys.version_info[:2]))
-    key = f"code of {root.file} {VERSION} {version}"
-    kept = _decode(kept_list(key))
-    digests = {path: hashlib.sha256(source).hexdigest() for path, source in sources.items()}
-    new = False
-    for path, source in sources.items():
-        digest = digests[path]
-        if digest not in kept:
-            new = True
-            is_code = path.endswith(".py")
-            kept[digest] = read_facts(source, digest) if is_code else Facts(digest, parsed=False)
-        result[path] = kept[digest]
+def _read_facts(root: Root, paths: Iterable[str]) -> None:
+    """Know the facts of files: those of the machine's cache, or of the files."""
+    new = [path for path in paths if _FACTS.get(path, ((), None))[0] != _stamp(path)]
     if new:
-        current = {facts.digest: facts for facts in result.values()}
-        keep_list(key, msgspec.msgpack.encode(current))
-    return result
+        version = ".".join(map(str, sys.version_info[:2]))
+        key = f"code of {root.file} {VERSION} {version}"
+        kept = _decode(kept_list(key))
+        current = {facts.digest: facts for facts in (_facts_of(path, kept) for path in new)}
+        if current.keys() - kept.keys():
+            current |= {facts.digest: facts for _, facts in map(_FACTS.__getitem__, paths)}
+            keep_list(key, msgspec.msgpack.encode(current))
+
+
+def _facts_of(path: str, kept: Mapping[str, Facts] = MappingProxyType({})) -> Facts:
+    """The facts of a file, which is read again only if it changed. kept: some by digest."""
+    stamp, known = _stamp(path), _FACTS.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    try:
+        source = Path(path).read_bytes()
+    except OSError:
+        source = b"unreadable\0"
+    digest = hashlib.sha256(source).hexdigest()
+    facts = kept.get(digest)
+    if facts is None:
+        facts = read_facts(source, digest) if path.endswith(".py") else Facts(digest, parsed=False)
+    _FACTS[path] = stamp, facts
+    return facts
 
 
 def _decode(content: bytes | None) -> dict[str, Facts]:
@@ -334,30 +325,46 @@ def with_beside(file: Path) -> Mapping[str, str]:
 
 def _is_bare_package(name: str, folder: Path) -> bool:
     """True if `import name` finds this folder without `__init__.py` and nothing before it."""
-    if not folder.is_dir():
+    if not folder.is_dir() or name in sys.builtin_module_names:
         return False
-    loaded = sys.modules.get(name)
-    try:
-        spec = importlib.util.find_spec(name) if loaded is None else loaded.__spec__
-    except (ImportError, ValueError):
-        return False
-    places = spec.submodule_search_locations if spec is not None and not spec.has_location else ()
-    return any(os.path.realpath(location) == os.path.realpath(folder) for location in places or ())
+    # The folder of a file becomes the last place to look in when the file is imported.
+    places = [*sys.path, str(folder.parent)]
+    spec = importlib.machinery.PathFinder.find_spec(name, places)
+    found = spec.submodule_search_locations if spec is not None and not spec.has_location else ()
+    return any(os.path.realpath(place) == os.path.realpath(folder) for place in found or ())
 
 
 def _imports(file: str) -> set[str]:
-    """Top-level names of all imports in a file, nested ones included; empty if unreadable."""
-    try:
-        tree = ast.parse(Path(file).read_bytes())
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return set()
+    """Top-level names of all imports in a file, also those in functions or by a text."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+    for statement in _facts_of(file).statements:
+        names |= {one.module for one in statement.imports if not one.level}
+        if OF_PACKAGE & {*statement.words}:
+            names.update(statement.strings)
+    return {name.partition(".")[0] for name in names} - {""}
+
+
+def list_data(files: Mapping[str, str], home: str) -> set[str]:
+    """The files below a folder that modules in it name, or may find by `__file__` and the like.
+
+    files: the modules, as of `with_beside`.
+    """
+    named: set[str] = set()
+    every = [(path, one) for path in files.values() for one in _facts_of(path).statements]
+    searching = any(OF_FILES & {*statement.words} for _, statement in every)
+    for path, statement in every:
+        suffixes = (f"{Path(path).stem}{text}" for text in statement.strings if text[:1] == ".")
+        for text in (*statement.strings, *suffixes):
+            is_name = may_name_file(text) or text.endswith(".py")
+            for folder in {os.path.dirname(path), home} if is_name or searching else ():
+                place = os.path.normpath(os.path.join(folder, text))
+                if place.startswith(os.path.join(home, "")):
+                    named |= set(glob.glob(place)) if "*" in text else {place}
+    if searching:
+        # Packages beside the file may hold data of their own.
+        named |= {os.path.join(home, name.partition("/")[0]) for name in files if "/" in name}
+    inside = (path for folder in named if os.path.isdir(folder) for path in _list_all(folder))
+    return {path for path in {*named, *inside} if os.path.isfile(path)} - {*files.values()}
 
 
 def _stamp(path: str) -> Stamp:
@@ -475,21 +482,27 @@ def _digest_running(module: str, name: str = "") -> str:
 
 # Following names.
 
+# A statement of a module by its place, or in place of that: the module is imported, or may be used
+# as a whole.
+Place = tuple[str, int]
+RUN, WHOLE = -1, -2
+
 
 class Closure(NamedTuple):
     """What a class uses: parts with their digests, the modules that it imports, files it may read.
 
-    absent: names of files that it would read if they existed.
+    stamps: of the files, of folders that may get some, and of files that would be read.
     """
 
     parts: Parts
     modules: frozenset[str]
     files: tuple[str, ...]
+    stamps: Mapping[str, Stamp]
 
 
-# By root, module and class: its code, the stamps of files that it names, and what it uses.
-_CLOSED: dict[tuple[Root, str, str], tuple[Code, Mapping[str, Stamp], Closure]] = {}
-_FILE_NAME = re.compile(r"[^*?<>|:]*\.[A-Za-z]\w{0,11}")
+# By root, module and class: its code, and what it uses.
+_CLOSED: dict[tuple[Root, str, str], tuple[Code, Closure]] = {}
+_FILE_NAME = re.compile(r"[^<>|:]*\.[A-Za-z]\w{0,11}")
 # Folders in a package that hold no files of its own.
 _NOT_OWN = re.compile(r"__pycache__|\..*|.*\.(egg|dist)-info|node_modules|fsbench-results")
 
@@ -499,152 +512,191 @@ def _close(code: Code, module: str, name: str = "") -> Closure:
     key = code.root, module, name
     kept = _CLOSED.get(key)
     if kept is not None and kept[0] is code:
-        stamps = kept[1]
-        if stamps == {path: _stamp(path) for path in stamps} and None not in stamps:
-            return kept[2]
-    closing = _Closing(code)
-    closing.start(code.rename(module), name)
-    parts = closing.finish()
-    named = closing.list_named()
+        stamps = kept[1].stamps
+        if stamps == {path: _stamp(path) for path in stamps}:
+            return kept[1]
+    reached = _walk(code, code.rename(module), name)
+    statements = [code.facts[one].statements[index] for one, index in reached if index >= 0]
+    words = {word for statement in statements for word in statement.words}
+    named = _list_named(code, reached, bool(words & OF_FILES))
     files = tuple(sorted({path for path in named if os.path.isfile(path)}))
     folder = str(Path(code.root.file).parent)
-    own = {os.path.relpath(path, folder): _digest_file(path) for path in files}
-    closure = Closure({**parts, **own}, frozenset(closing.executed), files)
-    _CLOSED[key] = code, {path: _stamp(path) for path in named}, closure
+    parts = _describe(code, reached, bool(words & OF_TEXT))
+    parts |= {os.path.relpath(path, folder): _digest_file(path) for path in files}
+    modules = frozenset(one for one, index in reached if index == RUN)
+    closure = Closure(parts, modules, files, {path: _stamp(path) for path in named})
+    _CLOSED[key] = code, closure
     return closure
 
 
-class _Edges(NamedTuple):
-    """What a statement leads to, whichever class uses it.
+def _walk(code: Code, module: str, name: str) -> set[Place]:
+    """All that a class leads to, or all of a module."""
+    top = code.bound.get(module, {}).get(name.partition(".")[0], ())
+    todo = [(module, index) for index in top] or [(module, WHOLE)]
+    if module not in code.facts:
+        todo += [(each, WHOLE) for each in code.facts]
+    todo += [(module, RUN), *((each, RUN) for each, facts in code.facts.items() if facts.runs)]
+    reached: set[Place] = set()
+    while todo:
+        place = todo.pop()
+        if place not in reached and (place[1] == WHOLE or place[0] in code.facts):
+            reached.add(place)
+            if place not in code.edges:
+                code.edges[place] = frozenset(_lead(code, *place))
+            todo += code.edges[place] - reached
+    return reached
 
-    parts: name and digest of each. reached: statements, by module and place. executed: modules that
-    it imports. whole: modules of which all may be used. words: those of `code_facts.WORDS`.
+
+def _lead(code: Code, module: str, index: int) -> Iterator[Place]:
+    """What a statement, an import of a module, or the use of all of a module leads to."""
+    if index == WHOLE:
+        yield module, RUN
+        inside = (each for each in code.facts if each.startswith(f"{module}."))
+        yield from ((each, WHOLE) for each in inside)
+        every = code.facts[module].statements if module in code.facts else ()
+        yield from ((module, at) for at in range(len(every)))
+        return
+    facts = code.facts[module]
+    if index == RUN:
+        yield from ((outer, RUN) for outer in _prefixes(module))
+        for at, statement in enumerate(facts.statements):
+            if _is_effect(code, module, statement):
+                yield module, at
+            for one in statement.imports:
+                yield from (place for place in _import(code, module, one) if place[1] == RUN)
+        return
+    statement = facts.statements[index]
+    yield module, RUN
+    for one in statement.imports:
+        yield from _import(code, module, one)
+    for name in statement.names:
+        yield from ((module, at) for at in code.bound[module].get(name, ()))
+    for text in statement.strings:
+        # `package.module:name`, or a script.
+        target = text.partition(":")[0].removesuffix(".py").replace("/", ".")
+        beside = f"{module.rpartition('.')[0]}.{target}".strip(".")
+        is_script = text.endswith(".py") and beside in code.facts
+        if target in code.facts and target != code.root.name:
+            yield target, WHOLE
+        elif is_script:
+            yield beside, WHOLE
+    if OF_MODULE & {*statement.words}:
+        yield module, WHOLE
+    if OF_PACKAGE & {*statement.words}:
+        yield from ((each, WHOLE) for each in code.facts)
+
+
+def _import(code: Code, module: str, one: Import) -> Iterator[Place]:
+    """What an import leads to if its name is used; `RUN` if not."""
+    target = _find(code, module, one)
+    if target is None:
+        return
+    yield target, RUN
+    if not one.name and one.bound == one.module.partition(".")[0]:
+        # Any module of the package may be reached by its dotted name.
+        yield one.bound, WHOLE
+        return
+    inner = f"{target}.{one.name}"
+    places = code.bound.get(target, {}).get(one.name, ())
+    yield from ((target, at) for at in places)
+    if inner in code.known:
+        yield inner, RUN
+        yield inner, WHOLE
+    elif not places:
+        yield target, WHOLE
+
+
+def _describe(code: Code, reached: Iterable[Place], as_text: bool) -> dict[str, str]:
+    """The digests of all that was reached."""
+    if as_text:
+        return {name: one.digest for name, one in code.facts.items()}
+    gathered: dict[str, list[str]] = {}
+    for module, index in sorted(reached):
+        if index >= 0:
+            for name, digest in _parts_of(code, module, index):
+                gathered.setdefault(f"{module}.{name}" if name else module, []).append(digest)
+        elif index == RUN:
+            facts = code.facts[module]
+            lines = _describe_order(code, module) if facts.parsed else [facts.digest]
+            if lines:
+                gathered.setdefault(module, []).extend(lines)
+    return {name: _hash(digests) for name, digests in gathered.items()}
+
+
+def _parts_of(code: Code, module: str, index: int) -> Iterator[tuple[str, str]]:
+    statement = code.facts[module].statements[index]
+    yield from statement.parts
+    for one in statement.imports if statement.kind == IMPORT else ():
+        yield one.bound, _text_of(code, module, one)
+
+
+def _text_of(code: Code, module: str, one: Import) -> str:
+    """What an import stands for, however it is written."""
+    target = _find(code, module, one) or f"{'.' * one.level}{one.module}"
+    return f"import {target} {one.name}"
+
+
+def _describe_order(code: Code, module: str) -> list[str]:
+    """The order of what a module does when it is imported, if it does anything."""
+    lines, statements = [], code.facts[module].statements
+    acts = any(_is_effect(code, module, one) and one.parts for one in statements)
+    for statement in statements:
+        for one in statement.imports if statement.kind == IMPORT else ():
+            if acts or (_is_loud(one) and _find(code, module, one) is None):
+                lines.append(_text_of(code, module, one))
+        if acts and _is_effect(code, module, statement):
+            lines += [name or digest for name, digest in statement.parts]
+    return lines
+
+
+def _is_effect(code: Code, module: str, statement: Statement) -> bool:
+    """True for what counts for all who import a module."""
+    if statement.kind != DERIVED or code.has_hooks:
+        return statement.kind in (EFFECT, DERIVED)
+    # A base of another package may do anything with what derives from it.
+    statements, bound = code.facts[module].statements, code.bound[module]
+    for first in (base.partition(".")[0] for base in statement.bases):
+        places = bound.get(first, ())
+        imports = [one for at in places for one in statements[at].imports if one.bound == first]
+        if not places or any(_is_loud(one) and not _find(code, module, one) for one in imports):
+            return True
+    return False
+
+
+def _list_named(code: Code, reached: Iterable[Place], all_files: bool) -> set[str]:
+    """The paths of files that code may read: those that it names, or all of its package.
+
+    Also those of folders that may get more of them.
     """
+    folders = list(code.root.folders)
+    if "." in code.root.name and not folders:
+        folders = [str(Path(code.root.file).parent)]
+    named: set[str] = set()
+    if not folders:
+        # Files that a single file names are a part of its version (`own_methods.py`).
+        return named
+    for module, index in reached:
+        place = os.path.dirname(code.paths.get(module, ""))
+        for text in code.facts[module].statements[index].strings if index >= 0 else ():
+            if may_name_file(text):
+                for folder in {place, *folders}:
+                    path = os.path.join(folder, text)
+                    named |= {os.path.dirname(path), *glob.glob(path)} if "*" in text else {path}
+    every = (path for folder in folders if all_files for path in _list_all(folder))
+    return named | {path for path in every if not path.endswith((*SUFFIXES, ".typed"))}
 
-    parts: tuple[tuple[str, str], ...]
-    reached: frozenset[tuple[str, int]]
-    executed: frozenset[str]
-    whole: frozenset[str]
-    words: frozenset[str]
+
+def _list_all(folder: str) -> Iterator[str]:
+    """All folders and files in a folder, without those of tools."""
+    for where, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not _NOT_OWN.fullmatch(name)]
+        yield where
+        yield from (os.path.join(where, n) for n in names if n[0] != "." and n[-4:] != ".pyc")
 
 
-class _Resolver:
-    """Finds what the names of a statement stand for."""
-
-    def __init__(self, code: Code) -> None:
-        self._code = code
-        self._reached: set[tuple[str, int]] = set()
-        self._executed: set[str] = set()
-        self._whole: set[str] = set()
-        self._words: set[str] = set()
-
-    def resolve(self, module: str, index: int) -> _Edges:
-        """What a statement leads to."""
-        statement = self._code.facts[module].statements[index]
-        self._words |= set(statement.words)
-        if OF_MODULE & self._words:
-            self._whole.add(module)
-        self._follow_texts(statement.strings)
-        parts = []
-        for part in statement.parts:
-            for one in part.imports:
-                self.run_import(module, one)
-            targets = sorted(self.follow(module, chain, part.imports) for chain in part.uses)
-            parts.append((part.name, _hash([part.digest, *filter(None, targets)])))
-        return self.edges(parts)
-
-    def resolve_hook(self, module: str, statement: Statement) -> _Edges:
-        """What a hook leads to that registers: what it calls."""
-        for part in statement.parts:
-            for one in part.imports:
-                self.run_import(module, one)
-            for chain in statement.hooks:
-                self.follow(module, chain, part.imports)
-        return self.edges()
-
-    def resolve_name(self, module: str, name: str) -> _Edges:
-        """What a name of a module leads to."""
-        self.follow(module, name, ())
-        return self.edges()
-
-    def edges(self, parts: Iterable[tuple[str, str]] = ()) -> _Edges:
-        """What was found."""
-        return _Edges(
-            tuple(parts),
-            frozenset(self._reached),
-            frozenset(self._executed),
-            frozenset(self._whole),
-            frozenset(self._words),
-        )
-
-    def run_import(self, module: str, one: Import) -> None:
-        """Import what an import imports."""
-        target = _find(self._code, module, one)
-        if target is None:
-            return
-        self._executed.add(target)
-        if one.name == "*":
-            self._whole.add(target)
-        elif one.name and one.name not in self._code.bound.get(target, ()):
-            self._executed.add(f"{target}.{one.name}")
-
-    def follow(self, module: str, chain: str, imports: Iterable[Import]) -> str:
-        """Reach what a dotted name stands for in a module. Returns what its import stands for."""
-        first, _, rest = chain.partition(".")
-        targets = [self._follow_import(module, one, rest) for one in imports if one.bound == first]
-        targets.append(self._follow_name(module, first, rest))
-        return ",".join(filter(None, targets))
-
-    def _follow_texts(self, texts: Iterable[str]) -> None:
-        """Reach modules of the package that a text names, as `package.module:name` does."""
-        start = f"{self._code.root.name}."
-        for text in texts if self._code.root.folders else ():
-            if text.startswith(start):
-                names = [n for n in _prefixes(text.partition(":")[0]) if n in self._code.facts]
-                self._executed |= set(names[1:])
-                self._whole |= set(names[1:])
-
-    def _follow_name(self, module: str, name: str, rest: str, way: tuple[str, ...] = ()) -> str:
-        """Reach a name of a module, or what it is imported from. way: of imports until here."""
-        here = f"{module}:{name}"
-        if here in way:
-            return here
-        facts, targets = self._code.facts[module], []
-        for index in self._code.bound[module].get(name, ()):
-            if facts.statements[index].kind != IMPORT:
-                self._reached.add((module, index))
-            for one in facts.statements[index].imports:
-                if one.bound == name:
-                    targets.append(self._follow_import(module, one, rest, (*way, here)))
-        return ",".join(targets) if targets or not way else here
-
-    def _follow_import(self, module: str, one: Import, rest: str, way: tuple[str, ...] = ()) -> str:
-        target = _find(self._code, module, one)
-        if target is None:
-            full = f"{'.' * one.level}{one.module}" + (f".{one.name}" if one.name else "")
-            names = f"{full}.{rest}".split(".")
-            self._words |= WORDS & {*names, ".".join(names[:2])}
-            return full
-        if one.name == "*":
-            return target
-        if one.name:
-            return self._follow_in(target, f"{one.name}.{rest}", way)
-        if one.bound == one.module.partition(".")[0]:
-            return self._follow_in(one.bound, rest, way)
-        return self._follow_in(target, rest, way)
-
-    def _follow_in(self, module: str, chain: str, way: tuple[str, ...]) -> str:
-        """Reach a dotted name in a module of the package; all of the module where that fails."""
-        first, _, rest = chain.rstrip(".").partition(".")
-        inner = f"{module}.{first}"
-        if first and first in self._code.bound.get(module, ()):
-            return self._follow_name(module, first, rest, (*way, f"{module}:"))
-        if first and inner in self._code.known:
-            self._executed.add(inner)
-            return self._follow_in(inner, rest, way)
-        if first != "__name__":
-            self._whole.add(module)
-        return f"{module}:{first}"
+def may_name_file(text: str) -> bool:
+    """True for a text that may name a file that is no code; `*` in it stands for anything."""
+    return bool(_FILE_NAME.fullmatch(text)) and not text.endswith(SUFFIXES)
 
 
 def _find(code: Code, module: str, one: Import) -> str | None:
@@ -658,169 +710,7 @@ def _find(code: Code, module: str, one: Import) -> str | None:
     return full if full in code.known else None
 
 
-class _Closing:
-    """Walks from a class to all that it uses."""
-
-    def __init__(self, code: Code) -> None:
-        self.executed: set[str] = set()
-        self._code = code
-        self._visited: dict[tuple[str, int], tuple[tuple[str, str], ...]] = {}
-        self._todo: list[tuple[str, int]] = []
-        self._whole: set[str] = set()
-        self._words: set[str] = set()
-
-    def start(self, module: str, name: str) -> None:
-        """Reach a class, or all of a module."""
-        code, top = self._code, name.partition(".")[0]
-        for entry, facts in code.facts.items():
-            # Whatever uses the package imports what registers it; a module that changes others
-            # counts for all.
-            if facts.registers or facts.patches:
-                self._execute(entry)
-            for index, statement in enumerate(facts.statements) if facts.registers else ():
-                if statement.hooks == ("*",):
-                    self._visit(entry, index)
-                elif statement.hooks:
-                    self._go(self._find_edges("calls", entry, index))
-        if module not in code.facts:
-            self._reach_all()
-        else:
-            self._execute(module)
-            if top in code.bound[module]:
-                self._go(_Resolver(code).resolve_name(module, top))
-            else:
-                self._reach_whole(module)
-        while self._todo:
-            place = self._todo.pop()
-            edges = self._find_edges("uses", *place)
-            self._visited[place] = edges.parts
-            self._go(edges)
-
-    def _find_edges(self, what: str, module: str, index: int) -> _Edges:
-        """What a statement uses, what a hook calls, or what a module imports."""
-        key = what, module, index
-        if key not in self._code.edges:
-            resolver, statements = _Resolver(self._code), self._code.facts[module].statements
-            if what == "uses":
-                self._code.edges[key] = resolver.resolve(module, index)
-            elif what == "calls":
-                self._code.edges[key] = resolver.resolve_hook(module, statements[index])
-            else:
-                for one in (one for statement in statements for one in statement.imports):
-                    resolver.run_import(module, one)
-                self._code.edges[key] = resolver.edges()
-        return self._code.edges[key]
-
-    def finish(self) -> Parts:
-        """The digests of all that was reached."""
-        facts = self._code.facts
-        if self._words & OF_TEXT:
-            return {name: one.digest for name, one in facts.items()}
-        gathered: dict[str, list[str]] = {}
-        for (module, _), parts in sorted(self._visited.items()):
-            for name, digest in parts:
-                if name:
-                    gathered.setdefault(f"{module}.{name}", []).append(digest)
-        for module in self.executed:
-            lines = [facts[module].digest]
-            if facts[module].parsed:
-                lines = list(self._describe_effects(module))
-            if lines:
-                gathered.setdefault(module, []).extend(lines)
-        return {name: _hash(digests) for name, digests in gathered.items()}
-
-    def list_named(self) -> set[str]:
-        """The paths of files that the code may read: those that it names, or all of its package."""
-        root = self._code.root
-        named: set[str] = set()
-        folders = list(root.folders)
-        if "." in root.name and not folders:
-            folders = [str(Path(root.file).parent)]
-        if not folders:
-            # Files that a single file names are a part of its version (`own_methods.py`).
-            return named
-        for module, index in self._visited:
-            place = os.path.dirname(self._code.paths[module])
-            for text in self._code.facts[module].statements[index].strings:
-                if _FILE_NAME.fullmatch(text) and not text.endswith(SUFFIXES):
-                    named |= {os.path.join(folder, text) for folder in (place, *folders)}
-        if self._words & OF_FILES:
-            named |= {path for folder in folders for path in _list_data(folder)}
-        return named
-
-    def _describe_effects(self, module: str) -> Iterator[str]:
-        """The order of what a module does when it is imported, if it does anything."""
-        statements = self._code.facts[module].statements
-        has_effects = any(self._is_effect(module, statement) for statement in statements)
-        for index, statement in enumerate(statements):
-            for one in statement.imports if statement.kind == IMPORT else ():
-                if has_effects or (is_loud(one) and _find(self._code, module, one) is None):
-                    yield f"import {one.level} {one.module} {one.name}"
-            if has_effects:
-                for name, digest in self._visited.get((module, index), ()):
-                    yield name or digest
-
-    def _is_effect(self, module: str, statement: Statement) -> bool:
-        if statement.kind == DERIVED:
-            is_own = all(self._is_own(module, base) for base in statement.bases)
-            return self._code.has_hooks or not is_own
-        return statement.kind == EFFECT
-
-    def _is_own(self, module: str, chain: str) -> bool:
-        """True for a name that this package defines, or that is no class of an unknown package."""
-        first, statements = chain.partition(".")[0], self._code.facts[module].statements
-        places = self._code.bound[module].get(first, ())
-        imports = [one for i in places for one in statements[i].imports if one.bound == first]
-        return all(_find(self._code, module, one) or not is_loud(one) for one in imports)
-
-    def _go(self, edges: _Edges) -> None:
-        for module, index in edges.reached:
-            self._visit(module, index)
-        for module in edges.executed:
-            self._execute(module)
-        for module in edges.whole:
-            self._reach_whole(module)
-        self._words |= edges.words
-        if edges.words & OF_PACKAGE:
-            self._reach_all()
-
-    def _visit(self, module: str, index: int) -> None:
-        if (module, index) not in self._visited:
-            self._visited[module, index] = ()
-            self._todo.append((module, index))
-
-    def _execute(self, module: str) -> None:
-        """Import a module: what has effects in it counts, and all that it imports is imported."""
-        for name in _prefixes(module):
-            if name in self.executed or name not in self._code.facts:
-                continue
-            self.executed.add(name)
-            for index, statement in enumerate(self._code.facts[name].statements):
-                if self._is_effect(name, statement):
-                    self._visit(name, index)
-            self._go(self._find_edges("imports", name, 0))
-
-    def _reach_whole(self, module: str) -> None:
-        """Everything in a module; of a package without a file, in all of its modules."""
-        if module in self._whole:
-            return
-        self._whole.add(module)
-        self._execute(module)
-        if module not in self._code.facts:
-            for name in self._code.facts:
-                if name.startswith(f"{module}."):
-                    self._reach_whole(name)
-            return
-        for index, statement in enumerate(self._code.facts[module].statements):
-            if statement.kind != IMPORT:
-                self._visit(module, index)
-
-    def _reach_all(self) -> None:
-        for name in self._code.facts:
-            self._reach_whole(name)
-
-
-def is_loud(one: Import) -> bool:
+def _is_loud(one: Import) -> bool:
     """True for an import of another package that may change what others compute."""
     return bool(one.level) or one.module.partition(".")[0] not in QUIET
 
@@ -842,12 +732,3 @@ def _index(facts: Facts) -> Mapping[str, list[int]]:
 
 def _hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _list_data(folder: str) -> Iterator[str]:
-    """The files of a package that are no code."""
-    for where, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if not _NOT_OWN.fullmatch(name)]
-        for name in names:
-            if not name.endswith((*SUFFIXES, ".pyc", ".typed")) and name[0] != ".":
-                yield os.path.join(where, name)

@@ -1,9 +1,11 @@
-"""What the statements of a Python module define, use and do, by syntax alone.
+"""What the statements of a Python module define, name and do, by syntax alone.
 
-`read_facts` is the entry point; `api/code_closure.py` follows names through these facts. Texts that
-are compared leave out comments, docstrings, formatting, positions and `pass`; they are equal in all
-supported versions of Python. Annotations count: fields are typed by them, and libraries dispatch on
-them. What is below `if TYPE_CHECKING` or `if __name__ == "__main__"` does not: no import runs it.
+`read_facts` is the entry point; `api/code_closure.py` follows names through these facts. A name is
+a word: whether a variable of a function or a name of the module is meant is not looked at. Texts
+that are compared leave out comments, docstrings, formatting, positions and `pass`; they are equal
+in all supported versions of Python. Annotations count: fields are typed by them, and libraries
+dispatch on them. What is below `if TYPE_CHECKING` or `if __name__ == "__main__"` does not: no
+import runs it.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ import ast
 import builtins
 import copy
 import hashlib
+import re
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 # Raise it when facts or texts change.
-VERSION = 2
+VERSION = 5
 
 # Kinds of statements. An effect counts for all who import its module, others where they are used. A
 # derived class becomes an effect if a class of its package has a hook for subclasses.
@@ -32,6 +35,7 @@ OF_PACKAGE = frozenset(
         *("__import__", "import_module", "find_spec", "spec_from_file_location", "exec_module"),
         *("load_module", "SourceFileLoader", "reload", "pkgutil", "runpy", "sys.modules", "eval"),
         *("exec", "__subclasses__", "gc", "pickle", "dill", "cloudpickle", "joblib", "getmembers"),
+        *("sys.path", "compile"),
     }
 )
 OF_TEXT = frozenset(
@@ -44,73 +48,50 @@ OF_TEXT = frozenset(
 OF_FILES = frozenset(
     {
         *("__file__", "__path__", "__spec__", "resources", "importlib_resources", "get_data"),
-        *("getfile", "getsourcefile", "pkg_resources", "__cached__", "__loader__"),
+        *("getfile", "getsourcefile", "pkg_resources", "__cached__", "__loader__", "co_filename"),
     }
 )
 WORDS = OF_MODULE | OF_PACKAGE | OF_TEXT | OF_FILES
-_AMBIGUOUS = frozenset({"eval", "exec", "gc", "globals", "reload", "resources"})
+_AMBIGUOUS = frozenset({"eval", "exec", "gc", "globals", "reload", "resources", "compile"})
+# Functions that take a name as a text.
+_BY_TEXT = frozenset({"getattr", "attrgetter", "methodcaller", "vars", "__dict__"})
 # Classes with these decide what happens when others are derived from or named in them.
 _HOOKS = frozenset({"__init_subclass__", "__set_name__", "__prepare__", "__mro_entries__"})
-
-# Imports without an effect on numbers that the name does not show.
-QUIET = frozenset(
-    {
-        *("__future__", "abc", "argparse", "ast", "base64", "bisect", "collections", "contextlib"),
-        *("copy", "csv", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools"),
-        *("gc", "glob", "hashlib", "heapq", "importlib", "inspect", "io", "itertools", "json"),
-        *("logging", "math", "numbers", "operator", "os", "pathlib", "pickle", "pprint", "random"),
-        *("re", "shutil", "statistics", "string", "struct", "subprocess", "sys", "tempfile"),
-        *("textwrap", "threading", "time", "types", "typing", "typing_extensions", "unicodedata"),
-        *("urllib", "uuid", "warnings", "weakref", "zipfile", "fewshot_bench", "numpy", "torch"),
-    }
-)
-# Calls that only make a value, and decorators that only wrap one.
-_PURE_CALLS = frozenset(
+# Calls that only make a value, decorators that only wrap one, and bases without hooks.
+_PURE = frozenset(
     {
         *("bool", "bytes", "complex", "dict", "enumerate", "float", "frozenset", "int", "len"),
         *("list", "max", "min", "object", "pow", "range", "reversed", "round", "set", "slice"),
         *("str", "sum", "tuple", "zip", "abs", "repr", "ord", "chr", "divmod", "sorted"),
-        *("typing.TypeVar", "typing.ParamSpec", "typing.NewType", "typing.cast"),
-        *("typing_extensions.TypeVar", "typing_extensions.ParamSpec"),
-        *("collections.OrderedDict", "collections.defaultdict", "collections.Counter"),
-        *("collections.deque", "collections.namedtuple", "types.MappingProxyType"),
-        *("types.SimpleNamespace", "functools.partial", "operator.attrgetter"),
-        *("operator.itemgetter", "pathlib.Path", "pathlib.PurePath", "re.compile"),
-        *("fractions.Fraction", "decimal.Decimal", "dataclasses.field", "logging.getLogger"),
-        *("os.path.join", "os.path.dirname", "os.path.abspath", "math.*"),
-        *("torch.Size", "torch.device", "torch.tensor", "numpy.array"),
-    }
-)
-_PURE_DECORATORS = frozenset(
-    {
-        *("property", "staticmethod", "classmethod", "abc.abstractmethod", "typing.overload"),
-        *("dataclasses.dataclass", "functools.cached_property", "functools.cache"),
-        *("functools.lru_cache", "functools.wraps", "functools.total_ordering"),
-        *("typing.runtime_checkable", "typing.final", "typing.override", "typing.no_type_check"),
-        *("typing_extensions.override", "typing_extensions.final", "contextlib.contextmanager"),
-        *("torch.no_grad", "torch.inference_mode", "torch.enable_grad", "enum.unique"),
-    }
-)
-_PURE_BASES = frozenset(
-    {
-        *("object", "dict", "list", "set", "frozenset", "tuple", "int", "float", "str"),
+        *("property", "staticmethod", "classmethod", "re.compile", "logging.getLogger"),
+        *("pathlib.Path", "pathlib.PurePath", "fractions.Fraction", "decimal.Decimal"),
+        *("os.path.join", "os.path.dirname", "os.path.abspath", "torch.Size", "torch.device"),
+        *("torch.tensor", "numpy.array", "torch.no_grad", "torch.inference_mode"),
+        *("torch.enable_grad", "torch.nn.Module", "torch.autograd.Function"),
+        *("torch.optim.Optimizer", "torch.utils.data.Dataset", "contextlib.contextmanager"),
         *(n for n, v in vars(builtins).items() if isinstance(v, type) and n.endswith("Error")),
-        *("Exception", "Warning", "typing.Protocol", "typing.Generic", "typing.NamedTuple"),
-        *("typing.TypedDict", "abc.ABC", "enum.Enum", "enum.IntEnum", "enum.StrEnum", "enum.Flag"),
-        *("torch.nn.Module", "torch.autograd.Function", "torch.optim.Optimizer"),
-        *("torch.utils.data.Dataset", "collections.abc.*"),
+        *("Exception", "Warning", "functools.partial", "functools.wraps", "functools.cache"),
+        *("functools.lru_cache", "functools.cached_property", "functools.total_ordering"),
+        *("operator.attrgetter", "operator.itemgetter"),
     }
 )
+# All of these, too.
+_PURE_MODULES = (
+    *("fewshot_bench.", "math.", "typing.", "typing_extensions.", "collections.", "abc."),
+    *("dataclasses.", "enum.", "types."),
+)
+# Imports without an effect on numbers that the name does not show.
+QUIET = sys.stdlib_module_names | {"fewshot_bench", "numpy", "torch", "typing_extensions"}
+# A text that may be an annotation, or name something of a module.
+_NAMES = re.compile(r"[\w.]+(\s*[|,:\[\]'\"]+\s*[\w.]*)*")
 # The longest text that may name a file.
 _LONGEST = 200
-# Keywords of calls of this package that no number depends on.
-_BIBLIOGRAPHY = frozenset({"paper"})
 
 
 class Import(msgspec.Struct, frozen=True, array_like=True):
     """`from module import name as bound`; without `name`, `import module as bound`.
 
-    level: dots of a relative import. whole: bound is the first part of `module`.
+    level: dots of a relative import.
     """
 
     bound: str
@@ -119,56 +100,42 @@ class Import(msgspec.Struct, frozen=True, array_like=True):
     level: int = 0
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
-    """A function, a method, or the rest of a class or statement.
-
-    name: within the module. digest: of its text. uses: dotted names from outside of it. imports:
-    in its functions.
-    """
-
-    name: str
-    digest: str
-    uses: tuple[str, ...] = ()
-    imports: tuple[Import, ...] = ()
-
-
 class Statement(msgspec.Struct, frozen=True, array_like=True):
-    """A statement of a module. binds: the names that it gives a value.
+    """A statement of a module, or one name of an import. binds: the names that it gives a value.
 
-    strings: constants that may name files or modules. bases: of a derived class. hooks: names that
-    an implementation of a hook calls; `*` for all that it uses.
+    parts: name and digest of its text, or of each method and of the rest of a class. names: all
+    that it mentions. words: those of `WORDS`. strings: constants that may name files, with `*` for
+    what is computed. imports: also in its functions. bases: of a derived class.
     """
 
     kind: str
     binds: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[tuple[str, str], ...] = ()
+    names: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     strings: tuple[str, ...] = ()
     imports: tuple[Import, ...] = ()
     bases: tuple[str, ...] = ()
-    hooks: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
     """The statements of a module, in order. digest: of its bytes.
 
-    parsed: False for bytes that are no Python code. registers: it implements hooks of plug-ins.
-    patches: it changes attributes of what it imports. has_hooks: it defines hooks for subclasses.
+    parsed: False for bytes that are no Python code. runs: always, since it implements hooks of
+    plug-ins or changes what it imports. has_hooks: it defines hooks for subclasses.
     """
 
     digest: str
     statements: tuple[Statement, ...] = ()
     parsed: bool = True
-    registers: bool = False
-    patches: bool = False
+    runs: bool = False
     has_hooks: bool = False
 
 
 def read_facts(source: bytes, digest: str) -> Facts:
     """The facts of a module's source. digest: SHA-256 of it."""
     try:
-        tree = ast.parse(source)
-        return _Reader(tree).read(digest)
+        return _Reader(ast.parse(source)).read(digest)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return Facts(digest, parsed=False)
 
@@ -177,461 +144,185 @@ class _Reader:
     """Reads the statements of one module."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self._body = list(_strip(tree.body))
-        self._names: dict[str, str] = {}
+        self._find_imported(tree)
+        self._drop_idle(tree)
+        self._find_imported(tree)
+        self._tree = tree
         # Names that are bound more than once: what they mean depends on the order.
-        bound: list[str] = []
-        self._imported: dict[str, str] = {}
-        for node in self._body:
-            names = list(_bound_by(node))
-            bound += names
-            for one in _imports_of(node):
-                dots = "." * one.level
-                full = f"{dots}{one.module}" + (f".{one.name}" if one.name else "")
-                plain = not one.name and one.bound == one.module.partition(".")[0]
-                self._imported[one.bound] = one.bound if plain else full
+        bound = [name for node in tree.body for name in _bound_by(node)]
         self._bound = set(bound)
-        twice = {name for name in self._bound if bound.count(name) > 1}
-        self._twice = twice | {name for name in self._bound if hasattr(builtins, name)}
-        self._drop_bibliography(tree)
+        self._twice = {n for n in self._bound if bound.count(n) > 1 or hasattr(builtins, n)}
 
     def read(self, digest: str) -> Facts:
         """The facts of the module."""
-        statements = tuple(self._read(node) for node in self._body)
+        every = list(ast.walk(self._tree))
+        classes = [node for node in every if isinstance(node, ast.ClassDef)]
+        members = {getattr(member, "name", "") for node in classes for member in node.body}
+        is_meta = any(keyword.arg == "metaclass" for node in classes for keyword in node.keywords)
         return Facts(
             digest,
-            statements,
-            registers=any("hookimpl" in part for node in self._body for part in _decorators(node)),
-            patches=any(self._is_patch(node) for node in self._body),
-            has_hooks=any(
-                isinstance(node, ast.ClassDef)
-                and (any(k.arg == "metaclass" for k in node.keywords) or _names_in(node) & _HOOKS)
-                for top in self._body
-                for node in ast.walk(top)
-            ),
+            tuple(one for node in self._tree.body for one in self._read(node)),
+            runs=any(map(_is_hook, every)) or any(map(self._is_patch, self._tree.body)),
+            has_hooks=is_meta or bool(members & _HOOKS),
         )
 
-    def _read(self, node: ast.stmt) -> Statement:
+    def _read(self, node: ast.stmt) -> Iterator[Statement]:
         binds = tuple(dict.fromkeys(_bound_by(node)))
-        imports = tuple(_imports_of(node))
-        words, strings = _mentions(node)
-        kind = self._kind(node, binds)
-        parts = () if kind == IMPORT else tuple(self._parts(node, binds))
-        hooks: tuple[str, ...] = ()
-        if any("hookimpl" in one for one in _decorators(node)):
-            hooks = tuple(self._called(node)) if _is_registration(node) else ("*",)
-        bases = tuple(map(_base, node.bases)) if isinstance(node, ast.ClassDef) else ()
-        return Statement(kind, binds, parts, words, strings, imports, bases, hooks)
+        imports = tuple(_imports_of([node]))
+        kind = self._kind(node)
+        if kind == IMPORT:
+            for one in imports:
+                words = {*one.module.split("."), one.name, f"{one.module}.{one.name}"} & WORDS
+                yield Statement(kind, (one.bound,), words=tuple(sorted(words)), imports=(one,))
+            return
+        if _is_hook(node) and getattr(node, "name", "").startswith("register_"):
+            # What it registers is another matter than what it calls.
+            calls = (_chain(call.func) for call in ast.walk(node) if isinstance(call, ast.Call))
+            names = tuple(sorted({chain.partition(".")[0] for chain in calls} - {""}))
+            yield Statement(kind, binds, names=names, imports=imports)
+            return
+        bases = tuple(filter(self._is_unknown, map(_base, getattr(node, "bases", ()))))
+        yield Statement(kind, binds, tuple(_parts(node, binds)), *_mentions(node), imports, bases)
 
-    # What a statement does.
-
-    def _kind(self, node: ast.stmt, binds: Iterable[str]) -> str:
+    def _kind(self, node: ast.stmt) -> str:
+        if self._twice & {*_bound_by(node)} or _is_hook(node):
+            return EFFECT
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            return EFFECT if "*" in names or self._twice & set(binds) else IMPORT
-        if self._twice & set(binds):
+            return EFFECT if any(alias.name == "*" for alias in node.names) else IMPORT
+        if not self._is_quiet(node):
             return EFFECT
+        bases = map(_base, getattr(node, "bases", ()))
+        return DERIVED if any(map(self._is_unknown, bases)) else PURE
+
+    def _is_quiet(self, node: ast.stmt) -> bool:
+        """True for a statement that only gives names a value, as far as can be seen."""
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return PURE if self._is_plain_function(node) else EFFECT
+            defaults = (*node.args.defaults, *filter(None, node.args.kw_defaults))
+            return all(map(self._wraps, node.decorator_list)) and all(map(self._is_pure, defaults))
         if isinstance(node, ast.ClassDef):
-            return self._kind_of_class(node)
+            values = (keyword.value for keyword in node.keywords)
+            outside = all(map(self._wraps, node.decorator_list)) and all(map(self._is_pure, values))
+            return outside and all(map(_base, node.bases)) and all(map(self._is_quiet, node.body))
         if isinstance(node, ast.Assign):
-            is_plain = all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
-            return PURE if is_plain and self._is_pure(node.value) else EFFECT
+            targets = [inner for target in node.targets for inner in ast.walk(target)]
+            return not any(map(_is_place, targets)) and self._is_pure(node.value)
         if isinstance(node, ast.AnnAssign):
-            is_plain = isinstance(node.target, ast.Name)
-            pure = is_plain and (node.value is None or self._is_pure(node.value))
-            return PURE if pure and self._is_pure(node.annotation) else EFFECT
-        return PURE if type(node).__name__ == "TypeAlias" else EFFECT
+            values = (value for value in (node.value, node.annotation) if value is not None)
+            return isinstance(node.target, ast.Name) and all(map(self._is_pure, values))
+        return type(node).__name__ == "TypeAlias"
 
-    def _is_plain_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
-        return all(map(self._is_pure_decorator, node.decorator_list)) and all(
-            map(self._is_pure, defaults)
-        )
-
-    def _is_pure_decorator(self, node: ast.expr) -> bool:
+    def _wraps(self, node: ast.expr) -> bool:
+        """True for a decorator that does nothing else."""
         if isinstance(node, ast.Call):
-            return self._is_pure_decorator(node.func) and self._are_pure(node)
-        name = self._resolve(node)
-        is_setter = name.endswith((".setter", ".getter", ".deleter"))
-        return is_setter or name in _PURE_DECORATORS or name.startswith("fewshot_bench.")
-
-    def _kind_of_class(self, node: ast.ClassDef) -> str:
-        kind = PURE
-        if not all(map(self._is_pure_decorator, node.decorator_list)):
-            return EFFECT
-        for base in map(_base, node.bases):
-            name = self._resolve_name(base)
-            if _is_listed(name, _PURE_BASES) or name.startswith("fewshot_bench."):
-                continue
-            if not self._may_be_own(base):
-                # The base of another package may do anything with what derives from it.
-                return EFFECT
-            kind = DERIVED
-        if not all(self._is_pure(keyword.value) for keyword in node.keywords):
-            return EFFECT
-        return kind if all(map(self._is_quiet_member, node.body)) else EFFECT
-
-    def _may_be_own(self, chain: str) -> bool:
-        """True for a dotted name of this module, or of an import that may be of its package."""
-        first = chain.partition(".")[0]
-        return first in self._bound and self._imported.get(first, "").split(".")[0] not in QUIET
-
-    def _is_quiet_member(self, node: ast.stmt) -> bool:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return self._is_plain_function(node)
-        if isinstance(node, ast.ClassDef):
-            return self._kind_of_class(node) == PURE
-        if isinstance(node, ast.Assign):
-            is_plain = all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
-            return is_plain and self._is_pure(node.value)
-        if isinstance(node, ast.AnnAssign):
-            return node.value is None or self._is_pure(node.value)
-        return isinstance(node, ast.Pass) or _is_constant(node)
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            return self._wraps(node.func) and all(map(self._is_pure, values))
+        chain = _chain(node)
+        return chain.endswith((".setter", ".getter", ".deleter")) or self._is_listed(chain)
 
     def _is_pure(self, node: ast.expr) -> bool:
         """True if computing a value changes nothing else, as far as can be seen."""
         for inner in ast.walk(node):
             if isinstance(inner, ast.Call):
                 function = inner.func
-                if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Constant):
-                    # A method of a text.
-                    continue
-                name = self._resolve(function)
-                if name in self._bound or (name == "sorted" and inner.keywords):
-                    return False
-                if not _is_listed(name, _PURE_CALLS) and not name.startswith("fewshot_bench."):
+                is_text = isinstance(function, ast.Attribute) and isinstance(
+                    function.value, ast.Constant
+                )
+                calls_back = any(keyword.arg == "key" for keyword in inner.keywords)
+                if calls_back or not (is_text or self._is_listed(_chain(function))):
                     return False
             elif isinstance(inner, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom):
                 return False
         return True
 
-    def _are_pure(self, node: ast.Call) -> bool:
-        values = [*node.args, *(keyword.value for keyword in node.keywords)]
-        return all(map(self._is_pure, values))
+    def _is_listed(self, chain: str) -> bool:
+        """True for a dotted name that is known to change nothing."""
+        name = self._resolve(chain)
+        own = name.partition(".")[0] in self._bound - self._imported.keys()
+        listed = name in _PURE or name.startswith(_PURE_MODULES)
+        return listed and not own and not name.endswith(".register")
 
-    def _resolve(self, node: ast.expr) -> str:
-        """The dotted name of an expression with imports resolved; empty if it is none."""
-        return self._resolve_name(_chain(node))
+    def _is_unknown(self, base: str) -> bool:
+        return not self._is_listed(base)
 
-    def _resolve_name(self, chain: str) -> str:
+    def _resolve(self, chain: str) -> str:
+        """A dotted name with its import resolved."""
         first, dot, rest = chain.partition(".")
         return f"{self._imported.get(first, first)}{dot}{rest}"
 
     def _is_patch(self, node: ast.stmt) -> bool:
         """True for a statement outside of functions that may change what the module imports."""
-        for inner in _outside_functions(node):
-            changed: list[ast.expr] = []
-            if isinstance(inner, ast.Assign | ast.Delete):
-                changed = [_inside(target) for target in inner.targets]
-            elif isinstance(inner, ast.AugAssign | ast.AnnAssign):
-                changed = [_inside(inner.target)]
-            elif isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Call):
+        for inner in _outside_functions([node]):
+            changed = [one.value for one in _targets(inner) if _is_place(one)]
+            if isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Call):
                 call = inner.value
-                is_set = _chain(call.func) in ("setattr", "delattr")
-                changed = call.args[:1] if is_set else [call.func]
+                changed = [call.func, *call.args[:1]]
             elif isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                changed = [_called(one) for one in inner.decorator_list]
-            names = (_chain(one).partition(".")[0] for one in changed)
-            if any(name in self._imported and self._may_be_own(name) for name in names):
-                return True
+                changed = [getattr(one, "func", one) for one in inner.decorator_list]
+            for one in changed:
+                while isinstance(one, ast.Subscript):
+                    one = one.value
+                name = _chain(one).partition(".")[0]
+                top = self._imported.get(name, "sys").partition(".")[0]
+                if top not in QUIET:
+                    return True
         return False
 
-    # The parts of a statement.
+    # What does not count.
 
-    def _parts(self, node: ast.stmt, binds: tuple[str, ...]) -> Iterator[Part]:
-        name = ",".join(binds)
-        if isinstance(node, ast.ClassDef) and name:
-            methods = [
-                member
-                for member in node.body
-                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)
-            ]
-            if len({method.name for method in methods}) == len(methods):
-                rest = copy.copy(node)
-                rest.body = _without(node.body, methods)
-                yield self._part(name, rest)
-                for method in methods:
-                    yield self._part(f"{name}.{method.name}", method)
-                return
-        yield self._part(name, node)
+    def _find_imported(self, tree: ast.Module) -> None:
+        """Take down what the imports of a module stand for."""
+        self._imported = {}
+        for one in _imports_of(tree.body, functions=False):
+            full = f"{'.' * one.level}{one.module}" + (f".{one.name}" if one.name else "")
+            is_plain = not one.name and one.bound == one.module.partition(".")[0]
+            self._imported[one.bound] = one.bound if is_plain else full
 
-    def _part(self, name: str, node: ast.stmt) -> Part:
-        scope = _Scope()
-        scope.visit(node)
-        uses = tuple(sorted(scope.uses))
-        imports = tuple(
-            one
-            for child in ast.walk(node)
-            if isinstance(child, ast.Import | ast.ImportFrom)
-            for one in _imports_of(child)
-        )
-        return Part(name, _digest("".join(self._write(node))), uses, imports)
-
-    def _write(self, node: Any) -> Iterator[str]:
-        """The text of a node: names of fields and values, without empty ones and positions."""
-        if isinstance(node, ast.JoinedStr):
-            node = _merge(node)
-        yield f"{type(node).__name__}("
-        for field in node._fields:
-            value = getattr(node, field, None)
-            if field in _UNREAD or value is None or value == []:
-                continue
-            yield f"{field}="
-            if isinstance(value, list):
-                is_body = field in _BODIES and bool(value) and isinstance(value[0], ast.stmt)
-                for item in _strip(value) if is_body else value:
-                    if isinstance(item, ast.AST):
-                        yield from self._write(item)
-                    else:
-                        yield f"{_constant(item)};"
-                yield "."
-            elif isinstance(value, ast.AST):
-                yield from self._write(value)
-            else:
-                yield f"{_constant(value)};"
-        yield ")"
-
-    def _drop_bibliography(self, tree: ast.Module) -> None:
-        for node in ast.walk(tree):
+    def _drop_idle(self, tree: ast.Module) -> None:
+        """Remove what does nothing when a module is imported, and the papers of cards."""
+        every = list(ast.walk(tree))
+        is_set = any(_is_stored(node, "TYPE_CHECKING") for node in every)
+        never = {"__name__"} if is_set else {"__name__", "typing.TYPE_CHECKING"}
+        for node in every:
+            for field in ("body", "orelse", "finalbody"):
+                if isinstance(body := getattr(node, field, None), list):
+                    setattr(node, field, list(self._strip(body, never)))
             if isinstance(node, ast.Call) and node.keywords:
-                name = self._resolve(node.func)
+                name = self._resolve(_chain(node.func))
                 if name.startswith("fewshot_bench.") and name.endswith("MethodCard"):
-                    node.keywords = [one for one in node.keywords if one.arg not in _BIBLIOGRAPHY]
+                    node.keywords = [one for one in node.keywords if one.arg != "paper"]
 
-    def _called(self, node: ast.AST) -> Iterator[str]:
-        """Names that a function that registers calls; what it hands over is another matter."""
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Call) and (chain := _chain(inner.func)):
-                yield chain
-
-
-_UNREAD = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
-_BODIES = frozenset({"body", "orelse", "finalbody"})
-
-
-_NAMED = (
-    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler),
-    *(ast.MatchAs, ast.MatchStar),
-)
-
-
-class _Scope(ast.NodeVisitor):
-    """Collects in `uses` the dotted names that a statement takes from outside of its functions."""
-
-    def __init__(self) -> None:
-        self.uses: set[str] = set()
-        self._locals: list[set[str]] = []
-
-    def _use(self, chain: str) -> None:
-        first = chain.partition(".")[0]
-        if not any(first in names for names in self._locals):
-            self.uses.add(chain)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        """A name; one that is given a value here is none from outside."""
-        if not isinstance(node.ctx, ast.Store):
-            self._use(node.id)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        """A field: its type may be written as a text."""
-        self.generic_visit(node)
-        if isinstance(node.annotation, ast.Constant) and isinstance(node.annotation.value, str):
-            with suppress(SyntaxError, ValueError):
-                self.visit(ast.parse(node.annotation.value, mode="eval"))
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        """A dotted name, or an attribute of another expression."""
-        if chain := _chain(node):
-            self._use(chain)
-        else:
-            self.generic_visit(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        """A function: its parameters and what it binds are its own."""
-        for outside in (*node.decorator_list, *node.args.defaults, *node.args.kw_defaults):
-            if outside is not None:
-                self.visit(outside)
-        self._enter(node.args, node.body)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Lambda(self, node: ast.Lambda) -> None:
-        """A function without a name."""
-        for outside in (*node.args.defaults, *node.args.kw_defaults):
-            if outside is not None:
-                self.visit(outside)
-        self._enter(node.args, [node.body])
-
-    def _visit_comprehension(self, node: Any) -> None:
-        """A comprehension: its variables are its own, but not where its first iterable is."""
-        self.visit(node.generators[0].iter)
-        targets = [inner for one in node.generators for inner in ast.walk(one.target)]
-        self._locals.append({one.id for one in targets if isinstance(one, ast.Name)})
-        for field, value in ast.iter_fields(node):
-            for one in value if field == "generators" else [value]:
-                parts = ast.iter_child_nodes(one) if field == "generators" else [one]
-                for part in parts:
-                    if part is not node.generators[0].iter:
-                        self.visit(part)
-        self._locals.pop()
-
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
-
-    def _enter(self, args: ast.arguments, body: Iterable[ast.AST]) -> None:
-        body = list(body)
-        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
-        names = {arg.arg for arg in every if arg is not None}
-        outer: set[str] = set()
-        for node in _in_function(body):
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                names.add(node.id)
-            elif isinstance(node, _NAMED) and node.name:
-                names.add(node.name)
-            elif isinstance(node, ast.Global | ast.Nonlocal):
-                outer |= set(node.names)
-        self._locals.append(names - outer)
-        for name in outer:
-            self._use(name)
+    def _strip(self, body: Iterable[ast.stmt], never: set[str]) -> Iterator[ast.stmt]:
         for node in body:
-            self.visit(node)
-        self._locals.pop()
+            if isinstance(node, ast.Pass):
+                continue
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue
+            if isinstance(node, ast.If):
+                is_main = ast.unparse(node.test) == "__name__ == '__main__'"
+                if is_main or self._resolve(_chain(node.test)) in never:
+                    yield from self._strip(node.orelse, never)
+                    continue
+            yield node
 
 
-def _in_function(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """The nodes of a function's own scope: inner functions and classes, not what is in them."""
-    todo = list(body)
-    while todo:
-        node = todo.pop()
-        yield node
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            # Their variables are their own; names bound by := are of the function.
-            todo += [one for one in ast.walk(node) if isinstance(one, ast.NamedExpr)]
-            continue
-        todo += ast.iter_child_nodes(node)
+def _parts(node: ast.stmt, binds: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Name and digest of a statement; of a class, of its methods and of the rest."""
+    name = ",".join(binds)
+    if isinstance(node, ast.ClassDef):
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef
+        methods = [member for member in node.body if isinstance(member, kinds)]
+        if len({method.name for method in methods}) == len(methods):
+            rest = copy.copy(node)
+            rest.body = [member for member in node.body if member not in methods]
+            yield name, _digest(rest)
+            yield from ((f"{name}.{method.name}", _digest(method)) for method in methods)
+            return
+    yield name, _digest(node)
 
 
-def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    todo = [node]
-    while todo:
-        inner = todo.pop()
-        yield inner
-        if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            todo += ast.iter_child_nodes(inner)
-
-
-def _inside(target: ast.expr) -> ast.expr:
-    """What `target[...]` or `target.name` is a part of; an empty tuple for a name."""
-    if not isinstance(target, ast.Attribute | ast.Subscript):
-        return ast.Tuple([])
-    while isinstance(target.value, ast.Subscript):
-        target = target.value
-    return target.value
-
-
-def _called(node: ast.expr) -> ast.expr:
-    return node.func if isinstance(node, ast.Call) else node
-
-
-def _base(node: ast.expr) -> str:
-    """The dotted name of a base class, without its parameters."""
-    return _chain(node.value if isinstance(node, ast.Subscript) else node)
-
-
-def _chain(node: ast.AST) -> str:
-    """`a.b.c` of an expression that is only names; else empty."""
-    names = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
-
-
-def _strip(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a body that do something, as a module is imported."""
-    for node in body:
-        if isinstance(node, ast.Pass) or _is_constant(node):
-            continue
-        if isinstance(node, ast.If) and _never_runs(node.test):
-            yield from _strip(node.orelse)
-            continue
-        yield node
-
-
-def _is_constant(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _never_runs(test: ast.expr) -> bool:
-    if _chain(test).split(".")[-1] == "TYPE_CHECKING":
-        return True
-    return (
-        isinstance(test, ast.Compare)
-        and _chain(test.left) == "__name__"
-        and isinstance(test.ops[0], ast.Eq)
-        and isinstance(test.comparators[0], ast.Constant)
-        and test.comparators[0].value == "__main__"
-    )
-
-
-def _bound_by(node: ast.AST) -> Iterator[str]:
-    """The names that a statement of a module binds there."""
-    for inner in _in_function([node]):
-        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
-            yield inner.id
-        elif isinstance(inner, ast.Import | ast.ImportFrom):
-            yield from (one.bound for one in _imports_of(inner))
-        elif isinstance(inner, _NAMED) and inner.name:
-            yield inner.name
-        elif isinstance(inner, ast.MatchMapping) and inner.rest:
-            yield inner.rest
-
-
-def _imports_of(node: ast.AST) -> Iterator[Import]:
-    """The imports of a statement outside of functions."""
-    for inner in _outside_functions(node):
-        if isinstance(inner, ast.Import):
-            for alias in inner.names:
-                bound = alias.asname or alias.name.partition(".")[0]
-                yield Import(bound, alias.name)
-        elif isinstance(inner, ast.ImportFrom):
-            for alias in inner.names:
-                bound = alias.asname or alias.name
-                yield Import(bound, inner.module or "", alias.name, inner.level)
-
-
-def _decorators(node: ast.AST) -> list[list[str]]:
-    """The dotted names of all decorators in a statement, split."""
-    return [
-        _chain(one.func if isinstance(one, ast.Call) else one).split(".")
-        for inner in ast.walk(node)
-        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
-        for one in inner.decorator_list
-    ]
-
-
-def _is_registration(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef) and node.name.startswith("register_")
-
-
-def _names_in(node: ast.ClassDef) -> set[str]:
-    return {getattr(member, "name", "") for member in node.body}
-
-
-def _is_listed(name: str, names: frozenset[str]) -> bool:
-    return name in names or f"{name.rpartition('.')[0]}.*" in names
-
-
-def _is_path(annotation: ast.expr) -> bool:
-    """True for the type of a hyper-parameter that is a file."""
-    return any(_chain(inner).split(".")[-1] == "Path" for inner in ast.walk(annotation))
-
-
-def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of a statement that reach further than names, and its short strings."""
+def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The names of a statement, its words that reach further, and its short strings."""
+    names: set[str] = set()
     words: set[str] = set()
     strings: set[str] = set()
     # The file of a hyper-parameter counts in the cell, not in the code.
@@ -643,7 +334,7 @@ def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
     }
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
-            words.add(inner.id)
+            names.add(inner.id)
         elif isinstance(inner, ast.Attribute):
             # `model.eval()` is another one.
             words |= {_chain(inner)} if inner.attr in _AMBIGUOUS else {_chain(inner), inner.attr}
@@ -651,17 +342,36 @@ def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...]]:
             words |= {part for alias in inner.names for part in alias.name.split(".")}
         elif isinstance(inner, ast.ImportFrom):
             words |= {*(inner.module or "").split("."), *(alias.name for alias in inner.names)}
+        elif isinstance(inner, ast.JoinedStr):
+            values = (getattr(value, "value", "") for value in inner.values)
+            strings.add("".join(value if isinstance(value, str) else "*" for value in values))
         elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-            if inner in defaults:
-                continue
-            strings.add(inner.value)
-    names = (text for text in strings if 0 < len(text) <= _LONGEST and not {"\n", "\0"} & {*text})
-    return tuple(sorted(words & WORDS)), tuple(sorted(names))
+            strings |= {inner.value} - {""} if inner not in defaults else set()
+    texts = {text for text in strings if len(text) <= _LONGEST and not {"\n", "\0"} & {*text}}
+    words |= names | (texts if (names | words) & _BY_TEXT else set())
+    for text in filter(_NAMES.fullmatch, texts):
+        names.update(re.findall(r"[^\W\d]\w*", text))
+    return tuple(sorted(names)), tuple(sorted(words & WORDS)), tuple(sorted(texts))
 
 
-def _without(body: list[ast.stmt], removed: Iterable[ast.stmt]) -> list[ast.stmt]:
-    gone = set(map(id, removed))
-    return [node for node in body if id(node) not in gone]
+def _write(node: Any) -> Iterator[str]:
+    """The text of a node: names of fields and values, without empty ones and positions."""
+    if isinstance(node, ast.JoinedStr):
+        node = _merge(node)
+    yield f"{type(node).__name__}("
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if field in ("ctx", "kind", "type_comment", "type_ignores") or value is None or value == []:
+            continue
+        yield f"{field}="
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield from _write(item)
+            else:
+                yield f"{_constant(item)};"
+        if isinstance(value, list):
+            yield "."
+    yield ")"
 
 
 def _merge(node: ast.JoinedStr) -> ast.JoinedStr:
@@ -696,5 +406,94 @@ def _constant(value: Any) -> str:
     return f"{type(value).__name__}{text.hex()}"
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _digest(node: ast.AST) -> str:
+    return hashlib.sha256("".join(_write(node)).encode()).hexdigest()[:32]
+
+
+# Looking at nodes.
+
+
+def _outside_functions(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    todo = list(body)
+    while todo:
+        inner = todo.pop(0)
+        yield inner
+        if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(inner)
+
+
+def _imports_of(body: Iterable[ast.AST], functions: bool = True) -> Iterator[Import]:
+    """The imports of statements, with or without those in functions."""
+    nodes = (inner for node in body for inner in ast.walk(node))
+    for inner in nodes if functions else _outside_functions(body):
+        if isinstance(inner, ast.Import):
+            for alias in inner.names:
+                yield Import(alias.asname or alias.name.partition(".")[0], alias.name)
+        elif isinstance(inner, ast.ImportFrom):
+            for alias in inner.names:
+                bound = alias.asname or alias.name
+                yield Import(bound, inner.module or "", alias.name, inner.level)
+
+
+def _bound_by(node: ast.AST) -> Iterator[str]:
+    """The names that a statement of a module binds there."""
+    todo = [node]
+    while todo:
+        inner = todo.pop()
+        if isinstance(inner, ast.Import | ast.ImportFrom):
+            yield from (one.bound for one in _imports_of([inner]))
+            continue
+        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
+            yield inner.id
+        elif isinstance(name := getattr(inner, "name", None), str):
+            # A function, a class, `except E as name`, or a pattern.
+            yield name
+        elif isinstance(inner, ast.MatchMapping) and inner.rest:
+            yield inner.rest
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue
+        if isinstance(inner, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            # Their variables are their own; names bound by := are of the module.
+            todo += [one for one in ast.walk(inner) if isinstance(one, ast.NamedExpr)]
+            continue
+        todo += ast.iter_child_nodes(inner)
+
+
+def _targets(node: ast.AST) -> list[Any]:
+    """What a statement assigns to, changes or deletes, with what is inside."""
+    given = getattr(node, "targets", [getattr(node, "target", None)])
+    return [inner for one in given if isinstance(one, ast.AST) for inner in ast.walk(one)]
+
+
+def _is_place(node: ast.AST) -> bool:
+    """True for a part of another object, such as `module.name` or `table[key]`."""
+    return isinstance(node, ast.Attribute | ast.Subscript)
+
+
+def _is_stored(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+
+
+def _is_hook(node: ast.AST) -> bool:
+    """True for a function that implements a hook of plug-ins."""
+    chains = (_chain(getattr(one, "func", one)) for one in getattr(node, "decorator_list", ()))
+    return any("hookimpl" in chain.split(".") for chain in chains)
+
+
+def _is_path(annotation: ast.expr) -> bool:
+    """True for the type of a hyper-parameter that is a file."""
+    return any(_chain(inner).split(".")[-1] == "Path" for inner in ast.walk(annotation))
+
+
+def _base(node: ast.expr) -> str:
+    """The dotted name of a base class, without its parameters."""
+    return _chain(node.value if isinstance(node, ast.Subscript) else node)
+
+
+def _chain(node: ast.AST) -> str:
+    """`a.b.c` of an expression that is only names; else empty."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""

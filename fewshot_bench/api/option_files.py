@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import own_methods
 from fewshot_bench.api.code_closure import ROOT_OF_DESCRIBED, Root
+from fewshot_bench.api.file_texts import LONG, split
 from fewshot_bench.api.method import (
     Hyperparameter,
     configuration,
@@ -29,9 +29,6 @@ from fewshot_bench.utils.errors import StoreError, UsageError, suggestion
 
 # Folder of a store with the files that its cells state.
 FILES = "files"
-# Hex digits of a digest in cells, and in labels of tables.
-LONG, SHORT = 16, 4
-_FORM = re.compile(rf"(?P<name>[^/\\\0]+)@sha256:(?P<digest>[0-9a-f]{{{LONG}}})", re.DOTALL)
 # Bytes that are read at once.
 _BLOCK = 1 << 20
 # By digest: where a file with this content was.
@@ -39,32 +36,6 @@ _KNOWN: dict[str, Path] = {}
 # By path: the stamp of a file, and its digest.
 _DIGESTS: dict[Path, tuple[tuple[int, ...], str]] = {}
 _STORES: list[Path] = []
-
-
-def split(value: Any) -> tuple[str, str]:
-    """Name and digest in a value of an option; two empty texts for a value that is no file."""
-    match = _FORM.fullmatch(value) if isinstance(value, str) and "@sha256:" in value else None
-    return (match["name"], match["digest"]) if match else ("", "")
-
-
-def without_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they enter a key: files by their content alone."""
-    return {name: split(value)[1] or value for name, value in options.items()}
-
-
-def show(value: Any) -> Any:
-    """A value for a label: a file as its name and the first digits of its digest."""
-    name, digest = split(value)
-    return f"{name}@{digest[:SHORT]}" if name else value
-
-
-def show_names(every: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The names of the files among options, by text, without those of several files."""
-    files = {text: split(text) for options in every for text in options.values() if split(text)[0]}
-    digests: dict[str, set[str]] = {}
-    for name, digest in files.values():
-        digests.setdefault(name, set()).add(digest)
-    return {text: name for text, (name, _) in files.items() if len(digests[name]) == 1}
 
 
 def is_of_files(parameter: Hyperparameter) -> bool:

@@ -7,17 +7,16 @@ a store, which holds its code (`store/kept_methods.py`). A process knows one met
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from fewshot_bench.api.code_closure import SUFFIXES, with_beside
+from fewshot_bench.api.code_closure import SUFFIXES, list_data, with_beside
 from fewshot_bench.api.method_code import canonical, name_files_after, name_of, parts
 from fewshot_bench.utils.errors import PluginError, StoreError
 from fewshot_bench.utils.files import Damaged, read_regular
@@ -48,6 +47,10 @@ class Facts(msgspec.Struct, frozen=True):
     files: Mapping[str, str]
     path: str = ""
     run: float = 0.0
+
+    def list_data(self) -> dict[str, str]:
+        """The files that are no code."""
+        return {name: d for name, d in self.files.items() if not name.endswith(SUFFIXES)}
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,14 @@ def is_version(asked: str, version: str) -> bool:
 
 
 def read_files(file: Path) -> dict[str, bytes]:
-    """The code of a file: its modules and packages beside it, and files that they name.
+    """The code of a file: its modules and packages beside it, and files there that they name.
 
-    A module that uses `__file__` names a file or a folder beside it by a text with its path.
     PluginError for what is too large.
     """
-    found = dict(with_beside(file))
-    for name, path in list(found.items()):
-        if name.endswith(".py"):
-            found |= {inner: str(file.parent / inner) for inner in _named_in(Path(path), file)}
+    code = with_beside(file)
+    found = dict(code)
+    for path in sorted(list_data(code, str(file.parent))):
+        found[Path(path).relative_to(file.parent).as_posix()] = path
     files = {}
     room = LARGEST
     for name, path in found.items():
@@ -116,27 +118,6 @@ def read_files(file: Path) -> dict[str, bytes]:
             )
         files[name] = Path(path).read_bytes()
     return files
-
-
-def _named_in(module: Path, file: Path) -> Iterator[str]:
-    """Paths, relative to the folder of `file`, of files that a module names beside itself."""
-    try:
-        nodes = list(ast.walk(ast.parse(module.read_bytes())))
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return
-    if not any(isinstance(node, ast.Name) and node.id == "__file__" for node in nodes):
-        return
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
-    for text in sorted(text for text in texts if isinstance(text, str) and 0 < len(text) < 256):
-        place = Path(os.path.normpath(module.parent / text))
-        if "\0" in text or place == module.parent or not place.is_relative_to(file.parent):
-            continue
-        inside = sorted(place.rglob("*")) if place.is_dir() else [place]
-        for path in inside:
-            name = path.relative_to(file.parent)
-            hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
-            if path.is_file() and not hidden:
-                yield name.as_posix()
 
 
 def list_searching(files: Mapping[str, bytes]) -> list[str]:
@@ -153,7 +134,8 @@ def list_searching(files: Mapping[str, bytes]) -> list[str]:
 def of_file(kind: type, reference: str, files: Mapping[str, bytes], digest: str) -> OwnMethod:
     """The method of a class of a file. digest: of its code, without other files that it names."""
     file, cls = parts(reference) or ("", "")
-    data = {name: digest_of(files[name]) for name in sorted(files) if not name.endswith(SUFFIXES)}
+    code = with_beside(Path(file))
+    data = {name: digest_of(files[name]) for name in sorted(files.keys() - code.keys())}
     if data:
         text = "\n".join([digest, *(f"{name}\0{own}" for name, own in data.items())])
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.option_files import show, without_names
+from fewshot_bench.api.file_texts import show, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 

@@ -13,7 +13,7 @@ from functools import partial
 
 import click
 
-from fewshot_bench.utils.progress import Work, shown
+from fewshot_bench.utils.progress import QUIET, Work, shown
 from fewshot_bench.utils.text import color_system
 
 EVERY_SECONDS = 30.0
@@ -37,7 +37,8 @@ def working(title: str, first: str = "", *, live: bool = True) -> Iterator[Work]
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    with QUIET:
+        click.echo(line, err=True)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.option_files import FILES, LONG, digest_file, find, split
+from fewshot_bench.api.file_texts import LONG, split
+from fewshot_bench.api.option_files import FILES, digest_file, find
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import list_entries, whole

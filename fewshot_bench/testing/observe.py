@@ -31,6 +31,7 @@ from torch.optim.optimizer import (
 
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.utils.devices import is_in_use, list_generators, usual_kind
+from fewshot_bench.utils.progress import QUIET
 from fewshot_bench.utils.text import few, shown
 
 # Set by libraries on import, for their own use.
@@ -330,7 +331,7 @@ def _capture(seen: Observation) -> Iterator[None]:
     text = io.StringIO()
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
+    with QUIET, tempfile.TemporaryFile() as file:
         saved = {number: os.dup(number) for number in (1, 2)}
         try:
             for number in saved:

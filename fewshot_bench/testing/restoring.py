@@ -12,6 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
-from fewshot_bench.api.method import configuration
+from fewshot_bench.api.method import configuration, convert_value, find_parameter
 from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy import toy_backbone
@@ -78,7 +79,10 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
         return _ask(
             tensors,
             method=name_of_class(method),
-            options=configuration(method),
+            options={
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in configuration(method).items()
+            },
             classifier=name_of_class(fit.classifier),
             classes=fit.setting.classes,
             device=device,
@@ -125,7 +129,11 @@ def main(arguments: list[str], channels: list[Channel]) -> None:
             problem, answer = MISSING, b""
             try:
                 if kind := _class(request["method"]):
-                    method = kind(**request["options"])
+                    options = {
+                        name: convert_value(kind.name, find_parameter(kind.name, kind, name), value)
+                        for name, value in request["options"].items()
+                    }
+                    method = kind(**options)
                     classifier = class_named(request["classifier"], method)
                     classes, device = tuple(request["classes"]), request["device"]
                     logits = _restore(method, load(body), classes, device, classifier)

@@ -51,3 +51,15 @@ __all__ = [
     "train_epochs",
     "unit",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Says where a name is that docs/training.md mentions, and that this module lacks."""
+    if not name.startswith("_"):
+        from fewshot_bench.training import provisional
+
+        if name in provisional.__all__:
+            raise ImportError(
+                f"'{name}' may still change: from fewshot_bench.training.provisional import {name}"
+            )
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

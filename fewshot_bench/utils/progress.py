@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,8 @@ from typing import TypeVar
 from fewshot_bench.utils.text import printable
 
 T = TypeVar("T")
+# Held while the output of the process is captured, in which a line of progress has no place.
+QUIET = threading.RLock()
 # Seconds of a step that are observed before its end is predicted.
 WATCHED_SECONDS = 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import os
 import random
 import shutil
 import sys
@@ -26,6 +27,7 @@ from fewshot_bench.api.code_closure import (
     source_digest,
 )
 from fewshot_bench.api.code_facts import read_facts
+from fewshot_bench.api.own_methods import OwnMethod, of_file, read_files
 from fewshot_bench.api.registry import registry
 
 Files = dict[str, str]
@@ -108,7 +110,9 @@ PACKAGE = {
         ("helper", "return 1", "return 2", False),
         ("helper", "def other", "print(FACTOR)\n\n\ndef other", True),
         ("tables", "FIRST = 1", "FIRST = 2", True),
-        ("tables", "SECOND = 2", "SECOND = 3", False),
+        # A module that is used as a module counts whole.
+        ("tables", "SECOND = 2", "SECOND = 3", True),
+        ("helper", "def scale", "from pkg import tables\n\n\ndef scale", False),
         ("tables", "SECOND = 2", "FIRST += 1", True),
         ("second", "return 1", "return 2", False),
         ("second", "class", "import pkg.tables\npkg.tables.FIRST = 7\n\n\nclass", True),
@@ -191,6 +195,54 @@ SHAPES = {
         "f = {}",
     ),
     "annotation": ("from .other import Kind\nclass Method:\n    kind: 'Kind' = 1", "Kind = {}"),
+    "annotation of a function": (
+        "import typing as t\nfrom .other import Kind\ndef f(x: 'list[Kind]'): pass\n"
+        "FIT t.get_type_hints(f)",
+        "Kind = {}",
+    ),
+    "dispatch by an alias": (
+        "from .other import Kind\nfrom .registered import add\n@add\ndef f(x: Kind): pass\nFIT add",
+        "Kind = {}",
+    ),
+    "called back": (
+        "from .registered import ALL\nfrom . import other\nFIT ALL",
+        "from .registered import ALL\nx = max([1, {}], key=ALL.append)",
+    ),
+    "two targets": (
+        "from .registered import ALL\nfrom . import other\nFIT ALL",
+        "from .registered import ALL\nx, ALL[1:] = 1, [{}]",
+    ),
+    "own constant TYPE_CHECKING": (
+        "from .other import f\nFIT f()",
+        "TYPE_CHECKING = True\nif TYPE_CHECKING:\n    def f(): return {}",
+    ),
+    "own attribute TYPE_CHECKING": (
+        "from .other import C\nFIT C().f()",
+        "class C:\n    TYPE_CHECKING = True\n    def f(self):\n"
+        "        if self.TYPE_CHECKING: return {}",
+    ),
+    "docstring by a text": (
+        "from .other import f\nFIT getattr(f, '__doc__')",
+        "def f():\n    'Text {}.'",
+    ),
+    "built-in by a text": (
+        "import builtins\nFIT getattr(builtins, 'exec')('from pkg.' + 'other import x')",
+        "x = {}",
+    ),
+    "script": (
+        "import subprocess, sys\nfrom pathlib import Path\n"
+        "FIT subprocess.run([sys.executable, Path(__file__).with_name('other.py')])",
+        "print({})",
+    ),
+    "path of modules": (
+        "import sys\nfrom pathlib import Path\nsys.path.append(Path(__file__).parent)\n"
+        "from other import x\nFIT x",
+        "x = {}",
+    ),
+    "re-exported, by a text": (
+        "from . import deep\nFIT getattr(deep, 'f')()",
+        "def f(): return {}",
+    ),
     "global": (
         "from . import other\nFIT other.get()",
         "X = 0\ndef put():\n    global X\n    X = {}\ndef get():\n    put()\n    return X",
@@ -325,6 +377,52 @@ def test_modules_beside_a_file_count(
     assert source_digest(method) != before
 
 
+# A method in a file, a file beside it, and its content, edited from 1 to 2 where it says {}.
+BESIDE = {
+    "current folder": (f"{HEAD}open('texts.json')", "texts.json", "{}"),
+    "computed name": (f"{HEAD}open(f'texts_{{task.dataset}}.json')", "texts_digits.json", "{}"),
+    "own name": (f"{HEAD}Path(__file__).with_suffix('.json')", "one.json", "{}"),
+    "pattern": (f"{HEAD}Path(__file__).parent.glob('*.txt')", "texts.txt", "{}"),
+    "folder": (f"{HEAD}Path(__file__).parent / 'texts'", "texts/a/digits.txt", "{}"),
+    "place of a class": (f"{HEAD}Path(inspect.getfile(self)).parent / 't'", "t/x.txt", "{}"),
+    "package": (f"import pkg\n{HEAD}resources.files(pkg) / name", "pkg/texts.json", "{}"),
+    "script": (f"{HEAD}runpy.run_path('two.py')", "two.py", "x = {}"),
+    "by a text": (f"{HEAD}importlib.import_module('two')", "two.py", "x = {}"),
+    "folder of modules": (
+        f"import sys\nsys.path.append(Path(__file__).parent / 'lib')\nimport two\n{HEAD}two.x",
+        "lib/two.py",
+        "x = {}",
+    ),
+    "bare package": (f"from bare import two\n{HEAD}two.x", "bare/two.py", "x = {}"),
+}
+
+
+@pytest.mark.parametrize("shape", BESIDE)
+def test_what_lies_beside_a_file_is_a_part_of_its_version(tmp_path: Path, shape: str) -> None:
+    text, name, content = BESIDE[shape]
+    home = os.path.realpath(tmp_path)
+    write(tmp_path, {"pkg/__init__.py": "", "other.json": "1", "one.py": text})
+
+    def read() -> OwnMethod:
+        root = Root("one", f"{home}/one.py")
+        kind = type("Method", (), {"__module__": "one", "name": "m", ROOT_OF_DESCRIBED: root})
+        files = read_files(Path(home, "one.py"))
+        return of_file(kind, f"{home}/one.py:Method", files, source_digest(kind))
+
+    write(tmp_path, {name: content.replace("{}", "1")})
+    before = read()
+    assert name in before.files
+    assert "other.json" not in before.files
+    write(tmp_path, {name: content.replace("{}", "2")})
+    assert read().version != before.version
+
+
+def test_the_file_of_a_hyper_parameter_is_no_part_of_the_version(tmp_path: Path) -> None:
+    text = "class Method:\n    texts: Path = hyper(Path('texts.json'), 'texts')\n    x = __file__"
+    write(tmp_path, {"one.py": text, "texts.json": "1"})
+    assert [*read_files(tmp_path / "one.py")] == ["one.py"]
+
+
 def test_the_place_and_the_name_of_a_module_do_not_count(tmp_path: Path) -> None:
     for folder in ("here", "there"):
         write(tmp_path / folder, {"one.py": f"import two\n{HEAD}two.X", "two.py": "X = 1\n"})
@@ -408,7 +506,7 @@ class A(B, metaclass=M):
 """
     facts = read_facts(source.encode(), "")
     text = repr([statement.parts for statement in facts.statements])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "f0f1fff9edeae0d6"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4306fa64285c88cc"
 
 
 def test_every_edit_of_a_built_in_method_counts(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_an_edit_is_another_version_and_the_one_run_last_is_shown(
     copy = write(tmp_path / "copy" / "lora.py")
     for name in (f"edited@{versions[0]}", states.name(0, 4), f"{copy}:Edited"):
         assert f"m:edited@{quote(versions[0])}|" in shown("-m", name)
-    both = ",".join(f"edited@{quote(version)}" for version in versions)
+    both = ",".join(f"edited@{quote(version)}" for version in sorted(versions))
     assert f"m:{both}|" in shown("-m", f"{states.name(0)},{states.name(1)}")
     # The author goes back to the first state: nothing to compute, and it is the newest again.
     assert "1 done already, 0 to run" in run(f"{copy}:Edited", store)

@@ -203,8 +203,8 @@ def test_one_that_fails_is_noted_and_stops_no_other(
 @pytest.mark.parametrize(
     ("variables", "words", "said"),
     [
-        ({}, ["--track", "tensorbord"], "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
-        ({"FSBENCH_TRACK": "nothing"}, [], "unknown tracker 'nothing'"),
+        ({}, ["--track", "tensorbord"], "error: unknown tracker 'tensorbord': did you mean"),
+        ({"FSBENCH_TRACK": "nothing"}, [], "error: unknown tracker 'nothing'"),
         ({}, ["--track", "wandb"], "pip install 'fewshot-bench[wandb]'"),
         (
             {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "http://me:secret@other:5000"},

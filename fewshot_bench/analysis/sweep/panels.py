@@ -38,8 +38,8 @@ from fewshot_bench.analysis.table.table import (
     marks_of,
     marks_of_seeds,
 )
+from fewshot_bench.api.file_texts import show
 from fewshot_bench.api.method import hyperparameters
-from fewshot_bench.api.option_files import show
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
