@@ -38,6 +38,24 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    missing = [
+        f"{target}#{heading}"
+        for target, heading in links
+        if heading not in list_headings(page.parent / target if target else page)
+    ]
+    assert not missing
+
+
+def list_headings(page: Path) -> set[str]:
+    """The names of a page's headings in links, as hosts of Markdown make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
+
+
 def test_no_example_runs_all_methods() -> None:
     """That is a thousand cells: examples name methods or a suite, or add --dry-run."""
     texts = [*PAGES, *(ROOT / "fewshot_bench").rglob("*.py")]

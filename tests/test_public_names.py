@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import subprocess
+import sys
 import types
 
 import pytest
@@ -85,6 +87,14 @@ def test_every_public_name_has_an_example(module: str, name: str) -> None:
 def test_provisional_modules_say_so(module: str) -> None:
     text = " ".join((importlib.import_module(module).__doc__ or "").split())
     assert "rovisional" in text or "may still change" in text
+
+
+def test_a_provisional_name_is_found_by_its_error() -> None:
+    """In a new process, where nothing has imported the provisional module yet."""
+    code = "from fewshot_bench.training import count_correct"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "from fewshot_bench.training.provisional import count_correct" in done.stderr
+    assert not hasattr(fewshot_bench.training, "count_corect")
 
 
 def test_no_name_is_both_a_module_and_a_function() -> None:

@@ -64,6 +64,9 @@ def why_none(record: Record) -> str:
     name, steps = record.spec.describe(), record.footprint.get("steps")
     if record.status != "done":
         return f"{name} failed before it logged any"
+    for incident in record.incidents:
+        if incident.get("kind") == "curves":
+            return f"{name}: {incident.get('text')}"
     if steps:
         text = f"took {counted(steps, 'step')}, and its record keeps none: run it again (--force)"
         return f"{name} {text}"

@@ -103,7 +103,7 @@ class RunContext(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Report the progress of `fit`; may be called as often as convenient."""
 
-    def log(self, step: int | None = None, /, **values: float | Tensor) -> None:
+    def log(self, /, step: int | None = None, **values: float | Tensor) -> None:
         """Add values of a step to the curves of the record, as `val_accuracy=0.7`; reads nothing.
 
         Steps of `train_step` log `loss` and `rate` by themselves. values: numbers, or tensors of

@@ -318,6 +318,8 @@ class Option:
         except ValueError as error:
             _, expected = _KINDS.get(self.type, (object, ""))  # type: ignore[call-overload]
             raise self._refusal(given, f"expected {expected}" if expected else str(error)) from None
+        except UsageError:
+            raise
         except (Exception, SystemExit) as error:
             reason = f"its plug-in failed: {error_text(error, self.type)}"
             raise self._refusal(given, reason) from error

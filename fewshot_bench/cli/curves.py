@@ -99,11 +99,40 @@ def _find_records(
 ) -> Sequence[Record]:
     """The named records, else those of the store that the filters select."""
     if not names:
-        return choose_records(Store(store), filters).records
+        return _in_order(choose_records(Store(store), filters).records, filters)
     given = [name for name, value in filters.items() if value]
     if given:
         raise UsageError(f"--{given[0]} selects from a store, and records are named: give one way")
     return [find(name, store).record for name in dict.fromkeys(names)]
+
+
+def _in_order(records: Sequence[Record], filters: Mapping[str, Any]) -> Sequence[Record]:
+    """Records by method, data set, shots and seed; methods and data sets as they are asked for."""
+    from fewshot_bench.analysis.filters import (
+        dataset_names,
+        expand_datasets,
+        expand_methods,
+        method_names,
+        place,
+    )
+
+    methods = {name for record in records for name in method_names(record.spec)}
+    datasets = {name for record in records for name in dataset_names(record.spec)}
+    first = expand_methods(filters["method"] or "", methods)
+    then = expand_datasets(filters["dataset"] or "", datasets)
+
+    def position(record: Record) -> tuple[Any, ...]:
+        spec = record.spec
+        return (
+            min(place(first, name) for name in method_names(spec)),
+            spec.label,
+            min(place(then, name) for name in dataset_names(spec)),
+            spec.evaluated,
+            spec.shots,
+            spec.train_seed,
+        )
+
+    return sorted(records, key=position)
 
 
 def _draw(curves: Curves) -> str:

@@ -128,7 +128,7 @@ def _run(
     said: list[str] = []
     if asked.profile:
         # Its library announces itself otherwise.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         from fewshot_bench.profiling.trace import profiled
 
         around = profiled(_trace_file(cell), request.devices[0], said.append)
@@ -139,6 +139,8 @@ def _run(
         for line in (*_describe(record), *said):
             say(line)
     stored = f"stored in {request.store}" if named else "not stored (--store DIR stores it)"
+    if asked.profile:
+        stored = "not stored (a profiled cell never is)"
     say(f"  {stored}")
     return outcome.exit_code
 

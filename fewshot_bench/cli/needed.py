@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _ENDED = ("done", "inapplicable")
 Cell = tuple[Any, ...]
+# A method with options, as tables call its row; before the next one of them.
+_LABEL = re.compile(r"([^\[]+)\[(.*)\]", re.DOTALL)
+_INNER = re.compile(r",(?=\w+=)")
 
 
 @dataclass
@@ -27,13 +31,15 @@ class Needed:
     """The cells that items need, beside the records of a store.
 
     cells: their number for each item. missing: those without a result, by the arguments of a run
-    that computes them. unknown: why the cells of some items are not known.
+    that computes them. unknown: why the cells of some items are not known. wrong: what is wrong in
+    others.
     """
 
     records: Sequence[Record]
     cells: dict[str, int] = field(default_factory=dict)
     missing: dict[tuple[str, ...], frozenset[Cell]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
     def add(self, what: str, values: Mapping[str, Any]) -> None:
         """Add an item. values: of its command's options.
@@ -46,18 +52,18 @@ class Needed:
             return
         usable = self._under(values)
         try:
-            axes = _Axes.read(values, usable)
+            every = [_Axes.read(one, usable) for one in _each(values)]
         except (FsbenchError, ValueError) as error:
-            self.unknown.append(f"{what}: {error}")
+            self.wrong.append(f"{what}: {error}")
             return
         there = {_identity(record.spec) for record in usable if record.status in _ENDED}
-        cells = axes.cells()
-        self.cells[what] = len(cells)
         named = tuple(values[name] for name in FILTER_NAMES if name not in LISTED)
-        missing = frozenset((*cell, *named) for cell in cells if cell not in there)
-        if missing:
-            like = usable[0].spec if usable else None
-            self.missing[tuple(axes.words(values, like))] = missing
+        like = usable[0].spec if usable else None
+        self.cells[what] = len({cell for axes in every for cell in axes.cells()})
+        for axes in every:
+            missing = frozenset((*cell, *named) for cell in axes.cells() if cell not in there)
+            if missing:
+                self.missing[tuple(axes.words(values, like))] = missing
 
     def _under(self, values: Mapping[str, Any]) -> list[Record]:
         """The records under the conditions that an item names."""
@@ -88,10 +94,12 @@ class Needed:
 class _Axes:
     """What an item names, and what the store has or a run takes where it names nothing.
 
-    variants: method and overrides as text. seeds: split seed and training seed.
+    options: values of hyper-parameters as texts. variants: method and overrides as text. seeds:
+    split seed and training seed.
     """
 
     methods: Sequence[str]
+    options: Sequence[str]
     variants: Sequence[tuple[str, str]]
     datasets: Sequence[str]
     classes: Sequence[str]
@@ -103,15 +111,14 @@ class _Axes:
         """The axes of an item; UsageError or ValueError for a name or a number that is none."""
         from fewshot_bench.api.registry import registry
 
-        methods = [name.partition("@")[0] for name in split_names(values["method"])]
-        methods = [name.removesuffix("[]") for name in methods]
-        methods = list(dict.fromkeys(methods))
+        methods, options = values["methods"], values["of_methods"]
         datasets = registry().expand_datasets(split_names(values["dataset"]))
         own = [record.spec for record in usable if record.spec.dataset in datasets]
         every = "base,new" if values.get("kind") == "base-new" else "all"
         return cls(
             methods,
-            list(_variants(methods, _options(values), own)),
+            options,
+            list(_variants(methods, options, own)),
             datasets,
             split_names(values["classes"] or every),
             _numbers(values["shots"], "shots", (spec.shots for spec in own)),
@@ -133,9 +140,10 @@ class _Axes:
 
         like: a cell whose conditions count where the item names none.
         """
-        words = ["--method", join_names(self.methods), "--dataset", join_names(self.datasets)]
+        names = (name.partition("[")[0] for name in self.methods)
+        words = ["--method", join_names(names), "--dataset", join_names(self.datasets)]
         words += ["--shots", _join(self.shots), "--seeds", _join(self.seeds)]
-        for text in _options(values):
+        for text in self.options:
             words += ["-o", text]
         words += ["--classes", ",".join(self.classes)] if list(self.classes) != ["all"] else []
         if device := values["device"] or (like and like.device):
@@ -152,10 +160,28 @@ def _identity(spec: RunSpec) -> Cell:
     return *(getattr(spec, name) for name in names), canonical_json(dict(spec.overrides))
 
 
-def _options(values: Mapping[str, Any]) -> Sequence[str]:
-    """The values of hyper-parameters of an item, as texts."""
-    texts: Sequence[str] = values.get("options", values.get("option", ()))
-    return texts
+def _each(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An item's values for each command that runs it, with `methods` and the options `of_methods`.
+
+    `clip-lora[rank=4]`, as rows are called, has options of its own, and so its own command.
+    """
+    from fewshot_bench.analysis.filters import split_list
+    from fewshot_bench.api.registry import registry
+
+    options: Sequence[str] = values.get("options", values.get("option", ()))
+    text: str = values["method"]
+    together: dict[tuple[str, ...], dict[str, None]] = {}
+    for label in split_list(text, ()) if "[" in text else split_names(text):
+        found = _LABEL.fullmatch(label)
+        method, inner = found.groups() if found else (label, "")
+        method = method.partition("@")[0]
+        # What is in no package is as the store has it.
+        is_known = method in registry().methods.entries
+        own = [part.replace(",", r"\,") for part in _INNER.split(inner) if part and is_known]
+        name = method if is_known or not found else label
+        together.setdefault((*options, *own), {})[name] = None
+    for texts, methods in together.items():
+        yield {**values, "methods": list(methods), "of_methods": texts}
 
 
 def _variants(

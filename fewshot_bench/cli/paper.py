@@ -29,7 +29,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.locks import exclusive
-from fewshot_bench.utils.text import counted, split_names
+from fewshot_bench.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.table import Table
@@ -96,14 +96,18 @@ def command(
         for what, count in needed.cells.items():
             say(f"{what}: {counted(count, 'cell')}")
         say_notes(needed.unknown)
+        for line in needed.wrong:
+            click.echo(f"error: {printable(line)}", err=True)
         left = _say_missing(needed, str(store), [])
-        ctx.exit(1 if strict and left else 0)
+        ctx.exit(1 if needed.wrong or (strict and left) else 0)
     refuse_kept(folder / ALL, "--output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive(folder, "paper", lambda: say(f"waiting for another run in {folder}")):
             made = [_make(item, store, folder) for item in _fit(items, needed)]
             _write(folder / ALL, _whole(made), "")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(
             f"cannot write to '{folder}': {error.strerror}; choose another folder with --output"
@@ -124,14 +128,17 @@ def _needed(store: Path, items: Sequence[Item]) -> Needed:
 
 
 def _fit(items: Sequence[Item], needed: Needed) -> Iterator[Item]:
-    """The items without new names, `ours` and baselines of what they lack and others have.
+    """The items without new names, groups, `ours` and baselines of what they lack.
 
-    So defaults are written once. Names that neither the store nor any item has are refused.
+    So defaults are written once. Names that nothing has are refused: the store, an item, a plug-in.
     """
+    from fewshot_bench.analysis.filters import split_list
+    from fewshot_bench.api.registry import registry
+
     parsed = {item.name: item.parse(item.words_for(Path())).params for item in items}
-    known = _names(needed.records)
+    known = _names(needed.records) | {*registry().methods.names(), *registry().datasets.names()}
     for values in parsed.values():
-        known |= {name for key in ("method", "dataset") for name in split_names(values[key] or "")}
+        known |= {n for key in ("method", "dataset") for n in split_list(values[key] or "", ())}
     for item in items:
         try:
             own = match_records(needed.records, parsed[item.name])

@@ -87,7 +87,7 @@ class Item:
         return words
 
     def without(self, names: Collection[str]) -> Item:
-        """The item without new names of these, and without them as `ours` and baseline."""
+        """The item without new names of these, and without them in groups, as ours and baseline."""
         keys = {
             key: value
             for key, value in self.keys.items()
@@ -99,6 +99,8 @@ class Item:
         elif renamed is not None:
             texts = map(str, _listed(renamed))
             keys["rename"] = [text for text in texts if text.partition("=")[0] not in names]
+        if "group" in keys:
+            keys["group"] = dict(_groups_without(keys["group"], names))
         return replace(self, keys=keys)
 
     def parse(self, words: list[str]) -> click.Context:
@@ -110,6 +112,21 @@ class Item:
             text = error.format_message() if isinstance(error, click.UsageError) else str(error)
             line = " ".join(text.split())
             raise UsageError(f"{self.what}: {line} (fsbench {name} --help)") from None
+
+
+def _groups_without(groups: Any, names: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Titles of groups with their methods, those that `names` lacks; groups of none are left out.
+
+    groups: a table, or texts as `TITLE=NAMES`.
+    """
+    from fewshot_bench.analysis.filters import split_list
+
+    pairs = [text.partition("=")[::2] for text in map(str, _listed(groups))]
+    for title, given in groups.items() if isinstance(groups, dict) else pairs:
+        every = split_list(",".join(map(_text, _listed(given))), ())
+        left = [name for name in every if name not in names]
+        if left or not every:
+            yield title.strip(), left
 
 
 def read_recipe(path: Path) -> list[Item]:

@@ -112,6 +112,7 @@ def cell(
     cells are asked for.
     """
     from fewshot_bench.utils import determinism
+    from fewshot_bench.utils.cache_dir import only_read, restore_sharing
 
     for name in conditions:
         if name not in KEYWORDS:
@@ -120,6 +121,8 @@ def cell(
     given = {"methods": method, "datasets": dataset, "shots": shots, "seeds": seed}
     values = checked(ARGUMENTS, {**given, "devices": device, **conditions})
     with ExitStack() as stack:
+        stack.enter_context(restore_sharing())
+        only_read()
         values["methods"] = [stack.enter_context(_named(each)) for each in values["methods"]]
         values.setdefault("store", Path(stack.enter_context(tempfile.TemporaryDirectory())))
         request = ask(values)

@@ -145,7 +145,7 @@ class Curves:
             raise ContractError(f"ctx.log: step is {at}, expected at most {LARGEST_STEP}")
         self._claim(numbers)
         for name, value in numbers.items():
-            self._require_later(name, at)
+            self._require_later(name, at, is_given=step is not None)
             point = _Point(name, at, value if isinstance(value, float) else [value])
             # At once, since a method may change the tensor: a parameter, say.
             point.hold()
@@ -246,13 +246,17 @@ class Curves:
             self._unsent.append(point)
             point.is_sent = True
 
-    def _require_later(self, name: str, step: int) -> None:
+    def _require_later(self, name: str, step: int, *, is_given: bool = True) -> None:
         series = self._series.get(name)
-        if series is not None and series.last is not None and step <= series.last.step:
-            raise ContractError(
-                f"ctx.log: {name} at step {step} follows step {series.last.step}, expected a later "
-                "one: count on, or give a second stage its own name"
-            )
+        if series is None or series.last is None or step > series.last.step:
+            return
+        told = "count on, or give a second stage its own name"
+        if not is_given:
+            told = f"without a step, ctx.train_step counts; give one: ctx.log(epoch, {name}=...)"
+        raise ContractError(
+            f"ctx.log: {name} at step {step} follows step {series.last.step}, expected a later "
+            f"one: {told}"
+        )
 
     def _deliver(self, points: Iterable[_Point]) -> None:
         by_step: dict[int, dict[str, float]] = {}

@@ -174,7 +174,7 @@ class Context:
                 whole_number("ctx.progress: total", total, 0),
             )
 
-    def log(self, step: int | None = None, /, **values: object) -> None:
+    def log(self, /, step: int | None = None, **values: object) -> None:
         """Add values of a step to the curves of the record."""
         self.curves.log(step, values)
 

@@ -223,6 +223,9 @@ def test_costs_stand_beside_the_average_with_their_units(tmp_path: Path) -> None
     assert text[3].split(maxsplit=2)[2] == "184.3 k 1.5 min 103 MB 2.5 T 5.0 kJ"
     alone = lines_of(shown(store, "--layout", "costs", "-d", "dtd", "--columns", "training"))
     assert alone[1] == "method dtd training time"
+    more = lines_of(shown(store, "--layout", "costs", "--columns", "macro_accuracy,peak"))
+    assert more[1].startswith("method average macro")
+    assert more[1].endswith("average memory")
     rows = shown(store, "--format", "csv").splitlines()
     assert {"training_seconds", "flops", "joules"} < set(rows[0].split(","))
 

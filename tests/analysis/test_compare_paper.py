@@ -135,6 +135,16 @@ def test_a_methods_name_stands_before_its_options_and_halves_follow() -> None:
     assert "Bias[steps=15]" in {row.label for row in build(found, Options(rename=("b=Bias",))).rows}
 
 
+def test_the_average_is_renamed_where_there_are_halves_alone() -> None:
+    found = [r for dataset in ("dtd", "pets") for r in halves("coop", dataset, 1, 60, 40)]
+    table = build(found, Options(rename=("average=Avg.",)))
+    assert [group.shown for group in table.groups if group.average] == [
+        "Avg. (base)",
+        "Avg. (new)",
+        "Avg. (H)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -66,10 +66,13 @@ def test_one_record_is_drawn_by_its_file_or_its_key(store: Path) -> None:
 def test_records_of_filters_are_told_apart_by_what_differs(store: Path) -> None:
     shown = fsbench("curves", "--store", store, "--series", "loss")
     legend = re.findall(r"^ +[abc] (.*)$", shown.out, re.M)
-    assert {*legend} == {"coop, seed 1", "coop, seed 2", "maple, seed 1"}
+    assert legend == ["coop, seed 1", "coop, seed 2", "maple, seed 1"]
     assert "note: zero-shot on dtd, 1-shot, seed 1 " in shown.err
     few = fsbench("curves", "--store", store, "--series", "loss", "-m", "coop", "--seeds", 2)
     assert "seed" not in few.out
+    asked = fsbench("curves", "--store", store, "--series", "loss", "-m", "maple,coop")
+    legend = re.findall(r"^ +[abc] (.*)$", asked.out, re.M)
+    assert legend == ["maple, seed 1", "coop, seed 1", "coop, seed 2"]
 
 
 def test_every_point_is_in_the_data(store: Path, tmp_path: Path) -> None:
@@ -124,6 +127,11 @@ def test_why_a_record_has_none(steps: int) -> None:
     record = make("coop")
     made = dataclasses.replace(record, footprint={**record.footprint, "steps": steps})
     assert REASONS[steps] in why_none(made)
+
+
+def test_values_that_are_no_numbers_are_the_reason() -> None:
+    incident = {"kind": "curves", "text": "its curves leave out values that are not finite: gap"}
+    assert "not finite: gap" in why_none(dataclasses.replace(make("coop"), incidents=[incident]))
 
 
 def test_lines_have_colors_or_letters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,16 @@ def test_base_new_and_their_mean_are_bars(tmp_path: Path) -> None:
         fb.load(save(tmp_path / "t", matrix())).figure("base-new")
 
 
+def test_bars_of_one_color_differ_by_hatches(tmp_path: Path) -> None:
+    names = ("zero-shot", "cocoop", "clip-lora")
+    found = [r for name in names for r in halves(name, "dtd", 1, 80.0, 60.0)]
+    drawing = fb.load(save(tmp_path / "s", found)).figure("base-new")
+    bars = drawing.figure.axes[0].patches
+    looks = {(bar.get_facecolor(), bar.get_hatch() or "") for bar in bars}
+    assert len({color for color, _ in looks}) == 2
+    assert len(looks) == 3
+
+
 def test_names_of_marks_do_not_overlap(tmp_path: Path) -> None:
     found = [
         dataclasses.replace(

@@ -120,6 +120,24 @@ def test_what_is_missing_is_shown_and_not_filled(tmp_path: Path) -> None:
     assert hole["missing"] == ["dtd seed 3", "pets seed 1", "pets seed 2", "pets seed 3"]
 
 
+def test_commands_run_combinations_without_records(tmp_path: Path) -> None:
+    gone = ((2, "qv"), (4, "qv"))
+    kept = [
+        r
+        for r in swept((*SMALL, "-o", "iterations=3"))
+        if (r.spec.options["rank"], r.spec.options["matrices"]) not in gone
+    ]
+    store = save(tmp_path / "store", kept)
+    words = (*SMALL, "-o", "iterations=3", "--store", store)
+    shown, drawn = fsbench(*SWEEP, *words), fsbench(*DRAWN, *words, "-O", tmp_path / "a.svg")
+    for said in (shown.out, drawn.out + drawn.err):
+        lines = [line.strip() for line in said.splitlines() if "fsbench run " in line]
+        assert len(lines) == 2
+        assert all("-o clip-lora.iterations=3 -o clip-lora.matrices=qv" in line for line in lines)
+        assert sum("-o clip-lora.rank=4" in line for line in lines) == 1
+        assert all("--dataset dtd --shots 4 --seeds 1-3" in line for line in lines)
+
+
 def test_what_is_no_number_is_missing() -> None:
     """JSON's 1e999 is infinite in Python."""
     first, *others = swept(("-o", "rank=1,32", "-o", "matrices=qkv"))

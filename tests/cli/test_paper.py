@@ -150,6 +150,19 @@ def test_a_dry_run_says_which_cells_are_needed(store: Path) -> None:
     assert paper(none, NAMED, "--dry-run", "--strict").code == 1
 
 
+def test_methods_are_named_as_their_rows_are(store: Path) -> None:
+    text = NAMED.replace('"coop@1"', '"coop[epochs=2,position=front]", "clip-lora[]"')
+    done = paper(store.parent / "none", text, "--dry-run")
+    assert done.code == 0, done
+    assert "table 't': 6 cells" in done.out
+    assert "14 cells missing" in done.out
+    cells = "--dataset digits --shots 4 --seeds 1,2"
+    assert f"--method zero-shot,clip-lora {cells} --backbone tiny" in done.out
+    assert f"--method coop {cells} -o epochs=2 -o position=front --backbone" in done.out
+    done = paper(store.parent / "none", text.replace("epochs=2,", "epoch=2,"), "--dry-run")
+    assert (done.code, "error: table 't': " in done.err) == (1, True), done
+
+
 def test_cells_of_another_device_are_there(store: Path) -> None:
     made = [
         make(method, "digits", shots, seed, backbone="tiny", device="cuda", precision="bf16")
@@ -200,8 +213,14 @@ def test_what_is_wrong_in_a_recipe_is_said(store: Path, old: str, new: str, said
 
 def test_defaults_that_one_item_lacks_are_for_the_others(store: Path) -> None:
     text = RECIPE.replace('name = "main"', 'name = "main"\nmethod = "zero-shot"')
+    assert paper(store, text).code == 0
+    # A method of a package counts as known, whether anything has results of it.
+    groups = 'group = {Prompts = ["coop", "cocoop"], Others = "zero-shot"}\n'
+    text = text.replace("rename = {", f'{groups}rename = {{kgcoop = "KgCoOp", ')
     done = paper(store, text)
     assert done.code == 0, done
+    table = (store.parent / "out" / "main.tex").read_text(encoding="utf-8")
+    assert (r"\textit{Others}" in table, r"\textit{Prompts}" in table) == (True, False)
 
 
 def test_a_run_waits_for_another_in_the_folder(store: Path) -> None:

@@ -79,6 +79,27 @@ def test_nothing_is_left_behind(
     assert os.listdir(tmp_path) == []
 
 
+OWN = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Own:
+    name = "own"
+
+    def fit(self, task, backbone, ctx):
+        return None
+"""
+
+
+def test_caches_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, cache = tmp_path / "own.py", tmp_path / "cache"
+    file.write_text(OWN)
+    monkeypatch.setenv("FSBENCH_CACHE", str(cache))
+    fb.cell(f"{file}:Own", "digits", 2, 1, limit=60)
+    assert not cache.exists()
+
+
 def test_other_classes_are_asked_by_their_vocabulary() -> None:
     cell = fb.cell("zero-shot", "digits", 1, 1, limit=60, classes="new")
     classifier = cell.method.fit(*cell)

@@ -74,7 +74,7 @@ def test_tensorboard_shows_scalars_by_shots(
     # The second entry replaces the first.
     told(monkeypatch, "tensorboard", record(10.0), record(), record(None))
     (place,) = (tracking / "tensorboard").glob("*/*")
-    assert place.parent.name == "coop_lr_0.1_"
+    assert place.parent.name == "coop_lr=0.1"
     told(monkeypatch, "tensorboard", record())
     events = EventAccumulator(str(place)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("top1")] == [(1, 50.0)]
@@ -203,8 +203,8 @@ def test_one_that_fails_is_noted_and_stops_no_other(
 @pytest.mark.parametrize(
     ("variables", "words", "said"),
     [
-        ({}, ["--track", "tensorbord"], "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
-        ({"FSBENCH_TRACK": "nothing"}, [], "unknown tracker 'nothing'"),
+        ({}, ["--track", "tensorbord"], "error: unknown tracker 'tensorbord': did you mean"),
+        ({"FSBENCH_TRACK": "nothing"}, [], "error: unknown tracker 'nothing'"),
         ({}, ["--track", "wandb"], "pip install 'fewshot-bench[wandb]'"),
         (
             {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "http://me:secret@other:5000"},

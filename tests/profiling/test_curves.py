@@ -57,11 +57,11 @@ def test_numbers_of_all_kinds_are_numbers(ctx: Context) -> None:
         "c": torch.tensor([[2.0]], dtype=torch.bfloat16),
         "d": torch.tensor(7),
         "e": torch.tensor(1 / 3, requires_grad=True),
-        "step": True,
+        "f": True,
     }
     ctx.log(5, **values)
     read = {name: series["values"] for name, series in ctx.curves.finish().items()}
-    expected = {"a": [3], "b": [0.5], "c": [2], "d": [7], "e": [0.33333], "step": [1]}
+    expected = {"a": [3], "b": [0.5], "c": [2], "d": [7], "e": [0.33333], "f": [1]}
     assert read == expected
 
 
@@ -103,6 +103,12 @@ def test_steps_go_up(again: int, ctx: Context) -> None:
     with pytest.raises(ContractError, match=f"loss at step {again} follows step 5, expected a lat"):
         ctx.log(again, loss=1.0)
     ctx.log(again, second=1.0)
+
+
+def test_an_own_loop_that_gives_no_step_is_told_to(ctx: Context) -> None:
+    ctx.log(gap=1.0)
+    with pytest.raises(ContractError, match=r"give one: ctx.log\(epoch, gap=...\)"):
+        ctx.log(gap=0.5)
 
 
 def test_numbers_that_json_lacks_are_left_out_and_told(ctx: Context) -> None:

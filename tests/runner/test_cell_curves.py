@@ -92,6 +92,11 @@ def test_values_that_are_not_finite_are_an_incident(
     assert "zero-shot: its curves leave out values that are not finite: gap" in incident["text"]
 
 
+def test_the_step_can_be_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitting(monkeypatch, lambda ctx: ctx.log(step=4, gap=0.5))
+    assert zero_shot(session).curves == {"gap": {"steps": [4], "values": [0.5]}}
+
+
 def test_a_wrong_log_fails_the_cell_with_its_line(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fsbench_methods.coop import CoOp
+from torch import Tensor
 
-from fewshot_bench import Backbone, RunContext, Task, Vocabulary
+from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
 from fewshot_bench.testing import (
     Bench,
     CheckFailure,
@@ -161,6 +162,27 @@ def test_a_reason_lists_at_most_five_things_and_names_the_authors_line() -> None
     listed = "row 0, row 1, row 2, row 3, row 4 and 3 more with requires_grad"
     assert listed in str(failed.value)
     assert failed.value.__suppress_context__
+
+
+@dataclass
+class Strict(Linear):
+    """A classifier that takes no weights of zero."""
+
+    def logits(self, queries: Images) -> Tensor:
+        if not self.weight.any():
+            raise ValueError("expected weights")
+        return super().logits(queries)
+
+
+@dataclass(frozen=True)
+class RefusesZeros(Head):
+    fit = rebuilt(Strict)
+
+
+def test_an_error_of_a_classifier_with_zeros_is_a_change() -> None:
+    rule = "check_logits_come_from_the_stored_tensors"
+    (check,) = [one for one in all_checks() if one.name == rule]
+    check(RefusesZeros())
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def draw(table: Table, style: Style, options: SweepOptions) -> Drawing:
     sweep = sweep_of(table, options)
     lines = [_row(row) for row in rows(sweep)]
     drawn = partial(_figure, sweep, style)
-    return Drawing("ablation", style, table, lines, drawn, len(sweep.panels), sweep.notes)
+    return Drawing("ablation", style, sweep.table, lines, drawn, len(sweep.panels), sweep.notes)
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SCOPES: Sequence[Scope] = ("base", "new", "H")
 # Width of the bars of a scope, which are 1 apart.
 _BARS = 0.8
+_HATCHES = ("", "////", "....", "xxxx")
 Halves = Mapping[Scope, Group]
 
 
@@ -142,10 +143,14 @@ def _draw_bar(
     """A bar with its spread; returns the handle of its method."""
     width = _BARS / len(table.rows)
     at = x - _BARS / 2 + (place + 0.5) * width
-    look = looks_of(table)[row.label]
-    edge: Any = {"edgecolor": "black", "linewidth": 0.8} if row.ours else {}
+    colors = [color_of(looks_of(table)[other.label]) for other in table.rows]
+    # Bars have no markers: those of one color differ by their hatches.
+    hatch = _HATCHES[colors[:place].count(colors[place]) % len(_HATCHES)]
+    drawn: Any = {"color": colors[place], "hatch": hatch, "zorder": 2}
+    drawn |= {"edgecolor": "black" if row.ours else "white"} if hatch or row.ours else {}
+    drawn |= {"linewidth": 0.8 if row.ours else 0.0}
     mean, low, high = spot
-    (bar,) = axes.bar(at, mean, width=0.92 * width, color=color_of(look), zorder=2, **edge)
+    (bar,) = axes.bar(at, mean, width=0.92 * width, **drawn)
     if high > low:
         around = [[mean - low], [high - mean]]
         axes.errorbar(at, mean, yerr=around, fmt="none", ecolor="#333333", elinewidth=0.6)

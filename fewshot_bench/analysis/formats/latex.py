@@ -265,10 +265,12 @@ def _shrink(tabular: Sequence[str]) -> list[str]:
 
 
 def _tabular(grid: Grid) -> list[str]:
+    # Between columns a gap has no shade, within one it has; `>` is of a package that shades need.
+    gap = r">{\hspace{1em}}" if any(line.ours for line in grid.lines) else r"@{\hspace{1.5em}}"
     specs = []
     for column in grid.columns:
         spec = {"value": "c", "side": "r", "text": "l"}[column.kind]
-        specs.append(rf"@{{\hspace{{1.5em}}}}{spec}" if column.apart else spec)
+        specs.append(f"{gap}{spec}" if column.apart else spec)
     begin, end = rf"\begin{{tabular}}{{l{''.join(specs)}}}", r"\end{tabular}"
     return [begin, *_head(grid), *_body(grid), r"\bottomrule", end]
 

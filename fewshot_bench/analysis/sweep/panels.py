@@ -23,7 +23,9 @@ from fewshot_bench.analysis.formats.document import (
     Line,
     Section,
 )
+from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.build import spec_of
 from fewshot_bench.analysis.table.names import Names
 from fewshot_bench.analysis.table.notes import COMMANDS, RANGES, SCREENS, close, marks
 from fewshot_bench.analysis.table.table import (
@@ -40,7 +42,7 @@ from fewshot_bench.api.file_texts import show
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import CONDITIONS, method_label
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
 
@@ -224,7 +226,46 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     groups = averages + own if options.each or not averages else averages
     title = Names(table.renamed).row(method_label(spec.method, fixed), spec.method)
     panels = tuple(_panels(table, swept, rows, groups))
-    return Sweep(table, title, swept, panels)
+    lines, remarks = _commands_of_lacking(table, swept, rows)
+    notes, commands = (*table.notes, *remarks), (*table.commands, *lines)
+    return Sweep(replace(table, notes=notes, commands=commands), title, swept, panels)
+
+
+def _commands_of_lacking(
+    table: Table, axes: Mapping[str, Sequence[Any]], rows: Mapping[tuple[Any, ...], Row]
+) -> tuple[list[str], list[str]]:
+    """Commands that run the combinations without any record, and remarks on them."""
+    fixed = {k: v for k, v in table.rows[0].spec.overrides.items() if k not in axes}
+    choices = []
+    for values in itertools.product(*axes.values()):
+        if values not in rows:
+            named = dict(zip(axes, values, strict=True))
+            own = defaults_of(table)
+            changed = {k: v for k, v in named.items() if k not in own or own[k] != v}
+            choices.append(({**own, **fixed, **named}, {**fixed, **changed}))
+    return commands_of(specs_with(table, choices), table.store)
+
+
+def specs_with(
+    table: Table, choices: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Iterator[RunSpec]:
+    """The specs of the first row's cells with other options: pairs of all options and overrides."""
+    for options, overrides in choices:
+        for cell in table.cells.values():
+            if cell.row is table.rows[0] and not cell.group.derived and cell.expected:
+                for seed in table.seeds:
+                    spec = spec_of(cell, seed)
+                    yield replace(spec, options=dict(options), overrides=dict(overrides))
+
+
+def defaults_of(table: Table) -> dict[str, Any]:
+    """The value of every option in rows that do not change it."""
+    return {
+        name: value
+        for row in table.rows
+        for name, value in row.spec.options.items()
+        if name not in row.spec.overrides
+    }
 
 
 def the_method(table: Table, what: str) -> str:

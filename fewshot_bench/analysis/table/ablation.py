@@ -6,13 +6,18 @@ A block per option has its values in rows, the default marked, where all other o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.signature import commands_of
-from fewshot_bench.analysis.sweep.panels import SweepOptions, order_of, the_method
-from fewshot_bench.analysis.table.build import spec_of
+from fewshot_bench.analysis.sweep.panels import (
+    SweepOptions,
+    defaults_of,
+    order_of,
+    specs_with,
+    the_method,
+)
 from fewshot_bench.analysis.table.grids import Block, Kind, Part
+from fewshot_bench.analysis.table.names import Names
 from fewshot_bench.analysis.table.table import Row, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -49,6 +54,7 @@ def ablate(table: Table, options: SweepOptions | None, kinds: Iterable[Kind]) ->
     UsageError for several methods, and if no option varies by itself.
     """
     method = the_method(table, "an ablation")
+    shown = Names(table.renamed).row(method, method)
     blocks = _blocks(table, options)
     for kind in kinds:
         own = tuple(
@@ -63,7 +69,7 @@ def ablate(table: Table, options: SweepOptions | None, kinds: Iterable[Kind]) ->
         )
         setting = f"{kind.shots[0]}-shot, " if len(kind.shots) == 1 else ""
         heads = tuple(place.column for place in kind.places)
-        yield Part(f"{method}, {setting}{kind.title}", heads, own, first="value")
+        yield Part(f"{shown}, {setting}{kind.title}", heads, own, first="value")
 
 
 def lacking_values(table: Table, options: SweepOptions | None) -> tuple[list[str], list[str]]:
@@ -72,32 +78,11 @@ def lacking_values(table: Table, options: SweepOptions | None) -> tuple[list[str
     absent = [(name, v) for name, lines in blocks.items() for _, row, v in lines if row is None]
     if not absent:
         return [], []
-    cells = [cell for cell in table.cells.values() if not cell.group.derived and cell.expected]
-    first = table.rows[0]
-    specs = [
-        replace(
-            spec_of(cell, seed),
-            options={**_defaults(table), name: value},
-            overrides={name: value},
-        )
-        for name, value in absent
-        for cell in cells
-        if cell.row is first
-        for seed in table.seeds
-    ]
+    defaults = defaults_of(table)
+    choices = [({**defaults, name: value}, {name: value}) for name, value in absent]
     shown = ", ".join(f"{name}={value}" for name, value in absent)
-    lines, remarks = commands_of(specs, table.store)
+    lines, remarks = commands_of(specs_with(table, choices), table.store)
     return [f"no record of {shown} (—)", *remarks], list(lines)
-
-
-def _defaults(table: Table) -> dict[str, Any]:
-    """The value of every option in rows that do not change it."""
-    return {
-        name: value
-        for row in table.rows
-        for name, value in row.spec.options.items()
-        if name not in row.spec.overrides
-    }
 
 
 def _blocks(
@@ -116,7 +101,7 @@ def _blocks(
             f"no option of {method} varies by itself: expected records with one option that is not "
             f"the default, as of fsbench run -m {method} -o NAME=A,B"
         )
-    defaults = _defaults(table)
+    defaults = defaults_of(table)
     blocks = {}
     for name in names:
         found = (row.spec.options[name] for (own, _), row in rows.items() if own == name)

@@ -208,7 +208,8 @@ def _grids(
     if display.layout == "full":
         return full(table, spread, curves=curves)
     if display.layout == "costs":
-        return (value_grid(part, [table.metric], spread) for part in costs(tables))
+        metrics = [table.metric, *metric_columns(table)]
+        return (value_grid(part, metrics, spread) for part in costs(tables))
     if display.layout == "ablation":
         from fewshot_bench.analysis.table.ablation import ablate
 

@@ -32,7 +32,7 @@ class Names:
 
         elsewhere: names that the table may lack.
         """
-        names = {name for g in groups for name in (g.label, g.dataset, g.target) if name}
+        names = {name for g in groups for name in _names_in(g) if name}
         names |= {n for label, row in rows.items() for n in (label, row.spec.method)}
         return cls(read_names(texts, names.union(elsewhere)))
 
@@ -77,6 +77,11 @@ class Names:
         if group.target:
             return f"{name} → {self.new.get(group.target, group.target)}"
         return name if group.scope == "all" else f"{name} ({group.scope})"
+
+
+def _names_in(group: Group) -> tuple[str, ...]:
+    """What may be renamed of a group; `average` stands for those of all kinds of evaluation."""
+    return group.label, group.dataset, group.target, AVERAGE if group.average else ""
 
 
 def read_names(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
