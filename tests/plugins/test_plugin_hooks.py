@@ -260,7 +260,7 @@ class Full:
     name: ClassVar[str] = "full"
 
     def fit(self, task, backbone, ctx):
-        if Path(__file__).with_name("now").exists():
+        if Path("FOLDER", "now").exists():
             raise OSError(24, "Too many open files")
         return ZeroShot().fit(task, backbone, ctx)
 """
@@ -270,7 +270,8 @@ class Full:
 def test_a_failure_that_keeps_an_earlier_result_is_the_reason_why_a_job_ends(
     launcher: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
+    text = FULL.replace("FOLDER", str(tmp_path))
+    (tmp_path / "full.py").write_text(text, encoding="utf-8")
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     run = ("run", "--method", f"{tmp_path}/full.py:Full", *few, "--store", tmp_path / "store")
     assert fsbench(launcher, *run).returncode == 0
