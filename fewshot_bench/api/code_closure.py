@@ -344,14 +344,20 @@ def _imports(file: str) -> set[str]:
     return {name.partition(".")[0] for name in names} - {""}
 
 
-def list_data(files: Mapping[str, str], home: str) -> set[str]:
-    """The files below a folder that modules in it name, or may find by `__file__` and the like.
+def list_data(file: Path) -> Mapping[str, str]:
+    """The other files in the folder of a module that it, or a module beside it, names."""
+    code = {*with_beside(file).values()}
+    paths = sorted(path for path in _name_beside(file) if os.path.isfile(path) and path not in code)
+    return {Path(path).relative_to(file.parent).as_posix(): path for path in paths}
 
-    files: the modules, as of `with_beside`.
-    """
-    named: set[str] = set()
+
+def _name_beside(file: Path) -> set[str]:
+    """Paths that a file and the modules beside it name, or may find by `__file__` and the like."""
+    files, home, named = with_beside(file), str(file.parent), set[str]()
     every = [(path, one) for path in files.values() for one in _facts_of(path).statements]
     searching = any(OF_FILES & {*statement.words} for _, statement in every)
+    # In site-packages, folders belong to others.
+    searching = searching and not any(file.parent.glob("*.dist-info"))
     for path, statement in every:
         suffixes = (f"{Path(path).stem}{text}" for text in statement.strings if text[:1] == ".")
         for text in (*statement.strings, *suffixes):
@@ -364,7 +370,7 @@ def list_data(files: Mapping[str, str], home: str) -> set[str]:
         # Packages beside the file may hold data of their own.
         named |= {os.path.join(home, name.partition("/")[0]) for name in files if "/" in name}
     inside = (path for folder in named if os.path.isdir(folder) for path in _list_all(folder))
-    return {path for path in {*named, *inside} if os.path.isfile(path)} - {*files.values()}
+    return {*named, *inside}
 
 
 def _stamp(path: str) -> Stamp:
@@ -671,10 +677,9 @@ def _list_named(code: Code, reached: Iterable[Place], all_files: bool) -> set[st
     folders = list(code.root.folders)
     if "." in code.root.name and not folders:
         folders = [str(Path(code.root.file).parent)]
-    named: set[str] = set()
     if not folders:
-        # Files that a single file names are a part of its version (`own_methods.py`).
-        return named
+        return _name_beside(Path(code.root.file)) - {*code.paths.values()}
+    named: set[str] = set()
     for module, index in reached:
         place = os.path.dirname(code.paths.get(module, ""))
         for text in code.facts[module].statements[index].strings if index >= 0 else ():

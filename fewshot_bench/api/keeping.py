@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.task import Vocabulary
 
+# The package whose classifiers any method may return, without stating so.
+TRAINING = "fewshot_bench.training"
 # Fields filled from the vocabulary and backbone, unless tensors or hyper-parameters have the name.
 GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
     "backbone": lambda vocabulary, backbone: backbone,
@@ -58,7 +60,7 @@ def name_of_class(classifier: object) -> str:
 
 
 def class_named(name: str, method: object) -> type | None:
-    """The class of a classifier; None if the method's own package has no such class.
+    """The class of a classifier; None if neither the method's own package nor `TRAINING` has it.
 
     Nothing is imported from other packages, whatever the name. A class of a file that fsbench
     imported is looked up in the module of the method, which a user may import by another name.
@@ -67,13 +69,16 @@ def class_named(name: str, method: object) -> type | None:
     own = type(method).__module__
     if place.startswith(FILE_MODULE):
         name, place = f"{own}:{qualname}", own
-    if place.partition(".")[0] != own.partition(".")[0]:
+    shared = f"{place}.".startswith(f"{TRAINING}.")
+    if not shared and place.partition(".")[0] != own.partition(".")[0]:
         return None
     try:
         value = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
         return None
-    return value if isinstance(value, type) else None
+    if not isinstance(value, type) or (shared and value.__module__ != place):
+        return None
+    return value
 
 
 def restore(

@@ -48,10 +48,6 @@ class Facts(msgspec.Struct, frozen=True):
     path: str = ""
     run: float = 0.0
 
-    def list_data(self) -> dict[str, str]:
-        """The files that are no code."""
-        return {name: d for name, d in self.files.items() if not name.endswith(SUFFIXES)}
-
 
 @dataclass(frozen=True)
 class OwnMethod:
@@ -103,10 +99,7 @@ def read_files(file: Path) -> dict[str, bytes]:
 
     PluginError for what is too large.
     """
-    code = with_beside(file)
-    found = dict(code)
-    for path in sorted(list_data(code, str(file.parent))):
-        found[Path(path).relative_to(file.parent).as_posix()] = path
+    found = {**with_beside(file), **list_data(file)}
     files = {}
     room = LARGEST
     for name, path in found.items():
@@ -132,13 +125,8 @@ def list_searching(files: Mapping[str, bytes]) -> list[str]:
 
 
 def of_file(kind: type, reference: str, files: Mapping[str, bytes], digest: str) -> OwnMethod:
-    """The method of a class of a file. digest: of its code, without other files that it names."""
+    """The method of a class of a file. digest: of its code and of the files that it names."""
     file, cls = parts(reference) or ("", "")
-    code = with_beside(Path(file))
-    data = {name: digest_of(files[name]) for name in sorted(files.keys() - code.keys())}
-    if data:
-        text = "\n".join([digest, *(f"{name}\0{own}" for name, own in data.items())])
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return own_method(kind, Path(file).name, cls, files, digest, os.path.dirname(file), reference)
 
 

@@ -160,7 +160,8 @@ def _show_hyperparameters(cls: type) -> None:
     for field in fields:
         unit = f" {field.unit}" if field.unit else ""
         missing = field.default is dataclasses.MISSING
-        default = "(no default)" if missing else f"= {field.default!r}{unit}"
+        shown = str(field.default) if isinstance(field.default, Path) else repr(field.default)
+        default = "(no default)" if missing else f"= {shown}{unit}"
         say(f"  {field.name} {default}   [{field.type_name}]")
         if field.help:
             say(f"      {field.help}")

@@ -31,7 +31,7 @@ from typing import Any
 import cloudpickle
 
 from fewshot_bench.api import code_closure
-from fewshot_bench.api.code_closure import SUFFIXES, with_beside
+from fewshot_bench.api.code_closure import SUFFIXES, list_data, with_beside
 from fewshot_bench.api.method_code import derive_name
 from fewshot_bench.api.own_methods import LONG, own_method, read_kept
 from fewshot_bench.api.registry import registry
@@ -204,17 +204,24 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
         return value.__qualname__, *parts(value)
 
     def _describe_object(self, value: Any) -> Any:
-        """The function that an object wraps; the type of one that cannot be pickled."""
+        """The function that an object wraps, the bytes of a tensor, what is known of another."""
         if callable(wrapped := getattr(value, "__wrapped__", None)):
             return wrapped
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            # Its pickle differs between sessions.
+            plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            return str(value.dtype), tuple(value.shape), plain.numpy().tobytes()
         try:
             cloudpickle.dumps(value, 5)
         except Exception:
-            return type(value)
+            # That of `cached_property` is in `func`.
+            return type(value), getattr(value, "func", None)
         return None
 
     def _describe_class(self, cls: Any) -> Iterator[Any]:
         yield cls.__bases__
+        yield type(cls)
         members: Mapping[str, Any] = getattr(cls, "__members__", {})
         yield {name: member.value for name, member in members.items()}
         for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
@@ -246,7 +253,11 @@ class Closure(cloudpickle.Pickler):  # type: ignore[misc]
             with suppress(ValueError):
                 # A variable without a value.
                 yield cell.cell_contents
-        for name in _list_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"):
+        names = [*_list_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME")]
+        if "globals" in names:
+            # As a text: `globals()["name"]`.
+            names += [n for n in _list_names(function.__code__, "LOAD_CONST") if isinstance(n, str)]
+        for name in names:
             if name in function.__globals__:
                 self.names[name] = function.__globals__[name]
                 yield name, function.__globals__[name]
@@ -276,7 +287,7 @@ def _files_of(module: str) -> Mapping[str, str]:
     file = Path(str(sys.modules[module].__file__))
     depth = module.count(".") + (file.stem == "__init__")
     if not depth:
-        return with_beside(file)
+        return {**with_beside(file), **list_data(file)}
     found = file.parents[depth]
     inside = sorted((found / module.partition(".")[0]).rglob("*"))
     return {path.relative_to(found).as_posix(): str(path) for path in inside if _is_code(path)}

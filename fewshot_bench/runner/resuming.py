@@ -183,10 +183,7 @@ class Code:
             kept = [facts for _, facts in list_methods(store) if facts.name == name]
             last = max(kept, key=lambda facts: facts.run, default=None)
             is_new = all(facts.digest != own.facts.digest for facts in kept)
-            changes = self.list_changes(name, last.digest, store) if is_new and last else []
-            if last and is_new:
-                changes += list_changes(last.list_data(), own.facts.list_data())
-            if last and changes:
+            if is_new and last and (changes := self.list_changes(name, last.digest, store)):
                 versions = f"version {own.version} is new, {last.version} was run last"
                 lines.append(f"{name}: {versions}: {shorten_changes(changes)}")
         return lines

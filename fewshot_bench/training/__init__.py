@@ -4,6 +4,8 @@ The built-in methods train with it; docs/training.md lists shapes and sources. R
 determined by the seed. Parts that may still change are in `fewshot_bench.training.provisional`.
 """
 
+import importlib
+
 from fewshot_bench.training.batches import (
     epoch_views,
     minibatches,
@@ -56,8 +58,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Says where a name is that docs/training.md mentions, and that this module lacks."""
     if not name.startswith("_"):
-        from fewshot_bench.training import provisional
-
+        # `from ... import` would ask this function for the module, and so on without end.
+        provisional = importlib.import_module(f"{__name__}.provisional")
         if name in provisional.__all__:
             raise ImportError(
                 f"'{name}' may still change: from fewshot_bench.training.provisional import {name}"

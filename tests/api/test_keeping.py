@@ -14,6 +14,7 @@ from torch import Tensor
 from fewshot_bench import Backbone, Classifier, Images, RunContext, Task, Vocabulary
 from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.testing.toy import toy_backbone
+from fewshot_bench.training import LinearClassifier
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 VOCABULARY = Vocabulary(("red", "blue"), ("a photo of a {}.",))
@@ -99,3 +100,12 @@ def test_classes_of_other_packages_are_not_imported() -> None:
     for other in ("antigravity:Answer", "subprocess:Popen", "", ":", "tests.api:nobody", "tests:"):
         assert class_named(other, Named()) is None
     assert "antigravity" not in sys.modules
+
+
+def test_the_shared_classifier_is_found_and_nothing_through_its_module() -> None:
+    """`fit` of a method in a file, without an annotation, may return it."""
+    name = name_of_class(LinearClassifier(torch.ones(2, 2)))
+    assert class_named(name, Named()) is LinearClassifier
+    module = name.partition(":")[0]
+    for other in (f"{module}:Tensor", f"{module}s:LinearClassifier", "fewshot_bench.cli.main:cli"):
+        assert class_named(other, Named()) is None

@@ -74,7 +74,7 @@ def test_tensorboard_shows_scalars_by_shots(
     # The second entry replaces the first.
     told(monkeypatch, "tensorboard", record(10.0), record(), record(None))
     (place,) = (tracking / "tensorboard").glob("*/*")
-    assert place.parent.name == "coop_lr_0.1_"
+    assert place.parent.name == "coop_lr=0.1"
     told(monkeypatch, "tensorboard", record())
     events = EventAccumulator(str(place)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("top1")] == [(1, 50.0)]

@@ -195,7 +195,7 @@ class TensorBoard(Run):
         from torch.utils.tensorboard import SummaryWriter
 
         # A name that is not hidden and does not lead out of the folder.
-        name = re.sub(r"[^\w.-]+|^\.", "_", cell.method)[:60] or "_"
+        name = re.sub(r"[^\w.=-]+|^\.", "_", cell.method)[:60].rstrip("_") or "_"
         self._folder = folder / name / cell.place
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer = SummaryWriter(str(self._folder))

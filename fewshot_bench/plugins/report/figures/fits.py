@@ -73,10 +73,10 @@ def _draw(
 
 
 def _trace(curve: Mapping[str, Any], last: int, low: float, high: float) -> str:
-    """The points of a line, with the last one; equal curves give equal texts."""
+    """The points of a line, with the first and the last one; equal curves give equal texts."""
     points = list(zip(curve["steps"], curve["values"], strict=True))
-    every = -(-len(points) // POINTS)
-    kept = points[::-1][::every][::-1]
+    every = -(-len(points) // (POINTS - 1))
+    kept = dict([points[0], *points[::-1][::every][::-1]]).items()
     span = (high - low) or 1.0
     spots = (
         (round(step / (last or 1) * WIDTH), round((high - value) / span * (HEIGHT - 2) + 1))
