@@ -18,7 +18,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.session_methods import reference
+from fewshot_bench.engines.session_methods import digest_class, reference
 from fewshot_bench.training import Learned
 from tests.helpers import PATIENCE
 
@@ -158,6 +158,27 @@ def test_what_a_class_uses_is_what_the_session_has(
 ) -> None:
     cell(setup)
     assert given(reference(own(cell, body), tmp_path)) == result
+
+
+@pytest.mark.parametrize(
+    ("setup", "body"),
+    [
+        ("def g(): return {}", "globals()['g']()"),
+        (
+            "class Kind(type):\n    def __call__(cls): return {}\nclass A(metaclass=Kind): pass",
+            "A()",
+        ),
+        ("class A:\n    @functools.cached_property\n    def x(self): return {}", "A().x"),
+        ("weights = torch.tensor([{}])", "weights"),
+    ],
+)
+def test_an_edit_of_what_a_class_uses_is_another_digest(cell: Cell, setup: str, body: str) -> None:
+    cell("import functools\nimport torch")
+    digests = []
+    for value in (1, 1, 2):
+        cell(setup.format(value))
+        digests.append(digest_class(own(cell, body)))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_no_other_process_can_have_is_refused(cell: Cell, tmp_path: Path) -> None:
