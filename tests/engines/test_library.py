@@ -58,7 +58,7 @@ def test_the_function_has_the_options_of_the_table_and_their_defaults() -> None:
     assert set(parameters) == {*RUN_OPTIONS, "progress", "declared"}
     assert set(ARGUMENTS) == set(parameters) - {"classnames", "declared"}
     params = click.Command.get_params(command, click.Context(command))
-    own = {"config", "save_config", "_click_default_help"}
+    own = {"config", "save_config", "_click_default_help", "debug", "pdb", "edit", "profile"}
     assert {param.name for param in params} - own == set(RUN_OPTIONS)
     for name, row in RUN_OPTIONS.items():
         if not row.required:

@@ -29,7 +29,7 @@ AT_IMPORT
 
 @dataclass(frozen=True)
 class Foreign:
-    name: ClassVar[str] = "foreign"
+    name: ClassVar[str] = "NAME"
 
     def fit(self, task, backbone, ctx):
         IN_FIT
@@ -87,21 +87,24 @@ with __import__("torch").no_grad():
 """
 
 
-def write(folder: Path, at_import: str = "", in_fit: str = "", at_end: str = "") -> str:
-    """Write the file; the name of its method."""
-    text = METHOD.replace("AT_IMPORT", at_import).replace("IN_FIT", in_fit.strip() or "pass")
+def write(
+    folder: Path, at_import: str = "", in_fit: str = "", at_end: str = "", name: str = "foreign"
+) -> str:
+    """Write the file; what `run -m` takes for its method."""
+    text = METHOD.replace("NAME", name)
+    text = text.replace("AT_IMPORT", at_import).replace("IN_FIT", in_fit.strip() or "pass")
     text = text.replace("AT_END", at_end.strip().replace("\n", "\n        ") or "pass")
     (folder / "foreign.py").write_text(text.replace("FOLDER", str(folder)), encoding="utf-8")
     return f"{folder / 'foreign.py'}:Foreign"
 
 
 def run(store: Path, methods: str, *words: str) -> dict[str, list[Record]]:
-    """Run cells as the command line does, in one worker; the records by the method's last name."""
+    """Run cells as the command line does, in one worker; the records by method."""
     done = fsbench("run", "-m", methods, *FEW, "--jobs", "1", "--store", store, *words)
     assert done.code in (0, 1), done.err
     found: dict[str, list[Record]] = {}
     for record in sorted(Store(store).records(), key=lambda record: record.spec.split_seed):
-        found.setdefault(record.spec.method.rpartition(":")[2], []).append(record)
+        found.setdefault(record.spec.method, []).append(record)
     return found
 
 
@@ -123,7 +126,7 @@ def test_nothing_of_a_method_file_is_imported_where_cells_are_planned(tmp_path: 
     pids = (tmp_path / "imported").read_text().split()
     assert len(pids) == 2
     assert str(os.getpid()) not in pids
-    foreign, zero = found["Foreign"][0], found["zero-shot"][0]
+    foreign, zero = found["foreign"][0], found["zero-shot"][0]
     assert foreign.metrics == pytest.approx(zero.metrics, abs=1e-4)
     assert foreign.environment["labels"] == zero.environment["labels"] == "separate"
 
@@ -140,7 +143,7 @@ def test_a_variable_that_a_file_sets_reaches_no_other_process(
     assert not (tmp_path / "site").exists()
     for name in RIVALS.split(","):
         assert_equal_numbers(found[name], clean[name])
-    assert_equal_numbers(found["Foreign"], clean["zero-shot"])
+    assert_equal_numbers(found["foreign"], clean["zero-shot"])
 
 
 def test_the_variables_of_the_user_run_no_code_in_the_label_process(
@@ -168,7 +171,7 @@ def test_what_a_method_replaces_changes_no_rival(
     for rival in RIVALS.split(","):
         assert_equal_numbers(found[rival], clean[rival])
         assert found[rival][0].environment["kit"] is None
-    (own,) = found["Foreign"]
+    (own,) = found["foreign"]
     assert own.status == "failed" or own.metrics == pytest.approx(
         clean["zero-shot"][0].metrics, abs=1e-4
     )
@@ -179,7 +182,7 @@ def test_features_that_a_method_falsifies_reach_no_rival(
     tmp_path: Path, clean: dict[str, list[Record]]
 ) -> None:
     name = write(tmp_path, in_fit=POISON)
-    own = run(tmp_path / "store", name, "--seeds", "1")["Foreign"][0]
+    own = run(tmp_path / "store", name, "--seeds", "1")["foreign"][0]
     assert own.metrics["top1"] < clean["zero-shot"][0].metrics["top1"]
     found = run(tmp_path / "store", RIVALS, "--seeds", "1")
     for rival in RIVALS.split(","):
@@ -197,7 +200,7 @@ def test_weights_that_are_changed_after_the_checks_are_blamed_on_their_plug_in(
     for rival in RIVALS.split(","):
         assert_equal_numbers(found[rival][:1], clean[rival])
     told = 0
-    for own, zero in zip(found["Foreign"], found["zero-shot"], strict=True):
+    for own, zero in zip(found["foreign"], found["zero-shot"], strict=True):
         incidents = [one for one in own.incidents if one["kind"] == "backbone"]
         told += own.status == "failed" or bool(incidents)
         if own.status == "failed":
@@ -234,9 +237,10 @@ def test_what_a_method_hands_in_by_itself_is_no_result(tmp_path: Path) -> None:
     for number, hand_in in enumerate((TO_LABELS, UNKNOWN, TO_ENGINE, NOTHING, NOT_TRUE, ENDING)):
         (tmp_path / str(number)).mkdir()
         in_fit = HANDS_IN.replace("HAND_IN", hand_in)
-        names.append(write(tmp_path / str(number), in_fit=in_fit))
-    found = run(tmp_path / "store", ",".join(names), "--seeds", "1")["Foreign"]
-    assert [(record.status, record.metrics) for record in found] == [("failed", {})] * len(names)
+        names.append(write(tmp_path / str(number), in_fit=in_fit, name=f"foreign-{number}"))
+    found = run(tmp_path / "store", ",".join(names), "--seeds", "1")
+    results = [(record.status, record.metrics) for (record,) in found.values()]
+    assert results == [("failed", {})] * len(names)
 
 
 def test_lines_in_the_channel_to_the_engine_that_are_no_events_are_passed_over(
@@ -245,7 +249,7 @@ def test_lines_in_the_channel_to_the_engine_that_are_no_events_are_passed_over(
     sent = "engine.send('progress'); engine.send('failed', record=[]); engine.send('fatal')"
     name = write(tmp_path, in_fit=HANDS_IN.replace("HAND_IN", sent))
     found = run(tmp_path / "store", name, "--seeds", "1")
-    assert_equal_numbers(found["Foreign"], clean["zero-shot"])
+    assert_equal_numbers(found["foreign"], clean["zero-shot"])
 
 
 def test_lines_in_the_channel_to_the_command_are_blamed_on_their_file(tmp_path: Path) -> None:
