@@ -76,6 +76,8 @@ def expand_methods(
     own: dict[str, OwnMethod] = {}
     asked = _expand_names(methods, catalog, {} if left_out is None else left_out, own)
     references = {reference: method.name for reference, method in own.items()}
+    # What `fsbench show` takes for a method of a file.
+    spellings = {method.name: reference for reference, method in own.items()}
     names = list(dict.fromkeys(m if isinstance(m, str) else m.method for m in asked))
     settings = [
         (references.get(owner, owner), parameter, given)
@@ -102,8 +104,9 @@ def expand_methods(
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
                 continue
             used.add(index)
-            field = find_parameter(name, cls, parameter)
-            chosen[field.name] = [read_value(name, field, value) for value in given]
+            spelling = spellings.get(name, name)
+            field = find_parameter(spelling, cls, parameter)
+            chosen[field.name] = [read_value(spelling, field, value) for value in given]
         variants += [
             variant_of(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
-from fewshot_bench.api.method import configuration, convert_value, find_parameter
+from fewshot_bench.api.method import configuration
 from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy import toy_backbone
@@ -74,15 +74,16 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     this one, on a new backbone. CheckFailure if the classifier cannot be restored.
     """
     tensors = fit.stored()
-    device = str(fit.backbone.device)
+    device, options = str(fit.backbone.device), configuration(method)
+    paths = [name for name, value in options.items() if isinstance(value, Path)]
     with suppress(ModuleNotFoundError):
         return _ask(
             tensors,
             method=name_of_class(method),
             options={
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in configuration(method).items()
+                name: str(value) if name in paths else value for name, value in options.items()
             },
+            paths=paths,
             classifier=name_of_class(fit.classifier),
             classes=fit.setting.classes,
             device=device,
@@ -129,11 +130,8 @@ def main(arguments: list[str], channels: list[Channel]) -> None:
             problem, answer = MISSING, b""
             try:
                 if kind := _class(request["method"]):
-                    options = {
-                        name: convert_value(kind.name, find_parameter(kind.name, kind, name), value)
-                        for name, value in request["options"].items()
-                    }
-                    method = kind(**options)
+                    paths = {name: Path(request["options"][name]) for name in request["paths"]}
+                    method = kind(**request["options"] | paths)
                     classifier = class_named(request["classifier"], method)
                     classes, device = tuple(request["classes"]), request["device"]
                     logits = _restore(method, load(body), classes, device, classifier)

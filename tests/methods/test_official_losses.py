@@ -17,7 +17,7 @@ from benchmarks.official import STEPS, Setting, deep
 from benchmarks.subjects import official_step
 from fewshot_bench.api.registry import registry
 from fewshot_bench.training import unit
-from fewshot_bench.training.train_step import TrainStep
+from fewshot_bench.training.train_step import TrainStep, _Seen
 from tests.reference.toy import random_backbone, relative_gap
 
 CLASSES, IMAGES = 5, 10
@@ -70,7 +70,9 @@ class First:
                     one.data.add_(0.02 * torch.randn(one.shape, generator=rng))
             self.values = [one.detach().clone() for one in parameters]
             self.batch = self._of_pixels(batch)
-            step._step(self.batch, self.losses)
+            seen = _Seen()
+            step._step(self.batch, seen)
+            self.losses = seen.losses
             self.gradients = [one.grad for one in parameters if one.grad is not None]
             raise _Taken
 
