@@ -226,7 +226,8 @@ def names_of(scope: str) -> tuple[str, ...]:
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
 _OF_COMMANDS = (
-    "config debug edit format full help only-existing pdb profile progress save-config where"
+    "caption config debug edit format full help label only-existing pdb profile progress rename "
+    "save-config where"
 )
 TAKEN = frozenset(
     (
