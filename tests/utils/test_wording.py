@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewshot_bench.analysis.table.layouts import probability
+from fewshot_bench.analysis.table.evidence import probability
 from fewshot_bench.cli.output import warn
 from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.utils.errors import UsageError
