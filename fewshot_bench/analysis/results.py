@@ -84,7 +84,7 @@ def _read_method(value: Any) -> str:
     raise TypeError
 
 
-def _grouped(value: Any) -> dict[str, str]:
+def _read_groups(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise TypeError
     return {str(title): words_of(names) for title, names in value.items()}
@@ -106,7 +106,7 @@ _COMPARED: Mapping[str, Kind] = {
     "stack": text("shots, dataset or a condition of runs"),
     "spread": optional(word(*SPREADS)),
     "digits": optional(whole(0, 6)),
-    "groups": optional(Kind("a mapping of titles to names of methods", _grouped)),
+    "groups": optional(Kind("a mapping of titles to names of methods", _read_groups)),
     "ours": optional(Kind("the name or the class of a method", _read_method)),
     "options": optional(Kind("a mapping of options to values, as {'rank': [1, 2]}", _swept)),
     "each": FLAG,

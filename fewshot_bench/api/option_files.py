@@ -123,16 +123,16 @@ def find_files(method: str, kind: type, chosen: Mapping[str, Any]) -> dict[str, 
     A relative default is looked up beside the file of the class, then in the current folder.
     UsageError for what is no file.
     """
-    found = {}
+    paths = {}
     for parameter in filter(is_of_files, hyperparameters(kind)):
         value = chosen.get(parameter.name, parameter.default)
         if value is None or (not isinstance(value, Path) and Path is not parameter.type):
             continue
         if split(str(value))[0]:
-            found[parameter.name] = _open(parameter.name, str(value))
+            paths[parameter.name] = _open(parameter.name, str(value))
         else:
-            found[parameter.name] = _locate(method, kind, parameter, Path(value))
-    return found
+            paths[parameter.name] = _locate(method, kind, parameter, Path(value))
+    return paths
 
 
 def _locate(method: str, kind: type, parameter: Hyperparameter, value: Path) -> Path:

@@ -99,10 +99,10 @@ def read_files(file: Path) -> dict[str, bytes]:
 
     PluginError for what is too large.
     """
-    found = {**with_beside(file), **list_data(file)}
+    paths = {**with_beside(file), **list_data(file)}
     files = {}
     room = LARGEST
-    for name, path in found.items():
+    for name, path in paths.items():
         room -= os.path.getsize(path)
         if room < 0:
             raise PluginError(

@@ -24,7 +24,7 @@ from click.core import ParameterSource
 from fewshot_bench.api.author_frame import author_frame, short_path
 from fewshot_bench.api.options import HERE, LOCAL, RUN_OPTIONS
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.cli.author_error import editor, format_error, look_around, open_editor
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import matrix, reporting
@@ -44,7 +44,7 @@ _REFUSED = ("jobs", "timeout", "hang_after", "lease", "dry_run", "retry_failed",
 
 @dataclass(frozen=True)
 class Debugging:
-    """What a debugged run is asked for beside its cell."""
+    """The requests of a debugged run beside its cell."""
 
     pdb: bool = False
     edit: bool = False
@@ -131,7 +131,8 @@ def _run(
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         from fewshot_bench.profiling.trace import profiled
 
-        around = profiled(_trace_file(cell), request.devices[0], said.append)
+        trace = Path(f"profile-{name_cell(cell)}.json.gz")
+        around = profiled(trace, request.devices[0], said.append)
     request = dataclasses.replace(request, engine_options={AROUND: around})
     outcome = matrix.run_plan(plan, request, reporter)
     record = Store(request.store.absolute()).get(cell.key())
@@ -143,12 +144,6 @@ def _run(
         stored = "not stored (a profiled cell never is)"
     say(f"  {stored}")
     return outcome.exit_code
-
-
-def _trace_file(cell: RunSpec) -> Path:
-    words = [cell.method.rpartition(":")[2], cell.evaluated, f"{cell.shots}-shot"]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*words, f"seed-{cell.train_seed}"]))
-    return Path(f"profile-{name}.json.gz")
 
 
 def _describe(record: Record) -> Iterator[str]:

@@ -155,7 +155,7 @@ class _Axes:
 
 
 def _identity(spec: RunSpec) -> Cell:
-    """What a cell is, whatever its conditions."""
+    """The identity of a cell, whatever its conditions."""
     names = ("method", "dataset", "target", "classes", "shots", "split_seed", "train_seed")
     return *(getattr(spec, name) for name in names), canonical_json(dict(spec.overrides))
 

@@ -168,7 +168,7 @@ def _say_missing(needed: Needed, store: str, others: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of an item. failure: why it was not made; packages: what its LaTeX needs."""
+    """The outcome of an item. failure: the reason if it was not made; packages: of its LaTeX."""
 
     item: Item
     failure: str = ""
@@ -229,7 +229,7 @@ def _run(item: Item, words: list[str]) -> Any:
 
 @contextlib.contextmanager
 def _prefix(item: Item) -> Iterator[None]:
-    """What is said on stderr within stands behind the name of the item, each line once."""
+    """Put lines that are said on stderr within behind the name of the item, each once."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

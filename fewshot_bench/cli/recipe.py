@@ -91,13 +91,13 @@ class Item:
         keys = {
             key: value
             for key, value in self.keys.items()
-            if key not in _ROWS or not {*map(str, _listed(value))} <= {*names}
+            if key not in _ROWS or not {*map(str, _as_list(value))} <= {*names}
         }
         renamed = keys.get("rename")
         if isinstance(renamed, dict):
             keys["rename"] = {old: new for old, new in renamed.items() if old not in names}
         elif renamed is not None:
-            texts = map(str, _listed(renamed))
+            texts = map(str, _as_list(renamed))
             keys["rename"] = [text for text in texts if text.partition("=")[0] not in names]
         if "group" in keys:
             keys["group"] = dict(_groups_without(keys["group"], names))
@@ -121,9 +121,9 @@ def _groups_without(groups: Any, names: Collection[str]) -> Iterator[tuple[str, 
     """
     from fewshot_bench.analysis.filters import split_list
 
-    pairs = [text.partition("=")[::2] for text in map(str, _listed(groups))]
+    pairs = [text.partition("=")[::2] for text in map(str, _as_list(groups))]
     for title, given in groups.items() if isinstance(groups, dict) else pairs:
-        every = split_list(",".join(map(_text, _listed(given))), ())
+        every = split_list(",".join(map(_text, _as_list(given))), ())
         left = [name for name in every if name not in names]
         if left or not every:
             yield title.strip(), left
@@ -208,14 +208,14 @@ def _item(kind: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Ite
     what = f"{kind} '{name}'"
     _refuse_unknown(what, own, _keys(kind), str(COMMANDS[kind].name))
     usable = ENDINGS[kind]
-    formats = _listed(own.get("format", []))
+    formats = _as_list(own.get("format", []))
     for form in formats:
         if form not in usable:
             raise UsageError(
                 f"{what}: format '{form}'{suggestion(form, usable)}: expected some of "
                 f"{', '.join(usable)}"
             )
-    formats = formats or [form for form in _listed(defaults.get("format", [])) if form in usable]
+    formats = formats or [form for form in _as_list(defaults.get("format", [])) if form in usable]
     keys = {key: value for key, value in defaults.items() if key in _keys(kind)}
     keys |= own
     options = options_of(COMMANDS[kind])
@@ -255,7 +255,7 @@ def _refuse_unknown(where: str, keys: Collection[str], known: Collection[str], n
             )
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
@@ -269,9 +269,9 @@ def _words_of(item: Item, key: str, value: Any, option: click.Option) -> list[st
     if isinstance(value, dict):
         if not option.multiple:
             raise UsageError(f"{item.what}: {key}: expected a value, got a table")
-        pairs = ((name, ",".join(map(_text, _listed(one)))) for name, one in value.items())
+        pairs = ((name, ",".join(map(_text, _as_list(one)))) for name, one in value.items())
         return [word for name, text in pairs for word in (flag, f"{name}={text}")]
-    texts = [_text(one) for one in _listed(value)]
+    texts = [_text(one) for one in _as_list(value)]
     if option.multiple:
         return [word for text in texts for word in (flag, text)]
     if len(texts) > 1 and not isinstance(option, ListOption) and option.metavar != "NUMBERS":

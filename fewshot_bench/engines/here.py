@@ -90,9 +90,9 @@ class HereEngine(Engine):
             raises=self.around is not None,
         )
         for group in by_fit(cells):
-            found = [before.new_record(cell) for cell in group]
-            yield from filter(None, found)
-            left = [cell for cell, record in zip(group, found, strict=True) if record is None]
+            newer = [before.new_record(cell) for cell in group]
+            yield from filter(None, newer)
+            left = [cell for cell, record in zip(group, newer, strict=True) if record is None]
             if left:
                 yield from self._compute(left, session, progress)
         self._hooks.wait(HOOK_SECONDS)

@@ -99,7 +99,7 @@ def cell(
     device: str = "auto",
     **conditions: Any,
 ) -> OpenCell:
-    """What `fit` gets in one cell, and the queries, in this process: for notebooks and debugging.
+    """The arguments of `fit` in one cell, and its queries, here: for notebooks and debugging.
 
     method: as for `run`: a name, `path/to/file.py:Class`, a class or an object. conditions:
     keywords of `run` that say which cell it is, with the same defaults: `options`, `backbone`,
@@ -123,7 +123,7 @@ def cell(
     with ExitStack() as stack:
         stack.enter_context(restore_sharing())
         only_read()
-        values["methods"] = [stack.enter_context(_named(each)) for each in values["methods"]]
+        values["methods"] = [stack.enter_context(_register(each)) for each in values["methods"]]
         values.setdefault("store", Path(stack.enter_context(tempfile.TemporaryDirectory())))
         request = ask(values)
         spec = pick_one(expand(request), "cell()", _write_argument)
@@ -136,7 +136,7 @@ def _write_argument(name: str, value: Any) -> str:
 
 
 @contextmanager
-def _named(method: Any) -> Iterator[str | Configured]:
+def _register(method: Any) -> Iterator[str | Configured]:
     """A name for a class or an object, which stands for it inside; names unchanged."""
     if isinstance(method, str):
         yield method
@@ -165,22 +165,24 @@ def _open(spec: RunSpec, device: str, store: Path) -> OpenCell:
 
     examiner = Examiner(store)
     session = Session(None, device, examiner)
-    found = session.resolve(spec)
+    resolved = session.resolve(spec)
     backbone, _ = session.backbone(spec)
     meter = Meter(backbone.device)
-    queries = session.source(found.lists.queries, spec)
+    queries = session.source(resolved.lists.queries, spec)
     return OpenCell(
         spec,
-        found.method,
-        make_task(found, session, meter),
+        resolved.method,
+        make_task(resolved, session, meter),
         backbone,
         # Eager steps: a breakpoint in a captured one would stop once.
         Context(
-            *(seed_of(found), backbone.device, spec.precision), step="eager", cell=name_cell(spec)
+            *(seed_of(resolved), backbone.device, spec.precision),
+            step="eager",
+            cell=name_cell(spec),
         ),
         image_view(queries, session.features, meter, phase="encode_queries"),
         torch.tensor(examiner.query_labels(spec)),
-        found.lists.evaluated,
+        resolved.lists.evaluated,
     )
 
 

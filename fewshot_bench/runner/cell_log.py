@@ -34,7 +34,7 @@ LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 def read_verbosity() -> int:
-    """How often -v was given to the command that started this process."""
+    """The number of times -v was given to the command that started this process."""
     text = os.environ.get(VARIABLE, "")
     return int(text) if text.isdecimal() else 0
 
@@ -162,7 +162,7 @@ class _Lines(io.RawIOBase):
 
 
 def _overwrite(line: str) -> str:
-    """What a terminal shows of a line with carriage returns, such as a bar of progress."""
+    """The part of a line with carriage returns that a terminal shows, as of a bar of progress."""
     shown = line.rstrip("\r")
     return shown.rpartition("\r")[2] + line[len(shown) :]
 

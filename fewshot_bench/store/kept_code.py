@@ -1,4 +1,4 @@
-"""What the code of methods consisted of: `code/DIGEST.json` in a store, for each digest of records.
+"""The parts of the code of methods: `code/DIGEST.json` in a store, for each digest of records.
 
 `keep_code` writes one, once; `read_code` reads it, to say which function of a method was edited.
 """

@@ -39,7 +39,7 @@ def read_log(path: Path, record: Record) -> str:
 
 
 def log_problem(path: Path, record: Record) -> str:
-    """Why the log beside the file of a record cannot be used; empty if it can, or without one."""
+    """The reason why the log beside a record cannot be used; empty if it can, or without one."""
     try:
         read_log(path, record)
     except StoreError as error:

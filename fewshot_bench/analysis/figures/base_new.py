@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.figures.drawing import (
     Drawing,
     Panels,
-    bounds_of,
+    Spot,
     color_of,
     legend_lines,
     looks_of,
     range_of,
     refuse_nothing,
     row_of,
+    spot_of,
     text,
 )
 from fewshot_bench.analysis.figures.style import Style
@@ -97,16 +98,18 @@ def _figure(table: Table, style: Style, parts: Sequence[Halves], shots: int) -> 
     labels = [row.title for row in table.rows]
     panels = Panels(style, len(parts), legend=legend_lines(style, labels))
     entries: dict[str, Any] = {}
+    styles, width = _styles(table), _BARS / len(table.rows)
     ranges = []
     for axes, halves in zip(panels.axes, parts, strict=True):
         numbers = []
-        for place, row in enumerate(table.rows):
+        for index, row in enumerate(table.rows):
             for x, group in enumerate(halves.values()):
                 cell = cell_at(table, group, row, shots)
                 if table.metric in cell.estimates:
-                    spot = _spot(table, style, cell)
+                    spot = spot_of(cell, table.metric, style.spread)
                     numbers.append(spot)
-                    entries[row.title] = _draw_bar(axes, table, style, row, x, place, spot)
+                    at = x - _BARS / 2 + (index + 0.5) * width
+                    entries[row.title] = _draw_bar(axes, styles[index], at, width, spot)
         ranges.append(range_of(numbers, table.main))
         axes.set_title(text(_title(table, halves)))
         axes.set_xticks(range(len(halves)), list(map(str, halves)))
@@ -127,28 +130,22 @@ def _title(table: Table, halves: Halves) -> str:
     return group.name.removesuffix(f" ({group.scope})")
 
 
-def _spot(table: Table, style: Style, cell: Cell) -> tuple[float, float, float]:
-    return cell.estimates[table.metric].mean, *bounds_of(cell, table.metric, style.spread)
+def _styles(table: Table) -> list[dict[str, Any]]:
+    """Arguments of matplotlib for the bars of each row."""
+    look_by_label = looks_of(table)
+    colors = [color_of(look_by_label[row.label]) for row in table.rows]
+    styles = []
+    for index, (row, color) in enumerate(zip(table.rows, colors, strict=True)):
+        # Bars have no markers: those of one color differ by their hatches.
+        hatch = _HATCHES[colors[:index].count(color) % len(_HATCHES)]
+        drawn: dict[str, Any] = {"color": color, "hatch": hatch, "zorder": 2}
+        drawn |= {"edgecolor": "black" if row.ours else "white"} if hatch or row.ours else {}
+        styles.append(drawn | {"linewidth": 0.8 if row.ours else 0.0})
+    return styles
 
 
-def _draw_bar(
-    axes: Axes,
-    table: Table,
-    style: Style,
-    row: Row,
-    x: int,
-    place: int,
-    spot: tuple[float, float, float],
-) -> Any:
+def _draw_bar(axes: Axes, drawn: dict[str, Any], at: float, width: float, spot: Spot) -> Any:
     """A bar with its spread; returns the handle of its method."""
-    width = _BARS / len(table.rows)
-    at = x - _BARS / 2 + (place + 0.5) * width
-    colors = [color_of(looks_of(table)[other.label]) for other in table.rows]
-    # Bars have no markers: those of one color differ by their hatches.
-    hatch = _HATCHES[colors[:place].count(colors[place]) % len(_HATCHES)]
-    drawn: Any = {"color": colors[place], "hatch": hatch, "zorder": 2}
-    drawn |= {"edgecolor": "black" if row.ours else "white"} if hatch or row.ours else {}
-    drawn |= {"linewidth": 0.8 if row.ours else 0.0}
     mean, low, high = spot
     (bar,) = axes.bar(at, mean, width=0.92 * width, **drawn)
     if high > low:

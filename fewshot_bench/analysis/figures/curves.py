@@ -32,10 +32,10 @@ def _figure(curves: Curves, style: Style) -> Figure:
     labels = list(dict.fromkeys(curve.label for shown in curves.values() for curve in shown))
     several = labels if len(labels) > 1 else []
     panels = Panels(style, len(curves), legend=legend_lines(style, several))
-    found, entries = looks(labels), dict[str, Any]()
+    look_by_label, entries = looks(labels), dict[str, Any]()
     for axes, (name, shown) in zip(panels.axes, curves.items(), strict=True):
         for curve in shown:
-            look = found[curve.label]
+            look = look_by_label[curve.label]
             (entries[curve.label],) = axes.plot(
                 curve.steps,
                 curve.values,

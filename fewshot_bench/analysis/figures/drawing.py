@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Mean, low and high.
+Spot = tuple[float, float, float]
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Drawing:
@@ -232,8 +235,8 @@ def looks_of(table: Table) -> dict[str, Look]:
     names = [row.spec.label for row in table.rows]
     if len(set(names)) < len(names):
         names = [row.label for row in table.rows]
-    found = looks(names)
-    return {row.label: found[name] for row, name in zip(table.rows, names, strict=True)}
+    look_by_name = looks(names)
+    return {row.label: look_by_name[name] for row, name in zip(table.rows, names, strict=True)}
 
 
 def color_of(look: Look) -> str:
@@ -263,13 +266,18 @@ def refuse_nothing(table: Table, panels: Sequence[Any]) -> None:
 
 
 def bounds_of(cell: Cell, metric: str, spread: str) -> tuple[float, float]:
-    """What is drawn around the mean of a cell; the mean itself if there is nothing."""
+    """The ends of the spread around the mean of a cell; the mean itself without one."""
     value: Estimate = cell.estimates[metric]
     if spread == "interval":
         return value.bounds
     own = list(cell.series[metric].values())
     deviation = statistics.stdev(own) if len(own) > 1 and spread == "std" else 0.0
     return value.mean - deviation, value.mean + deviation
+
+
+def spot_of(cell: Cell, metric: str, spread: str) -> Spot:
+    """Mean, low and high of a cell that has the metric."""
+    return cell.estimates[metric].mean, *bounds_of(cell, metric, spread)
 
 
 def row_of(table: Table, cell: Cell, spread: str, **more: Any) -> dict[str, Any]:
@@ -290,7 +298,7 @@ def row_of(table: Table, cell: Cell, spread: str, **more: Any) -> dict[str, Any]
     }
 
 
-def range_of(numbers: Sequence[tuple[float, float, float]], metric: Metric) -> tuple[float, float]:
+def range_of(numbers: Sequence[Spot], metric: Metric) -> tuple[float, float]:
     """Limits of an axis for some (mean, low, high), with some room.
 
     A spread much wider than the range of all means is cut.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.figures.drawing import (
     Drawing,
     Panels,
-    bounds_of,
+    Spot,
     color_of,
     groups_of,
     legend_lines,
@@ -21,6 +21,7 @@ from fewshot_bench.analysis.figures.drawing import (
     range_of,
     refuse_nothing,
     row_of,
+    spot_of,
     text,
 )
 from fewshot_bench.analysis.figures.style import Style
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BAND = 0.13
-Spot = tuple[float, float, float]
 
 
 def draw(table: Table, style: Style) -> Drawing:
@@ -53,7 +53,7 @@ def draw(table: Table, style: Style) -> Drawing:
 def _figure(table: Table, style: Style, groups: Sequence[Group]) -> Figure:
     labels = [row.title for row in table.rows]
     panels = Panels(style, len(groups), legend=legend_lines(style, labels))
-    found = looks_of(table)
+    look_by_label = looks_of(table)
     entries: dict[str, Any] = {}
     ranges = []
     constant = {row.label for row in table.rows if _is_constant(table, row)}
@@ -66,7 +66,9 @@ def _figure(table: Table, style: Style, groups: Sequence[Group]) -> Figure:
                 spots = {0: spots[max(spots)]} if spots else {}
             numbers += spots.values()
             if spots:
-                entries[row.title] = _draw_row(axes, style, group, row, spots, found[row.label])
+                entries[row.title] = _draw_row(
+                    axes, style, group, row, spots, look_by_label[row.label]
+                )
         ranges.append(range_of(numbers, table.main))
         axes.set_title(text(group.name))
         shots = sorted({*group.shots, *zero})
@@ -97,10 +99,7 @@ def _is_constant(table: Table, row: Row) -> bool:
 def _spots(table: Table, style: Style, group: Group, row: Row) -> dict[int, Spot]:
     """Mean, low and high by shots."""
     return {
-        cell.shots: (
-            cell.estimates[table.metric].mean,
-            *bounds_of(cell, table.metric, style.spread),
-        )
+        cell.shots: spot_of(cell, table.metric, style.spread)
         for cell in table.line(group, row)
         if table.metric in cell.estimates
     }

@@ -96,7 +96,7 @@ def duration(value: float) -> str:
     return f"{value / HOUR:.1f} h"
 
 
-def scaled(value: float) -> str:
+def with_prefix(value: float) -> str:
     """A number with the prefix of a unit behind it: `512 `, `184.3 k`, `8.2 M`."""
     for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         # 999,950 is 1.0 M, not 1000.0 k.
@@ -107,7 +107,7 @@ def scaled(value: float) -> str:
 
 def parameters(value: float) -> str:
     """A number of parameters: 512, 184.3 k, 8.2 M."""
-    return scaled(value).strip()
+    return with_prefix(value).strip()
 
 
 def megabytes(value: float) -> str:
@@ -196,7 +196,7 @@ ENERGY = Cost(
     title="energy",
     hint="of the card in a run, a mean",
     axis="energy of a run, J",
-    words=lambda value: f"{scaled(value)}J",
+    words=lambda value: f"{with_prefix(value)}J",
     sentence=lambda words, _: f"takes {words}",
     subject="energy",
 )
