@@ -184,7 +184,7 @@ class _Run:
         try:
             keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
             keep_code(self.store.path, code.digests, code.parts)
-            keep_files(self.store.path, (cell.options for cell in self.plan.cells))
+            keep_files(self.store.path, chain.from_iterable(c.files for c in self.plan.cells))
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
@@ -290,6 +290,7 @@ class _Run:
     def _announce(self, state: Resume) -> None:
         """Print the cells that are left out, notes, and the number of cells."""
         from fewshot_bench.runner.preflight import long_prompts
+        from fewshot_bench.runner.text_conditions import note_texts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines
 
@@ -309,7 +310,11 @@ class _Run:
             warn(f"damaged, not used: {damage}")
         for line in long_prompts(plan.datasets, state.todo):
             warn(line)
-        for line in (*short_lines(plan.cells, plan.datasets), *note_published(plan.cells)):
+        for line in (
+            *short_lines(plan.cells, plan.datasets),
+            *note_published(plan.cells),
+            *note_texts(plan.cells, plan.datasets),
+        ):
             say(f"note: {line}")
         for name, dataset in plan.datasets.items():
             for line in dataset.card().left_out:

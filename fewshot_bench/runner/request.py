@@ -23,6 +23,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     AUTO,
+    BY_TEMPLATES,
     CLASSES,
     CONDITIONS,
     DEFAULT_STORE,
@@ -35,7 +36,14 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
+from fewshot_bench.runner.text_conditions import ChosenTexts
+from fewshot_bench.runner.variants import (
+    Configured,
+    Option,
+    PublishedVariants,
+    Variant,
+    expand_methods,
+)
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -82,6 +90,8 @@ class Request:
     exif: str = "ignore"
     published: bool = False
     augment: str = "host"
+    texts: str = BY_TEMPLATES
+    pooling: str | None = None
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -152,6 +162,8 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)
+    texts = ChosenTexts.of(request.texts, request.pooling)
+    needs = _list_needs(variants, request, plan, texts.needed_by)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
@@ -168,8 +180,10 @@ def expand(request: Request) -> Plan:
         request.partial,
     )
     evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
-    if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
+    if plan.left_out and not (request.partial or (needs and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
+    if any(needed["texts"] != BY_TEMPLATES for _, needed in needs):
+        texts.check(plan.datasets)
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks: dict[tuple[str, int, int], str] = {}
@@ -181,7 +195,8 @@ def expand(request: Request) -> Plan:
             picks[name, shots, seed] = imported.digest
     choose = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
-    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
+    for name, shots, seed, need in product(sources, request.shots, request.seeds, needs):
+        variant, needed = need
         split_seed = seed if request.split_seed is None else request.split_seed
         whole = choose(variant, FitSetting(name, shots, base_to_new=False))
         cell = RunSpec(
@@ -207,6 +222,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
+            **needed,
             **request.others,
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
@@ -230,6 +246,30 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     return plan
+
+
+def _list_needs(
+    variants: Iterable[Variant],
+    request: Request,
+    plan: Plan,
+    needed_by: Callable[[Variant], dict[str, Any]],
+) -> list[tuple[Variant, dict[str, Any]]]:
+    """Methods with the conditions that each needs, of those that a request allows.
+
+    One that needs others raises UsageError, or is left out if a suite named it.
+    """
+    patterns, needs = {EVERY, *registry().methods.suites()}, []
+    exact = [one for one in request.methods if isinstance(one, Configured) or one not in patterns]
+    exact_names = {one if isinstance(one, str) else one.method for one in exact}
+    for variant in variants:
+        try:
+            needs.append((variant, needed_by(variant)))
+        except UsageError as error:
+            # Of a list without a suite, a method of a file is among the exact ones by its path.
+            if variant.method in exact_names or len(exact) == len(request.methods):
+                raise
+            plan.left_out[variant.method] = str(error)
+    return needs
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:
