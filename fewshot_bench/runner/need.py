@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.api.spec import ALONE, CONDITIONS
 from fewshot_bench.runner.variants import Configured, Variant
-from fewshot_bench.splits.groups import ALONE, is_stream
+from fewshot_bench.splits.groups import is_stream
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:

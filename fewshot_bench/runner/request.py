@@ -22,6 +22,7 @@ from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
+    ALONE,
     AUTO,
     CLASSES,
     CONDITIONS,
@@ -38,7 +39,6 @@ from fewshot_bench.api.spec import (
 from fewshot_bench.runner.need import choose_runnable, conditions_of, tell_left_out
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
-from fewshot_bench.splits.groups import ALONE
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.store.kept_methods import find_named
@@ -84,7 +84,7 @@ class Request:
     exif: str = "ignore"
     published: bool = False
     augment: str = "host"
-    queries: str = "alone"
+    queries: str = ALONE
     views: int = 1
     bystanders: str = "none"
     skip_damaged: bool = False
@@ -379,7 +379,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value)):
+        if name in (*request.others, "views") and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
