@@ -289,6 +289,7 @@ class _Run:
 
     def _announce(self, state: Resume) -> None:
         """Print the cells that are left out, notes, and the number of cells."""
+        from fewshot_bench.runner.need import tell_left_out
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.text_conditions import note_texts
         from fewshot_bench.runner.variants import note_published
@@ -310,7 +311,9 @@ class _Run:
             warn(f"damaged, not used: {damage}")
         for line in long_prompts(plan.datasets, state.todo):
             warn(line)
+        lacking = [f"left out: {line}" for line in tell_left_out(plan.lacking)]
         for line in (
+            *lacking,
             *short_lines(plan.cells, plan.datasets),
             *note_published(plan.cells),
             *note_texts(plan.cells, plan.datasets),

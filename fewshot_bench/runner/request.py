@@ -22,6 +22,7 @@ from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
+    ALONE,
     AUTO,
     BY_TEMPLATES,
     CLASSES,
@@ -36,14 +37,9 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
+from fewshot_bench.runner.need import choose_runnable, conditions_of, tell_left_out
 from fewshot_bench.runner.text_conditions import ChosenTexts
-from fewshot_bench.runner.variants import (
-    Configured,
-    Option,
-    PublishedVariants,
-    Variant,
-    expand_methods,
-)
+from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -90,6 +86,9 @@ class Request:
     exif: str = "ignore"
     published: bool = False
     augment: str = "host"
+    queries: str = ALONE
+    views: int = 1
+    bystanders: str = "none"
     texts: str = BY_TEMPLATES
     pooling: str | None = None
     skip_damaged: bool = False
@@ -143,7 +142,8 @@ class Plan:
     datasets: data sets to fit or evaluate on. problems: reasons by data set that cannot be used.
     left_out: reasons by broken method or data set of "all" or a suite, and by data set that a
     `partial` request leaves out. keep_split: where splits
-    made by data sets are kept: in the `store`, or beside the `data`.
+    made by data sets are kept: in the `store`, or beside the `data`. lacking: methods of "all" or a
+    suite that need more than the run allows, and what.
     """
 
     cells: list[RunSpec]
@@ -151,6 +151,7 @@ class Plan:
     problems: dict[str, str]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     keep_split: str = "store"
+    lacking: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def expand(request: Request) -> Plan:
@@ -163,11 +164,14 @@ def expand(request: Request) -> Plan:
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)
     texts = ChosenTexts.of(request.texts, request.pooling)
-    needs = _list_needs(variants, request, plan, texts.needed_by)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
+    patterns = (EVERY, *plugins.methods.suites())
+    variants = choose_runnable(variants, request, texts, patterns, plan.lacking)
+    if plan.lacking and not variants:
+        raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
@@ -180,9 +184,9 @@ def expand(request: Request) -> Plan:
         request.partial,
     )
     evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
-    if plan.left_out and not (request.partial or (needs and (sources or plan.problems))):
+    if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
-    if any(needed["texts"] != BY_TEMPLATES for _, needed in needs):
+    if any(map(texts.describe, variants)):
         texts.check(plan.datasets)
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
@@ -195,8 +199,7 @@ def expand(request: Request) -> Plan:
             picks[name, shots, seed] = imported.digest
     choose = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
-    for name, shots, seed, need in product(sources, request.shots, request.seeds, needs):
-        variant, needed = need
+    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
         whole = choose(variant, FitSetting(name, shots, base_to_new=False))
         cell = RunSpec(
@@ -222,8 +225,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **needed,
-            **request.others,
+            **{**request.others, **conditions_of(whole, request, texts)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
@@ -246,30 +248,6 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     return plan
-
-
-def _list_needs(
-    variants: Iterable[Variant],
-    request: Request,
-    plan: Plan,
-    needed_by: Callable[[Variant], dict[str, Any]],
-) -> list[tuple[Variant, dict[str, Any]]]:
-    """Methods with the conditions that each needs, of those that a request allows.
-
-    One that needs others raises UsageError, or is left out if a suite named it.
-    """
-    patterns, needs = {EVERY, *registry().methods.suites()}, []
-    exact = [one for one in request.methods if isinstance(one, Configured) or one not in patterns]
-    exact_names = {one if isinstance(one, str) else one.method for one in exact}
-    for variant in variants:
-        try:
-            needs.append((variant, needed_by(variant)))
-        except UsageError as error:
-            # Of a list without a suite, a method of a file is among the exact ones by its path.
-            if variant.method in exact_names or len(exact) == len(request.methods):
-                raise
-            plan.left_out[variant.method] = str(error)
-    return needs
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:
@@ -408,7 +386,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value)):
+        if name in (*request.others, "views") and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
@@ -430,6 +408,12 @@ def _check_request(request: Request) -> None:
         raise UsageError(
             "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
         )
+    if request.bystanders != CONDITIONS["bystanders"].default:
+        mixed = f"--bystanders {request.bystanders} mixes queries of the new half"
+        if request.classes != ("base",):
+            raise UsageError(f"{mixed} into those of the base half: add --classes base")
+        if request.queries == ALONE:
+            raise UsageError(f"{mixed} in, and each query is alone: add --queries all")
     if NO_CLASSES in request.classes and not request.transfer:
         raise UsageError(
             "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"

@@ -1,7 +1,7 @@
 """Which texts describe the classes of a cell: what the run allows, and what its method needs.
 
 `ChosenTexts` is what a request asks for; a cell of a method that knows no prompts has the default
-of both conditions, and one whose method cannot take the texts is refused before anything trains.
+of both conditions, and a method that cannot take the texts is refused before anything trains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fewshot_bench.api.class_texts import (
     read_texts,
 )
 from fewshot_bench.api.file_texts import split_texts
-from fewshot_bench.api.method_card import TEXT_KNOWLEDGE, MethodCard, card_of
+from fewshot_bench.api.method_card import TEXT_KNOWLEDGE
 from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES, CONDITIONS, POOLING, RunSpec
@@ -63,28 +63,28 @@ class ChosenTexts:
         file = read_texts(texts)
         return cls(file.text, pooling or POOLING[0], file)
 
-    def needed_by(self, variant: Variant) -> dict[str, str]:
-        """The two conditions of the cells of a method.
+    def describe(self, variant: Variant) -> bool:
+        """True if texts describe the classes of a method's cells: it reads prompts otherwise."""
+        return self.texts != BY_TEMPLATES and variant.card.text not in NO_PROMPTS
 
-        UsageError, with the reason, if it can take neither texts nor this pooling.
-        """
-        default = {name: CONDITIONS[name].default for name in ("texts", "pooling")}
-        if self.texts == BY_TEMPLATES:
-            return default
+    def needed_by(self, variant: Variant) -> dict[str, str]:
+        """The two conditions of the cells of a method."""
+        if self.describe(variant):
+            return {"texts": self.texts, "pooling": self.pooling}
+        return {name: CONDITIONS[name].default for name in ("texts", "pooling")}
+
+    def find_lack(self, variant: Variant) -> str:
+        """The reason why a method can take neither texts nor this pooling; empty if it can."""
+        if not self.describe(variant):
+            return ""
         method: Any = registry().method_class(variant.method)(**open_files(variant.options))
-        if (card_of(method) or MethodCard("")).text in NO_PROMPTS:
-            return default
         if reason := str(getattr(method, "cannot_take_texts", "") or ""):
-            raise UsageError(
-                f"{variant.method} takes no texts of classes: {reason}; leave it out, or --texts"
-            )
+            return f"takes no texts of classes, as {reason}: leave it out, or --texts"
         taken = tuple(getattr(method, "poolings", ONE_VECTOR))
         if self.pooling not in taken:
-            raise UsageError(
-                f"{variant.method} cannot pool texts by {self.pooling}: {_reason(self.pooling)}; "
-                f"expected --pooling {' or '.join(taken)}, or leave it out"
-            )
-        return {"texts": self.texts, "pooling": self.pooling}
+            other = f"expected --pooling {' or '.join(taken)}, or leave it out"
+            return f"takes no texts with --pooling {self.pooling}: {_reason(self.pooling)}; {other}"
+        return ""
 
     def check(self, datasets: Mapping[str, Dataset]) -> None:
         """UsageError for a class of a data set that the file has no text for."""
