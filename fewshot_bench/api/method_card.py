@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.paper import Paper, as_papers
-from fewshot_bench.utils.errors import ContractError, one_of, texts
+from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_number
 
 OTHER_TEXTS = "other texts"
-# What `at_test` says of a method whose logits for a query depend on the other ones.
-OTHER_QUERIES = "other queries"
+# What `sees` says of a method: the query, views of it, and its batch or what came before.
+SEES = ("query", "views", "batch", "stream")
+# Those whose answers depend on other queries.
+IN_COMPANY = SEES[2:]
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # The schedule of a method without training.
 UNTRAINED = "none"
@@ -148,7 +150,6 @@ class MethodCard:
     text: knowledge of a class besides images: `none`, `class names`, `templates` (the data set's
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
-        Contains `other queries` if the logits for a query depend on the other ones.
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.
@@ -159,6 +160,9 @@ class MethodCard:
     trained: function from `Sizes` to the number of trained parameters of the default options.
     published: values of options in the authors' own runs, which `fsbench run --published` takes;
         of several that hold for a cell, later ones win.
+    sees: what the answer to a query may depend on, of `SEES`: itself, views of it, the other ones
+        of its batch, or those before it in a stream. Runs verify it (`runner.verification`).
+    views_per_query: the most views of a query that are encoded, the plain one included.
 
     >>> MethodCard("no training", family="cache", cost="seconds")
     """
@@ -173,6 +177,8 @@ class MethodCard:
     cost: str = ""
     trained: Callable[[Sizes], int] | None = None
     published: tuple[Published, ...] = ()
+    sees: str = "query"
+    views_per_query: int = 1
 
     def __post_init__(self) -> None:
         """ContractError for values of another type, or an unknown `text` or `cost`."""
@@ -184,8 +190,21 @@ class MethodCard:
         if self.cost:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
+        one_of("MethodCard.sees", self.sees, SEES)
+        whole_number("MethodCard.views_per_query", self.views_per_query, 1)
         where, expected = "MethodCard.published", "a tuple of Published"
         _refuse_other(where, self.published, tuple, expected, Published)
+
+    @property
+    def seen(self) -> str:
+        """What the answer to a query may depend on, in words."""
+        words = {
+            "query": "the query",
+            "views": f"up to {self.views_per_query} views of the query",
+            "batch": "the other queries of its batch",
+            "stream": "the queries before it in a stream",
+        }
+        return words[self.sees]
 
     @property
     def papers(self) -> tuple[Paper, ...]:
@@ -229,7 +248,7 @@ class MethodCard:
             facts["published"] = {name: str(value) for name, value in values}
             facts["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
         facts |= {"schedule": schedule_with(schedule, changed or {}), "text": self.text}
-        facts |= {"at_test": self.at_test, "official": official}
+        facts |= {"at_test": self.at_test, "sees": self.sees, "official": official}
         return facts | ({"default_schedule": schedule} if changed and schedule else {})
 
     def _by_option(self) -> dict[str, str]:
@@ -265,6 +284,8 @@ class MethodCard:
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
+        if self.sees != SEES[0]:
+            yield f"an answer depends on: {self.seen}"
         for published in self.published:
             values = ", ".join(f"{name}={value}" for name, value in published.values.items())
             source = f" ({published.source})" if published.source else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -42,7 +42,7 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
-from fewshot_bench.runner.verification import Verdict, verify
+from fewshot_bench.runner.verification import Verdict, encoded_for, verify
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolate
@@ -88,9 +88,9 @@ def evaluate(
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
 
-    def again(other: Meter, order: list[int]) -> np.ndarray:
-        rows, columns = _answer(fitted, cell, session, other, int, order)
-        return np.asarray(rows[:, columns])
+    def again(other: Meter, groups: Sequence[Sequence[int]], part: int) -> np.ndarray:
+        parts = [_answer(fitted, cell, session, other, int, [*group]) for group in groups]
+        return np.concatenate([rows[:, columns] for rows, columns in parts])
 
     # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
@@ -110,7 +110,7 @@ def evaluate(
         # A debugger would stop there, too.
         verdict = Verdict()
         if not session.raises:
-            verdict = verify(again, answers, fitted, cell, session)
+            verdict = verify(again, answers, meter, fitted, cell, session)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -130,6 +130,10 @@ def evaluate(
         "metered": meter.is_complete,
         "depends_on_queries": verdict.depends,
         "query_gap": verdict.gap,
+        "moved": verdict.moved,
+        "violations": [*verdict.violations],
+        "encoded_per_query": encoded_for(answers, meter, fitted),
+        "test_steps": observer.steps,
         "selection": fitted.context.selection,
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
