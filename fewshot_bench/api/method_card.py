@@ -14,9 +14,9 @@ from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_number
 
 OTHER_TEXTS = "other texts"
-# What `sees` says of a method: the query, views of it, and its batch or what came before.
+# Whom a method answers a query with: nobody, its own views, its group, those before it.
 SEES = ("query", "views", "batch", "stream")
-# Those whose answers depend on other queries.
+# Those that depend on other queries.
 IN_COMPANY = SEES[2:]
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # The schedule of a method without training.
@@ -150,6 +150,9 @@ class MethodCard:
     text: knowledge of a class besides images: `none`, `class names`, `templates` (the data set's
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
+    sees: whom a query is answered with, one of `SEES`: nobody (`query`), more encoded `views` of
+        it, the whole group of queries that `logits` gets (`batch`), those before it (`stream`).
+    views_per_query: most encoded views of a query, the plain one included.
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.
@@ -160,9 +163,6 @@ class MethodCard:
     trained: function from `Sizes` to the number of trained parameters of the default options.
     published: values of options in the authors' own runs, which `fsbench run --published` takes;
         of several that hold for a cell, later ones win.
-    sees: what the answer to a query may depend on, of `SEES`: itself, views of it, the other ones
-        of its batch, or those before it in a stream. Runs verify it (`runner.verification`).
-    views_per_query: the most views of a query that are encoded, the plain one included.
 
     >>> MethodCard("no training", family="cache", cost="seconds")
     """
@@ -170,6 +170,8 @@ class MethodCard:
     schedule: str
     text: str = "templates"
     at_test: str = ""
+    sees: str = "query"
+    views_per_query: int = 1
     official: Mapping[str, str] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     family: str = ""
@@ -177,8 +179,6 @@ class MethodCard:
     cost: str = ""
     trained: Callable[[Sizes], int] | None = None
     published: tuple[Published, ...] = ()
-    sees: str = "query"
-    views_per_query: int = 1
 
     def __post_init__(self) -> None:
         """ContractError for values of another type, or an unknown `text` or `cost`."""
@@ -321,3 +321,11 @@ def card_of(method: object) -> MethodCard | None:
     if not isinstance(card, MethodCard):
         raise ContractError(f"{cls.__name__}.card is {card!r:.80}, expected a MethodCard")
     return card
+
+
+def read_card(method: object) -> MethodCard:
+    """The card of a method or class; one that declares nothing if none can be read."""
+    try:
+        return card_of(method) or MethodCard("")
+    except ContractError:
+        return MethodCard("")

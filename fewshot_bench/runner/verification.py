@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fewshot_bench.api.method_card import MethodCard, card_of
+from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.metrics import TOLERANCE, gap
 from fewshot_bench.api.violations import (
     DEPENDENT,
@@ -72,7 +72,7 @@ def verify(
     meter: the bill of the answers. A method that runs out of memory here has no verdict.
     """
     other, declared = copy.deepcopy(fitted.meter), fitted.context.declarations()
-    card = card_of(cell.method) or MethodCard("")
+    card = read_card(cell.method)
 
     def ask(groups: Groups, anew: bool) -> np.ndarray:
         with isolate(derive(seed_of(fitted.cell), "again" if anew else "predict")):
@@ -84,7 +84,7 @@ def verify(
             ranked = rank(source.digests, cell.lists.picks)
             witness = Witness(ask, answers, ranked, cell.spec.precision)
             if len(answers) > 1:
-                witness.ask(card.sees, getattr(cell.lists, "groups", ()))
+                witness.ask(card.sees, cell.lists.groups)
             if (encoded_for(answers, meter, fitted) or 0) > card.views_per_query:
                 augmented = (meter.views_encoded - fitted.meter.views_encoded) / len(answers)
                 plain = source.batches(ASKED, witness.chosen)
