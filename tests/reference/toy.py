@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.utils.rng import isolate
+from fewshot_bench.utils.rng import generator, isolate
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -127,6 +127,12 @@ class MemoryShots:
         encode = partial(self.backbone.encode_image, projected=projected)
         views = torch.stack([encode(self.view(start + i, augment, rng)) for i in range(count)])
         return F.normalize(views, dim=-1) if normalize and projected else views
+
+    def rng(self, name: str) -> torch.Generator:
+        return generator(0, name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Nobody listens."""
 
     def view(self, number: int, augment: Augment, rng: torch.Generator | None = None) -> Tensor:
         """Pixels of the images' own view `number`, or of the next view drawn from `rng`."""
