@@ -202,6 +202,14 @@ PROMPTSRC = Paper(
     url=f"{_ARXIV}/2307.06948",
     code=f"{_GITHUB}/muzairkhattak/PromptSRC",
 )
+STATA = Paper(
+    "Realistic Test-Time Adaptation of Vision-Language Models",
+    ("Maxime Zanella", "Clément Fuchs", "De Vleeschouwer, Christophe", "Ben Ayed, Ismail"),
+    2025,
+    venue="CVPR",
+    url=f"{_ARXIV}/2501.03729",
+    code=f"{_GITHUB}/MaxZanella/StatA",
+)
 TASKRES = Paper(
     "Task Residual for Tuning Vision-Language Models",
     ("Tao Yu", "Zhihe Lu", "Xin Jin", "Zhibo Chen", "Xinchao Wang"),
@@ -228,6 +236,14 @@ TIP_ADAPTER = Paper(
     venue="ECCV",
     url=f"{_ARXIV}/2207.09519",
     code=f"{_GITHUB}/gaopengcuhk/Tip-Adapter",
+)
+TRANSCLIP = Paper(
+    "Boosting Vision-Language Models with Transduction",
+    ("Maxime Zanella", "Benoît Gérin", "Ben Ayed, Ismail"),
+    2024,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2406.01837",
+    code=f"{_GITHUB}/MaxZanella/transduction-for-vlms",
 )
 TWO_STAGES = Paper(
     "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages",
@@ -262,6 +278,7 @@ WISE_FT = Paper(
 )
 
 # What each registered method cites.
+
 OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "zero-shot": CLIP,
     "linear-probe": (*CLIP, COOP),
@@ -298,4 +315,6 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "maple": MAPLE,
     "promptsrc": PROMPTSRC,
     "plot++": PLOT,
+    "transclip": TRANSCLIP,
+    "stata": STATA,
 }
