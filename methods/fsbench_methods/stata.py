@@ -61,7 +61,7 @@ class StatA:
 
     Queries have soft assignments z to classes, which are Gaussians with diagonal variances. z
     starts as the zero-shot probabilities y; in each round it is updated five times, z_i ~ y_i
-    exp((log density + sum_j (w_ij + w_ji) z_j / 6)), the density at temperature 50, w the cosines
+    exp(log density + sum_j (w_ij + w_ji) z_j / 6), the density at temperature 50, w the cosines
     with the three nearest queries. Then means and variances of a class are those of its queries,
     weighted n / (n + alpha), and those of its text feature, where n is the number of queries whose
     largest z it has. So a class without queries stays at its text, and one setting serves batches

@@ -19,7 +19,7 @@ class TransClip:
 
     Queries have soft assignments z to classes, which are Gaussians with one diagonal variance. z
     starts as the zero-shot probabilities y; in each round it is updated five times, z_i ~ y_i^l
-    exp((log density + sum_j (w_ij + w_ji) z_j / 6)), the density at temperature 50, w the cosines
+    exp(log density + sum_j (w_ij + w_ji) z_j / 6), the density at temperature 50, w the cosines
     with the three nearest queries; then the means, at unit length, and the variance. Logits are
     log z.
 
