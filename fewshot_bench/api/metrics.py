@@ -67,7 +67,8 @@ class Answers:
     1 if it is predicted; among equal logits, lower indices come first. confidences: the highest
     probability. surprises: -ln p(label), in nats. brier_scores: the sum over classes of
     (p - [class is label])^2. whole: returns the (n, classes) logits; StoreError if they were not
-    kept.
+    kept. groups: int32, the number of a query's batch or its position in the stream; None if each
+    was answered alone.
     """
 
     labels: np.ndarray
@@ -78,10 +79,13 @@ class Answers:
     surprises: np.ndarray
     brier_scores: np.ndarray
     whole: Callable[[], np.ndarray]
+    groups: np.ndarray | None = None
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
-        """Answers from (n, classes) finite logits and (n,) labels."""
+    def of(
+        cls, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+    ) -> Answers:
+        """Answers from (n, classes) finite logits, (n,) labels and (n,) groups, if any."""
         import numpy as np
 
         confidence, nll, brier = np.empty((3, len(logits)))
@@ -101,7 +105,8 @@ class Answers:
             brier[part] = squares - 2 * np.exp(own) / total + 1
         chosen = logits.argmax(axis=1)
         classes = int(logits.shape[1])
-        return cls(labels, classes, chosen, ranks, confidence, nll, brier, lambda: logits)
+        statistics = confidence, nll, brier
+        return cls(labels, classes, chosen, ranks, *statistics, lambda: logits, groups)
 
     @property
     def logits(self) -> np.ndarray:
@@ -119,6 +124,16 @@ class Answers:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
 
+    @cached_property
+    def arrivals(self) -> np.ndarray | None:
+        """(n,) the places of the queries in the order of their stream; None without a stream."""
+        import numpy as np
+
+        if self.groups is None or len(np.unique(self.groups)) < len(self.groups):
+            return None
+        order: np.ndarray = np.argsort(self.groups)
+        return order
+
 
 def are_probabilities(logits: np.ndarray) -> bool:
     """True if all rows of (n, classes) numbers add up to one and none is negative.
@@ -132,7 +147,7 @@ def are_probabilities(logits: np.ndarray) -> bool:
 
 GIVEN = (
     *("logits", "labels", "classes", "predictions", "hits", "per_class"),
-    *("ranks", "confidences", "surprises", "brier_scores"),
+    *("ranks", "confidences", "surprises", "brier_scores", "arrivals"),
 )
 
 
@@ -301,11 +316,12 @@ def needs(function: Callable[..., Any]) -> frozenset[str]:
 def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
     """The metrics (default: the built-in ones) of a cell's answers, not rounded, and `n`.
 
-    Raises ValueError if there are no images.
+    Of a stream, the built-in ones are those of its ends, too. ValueError if there are no images.
     """
     if not len(answers.labels):
         raise ValueError("no images: metrics need at least one")
-    chosen = METRICS.values() if metrics is None else metrics
+    of_stream = OF_STREAMS if answers.arrivals is not None else {}
+    chosen = [*METRICS.values(), *of_stream.values()] if metrics is None else metrics
     return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(answers.labels)}
 
 
@@ -396,6 +412,10 @@ def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
     return weighted
 
 
+def _quarter(hits: np.ndarray) -> int:
+    return max(1, len(hits) // 4)
+
+
 def _shift(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of rows in float64 minus each row's highest logit, for a stable softmax."""
     import numpy as np
@@ -461,6 +481,26 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+# Of streams alone: a method with a memory learns on the way, so that its mean depends on the
+# length of the stream.
+OF_STREAMS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "first_quarter",
+            "top-1 accuracy of the first quarter of the stream",
+            lambda hits, arrivals: 100 * float(hits[arrivals[: _quarter(hits)]].mean()),
+            "first 1/4",
+        ),
+        Metric(
+            "last_quarter",
+            "top-1 accuracy of the last quarter of the stream",
+            lambda hits, arrivals: 100 * float(hits[arrivals[-_quarter(hits) :]].mean()),
+            "last 1/4",
+        ),
+    )
+}
+BUILT_IN: Mapping[str, Metric] = {**METRICS, **OF_STREAMS}
 
 
 # Largest gap that is taken for rounding, by precision: encoders round an image otherwise in another
