@@ -89,6 +89,16 @@ def allowed_by(cells: Collection[RunSpec]) -> dict[str, str]:
     return {name: LENT[name].text(max(own)) for name, own in every.items() if own}
 
 
+def list_proved(records: Sequence[Record]) -> dict[str, frozenset[str]]:
+    """By key, the conditions of `LENT` in which each record counts where more is allowed."""
+    data = load(frame(records), *(about.proof for about in LENT.values()))
+    proved = {name: is_true(data, about.proof) for name, about in LENT.items()}
+    return {
+        record.spec.key(): frozenset(name for name, rows in proved.items() if rows[index])
+        for index, record in enumerate(records)
+    }
+
+
 def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
     """The records that count where this is allowed, in their order; their `spec` says `allowed`.
 
