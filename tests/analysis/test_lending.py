@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.analysis.comparison import blocks_of
+from fewshot_bench.analysis.comparison import Block, blocks_of
 from fewshot_bench.analysis.conditions import refuse_mixed
 from fewshot_bench.analysis.frame import COLUMNS, frame
 from fewshot_bench.analysis.lending import LENT, allow, lend
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
+from fewshot_bench.plugins.report.conditions import describe
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import inapplicable, make, read_csv, save
 from tests.helpers import fsbench
+from tests.report_pages import read
 
 INDUCTIVE = tuple(f"method-{number:02}" for number in range(35))
 # Two values of every condition, the default first.
@@ -262,3 +265,28 @@ def test_lent_specs_keep_the_key_of_the_cell() -> None:
     lent = spec.lend(queries="all").lend(views=64)
     assert (lent.key(), lent.queries, lent.views) == (spec.key(), "all", 64)
     assert dataclasses.replace(lent).key() != spec.key()
+
+
+def test_a_report_names_what_each_block_allows_in_words(tmp_path: Path) -> None:
+    both = [stated("a"), stated("t", True, queries="all")]
+    store = save(tmp_path / "s", both)
+    text = read(tmp_path, store)
+    assert "Each test image is answered by itself." in text
+    assert "A method sees all test images at once, without their labels." in text
+    assert "Written by fsbench report from 2 records." in text
+    only = read(tmp_path, store, "--queries", "all")
+    assert "A method sees all test images at once, without their labels." in only
+    usual = read(tmp_path, save(tmp_path / "u", [stated("a")]))
+    assert "answered by itself" not in usual
+
+
+@pytest.mark.parametrize("name", LENT)
+def test_every_value_of_a_condition_has_words(name: str) -> None:
+    about = LENT[name]
+    values = [*about.words, about.default, *([OTHERS[name]] if not about.words else [])]
+    blocks = [
+        Block({name: about.text(value)}, frame([stated(**{name: value})])) for value in values
+    ]
+    said = {describe(block) for block in blocks}
+    assert len(said) == len(set(values))
+    assert not any(re.search(r"\\\d", text) for text in said)
