@@ -95,7 +95,7 @@ def read_texts(given: str) -> ClassTexts:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
             f"texts '{given}': expected {BY_TEMPLATES}, {WAFFLE}, or a file that ends in "
-            f"{' or '.join(FORMATS)} (docs/texts.md)"
+            f"{' or '.join(FORMATS)} (docs/protocols.md)"
         )
     where = f"texts {given}"
     try:
