@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
-from fewshot_bench.api.spec import ALL_SHOTS, per_class
-from fewshot_bench.utils.errors import ContractError, number_range, probability
+from fewshot_bench.api.spec import ALL_SHOTS, POOLING, per_class
+from fewshot_bench.utils.errors import ContractError, number_range, one_of, probability
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +44,11 @@ class Augment:
     """Random resized crop and horizontal flip, the standard training augmentation of the field.
 
     `scale` is the range of the crop's share of the image area, `ratio` the range of its aspect
-    ratio; the crop is resized bicubically to the backbone's input size. `flip` is the probability
-    of a mirror image. Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1); Tip-Adapter uses
-    scale 0.5 to 1. ContractError for invalid values.
+    ratio; the crop is resized to the backbone's input size by `interpolation`. `flip` is the
+    probability of a mirror image. With `augmix`, the crop is then blended with altered copies of
+    itself (AugMix at severity 1). Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1);
+    Tip-Adapter uses scale 0.5 to 1, views at test time are bilinear. ContractError for invalid
+    values.
 
     >>> views = task.train.views(10, Augment(flip=0.0))
     """
@@ -54,12 +56,17 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    augmix: bool = False
 
     def __post_init__(self) -> None:
         """ContractError for values that no crop can have."""
         object.__setattr__(self, "scale", number_range("Augment.scale", self.scale, 1))
         object.__setattr__(self, "ratio", number_range("Augment.ratio", self.ratio, math.inf))
         object.__setattr__(self, "flip", probability("Augment.flip", self.flip))
+        one_of("Augment.interpolation", self.interpolation, ("bicubic", "bilinear"))
+        if not isinstance(self.augmix, bool):
+            raise ContractError(f"Augment.augmix is {self.augmix!r:.80}, expected True or False")
 
 
 @runtime_checkable
@@ -179,18 +186,14 @@ class Shots(Images, Protocol):
         """(n,) int64 class indices into `Task.classnames`."""
 
 
-# How several texts of a class become its score: by their mean at unit length, by their mean (by
-# which scattered texts score lower), or by the text that is closest to the image.
-POOLINGS = ("unit-mean", "mean", "max")
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The label space: class names (index = label), and what describes the classes.
 
     texts: the texts of each class, in the order of `classnames`, in place of the prompts of
-    `templates` (`--texts`); empty in a run with prompts. pooling: how they are pooled, one of
-    `POOLINGS`.
+    `templates` (`--texts`); empty in a run with prompts. pooling: how they become a class's score:
+    by their mean at unit length (`unit-mean`), by their mean, which makes scattered texts score
+    lower (`mean`), or by the text that is closest to the image (`max`).
 
     >>> Vocabulary(("cat",), ("a photo of a {}.",)).prompts("a photo of a {}.")
     """
@@ -198,7 +201,7 @@ class Vocabulary:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...] = field(default=(), kw_only=True)
-    pooling: str = field(default="unit-mean", kw_only=True)
+    pooling: str = field(default=POOLING[0], kw_only=True)
 
     def prompts(self, template: str) -> list[str]:
         """One prompt per class; underscores in class names become blanks.

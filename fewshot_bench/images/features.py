@@ -303,6 +303,9 @@ class ImageView:
         _check_augment("views", augment)
         augment = self._source.allowed(augment)
         content = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        # Left out where they are the defaults, as in keys of rows that were made before.
+        if augment.interpolation != "bicubic" or augment.augmix:
+            content |= {"interpolation": augment.interpolation, "augmix": augment.augmix}
         content |= _describe_rows(projected=projected) | self._source.cutting
         meter, before = self._meter, self._meter.images_encoded
         with meter.phase(self._phase):

@@ -23,6 +23,17 @@ ADALORA = Paper(
     url="https://openreview.net/forum?id=lq62uWRJjiY",
     code=f"{_GITHUB}/QingruZhang/AdaLoRA",
 )
+APE = Paper(
+    "Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement",
+    (
+        *("Xiangyang Zhu", "Renrui Zhang", "Bowei He", "Aojun Zhou", "Dong Wang", "Bin Zhao"),
+        "Peng Gao",
+    ),
+    2023,
+    venue="ICCV",
+    url=f"{_ARXIV}/2304.01195",
+    code=f"{_GITHUB}/yangyangyang127/APE",
+)
 BITFIT = Paper(
     "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
     ("Ben Zaken, Elad", "Yoav Goldberg", "Shauli Ravfogel"),
@@ -202,6 +213,14 @@ PROMPTSRC = Paper(
     url=f"{_ARXIV}/2307.06948",
     code=f"{_GITHUB}/muzairkhattak/PromptSRC",
 )
+STATA = Paper(
+    "Realistic Test-Time Adaptation of Vision-Language Models",
+    ("Maxime Zanella", "Clément Fuchs", "De Vleeschouwer, Christophe", "Ben Ayed, Ismail"),
+    2025,
+    venue="CVPR",
+    url=f"{_ARXIV}/2501.03729",
+    code=f"{_GITHUB}/MaxZanella/StatA",
+)
 TASKRES = Paper(
     "Task Residual for Tuning Vision-Language Models",
     ("Tao Yu", "Zhihe Lu", "Xin Jin", "Zhibo Chen", "Xinchao Wang"),
@@ -228,6 +247,14 @@ TIP_ADAPTER = Paper(
     venue="ECCV",
     url=f"{_ARXIV}/2207.09519",
     code=f"{_GITHUB}/gaopengcuhk/Tip-Adapter",
+)
+TRANSCLIP = Paper(
+    "Boosting Vision-Language Models with Transduction",
+    ("Maxime Zanella", "Benoît Gérin", "Ben Ayed, Ismail"),
+    2024,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2406.01837",
+    code=f"{_GITHUB}/MaxZanella/transduction-for-vlms",
 )
 TWO_STAGES = Paper(
     "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages",
@@ -262,8 +289,11 @@ WISE_FT = Paper(
 )
 
 # What each registered method cites.
+
 OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "zero-shot": CLIP,
+    "transclip": TRANSCLIP,
+    "stata": STATA,
     "linear-probe": (*CLIP, COOP),
     "tip-adapter": TIP_ADAPTER,
     "tip-adapter-f": TIP_ADAPTER,
@@ -298,4 +328,6 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "maple": MAPLE,
     "promptsrc": PROMPTSRC,
     "plot++": PLOT,
+    "ape": APE,
+    "ape-t": APE,
 }
