@@ -35,11 +35,11 @@ class Support:
         """(classes, d): sums of the features of each class."""
         return torch.zeros_like(like).index_add_(0, self.labels, self.features)
 
-    def pull(self, features: Tensor, group: Group) -> Tensor:
+    def pull(self, features: Tensor, classes: int, neighbors: int) -> Tensor:
         """(n, classes): what images add to their k nearest queries, their cosines over 2k."""
-        cosines, numbers = nearest(self.features, features, group.neighbors)
-        pulled, places = torch.zeros_like(group.scores), (numbers, self.labels[:, None])
-        return pulled.index_put_(places, cosines / (2 * group.neighbors), accumulate=True)
+        cosines, numbers = nearest(self.features, features, neighbors)
+        pulled, places = features.new_zeros(len(features), classes), (numbers, self.labels[:, None])
+        return pulled.index_put_(places, cosines / (2 * neighbors), accumulate=True)
 
 
 def first_means(group: Group) -> Tensor:
@@ -65,19 +65,17 @@ def adapt(
     variance = mu.new_full((1, width), 1 / width)
     logits = group.assign(group.scores.softmax(dim=1), group.densities(mu, variance).add_(prior))
     for _ in range(rounds):
-        z = logits.softmax(dim=1)
-        sums = group.sums(z) / count
+        sums = group.sums(logits.softmax(dim=1))
         if support is None:
-            mu = unit(sums)
-            variance = group.spread(z, mu).sum(dim=0) / count
+            mu = unit(sums.features / count)
+            variance = sums.total_spread(mu) / count
         else:
             weight = TEMPERATURE * gamma / len(support.labels)
-            mu = unit(sums + weight * support.sums(mu))
+            mu = unit(sums.features / count + weight * support.sums(mu))
             own = (support.features - mu[support.labels]).square().sum(dim=0)
-            variance = group.spread(z, mu).sum(dim=0) / count + weight * own
-            variance = variance / (1 + TEMPERATURE * gamma)
-        variance = variance[None].clamp_min(FLOOR)
-        logits = group.assign(z, group.densities(mu, variance).add_(prior))
+            variance = (sums.total_spread(mu) / count + weight * own) / (1 + TEMPERATURE * gamma)
+        current = group.densities(mu, variance[None].clamp_min(FLOOR)).add_(prior)
+        logits = group.assign(sums.z, current)
     return logits.log_softmax(dim=1)
 
 
@@ -129,7 +127,8 @@ class FewShotClassifier:
         scores = start_scores(queries, self.class_features, self.scale, "")
         group = Group.of(queries.features, scores, self.neighbors)
         support = Support(self.features, self.labels)
-        prior = 0.5 * scores + support.pull(queries.features, group)
+        pulled = support.pull(queries.features, scores.shape[1], self.neighbors)
+        prior = pulled.add_(scores, alpha=0.5)
         mu = support.start(first_means(group))
         if self.gamma or not len(self.val_labels):
             gamma = self.gamma or WITHOUT_VALIDATION

@@ -27,8 +27,7 @@ class Group:
 
     scores (n, classes): logits whose softmax is the first assignment. rows (n, d): features minus
     their mean `center`, so that products keep their digits, and `squares` of them. links (n, n):
-    A + A', where A has the cosines of each query with its nearest others, `neighbors` of them if
-    there are as many.
+    (A + A') / 2k, where A has the cosines of each query with the k nearest others, or with all.
     """
 
     scores: Tensor
@@ -36,20 +35,20 @@ class Group:
     rows: Tensor
     squares: Tensor
     links: Links
-    neighbors: int
 
     @classmethod
     def of(cls, features: Tensor, scores: Tensor, neighbors: int) -> Group:
         """The group of unit features (n, d)."""
-        links = Links.both_ways(*nearest_others(features, neighbors))
+        cosines, others = nearest_others(features, neighbors)
         center = features.mean(dim=0)
         rows = features - center
-        return cls(scores, center, rows, rows.square(), links, neighbors)
+        links = Links.both_ways(cosines / (2 * neighbors), others)
+        return cls(scores, center, rows, rows.square(), links)
 
     def assign(self, z: Tensor, prior: Tensor) -> Tensor:
-        """(n, classes): logits of z after five steps z = softmax(prior + (A + A') z / 2k)."""
+        """(n, classes): logits of z after five steps z = softmax(prior + links z)."""
         for _ in range(STEPS):
-            logits = (self.links @ z).div_(2 * self.neighbors).add_(prior)
+            logits = (self.links @ z).add_(prior)
             z = logits.softmax(dim=1)
         return logits
 
@@ -60,15 +59,36 @@ class Group:
         products = torch.addmm(constant, self.rows, (-2 * shifted * precision).T)
         return products.add_(self.squares @ precision.T).mul_(-0.5 / TEMPERATURE)
 
-    def sums(self, z: Tensor) -> Tensor:
-        """(classes, d): sums of the features, weighted by z."""
-        return z.T @ self.rows + z.sum(dim=0)[:, None] * self.center
+    def sums(self, z: Tensor) -> Sums:
+        """The sums over all queries, weighted by z."""
+        return Sums(self, z, z.sum(dim=0)[:, None], z.T @ self.rows)
 
-    def spread(self, z: Tensor, mu: Tensor) -> Tensor:
-        """(classes, d): sums of (q - mu)^2, weighted by z."""
-        shifted = mu - self.center
-        linear = z.sum(dim=0)[:, None] * shifted - 2 * (z.T @ self.rows)
-        return (z.T @ self.squares + shifted * linear).clamp_min_(0)
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over a group, weighted by z: of ones (classes, 1) and of `rows` (classes, d)."""
+
+    group: Group
+    z: Tensor
+    mass: Tensor
+    linear: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """(classes, d): the sums of the features."""
+        return self.linear + self.mass * self.group.center
+
+    def spread(self, mu: Tensor) -> Tensor:
+        """(classes, d): the sums of (q - mu)^2."""
+        return (self.z.T @ self.group.squares + self._cross(mu)).clamp_min_(0)
+
+    def total_spread(self, mu: Tensor) -> Tensor:
+        """(d,): the same over all classes together, as rows of z sum to one."""
+        return (self.group.squares.sum(dim=0) + self._cross(mu).sum(dim=0)).clamp_min_(0)
+
+    def _cross(self, mu: Tensor) -> Tensor:
+        shifted = mu - self.group.center
+        return shifted * (self.mass * shifted - 2 * self.linear)
 
 
 def start_scores(queries: Images, class_features: Tensor, scale: float, on: str) -> Tensor:
