@@ -35,19 +35,18 @@ class AnchoredClassifier:
         scores = start_scores(queries, text, self.scale, self.on)
         group, z = Group.of(queries.features, scores, self.neighbors), scores.softmax(dim=1)
         common = (group.sums(z).total_spread(text) / len(z)).clamp_min(FLOOR)
-        logits = group.assign(z, group.densities(text, common[None]).add_(scores))
-        ones = torch.ones_like(z[:, :1])
+        mu, variance, ones = text, common[None], torch.ones_like(z[:, :1])
         for _ in range(self.rounds - 1):
-            sums = group.sums(logits.softmax(dim=1))
-            own = torch.zeros_like(text[:, :1]).index_add_(0, logits.argmax(dim=1), ones)
+            z = group.assign(z, group.prior(scores, mu, variance))
+            sums, own = group.sums(z), torch.zeros_like(text[:, :1])
+            own.index_add_(0, z.argmax(dim=1), ones)
             beta = own / (own + self.alpha)
             mu = unit(beta * unit(sums.features) + (1 - beta) * text)
             # Where no query is the class's own, beta is 0, and the sum of z may be as well.
             inside = sums.spread(mu) / sums.mass.clamp_min(FLOOR)
             variance = beta * inside + (1 - beta) * (common + (text - mu).square())
-            prior = group.densities(mu, variance.clamp_min(FLOOR)).add_(scores)
-            logits = group.assign(sums.z, prior)
-        return logits.log_softmax(dim=1)
+            variance = variance.clamp_min(FLOOR)
+        return group.assign(z, group.prior(scores, mu, variance), log=True)
 
     def for_classes(self, vocabulary: Vocabulary) -> AnchoredClassifier:
         """The classifier of other class prompts."""

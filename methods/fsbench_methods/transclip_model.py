@@ -58,25 +58,27 @@ def first_means(group: Group) -> Tensor:
 
 
 def adapt(
-    group: Group, prior: Tensor, mu: Tensor, rounds: int, support: Support | None, gamma: float
+    group: Group, start: Tensor, mu: Tensor, rounds: int, support: Support | None, gamma: float
 ) -> Tensor:
-    """(n, classes): log z after `rounds` rounds from the means `mu` and a last assignment."""
+    """(n, classes): log z after `rounds` rounds from the means `mu` and a last assignment.
+
+    start (n, classes): what is added to log densities and pulls, as the logarithm of y.
+    """
     count, width = group.rows.shape
-    variance = mu.new_full((1, width), 1 / width)
-    logits = group.assign(group.scores.softmax(dim=1), group.densities(mu, variance).add_(prior))
+    z, variance = group.scores.softmax(dim=1), mu.new_full((1, width), 1 / width)
     for _ in range(rounds):
-        sums = group.sums(logits.softmax(dim=1))
+        z = group.assign(z, group.prior(start, mu, variance))
+        sums = group.sums(z)
         if support is None:
-            mu = unit(sums.features / count)
-            variance = sums.total_spread(mu) / count
+            mu = unit(sums.features)
+            spread = sums.total_spread(mu) / count
         else:
             weight = TEMPERATURE * gamma / len(support.labels)
             mu = unit(sums.features / count + weight * support.sums(mu))
             own = (support.features - mu[support.labels]).square().sum(dim=0)
-            variance = (sums.total_spread(mu) / count + weight * own) / (1 + TEMPERATURE * gamma)
-        current = group.densities(mu, variance[None].clamp_min(FLOOR)).add_(prior)
-        logits = group.assign(sums.z, current)
-    return logits.log_softmax(dim=1)
+            spread = (sums.total_spread(mu) / count + weight * own) / (1 + TEMPERATURE * gamma)
+        variance = spread[None].clamp_min(FLOOR)
+    return group.assign(z, group.prior(start, mu, variance), log=True)
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,15 @@ class FewShotClassifier:
         group = Group.of(queries.features, scores, self.neighbors)
         support = Support(self.features, self.labels)
         pulled = support.pull(queries.features, scores.shape[1], self.neighbors)
-        prior = pulled.add_(scores, alpha=0.5)
+        start = pulled.add_(scores, alpha=0.5)
         mu = support.start(first_means(group))
         if self.gamma or not len(self.val_labels):
             gamma = self.gamma or WITHOUT_VALIDATION
-            return adapt(group, prior, mu, self.rounds, support, gamma)
+            return adapt(group, start, mu, self.rounds, support, gamma)
         _, closest = nearest(self.val_features, queries.features, 1)
         best = BestOnValidation(self.val_labels)
         for gamma in GAMMAS:
-            answers = adapt(group, prior, mu, self.rounds, support, gamma)
+            answers = adapt(group, start, mu, self.rounds, support, gamma)
             best.offer(answers[closest[:, 0]], answers)
         return best.kept[0]
 

@@ -8,6 +8,7 @@ d) or (n, n) is held.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from fewshot_bench import Images
 from fsbench_methods.neighbors import Links, nearest_others
 
 STEPS, TEMPERATURE = 5, 50.0
+CELLS = 2**18
+"""Numbers of a block of rows, which stays in a CPU's cache."""
 FLOOR = 1e-8
 """The smallest variance, for queries that are all equal; those of unit features are about 1 / d."""
 
@@ -26,15 +29,15 @@ class Group:
     """Queries that are answered together.
 
     scores (n, classes): logits whose softmax is the first assignment. rows (n, d): features minus
-    their mean `center`, so that products keep their digits, and `squares` of them. links (n, n):
-    (A + A') / 2k, where A has the cosines of each query with the k nearest others, or with all.
+    their mean `center`, so that products keep their digits, and `squares` of them. links: blocks of
+    rows of (A + A') / 2k, where A has the cosines of each query with the k nearest others.
     """
 
     scores: Tensor
     center: Tensor
     rows: Tensor
     squares: Tensor
-    links: Links
+    links: Sequence[Links]
 
     @classmethod
     def of(cls, features: Tensor, scores: Tensor, neighbors: int) -> Group:
@@ -43,21 +46,33 @@ class Group:
         center = features.mean(dim=0)
         rows = features - center
         links = Links.both_ways(cosines / (2 * neighbors), others)
-        return cls(scores, center, rows, rows.square(), links)
+        size = max(1, CELLS // scores.shape[1])
+        return cls(scores, center, rows, rows.square(), links.split(size))
 
-    def assign(self, z: Tensor, prior: Tensor) -> Tensor:
-        """(n, classes): logits of z after five steps z = softmax(prior + links z)."""
-        for _ in range(STEPS):
-            logits = (self.links @ z).add_(prior)
-            z = logits.softmax(dim=1)
-        return logits
-
-    def densities(self, mu: Tensor, variance: Tensor) -> Tensor:
-        """(n, classes): log densities of the queries over the temperature, without constants."""
+    def prior(self, start: Tensor, mu: Tensor, variance: Tensor) -> Tensor:
+        """(n, classes): `start` and log densities over the temperature, but for row constants."""
         precision, shifted = 1 / variance, mu - self.center
         constant = (shifted.square() * precision + variance.log()).sum(dim=1)
-        products = torch.addmm(constant, self.rows, (-2 * shifted * precision).T)
-        return products.add_(self.squares @ precision.T).mul_(-0.5 / TEMPERATURE)
+        prior = torch.addmm(start, self.rows, (shifted * precision / TEMPERATURE).T)
+        if len(precision) > 1:
+            prior.addmm_(self.squares, precision.T, alpha=-0.5 / TEMPERATURE)
+        return prior.sub_(constant / (2 * TEMPERATURE))
+
+    def assign(self, z: Tensor, prior: Tensor, *, log: bool = False) -> Tensor:
+        """(n, classes): z after five steps z = softmax(prior + links z), or its logarithm.
+
+        Overwrites z, as steps write into two tensors in turn.
+        """
+        into = torch.empty_like(z)
+        for left in reversed(range(STEPS)):
+            scale = torch.log_softmax if log and not left else torch.softmax
+            done = 0
+            for links in self.links:
+                block = slice(done, done + len(links.starts) - 1)
+                into[block] = scale((links @ z).add_(prior[block]), dim=1)
+                done = block.stop
+            z, into = into, z
+        return z
 
     def sums(self, z: Tensor) -> Sums:
         """The sums over all queries, weighted by z."""
