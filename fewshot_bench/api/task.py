@@ -136,6 +136,15 @@ class Images(Protocol):
         Views are billed at their cost in both cases.
         """
 
+    def rng(self, name: str) -> torch.Generator:
+        """A new CPU generator for a named random stream of this cell, for use in prediction.
+
+        The same name gives the same stream in every call of `logits`.
+        """
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of `logits` or `answer`; may be called as often as convenient."""
+
 
 @runtime_checkable
 class Shots(Images, Protocol):

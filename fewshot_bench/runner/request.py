@@ -22,6 +22,7 @@ from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
+    ALONE,
     AUTO,
     CLASSES,
     CONDITIONS,
@@ -35,6 +36,7 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
+from fewshot_bench.runner.need import choose_runnable, conditions_of, tell_left_out
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
@@ -82,6 +84,9 @@ class Request:
     exif: str = "ignore"
     published: bool = False
     augment: str = "host"
+    queries: str = ALONE
+    views: int = 1
+    bystanders: str = "none"
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -133,7 +138,8 @@ class Plan:
     datasets: data sets to fit or evaluate on. problems: reasons by data set that cannot be used.
     left_out: reasons by broken method or data set of "all" or a suite, and by data set that a
     `partial` request leaves out. keep_split: where splits
-    made by data sets are kept: in the `store`, or beside the `data`.
+    made by data sets are kept: in the `store`, or beside the `data`. lacking: methods of "all" or a
+    suite that need more than the run allows, and what.
     """
 
     cells: list[RunSpec]
@@ -141,6 +147,7 @@ class Plan:
     problems: dict[str, str]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     keep_split: str = "store"
+    lacking: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def expand(request: Request) -> Plan:
@@ -156,6 +163,10 @@ def expand(request: Request) -> Plan:
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
+    patterns = (EVERY, *plugins.methods.suites())
+    variants = choose_runnable(variants, request, patterns, plan.lacking)
+    if plan.lacking and not variants:
+        raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
@@ -207,7 +218,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **request.others,
+            **{**request.others, **conditions_of(whole, request)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
@@ -368,7 +379,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value)):
+        if name in (*request.others, "views") and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
@@ -390,6 +401,12 @@ def _check_request(request: Request) -> None:
         raise UsageError(
             "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
         )
+    if request.bystanders != CONDITIONS["bystanders"].default:
+        mixed = f"--bystanders {request.bystanders} mixes queries of the new half"
+        if request.classes != ("base",):
+            raise UsageError(f"{mixed} into those of the base half: add --classes base")
+        if request.queries == ALONE:
+            raise UsageError(f"{mixed} in, and each query is alone: add --queries all")
     if NO_CLASSES in request.classes and not request.transfer:
         raise UsageError(
             "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"

@@ -143,7 +143,7 @@ def _compute(
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []
             record, answers = evaluate_within_memory(
-                fitted, cell, session, incidents, interrupted, log
+                fitted, cell, session, incidents, interrupted, log, progress
             )
             if session.models is not None:
                 stated = keep(fitted, cell, session, session.models, incidents)
