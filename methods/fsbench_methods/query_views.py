@@ -24,10 +24,12 @@ CROPS = Augment(interpolation="bilinear")
 
 def in_blocks(queries: Images, count: int, augment: Augment = CROPS) -> Iterator[Tensor]:
     """Unit features (b, count, embed) of consecutive queries, the plain view first."""
-    plain = queries.features
-    for order in torch.arange(len(queries)).split(BLOCK):
+    plain, done = queries.features, 0
+    for order in torch.split(torch.arange(len(queries)), BLOCK):
         crops = queries.views(count - 1, augment, order=order)
-        yield torch.cat([plain[order.to(plain.device)][None], crops]).transpose(0, 1)
+        yield torch.cat([plain[done : done + len(order)][None], crops]).transpose(0, 1)
+        done += len(order)
+        queries.progress(done, len(queries))
 
 
 def by_entropy(logits: Tensor) -> Tensor:
@@ -51,7 +53,8 @@ class ViewClassifier(ABC):
     def score(self, features: Tensor) -> Tensor:
         """Zero-shot logits (..., classes) of unit features (..., embed)."""
         scaled = self.backbone.logit_scale * features.flatten(0, -2)
-        return score_classes(scaled, self.class_features).unflatten(0, features.shape[:-1])
+        scores: Tensor = score_classes(scaled, self.class_features)
+        return scores.view(*features.shape[:-1], -1)
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes); the views of few queries are held at a time."""
