@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.file_texts import show, without_names
+from fewshot_bench.api.file_texts import list_files, show, split_texts, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -106,7 +106,10 @@ class Condition:
     help text and placeholder of the option that selects records. prefix: the start of a value
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too. panel: heading of the option in the help.
+    of CSV and JSON omit it too. panel: heading of the option in the help. refines: the condition
+    without whose default a run resolves the value, so that a reproducing command must state it.
+    proof: the column of `analysis.frame` that is true for records that count in tables of other
+    values, too, if these allow more than they need; empty: none do.
     """
 
     name: str = ""
@@ -127,6 +130,8 @@ class Condition:
     quiet: bool = False
     late: bool = False
     panel: str = "how"
+    refines: str = ""
+    proof: str = ""
 
     @property
     def option_default(self) -> Any:
@@ -141,7 +146,7 @@ class Condition:
     @property
     def resolved(self) -> bool:
         """True if a run resolves the value, so that a reproducing command must state it."""
-        return self.asked is not SAME or self.assumed is not SAME
+        return (self.asked is not SAME and not self.refines) or self.assumed is not SAME
 
     def words_of_command(self, text: str) -> list[str]:
         """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
@@ -154,6 +159,14 @@ class Condition:
         if self.kind is bool:
             return YES_NO[not value]
         return "none" if value is None else str(value)
+
+    def allows(self, allowed: Any, own: Any) -> bool:
+        """True if a cell with the value `own` needs no more than a table of `allowed` gives.
+
+        The default is the least; numbers count in order.
+        """
+        least = own == self.default or (self.kind is int and own < allowed)
+        return own == allowed or (bool(self.proof) and least)
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""
@@ -456,6 +469,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="independent",
     )
     views: int = condition(
         1,
@@ -468,6 +482,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="sees as declared",
     )
     bystanders: str = condition(
         "none",
@@ -479,6 +494,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="independent",
     )
     texts: str = condition(
         BY_TEMPLATES,
@@ -489,6 +505,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="without templates",
     )
     pooling: str = condition(
         POOLING[0],
@@ -497,10 +514,13 @@ class RunSpec(_Derived):
         metavar="WORD",
         words=POOLING,
         option="Of these texts.",
+        asked=None,
+        refines="texts",
         short="pool",
         quiet=True,
         late=True,
         panel="conditions",
+        proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)
     overrides: Options = dataclasses.field(default_factory=dict)
@@ -556,6 +576,7 @@ class RunSpec(_Derived):
         values = self.to_dict()
         for name in ("options", "overrides"):
             values[name] = without_names(values[name])
+        values["texts"] = split_texts(self.texts)[1] or self.texts
         for name in values.keys() - KEYED:
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
@@ -585,9 +606,20 @@ class RunSpec(_Derived):
         return self._once("_label", lambda: method_label(self.method, self.overrides))
 
     @property
+    def files(self) -> list[str]:
+        """The files that it states, as `store/kept_files.py` takes them."""
+        return list_files(self.options, self.texts)
+
+    @property
     def skipped(self) -> int:
         """The number of left-out damaged or missing images."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
+
+    def lend(self, **allowed: Any) -> RunSpec:
+        """The cell as it counts in a table that allows these conditions, with its own key."""
+        lent = dataclasses.replace(self, **allowed)
+        object.__setattr__(lent, "_key", self.key())
+        return lent
 
     def describe(self) -> str:
         """One line that names the cell."""
@@ -623,6 +655,17 @@ def _defaults() -> Mapping[str, Any]:
 
 # The conditions of a run by name, in the order in which tables show them.
 CONDITIONS = list_conditions(RunSpec)
+
+
+def words_of_conditions(texts: Mapping[str, str]) -> list[str]:
+    """The `fsbench run` arguments that set conditions, given as texts by name."""
+    words = []
+    for name, text in texts.items():
+        about = CONDITIONS[name]
+        outer = texts.get(about.refines, "")
+        stated = bool(outer) and outer != CONDITIONS[about.refines].default
+        words += [option_name(name), text] if stated else about.words_of_command(text)
+    return words
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from fewshot_bench.api.spec import (
     ALL_SHOTS,
     ALONE,
     AUTO,
+    BY_TEMPLATES,
     CLASSES,
     CONDITIONS,
     DEFAULT_STORE,
@@ -37,6 +38,7 @@ from fewshot_bench.api.spec import (
     RunSpec,
 )
 from fewshot_bench.runner.need import choose_runnable, conditions_of, tell_left_out
+from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
@@ -87,6 +89,8 @@ class Request:
     queries: str = ALONE
     views: int = 1
     bystanders: str = "none"
+    texts: str = BY_TEMPLATES
+    pooling: str | None = None
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -159,12 +163,15 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)
+    texts = ChosenTexts.of(request.texts, request.pooling)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
-    patterns = (EVERY, *plugins.methods.suites())
-    variants = choose_runnable(variants, request, patterns, plan.lacking)
+    # The methods of `all` and of suites are registered, and not asked for by their names.
+    named = {method if isinstance(method, str) else method.method for method in request.methods}
+    named |= {variant.method for variant in variants} - {*plugins.methods.entries}
+    variants = choose_runnable(variants, request.conditions(), texts, named, plan.lacking)
     if plan.lacking and not variants:
         raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
@@ -181,6 +188,8 @@ def expand(request: Request) -> Plan:
     evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
     if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
+    if any(map(texts.describe, variants)):
+        texts.check(plan.datasets)
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks: dict[tuple[str, int, int], str] = {}
@@ -218,7 +227,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **{**request.others, **conditions_of(whole, request)},
+            **{**request.others, **conditions_of(whole, request.conditions(), texts)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [

@@ -222,6 +222,14 @@ PROMPTSRC = Paper(
     url=f"{_ARXIV}/2307.06948",
     code=f"{_GITHUB}/muzairkhattak/PromptSRC",
 )
+STATA = Paper(
+    "Realistic Test-Time Adaptation of Vision-Language Models",
+    ("Maxime Zanella", "Clément Fuchs", "De Vleeschouwer, Christophe", "Ben Ayed, Ismail"),
+    2025,
+    venue="CVPR",
+    url=f"{_ARXIV}/2501.03729",
+    code=f"{_GITHUB}/MaxZanella/StatA",
+)
 TASKRES = Paper(
     "Task Residual for Tuning Vision-Language Models",
     ("Tao Yu", "Zhihe Lu", "Xin Jin", "Zhibo Chen", "Xinchao Wang"),
@@ -271,6 +279,14 @@ TPT = Paper(
     url=f"{_ARXIV}/2209.07511",
     code=f"{_GITHUB}/azshue/TPT",
 )
+TRANSCLIP = Paper(
+    "Boosting Vision-Language Models with Transduction",
+    ("Maxime Zanella", "Benoît Gérin", "Ben Ayed, Ismail"),
+    2024,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2406.01837",
+    code=f"{_GITHUB}/MaxZanella/transduction-for-vlms",
+)
 TWO_STAGES = Paper(
     "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages",
     ("Matteo Farina", "Massimiliano Mancini", "Giovanni Iacca", "Elisa Ricci"),
@@ -317,6 +333,8 @@ ZERO = Paper(
 # What each registered method cites.
 OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "zero-shot": CLIP,
+    "transclip": TRANSCLIP,
+    "stata": STATA,
     "linear-probe": (*CLIP, COOP),
     "tip-adapter": TIP_ADAPTER,
     "tip-adapter-f": TIP_ADAPTER,

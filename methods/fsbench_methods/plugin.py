@@ -14,14 +14,16 @@ def register_methods(register: Callable[..., None]) -> None:
 
     fast: trains at most heads and adapters behind frozen encoders. prompts: trains contexts of text
     prompts. adapters: trains modules behind or inside the encoders. deep: trains tokens, modules or
-    weights inside the encoders. test-time: adapts to views or to the stream of queries. seed-paper:
-    rows of Table 3 of CLIP-LoRA's paper.
+    weights inside the encoders. transductive: answers queries together. test-time: adapts to views
+    of a query, or to a stream of them. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:
         register(name, f"fsbench_methods.{target}", suites=suites, paper=OF_METHOD[name])
 
     add("zero-shot", "zero_shot:ZeroShot", "fast", "seed-paper")
+    add("transclip", "transclip:TransClip", "transductive")
+    add("stata", "stata:StatA", "transductive")
     add("linear-probe", "linear_probe:LinearProbe", "fast")
     add("tip-adapter", "tip_adapter:TipAdapter", "fast")
     add("tip-adapter-f", "tip_adapter:TipAdapterF", "fast", "adapters", "seed-paper")
