@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
+from fewshot_bench.analysis.lending import LENT, list_proved
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
@@ -34,11 +35,12 @@ class Matches:
         self.wanted = wanted
         self.backbone = backbone
         self._records: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
-        for record in records:
+        chosen = [record for record in records if not record.spec.target]
+        self._proved = list_proved(chosen)
+        for record in chosen:
             spec = record.spec
-            if not spec.target:
-                key = spec.method, canonical_json(spec.options), spec.dataset, spec.classes
-                self._records[key].append(record)
+            key = spec.method, canonical_json(spec.options), spec.dataset, spec.classes
+            self._records[key].append(record)
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
@@ -69,30 +71,41 @@ class Matches:
             own = _describe_own_data(spec)
             is_crossed = not own and spec.split_seed != spec.train_seed
             is_asked = is_crossed or spec.train_seed in self.wanted.seeds
-            if (is_asked and spec.shots == cell.shots) if cell.setting.random else not is_crossed:
+            if (is_asked and spec.shots == cell.run[1]) if cell.setting.random else not is_crossed:
                 yield record, own or (CROSSED if is_crossed else self._compare(spec, cell))
 
     def _compare(self, spec: RunSpec, cell: Cell) -> str:
         """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
         installed = cell.variant.version if cell.variant else ""
         # All papers have the default values of the other conditions.
-        expected = {name: about.default for name, about in CONDITIONS.items()} | {
-            "backbone": self.backbone,
-            "precision": self.wanted.precision,
-            "limit": self.wanted.limit,
-            "protocol": cell.setting.protocol,
-            "val": cell.val,
-            "prompts": cell.prompts,
-            "method_version": self.wanted.versions.get(cell.setting.method, installed),
-        }
+        defaults = {name: about.default for name, about in CONDITIONS.items()}
+        expected = (
+            defaults
+            | cell.number.conditions
+            | {
+                "backbone": self.backbone,
+                "precision": self.wanted.precision,
+                "limit": self.wanted.limit,
+                "protocol": cell.setting.protocol,
+                "val": cell.val,
+                "prompts": cell.prompts,
+                "method_version": self.wanted.versions.get(cell.setting.method, installed),
+            }
+        )
         ignored = {"device", "weights", "revision", "published"}
         if not cell.setting.random:
             # If nothing is drawn, the sampling does not matter.
             ignored |= {"protocol", "val"}
+        # What needs less than the cell allows counts as in a table.
+        proved = self._proved[spec.key()]
+        ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
+        # Published rows do not state the digest of a file of texts.
+        own = {name: getattr(spec, name) for name in expected}
+        own["texts"] = own["texts"].partition("@")[0]
         return ", ".join(
-            f"{name.replace('_', ' ')} {getattr(spec, name)}"
+            f"{name.replace('_', ' ')} {own[name]}"
             for name, value in expected.items()
-            if name not in ignored and getattr(spec, name) != value
+            if name not in ignored and own[name] != value
         )
 
 
