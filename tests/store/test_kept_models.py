@@ -256,7 +256,7 @@ def test_a_kept_model_has_the_views_and_random_numbers_of_its_cell(
     model = model_folder(tmp_path, record.spec.key())
     done = fsbench("evaluate", model, "-d", f"folder:{photos}", *place)
     assert done.code == 0, done
-    (evaluated,) = fb.load(tmp_path / "evaluated").records
+    (evaluated,) = fb.load(tmp_path / "evaluated")
     assert (evaluated.spec.views, evaluated.metrics["top1"]) == (8, record.metrics["top1"])
 
 
