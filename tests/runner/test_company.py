@@ -14,6 +14,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.need import tell_left_out
+from fewshot_bench.runner.preflight import compute_needs
 from fewshot_bench.runner.request import Plan, expand
 from fewshot_bench.store.answer_files import load
 from fewshot_bench.store.predictions import Outcomes
@@ -191,6 +192,15 @@ def test_a_cell_holds_what_its_method_needs() -> None:
     assert [cell.bystanders for cell in cells] == ["none", "new"]
     (views,) = plan(f"{FILE}:ManyViews", views=64, queries="all").cells
     assert (views.views, views.queries) == (8, "alone")
+
+
+def test_views_of_queries_are_among_what_a_run_needs() -> None:
+    needs = []
+    for views in (1, 8):
+        asked = plan(f"{FILE}:{'ManyViews' if views > 1 else 'MeanShift'}", queries="all", views=8)
+        needs.append(compute_needs(asked.cells, asked.datasets))
+    before, after = (need.rows["views"] for need in needs)
+    assert after - before == 7 * needs[0].rows["test images"]
 
 
 def test_a_pattern_leaves_out_what_the_run_does_not_allow() -> None:
