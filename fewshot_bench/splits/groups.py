@@ -133,7 +133,7 @@ def describe_groups(queries: str, groups: Sequence[Group], labels: Sequence[int]
 
 
 def _range(numbers: Sequence[int]) -> list[int]:
-    return [min(numbers), median_low(numbers), max(numbers)] if numbers else []
+    return [min(numbers), median_low(numbers), max(numbers)]
 
 
 def number_groups(queries: str, groups: Sequence[Group], count: int) -> list[int]:

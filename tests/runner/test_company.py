@@ -134,6 +134,9 @@ def test_outcomes_know_the_groups_with_and_without_their_cache(tmp_path: Path) -
     record = run(tmp_path, SHIFT, queries="batch-64", limit=100)
     alone = run(tmp_path, "zero-shot", limit=100)
     expected = stored(tmp_path, record).answers.groups
+    results = fb.load(tmp_path)
+    assert (results.predictions(record).to_frame()["group"] == expected).all()
+    assert "group" not in results.predictions(alone).to_frame()
     for _ in range(2):
         outcomes = Outcomes(Store(tmp_path))
         outcomes.prepare([record, alone])
