@@ -149,7 +149,7 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     own = {key: sum(id(r) in there for r in part["record"]) for key, part in parts.items()}
     ordered = sorted(
         ((key, part) for key, part in parts.items() if own[key]),
-        key=lambda item: (-own[item[0]], item[0]),
+        key=lambda item: (-own[item[0]], [_place(*pair) for pair in item[0]]),
     )
     names = [_names(part) for _, part in ordered]
     every = frozenset[str]().union(*names)
@@ -255,7 +255,7 @@ def merge(made: Sequence[Made[Shown]], display: Display, form: str) -> list[Made
         if not tables:
             merged.append(Made(own[0].block, None, own[0].refusal))
             continue
-        own.sort(key=lambda part: _place(part.block, stack))
+        own.sort(key=lambda part: _place(stack, part.block.conditions.get(stack, "")))
         titles = [part.block.conditions.get(stack, "") for part in own]
         is_clear = len(set(titles)) == len(titles)
         titled = [
@@ -276,12 +276,11 @@ def _title(part: Made[Shown], stack: str) -> str:
     return renamed.get(value, f"{stack} {value}" if value and stack in LENT else value)
 
 
-def _place(block: Block, stack: str) -> tuple[int, str]:
-    """Sort key of a block among those that it is stacked with: least first, else by text."""
-    value = block.conditions.get(stack, "")
-    words = CONDITIONS[stack].words if stack in LENT else ()
-    number = int(value) if stack in LENT and value.isdigit() else 0
-    return words.index(value) if value in words else number, value
+def _place(name: str, value: str) -> tuple[str, int, str]:
+    """Sort key of a condition's value: what allows less first, else by text."""
+    words = LENT[name].words if name in LENT else ()
+    number = int(value) if name in LENT and value.isdigit() else 0
+    return name, words.index(value) if value in words else number, value
 
 
 def _add_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:
