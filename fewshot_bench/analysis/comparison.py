@@ -134,7 +134,7 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     data = frame(records)
     parts = {} if mixed else dict(_parts(data))
     if len(parts) < 2:
-        return [Block({}, data)]
+        return [Block({}, next(iter(parts.values()), data))]
     texts: defaultdict[str, set[str]] = defaultdict(set)
     for key in parts:
         for name, value in key:
@@ -166,8 +166,12 @@ def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
     """
     names = [name for name, texts in values_of(data).items() if len(texts) > 1]
     lending = [name for name in names if name in LENT]
+    refining = any(LENT[name].refines for name in lending)
     for alike in _split(data, [name for name in names if name not in lending]):
         for part in _split(alike, lending):
+            if refining and all(record.less for record in part["record"]):
+                # The pooling of texts that nobody here reads: they stand beside those who do.
+                continue
             spec = part["record"].iloc[0].spec
             key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
             if lending:
