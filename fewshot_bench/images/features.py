@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -143,10 +144,14 @@ class ImageView:
     """Unlabeled images for a method (see `fewshot_bench.Images`).
 
     order: numbers of its images in `source`. Encodings are billed to `phase`. batch: actual batch
-    size for a requested one. seed: for the images' own augmented views.
+    size for a requested one. seed: for the images' own augmented views. scores: (images of
+    `source`, classes) of another method.
     """
 
-    __slots__ = ("_batch", "_made_with", "_order", "_phase", "_seed", "_source", "_store")
+    __slots__ = (
+        *("_batch", "_made_with", "_order", "_phase", "_scores", "_seed", "_source"),
+        "_store",
+    )
 
     def __init__(
         self,
@@ -157,6 +162,7 @@ class ImageView:
         order: list[int],
         batch: Callable[[int], int],
         seed: int,
+        scores: np.ndarray | None = None,
     ) -> None:
         self._source = source
         self._store = store
@@ -165,6 +171,7 @@ class ImageView:
         self._order = order
         self._batch = batch
         self._seed = seed
+        self._scores = scores
 
     def __len__(self) -> int:
         return len(self._order)
@@ -245,6 +252,16 @@ class ImageView:
     def features(self) -> Tensor:
         """(n, width) unit-length features of the frozen backbone."""
         return F.normalize(self.raw_features, dim=-1)
+
+    @property
+    def scores(self) -> Tensor:
+        """(n, classes) logits of the method that this one is on top of; see `Images.scores`."""
+        if self._scores is None:
+            raise ContractError(
+                "queries.scores: this method is on top of none; expected its option `on` to name "
+                "one, such as on='clip-lora' (docs/plugins.md)"
+            )
+        return torch.from_numpy(self._scores[self._order]).to(self._source.backbone.device)
 
     def views(
         self,
@@ -403,11 +420,12 @@ def image_view(
     labeled: bool = False,
     batch: Callable[[int], int] = int,
     seed: int = 0,
+    scores: np.ndarray | None = None,
 ) -> ImageView:
     """A view on `source` in `order` (default: as listed), a `ShotsView` if it is `labeled`."""
     listed = order if order is not None else list(range(len(source)))
     kind = ShotsView if labeled else ImageView
-    return kind(source, store, meter, phase, listed, batch, seed)
+    return kind(source, store, meter, phase, listed, batch, seed, scores)
 
 
 @contextmanager

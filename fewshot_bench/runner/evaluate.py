@@ -22,7 +22,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.api.paper import entries_of
-from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
+from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
@@ -42,7 +42,7 @@ from fewshot_bench.runner.fit import (
     seed_of,
 )
 from fewshot_bench.runner.isolation import guard
-from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.session import Answered, Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolate
@@ -73,10 +73,6 @@ class QueryBatches:
         return smaller
 
 
-# A record without its metrics, and (queries, classes) logits in their order.
-Answered = tuple[Record, np.ndarray]
-
-
 def evaluate(
     fitted: Fitted,
     cell: Cell,
@@ -105,7 +101,7 @@ def evaluate(
         if are_probabilities(answers):
             text = "logits() returned probabilities: nll, brier and ece take the softmax of them"
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
-        answers = np.ascontiguousarray(answers[:, columns])
+        scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
         verdict = Verdict() if session.raises else _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
@@ -135,14 +131,30 @@ def evaluate(
     record = Record(
         spec=spec,
         status="done",
-        footprint=footprint,
+        footprint=_add(footprint, cell.below.record.footprint) if cell.below else footprint,
         timings=meter.timings(),
-        environment=environment_of(fitted.backbone, spec.method),
+        environment=environment_of(fitted.backbone, spec.method)
+        | {"code": registry().code_of(spec)},
         notes=fitted.context.notes,
         curves=fitted.curves,
         incidents=tuple(incidents),
     )
-    return record, answers
+    return Answered(record, answers, scores, meter)
+
+
+def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """The footprint of a fit, with what that of the method below has trained and chosen."""
+    own, chosen, below = dict(footprint), footprint["selection"], inner["selection"]
+    for name in ("trained", "steps", "stored"):
+        parts = own[name], inner[name]
+        own[name] = None if None in parts else sum(parts)
+    if own["trained"] is None:
+        own["trained_source"] = NOT_OBSERVED
+    own["selection"] = {
+        "configurations": chosen["configurations"] + below["configurations"],
+        "labels": max(chosen["labels"], below["labels"]),
+    }
+    return own | {"peak_memory_mb": max(own["peak_memory_mb"], inner["peak_memory_mb"])}
 
 
 def evaluate_within_memory(
@@ -207,7 +219,13 @@ def _answer(
     fitted_space, asked = fitted.cell.lists.fitted, cell.lists.evaluated
     source = session.source(cell.lists.queries, cell.spec)
     queries = image_view(
-        source, session.features, meter, phase="encode_queries", order=order, batch=batch
+        source,
+        session.features,
+        meter,
+        phase="encode_queries",
+        order=order,
+        batch=batch,
+        scores=cell.below and cell.below.scores,
     )
     count = len(queries)
     with meter.phase("predict"), torch.no_grad():

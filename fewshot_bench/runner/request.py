@@ -35,7 +35,14 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
+from fewshot_bench.runner.variants import (
+    Configured,
+    Option,
+    PublishedVariants,
+    Variant,
+    expand_methods,
+    find_inner,
+)
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -152,6 +159,10 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)
+    inner = {
+        (v.method, str(v.options.get("on"))): find_inner(v, plugins, request.store)
+        for v in variants
+    }
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
@@ -229,7 +240,23 @@ def expand(request: Request) -> Plan:
             for target, revision in evaluated.items()
             if target != name
         ]
+    plan.cells = [
+        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose)
+        for cell in plan.cells
+    ]
     return plan
+
+
+def _put_on(
+    cell: RunSpec, inner: Variant | None, choose: Callable[[Variant, FitSetting], Variant]
+) -> RunSpec:
+    """The cell on top of another method, of the same task and conditions."""
+    if inner is None:
+        return cell
+    inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
+    options = {"options": dict(inner.options), "overrides": dict(inner.overrides)}
+    names = {"method": inner.method, "method_version": inner.version}
+    return dataclasses.replace(cell, inner=names | options)
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:
@@ -241,10 +268,11 @@ def _in_store(method: str | Configured, store: Path) -> str | Configured:
     if not isinstance(method, str) or is_meant(method):
         return method
     methods = registry().methods
-    if method in methods.entries or method in (EVERY, *methods.suites()):
+    name, bracket, options = method.partition("[")
+    if name in methods.entries or name in (EVERY, *methods.suites()):
         return method
-    found = find_named(store, method)
-    return found.reference if found else method
+    found = find_named(store, name)
+    return f"{found.reference}{bracket}{options}" if found else method
 
 
 def _open_all(
