@@ -44,9 +44,9 @@ PUBLIC = {
     "fewshot_bench.training": (
         *("BestOnValidation", "Encoders", "EpochLearner", "Learned", "LinearClassifier", "Loss"),
         *("PromptBatch", "PromptLearner", "StepLearner", "by_shots", "cosine", "epoch_views"),
-        *("linear_start", "minibatches", "momentum_sgd", "require"),
-        *("require_choices", "require_not_negative", "require_positive", "step_on"),
-        *("steps_per_epoch", "template_features", "train_epochs", "unit"),
+        *("linear_start", "minibatches", "momentum_sgd", "raw_class_features", "require"),
+        *("require_choices", "require_not_negative", "require_positive", "score_classes"),
+        *("step_on", "steps_per_epoch", "text_samples", "train_epochs", "unit"),
     ),
 }
 # Modules whose names may change with any release: their first sentence says so.

@@ -571,11 +571,18 @@ class Backbone(Protocol):
         tower); UnsupportedBackboneError if there is neither an image tower nor a projection tower.
         """
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """(n, embed_dim) raw float32 features of prompts, without gradients."""
+    def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:
+        """(n, embed_dim) raw float32 features of prompts, without gradients.
+
+        cut: read the start of a text that is longer than the encoder reads; else it is an error.
+        """
 
     def class_features(self, task: Vocabulary) -> Tensor:
-        """(classes, embed_dim) unit-length: normalized mean of unit features over templates."""
+        """(classes, embed_dim) unit-length: normalized mean of unit features over templates.
+
+        With `task.texts`: over the texts of each class, pooled as `task.pooling` says, which for
+        `mean` is not of unit length and for `max` (classes, texts, embed_dim).
+        """
 
     def image_tower(self) -> ImageTower:
         """Functional image encoder; UnsupportedBackboneError unless it is a plain ViT."""

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.paper import Paper, as_papers
-from fewshot_bench.utils.errors import ContractError, one_of, texts
+from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_number
 
 OTHER_TEXTS = "other texts"
 # What `at_test` says of a method whose logits for a query depend on the other ones.
 OTHER_QUERIES = "other queries"
+# Whom a method answers a query with: nobody, its own views, its group, those before it.
+SEES = ("query", "views", "batch", "stream")
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # The schedule of a method without training.
 UNTRAINED = "none"
@@ -149,6 +151,9 @@ class MethodCard:
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
         Contains `other queries` if the logits for a query depend on the other ones.
+    sees: whom a query is answered with, one of `SEES`: nobody (`query`), more encoded `views` of
+        it, the whole group of queries that `logits` gets (`batch`), those before it (`stream`).
+    views_per_query: most encoded views of a query, the plain one included.
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.
@@ -166,6 +171,8 @@ class MethodCard:
     schedule: str
     text: str = "templates"
     at_test: str = ""
+    sees: str = "query"
+    views_per_query: int = 1
     official: Mapping[str, str] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     family: str = ""
@@ -184,6 +191,8 @@ class MethodCard:
         if self.cost:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
+        one_of("MethodCard.sees", self.sees, SEES)
+        whole_number("MethodCard.views_per_query", self.views_per_query, 1)
         where, expected = "MethodCard.published", "a tuple of Published"
         _refuse_other(where, self.published, tuple, expected, Published)
 

@@ -28,7 +28,7 @@ KEPT_LOGITS = ("all", "top", "none")
 # The engines of this machine: in workers, and in the process that asks.
 LOCAL, HERE = "local", "here"
 # Headings of `fsbench run --help`.
-PANELS = ("what", "how", "where", "output", "advanced")
+PANELS = ("what", "how", "conditions", "where", "output", "advanced")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _condition(about: Condition) -> RunOption:
         "word" if about.words and not about.resolved else kind,
         about.option,
         about.option_default,
-        metavar=about.metavar if kind == "limit" else "",
+        metavar=about.metavar if kind == "limit" or len(about.words) > 3 else "",
         words=about.words,
         least=about.least,
         filter=about.filter,
@@ -144,7 +144,6 @@ _TRANSFER = RunOption(
     (),
     names="names of data sets",
 )
-_OWN = "Own class names: one per line, or JSON or YAML."
 _DEVICES = RunOption(
     "devices",
     "names",
@@ -156,23 +155,27 @@ _DEVICES = RunOption(
 )
 _JOBS = "Workers on each device (default: by the backbone)."
 _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
-_HANG = "Silence that ends one (600)."
-_LEASE = "Life of a dead claim (60)."
-_BUDGET = "Disk for features (half of the free)."
+_HANG = "Its longest silence (600)."
+_LEASE = "Of a claim (60)."
+_BUDGET = "Disk for features (half the free)."
 _STEP = "Training steps."
 _SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
-    ("what", "plan"): (
-        *(_METHODS, _DATASETS, _SHOTS, _SEEDS, _OPTIONS, _CLASSES, _TRANSFER),
-        RunOption("classnames", "own", _OWN, metavar="FILE"),
-        RunOption("templates", "texts", "Own prompt with {}, or a file of prompts.", ()),
-        RunOption("holdout", "share", "Share of own images held out for testing.", metavar="SHARE"),
+    ("what", "plan"): (*(_METHODS, _DATASETS, _SHOTS, _SEEDS, _OPTIONS, _CLASSES, _TRANSFER),),
+    ("conditions", "plan"): (
+        RunOption("classnames", "own", "A file of own names.", metavar="FILE"),
+        RunOption("templates", "texts", "Own prompt with {}, or a file.", (), metavar="TEXT"),
+        RunOption("holdout", "share", "Of own images, for testing.", metavar="SHARE"),
     ),
-    ("how", "condition"): tuple(_condition(about) for about in CONDITIONS.values() if about.option),
-    ("how", "plan"): (
-        RunOption("split_seed", "number", "One support set for all seeds (default: the seed)."),
-    ),
+    **{
+        (panel, "condition"): tuple(
+            _condition(about)
+            for about in CONDITIONS.values()
+            if about.option and about.panel == panel
+        )
+        for panel in ("how", "conditions")
+    },
     ("where", "engine"): (
         RunOption("store", "store", "Folder of results.", DEFAULT_STORE, metavar="DIR"),
         RunOption("engine", "text", "What runs cells (fsbench list engines).", LOCAL),
@@ -185,19 +188,20 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ),
     ("output", "call"): (_flag("dry_run", "Check, count and estimate hours; run nothing."),),
     ("advanced", "call"): (
-        _flag("force", "Compute done cells again."),
-        _flag("retry_failed", "Compute failed cells."),
+        _flag("force", "Done cells again."),
+        _flag("retry_failed", "Failed cells, too."),
         _flag("keep_stale", "Keep old results."),
         _flag("traceback", "Whole tracebacks."),
         RunOption("verbose", "repeats", "Prints, live.", 0, short="v"),
     ),
     ("advanced", "plan"): (
-        _flag("skip_damaged", "Leave out unusable images."),
+        RunOption("split_seed", "number", "One for all seeds."),
+        _flag("skip_damaged", "Leave out bad images."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
         RunOption(
-            *("threads", "count", "CPU threads per worker."),
+            *("threads", "count", "Per worker."),
             metavar="N",
             least=1,
             most=MOST_THREADS,

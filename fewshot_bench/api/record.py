@@ -167,7 +167,7 @@ class Record:
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
         it is not built in), `metered` (false if the method took `backbone.module`, whose work
         nothing counts),
-        `depends_on_queries` and `query_gap` (`runner.evaluate.ask_again`).
+        `depends_on_queries` and `query_gap` (`runner.verification.ask_again`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
     curves: `steps` and `values` of each series that the fit logged (`loss`, `rate` ...), thinned;

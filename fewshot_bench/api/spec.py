@@ -106,7 +106,7 @@ class Condition:
     help text and placeholder of the option that selects records. prefix: the start of a value
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too.
+    of CSV and JSON omit it too. panel: heading of the option in the help.
     """
 
     name: str = ""
@@ -126,6 +126,7 @@ class Condition:
     assumed: Any = SAME
     quiet: bool = False
     late: bool = False
+    panel: str = "how"
 
     @property
     def option_default(self) -> Any:
@@ -255,6 +256,16 @@ EXIF = ("ignore", "rotate")
 # Where crops are cut: on the host by Pillow, or on the device by torch.
 AUGMENT = ("host", "device")
 CLASSES = ("all", "base", "new")
+# Who may be used besides a query: nobody, the whole test list, batches of it, those before it.
+ALONE = "alone"
+QUERIES = (
+    *(ALONE, "all", "batch-64", "batch-1000", "batch-64-k2-10"),
+    *("stream", "stream-g0.01", "stream-classes"),
+)
+# What describes a class where no file of texts does, and how its texts become one vector.
+BY_TEMPLATES = "templates"
+POOLING = ("unit-mean", "mean", "max")
+BYSTANDERS = ("none", "new")
 # Option value of a run that evaluates only on other data sets; no cell has it.
 NO_CLASSES = "none"
 # Resolved by the run: the backbone from the data sets, the precision from the device.
@@ -330,7 +341,10 @@ class RunSpec(_Derived):
     `templates`, `holdout`, and `skipped`: data set to the ids of its left-out damaged images.
     `exif`: rotate images by their EXIF orientation or ignore it. `published`: options are those of
     the authors for this data set and shots; `overrides` are then what the user named. `augment`:
-    training crops are cut on the host by Pillow, or on the device by torch. `picks` is
+    training crops are cut on the host by Pillow, or on the device by torch. `queries`: who may be
+    used besides a query; `views`: most encoded views of one; `bystanders`: queries of classes
+    outside the list among them; `texts`, `pooling`: what describes a class. Of these a cell has
+    what its method needs, not what the run allows. `picks` is
     the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
     `inner`: of a method on top of another, the fields in which the cell of that one differs.
 
@@ -344,7 +358,7 @@ class RunSpec(_Derived):
     train_seed: Count
     protocol: str = condition(
         "coop",
-        "sampling protocol",
+        "sampling",
         registered=True,
         asked="fair",
         option=f"{' (default), '.join(PRESETS)}, {{words}}",
@@ -352,11 +366,11 @@ class RunSpec(_Derived):
     )
     val: str = condition(
         "min4",
-        "validation policy",
+        "validation",
         title="validation policy",
         registered=True,
         asked=None,
-        option="Validation policy: {words} (default: protocol's).",
+        option="Validation: {words}.",
         short="val",
         signed=True,
     )
@@ -366,7 +380,7 @@ class RunSpec(_Derived):
         title="prompt set",
         words=tuple(TEMPLATE_SETS),
         asked=None,
-        option="Prompts: {words} (default: protocol's).",
+        option="Prompts: {words}.",
         short="tpl",
         signed=True,
     )
@@ -381,54 +395,115 @@ class RunSpec(_Derived):
         "precision",
         words=PRECISIONS,
         asked=AUTO,
-        option="fp32, bf16 or fp16; auto: fp32 on a CPU.",
+        option="{words} or auto.",
         short="p",
         signed=True,
     )
     device: str = condition("cpu", "device", short="dev", assumed="")
     limit: int | None = condition(
         None,
-        "limit on queries",
+        "most queries",
+        title="limit on queries",
         metavar="N|none",
         kind=int,
         least=1,
-        option="Evaluate on at most N test images (marked in tables).",
+        option="Most test images.",
+        panel="conditions",
         short="lim",
         quiet=True,
     )
-    weights: str = condition("", "weights of the backbone", metavar="PREFIX", prefix=True)
+    weights: str = condition("", "weights", metavar="PREFIX", prefix=True)
     exif: str = condition(
         "ignore",
-        "ignore EXIF, or rotate by it",
+        "EXIF",
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
-        option="Rotate images by EXIF, or not.",
+        option="EXIF orientations.",
+        panel="conditions",
         short="exif",
         quiet=True,
         late=True,
     )
     published: bool = condition(
         False,
-        "published values, or one setting for all data sets",
+        "authors' values",
         metavar="yes|no",
         title="published values",
         kind=bool,
-        option="The authors' values per data set and shots (fsbench show METHOD).",
+        option="Authors' values.",
+        panel="conditions",
         short="pub",
         quiet=True,
         late=True,
     )
     augment: str = condition(
         "host",
-        "where crops are cut",
+        "crops",
         metavar="WORD",
         title="place of augmentation",
         words=AUGMENT,
-        option="Cut crops by Pillow, or by torch on the device.",
+        option="Where crops are cut.",
+        panel="conditions",
         short="aug",
         quiet=True,
         late=True,
+    )
+    queries: str = condition(
+        ALONE,
+        "company of a query",
+        metavar="WORD",
+        words=QUERIES,
+        option="Company of a query: alone, all, batch-64, stream ...",
+        short="q",
+        quiet=True,
+        late=True,
+        panel="conditions",
+    )
+    views: int = condition(
+        1,
+        "views of a query",
+        metavar="N",
+        kind=int,
+        least=1,
+        option="Of a query.",
+        short="views",
+        quiet=True,
+        late=True,
+        panel="conditions",
+    )
+    bystanders: str = condition(
+        "none",
+        "others among them",
+        metavar="WORD",
+        words=BYSTANDERS,
+        option="Others among base queries.",
+        short="by",
+        quiet=True,
+        late=True,
+        panel="conditions",
+    )
+    texts: str = condition(
+        BY_TEMPLATES,
+        "texts of a class",
+        metavar="NAME",
+        option="FILE of texts per class, or waffle.",
+        short="txt",
+        quiet=True,
+        late=True,
+        panel="conditions",
+    )
+    pooling: str = condition(
+        POOLING[0],
+        "their pooling",
+        title="pooling of texts",
+        metavar="WORD",
+        words=POOLING,
+        option="Of these texts.",
+        short="pool",
+        quiet=True,
+        late=True,
+        panel="conditions",
     )
     options: Options = dataclasses.field(default_factory=dict)
     overrides: Options = dataclasses.field(default_factory=dict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.spec import ALL_SHOTS, per_class
-from fewshot_bench.utils.errors import number_range, probability
+from fewshot_bench.utils.errors import ContractError, number_range, probability
 
 if TYPE_CHECKING:
     import torch
@@ -177,18 +177,38 @@ class Shots(Images, Protocol):
         """(n,) int64 class indices into `Task.classnames`."""
 
 
+# How several texts of a class become its score: by their mean at unit length, by their mean (by
+# which scattered texts score lower), or by the text that is closest to the image.
+POOLINGS = ("unit-mean", "mean", "max")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """The label space: class names (index = label) and prompt templates.
+    """The label space: class names (index = label), and what describes the classes.
+
+    texts: the texts of each class, in the order of `classnames`, in place of the prompts of
+    `templates` (`--texts`); empty in a run with prompts. pooling: how they are pooled, one of
+    `POOLINGS`.
 
     >>> Vocabulary(("cat",), ("a photo of a {}.",)).prompts("a photo of a {}.")
     """
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...] = field(default=(), kw_only=True)
+    pooling: str = field(default="unit-mean", kw_only=True)
 
     def prompts(self, template: str) -> list[str]:
-        """One prompt per class; underscores in class names become blanks."""
+        """One prompt per class; underscores in class names become blanks.
+
+        ContractError in a run with `--texts`, whose classes no template describes.
+        """
+        if self.texts:
+            raise ContractError(
+                "prompts were asked for in a run with --texts: expected class features "
+                "(backbone.class_features) or texts; or give the method a reason in the class "
+                "attribute cannot_take_texts"
+            )
         return [template.replace("{}", name.replace("_", " ")) for name in self.classnames]
 
 

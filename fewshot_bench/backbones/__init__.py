@@ -24,6 +24,7 @@ from fewshot_bench.api.backbone import (
     TextTower,
     Tokens,
 )
+from fewshot_bench.api.text_features import pool_class_features
 from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.utils.devices import fewer_kernels, free_bytes
 
@@ -47,4 +48,5 @@ __all__ = [
     "fewer_kernels",
     "free_bytes",
     "papers_of_weights",
+    "pool_class_features",
 ]

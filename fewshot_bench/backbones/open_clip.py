@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Edits, ImageTower, TextTower
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.api.text_features import pool_class_features
 from fewshot_bench.backbones.checksums import checksums
 from fewshot_bench.backbones.pooled_tower import PooledTower, read_pooled_tower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
@@ -234,27 +235,24 @@ class OpenClipBackbone:
                 features = self.projection_tower().encode(pixels, edits=Edits(projected=False))
         return features.float()
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+    def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:
         """(n, embed_dim) raw float32 features of prompts, cached when run by the harness."""
-        return share_text(self, prompts, lambda: self._encode_text(prompts))
+        return share_text(self, prompts, lambda: self._encode_text(prompts, cut=cut))
 
     @torch.no_grad()
-    def _encode_text(self, prompts: Sequence[str]) -> Tensor:
-        tokens = self.tokenize(prompts)
+    def _encode_text(self, prompts: Sequence[str], *, cut: bool) -> Tensor:
+        tokens = self.tokenizer(list(prompts)).to(self.device) if cut else self.tokenize(prompts)
         with self.autocast():
             encode = self._text_encoder()
             parts = [encode(chunk) for chunk in torch.split(tokens, TEXT_CHUNK)]
         return torch.cat(parts).float()
 
     def class_features(self, task: Vocabulary) -> Tensor:
-        """(classes, embed_dim): unit features averaged over the templates, unit length."""
-        mean = torch.stack(
-            [
-                F.normalize(self.encode_text(task.prompts(template)), dim=-1)
-                for template in task.templates
-            ]
-        ).mean(dim=0)
-        return F.normalize(mean, dim=-1)
+        """(classes, embed_dim): unit features averaged over the templates, unit length.
+
+        With texts, theirs (`pool_class_features`).
+        """
+        return pool_class_features(self.encode_text, task)
 
     def _image_encoder(self) -> Callable[[Tensor], Tensor]:
         """The functional tower, which is faster, or the model's own encoder if unsupported."""

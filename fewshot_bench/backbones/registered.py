@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.backbone import Backbone, LoadedBackbone
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.api.text_features import pool_class_features
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 
@@ -97,6 +99,14 @@ def _problems(name: str, loaded: Any, device: torch.device) -> Iterator[str]:
     lengths = features.norm(dim=-1)
     if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
         yield f"class_features() returned rows of length {lengths.tolist()}, expected 1"
+    texts = (("a red bird",), ("a green cat", "a blue dog"))
+    described = replace(_PAIR, texts=texts)
+    expected = pool_class_features(loaded.encode_text, described)
+    if not _alike(loaded.class_features(described), expected):
+        yield (
+            "class_features() returned other features than those of the texts of the vocabulary; "
+            "return fewshot_bench.backbones.pool_class_features(self.encode_text, vocabulary)"
+        )
     yield from _unsteady(loaded)
 
 

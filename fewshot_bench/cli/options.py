@@ -296,8 +296,8 @@ LISTED = tuple(row.flag or row.name for row in _FILTERING)
 FILTERS, CONDITIONS_PANEL = "only records of", COMPACT[1]
 _OF_RECORDS = {
     "revision": ("PREFIX", "data set revision"),
-    "own_data": ("PREFIX|none", "own class names, templates and hold-out"),
-    "code": ("PREFIX|unknown", "results of this code alone"),
+    "own_data": ("PREFIX|none", "own class names, templates"),
+    "code": ("PREFIX|unknown", "of this code"),
 }
 FILTER_NAMES = (*LISTED, *CONDITIONS, *_OF_RECORDS)
 _IN_STORE = {"methods": several_of(methods), "datasets": several_of(datasets)}

@@ -17,7 +17,7 @@ WIDTH = 100
 _COLUMN = 30
 _FIRST = "options"
 # Panels that are printed as running text.
-COMPACT = ("advanced", "of these conditions", "as printed")
+COMPACT = ("advanced", "of these conditions", "as printed", "conditions")
 
 
 class Option(click.Option):

@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +20,18 @@ from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
+from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view
-from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.cell_log import CellLog, lose_output
+from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.examiner import adapt_classifier
-from fewshot_bench.runner.faults import device_fault, out_of_memory
+from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,
@@ -43,13 +42,10 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
+from fewshot_bench.runner.verification import Verdict, verify
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolate
-
-# Queries that are asked for again, in another order and alone.
-ASKED = 16
-ALONE = 2
 
 
 class QueryBatches:
@@ -87,6 +83,11 @@ def evaluate(
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
+
+    def again(other: Meter, order: list[int]) -> np.ndarray:
+        rows, columns = _answer(fitted, cell, session, other, int, order)
+        return np.asarray(rows[:, columns])
+
     # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
@@ -103,7 +104,9 @@ def evaluate(
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
         scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
-        verdict = Verdict() if session.raises else _ask_again(fitted, cell, session, answers)
+        verdict = Verdict()
+        if not session.raises:
+            verdict = verify(again, answers, fitted, cell, session)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -187,21 +190,6 @@ def evaluate_within_memory(
                 tried = "and cannot use less of it (it asks for no batches of queries)"
             raise give_up(cell.spec, "logits", tried, error)
         batches.parts *= 2
-
-
-def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray) -> Verdict:
-    """Compare a query's logits alone and among others; nothing of it gets into the record."""
-    meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
-
-    def ask(order: list[int]) -> np.ndarray:
-        with isolate(derive(seed_of(fitted.cell), "predict")):
-            again, columns = _answer(fitted, cell, session, meter, int, order)
-        return again[:, columns]
-
-    with not_counted(), accounted(session.features, meter), lose_output():
-        verdict = ask_again(ask, answers, cell.spec.precision)
-    fitted.context.restore(declared)
-    return verdict
 
 
 def _answer(
@@ -333,34 +321,3 @@ def _copy_to_host(logits: Tensor) -> Tensor:
         )
     copied = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
     return Tensor.as_subclass(copied, Tensor).contiguous()
-
-
-class Verdict(NamedTuple):
-    """depends: None if it is unknown. gap: as `closeness.gap`; None if the method failed."""
-
-    depends: bool | None = None
-    gap: float | None = None
-
-
-def ask_again(
-    ask: Callable[[list[int]], np.ndarray], answers: np.ndarray, precision: str
-) -> Verdict:
-    """Compare `answers` (n, classes) with those to some of the queries, in another order and alone.
-
-    ask: maps places among the n queries to their logits (places, classes). A method that fails then
-    depends on the others, too: it cannot answer without them.
-    """
-    if len(answers) < 2:
-        return Verdict()
-    # Spread over all of them, backwards; and some of these alone.
-    count = min(ASKED, len(answers))
-    spread = [index * len(answers) // count for index in range(count)][::-1]
-    orders = [spread, *([index] for index in spread[:ALONE])]
-    try:
-        gaps = [gap(ask(order), answers[order], answers) for order in orders]
-    except (Exception, SystemExit) as error:
-        if device_fault(error):
-            raise
-        return Verdict(depends=None if out_of_memory(error) else True)
-    largest = max(gaps)
-    return Verdict(largest > TOLERANCE[precision], largest)

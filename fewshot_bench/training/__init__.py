@@ -6,6 +6,7 @@ determined by the seed. Parts that may still change are in `fewshot_bench.traini
 
 import importlib
 
+from fewshot_bench.api.text_features import raw_class_features, score_classes, text_samples
 from fewshot_bench.training.batches import (
     epoch_views,
     minibatches,
@@ -20,7 +21,7 @@ from fewshot_bench.training.checks import (
 )
 from fewshot_bench.training.encoder_learning import EpochLearner, StepLearner
 from fewshot_bench.training.encoder_model import Encoders, Learned
-from fewshot_bench.training.linear import LinearClassifier, linear_start, template_features
+from fewshot_bench.training.linear import LinearClassifier, linear_start
 from fewshot_bench.training.prompt_learning import PromptLearner
 from fewshot_bench.training.prompt_model import Loss, PromptBatch
 from fewshot_bench.training.selection import BestOnValidation
@@ -43,13 +44,15 @@ __all__ = [
     "linear_start",
     "minibatches",
     "momentum_sgd",
+    "raw_class_features",
     "require",
     "require_choices",
     "require_not_negative",
     "require_positive",
+    "score_classes",
     "step_on",
     "steps_per_epoch",
-    "template_features",
+    "text_samples",
     "train_epochs",
     "unit",
 ]

@@ -1,7 +1,4 @@
-"""The linear classifier on unit image features that methods on frozen features return.
-
-`LinearClassifier` predicts; `template_features` are the text features that such methods start from.
-"""
+"""The linear classifier on unit image features that methods on frozen features return."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Backbone
-from fewshot_bench.api.task import Images, Vocabulary
+from fewshot_bench.api.task import Images
 
 
 @dataclass(frozen=True)
@@ -34,15 +30,6 @@ class LinearClassifier:
         """The weight, and the bias if there is one."""
         weight = {"weight": self.weight}
         return weight if self.bias is None else weight | {"bias": self.bias}
-
-
-def template_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
-    """(templates, classes, embed) raw text features of all prompts, not normalized.
-
-    >>> mean = template_features(backbone, task).mean(0)  # (classes, embed)
-    """
-    prompts = map(vocabulary.prompts, vocabulary.templates)
-    return torch.stack([backbone.encode_text(list(of_template)) for of_template in prompts])
 
 
 def linear_start(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
-from fewshot_bench.training import LinearClassifier, require_positive, template_features, unit
+from fewshot_bench.training import (
+    LinearClassifier,
+    raw_class_features,
+    require_positive,
+    text_samples,
+    unit,
+)
 from fsbench_methods import papers
 from fsbench_methods.head_search import HeadSearch, Samples
 
@@ -67,10 +71,9 @@ class CrossModal:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the head on images and prompts."""
-        raw = template_features(backbone, task)
-        texts, start = unit(raw), unit(raw.mean(dim=0))
-        labels = torch.arange(len(task.classnames), device=texts.device).repeat(len(texts))
-        sets = (Samples.of_images(task.train), Samples(texts.flatten(0, 1), labels))
+        start = unit(raw_class_features(backbone, task))
+        texts, labels = text_samples(backbone, task)
+        sets = (Samples.of_images(task.train), Samples(unit(texts), labels))
         scale = backbone.logit_scale
         head = HeadSearch(start, sets, scale, self.iterations).best(task.val, ctx)
         return LinearClassifier(scale * head)

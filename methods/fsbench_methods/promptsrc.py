@@ -13,10 +13,10 @@ from torch import Tensor
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
     Learned,
+    raw_class_features,
     require,
     require_not_negative,
     require_positive,
-    template_features,
     unit,
 )
 from fewshot_bench.training.provisional import AfterStep, BatchLoss, EncoderBatch
@@ -32,8 +32,8 @@ class PromptSrc(Ivlp):
     """Self-regulating prompts (Khattak et al., ICCV 2023): `ivlp` regularized toward CLIP.
 
     The loss is cross-entropy plus three terms: `text_weight` times the mean absolute difference
-    between class features and frozen CLIP's class features over 60 templates, `image_weight` times
-    that between image features and frozen features of the same augmented images, and the KL
+    between class features and frozen CLIP's over 60 templates (or the run's texts), `image_weight`
+    times that between image features and frozen features of the same augmented images, and the KL
     divergence from frozen to learned class probabilities, averaged over images and classes. The
     final prompts are the sum of the prompts after every epoch with Gaussian weights around epoch
     `gpa_mean` that add up to one. Frozen features of all crops are encoded ahead. The default
@@ -107,8 +107,8 @@ class PromptSrc(Ivlp):
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
         """Cross-entropy and three distances to frozen CLIP."""
-        vocabulary = Vocabulary(task.classnames, SIXTY_TEMPLATES)
-        classes = unit(template_features(backbone, vocabulary).mean(dim=0))
+        sixty = Vocabulary(task.classnames, SIXTY_TEMPLATES)
+        classes = unit(raw_class_features(backbone, task if task.texts else sixty))
 
         def loss(batch: EncoderBatch) -> Tensor:
             images = batch.frozen

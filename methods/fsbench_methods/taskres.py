@@ -14,10 +14,10 @@ from fewshot_bench import Augment, Backbone, MethodCard, Published, RunContext, 
 from fewshot_bench.training import (
     LinearClassifier,
     epoch_views,
+    raw_class_features,
     require_not_negative,
     require_positive,
     step_on,
-    template_features,
     train_epochs,
     unit,
 )
@@ -91,7 +91,7 @@ class TaskRes:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the residual on frozen features."""
-        base = template_features(backbone, task).mean(dim=0)
+        base = raw_class_features(backbone, task)
         residual = torch.nn.Parameter(torch.zeros_like(base))
         optimizer = torch.optim.Adam(
             [residual], lr=self.lr, weight_decay=self.weight_decay, fused=not residual.is_cpu

@@ -8,9 +8,9 @@ from typing import ClassVar
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
+    raw_class_features,
     require,
     require_positive,
-    template_features,
     unit,
 )
 from fsbench_methods import papers
@@ -66,7 +66,7 @@ class WiseFt:
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains a head on images, and interpolates."""
         scale = backbone.logit_scale
-        start = unit(template_features(backbone, task).mean(dim=0))
+        start = unit(raw_class_features(backbone, task))
         search = HeadSearch(start, (Samples.of_images(task.train),), scale, self.iterations)
         trained = search.best(task.val, ctx)
         return LinearClassifier(scale * ((1 - self.alpha) * start + self.alpha * trained))

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary
+from fewshot_bench.training import score_classes
 from fsbench_methods import papers
 
 
@@ -21,7 +22,8 @@ class ZeroShotClassifier:
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): scale * f W'."""
-        return self.backbone.logit_scale * queries.features @ self.class_features.T
+        images = self.backbone.logit_scale * queries.features
+        return score_classes(images, self.class_features)
 
     def for_classes(self, vocabulary: Vocabulary) -> ZeroShotClassifier:
         """The zero-shot classifier of other class prompts."""

@@ -15,10 +15,10 @@ from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
     momentum_sgd,
+    raw_class_features,
     require_positive,
     step_on,
     steps_per_epoch,
-    template_features,
     train_epochs,
     unit,
 )
@@ -108,7 +108,7 @@ class ZsLp:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the class vectors."""
-        base = template_features(backbone, task).mean(dim=0)
+        base = raw_class_features(backbone, task)
         pool = task.train.views(self.views, Augment()).flatten(0, 1)
         labels, vectors = task.train.labels.repeat(self.views), torch.nn.Parameter(base.clone())
         probe = Probe(vectors, base, pool, labels, backbone.logit_scale)

@@ -59,6 +59,11 @@ OTHER: dict[str, Any] = {
     "exif": "rotate",
     "published": True,
     "augment": "device",
+    "queries": "all",
+    "views": 64,
+    "bystanders": "new",
+    "texts": "waffle",
+    "pooling": "mean",
 }
 FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
 

@@ -132,4 +132,5 @@ def test_conditions_are_what_tables_show_in_this_order() -> None:
     assert [*CONDITIONS] == [
         *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights"),
         *("exif", "published", "augment"),
+        *("queries", "views", "bystanders", "texts", "pooling"),
     ]

@@ -23,8 +23,11 @@ from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
+    BYSTANDERS,
     IMPORTED,
+    POOLING,
     PRECISIONS,
+    QUERIES,
     YES_NO,
 )
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -70,6 +73,11 @@ MATRICES = st.builds(
             "exif": st.sampled_from(["ignore", "rotate"]),
             "published": st.sampled_from(YES_NO),
             "augment": st.sampled_from(["host", "device"]),
+            "queries": st.sampled_from(QUERIES),
+            "views": st.integers(1, 99).map(str),
+            "bystanders": st.sampled_from(BYSTANDERS),
+            "texts": NAMES,
+            "pooling": st.sampled_from(POOLING),
         }
     ),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),

@@ -42,7 +42,7 @@ def test_commands_stand_in_groups_and_that_of_engines_in_none() -> None:
 def test_options_of_clusters_are_shown_where_one_is_chosen() -> None:
     shown = fsbench("run", "--help").out
     heads = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
-    assert heads == ["What:", "How:", "Where:", "Output:", "Advanced:"]
+    assert heads == ["What:", "How:", "Conditions:", "Where:", "Output:", "Advanced:"]
     assert "--partition" not in shown
     assert "run --engine slurm --help" in " ".join(shown.split())
     assert "--partition" in fsbench("run", "--engine", "slurm", "--help").out

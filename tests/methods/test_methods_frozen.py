@@ -15,7 +15,7 @@ from fsbench_methods.taskres import TaskRes
 from torch import Tensor
 
 from fewshot_bench import Augment
-from fewshot_bench.training import template_features
+from fewshot_bench.training import raw_class_features
 from tests.reference import frozen as reference
 from tests.reference.toy import context, random_backbone, random_shots, random_task, relative_gap
 
@@ -61,7 +61,7 @@ def gradients_agree(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor],
 @pytest.mark.parametrize("batch_size", [8, 256])
 def test_taskres(batch_size: int) -> None:
     method = TaskRes(epochs=12, batch_size=batch_size, lr=0.02)
-    raw = template_features(BACKBONE, TASK).mean(dim=0)
+    raw = raw_class_features(BACKBONE, TASK)
     labels = TASK.train.labels
     epochs = batches(TASK.train.views(12, Augment()), labels, batch_size)
     residual = reference.taskres_fit(epochs, raw, 0.5, SCALE, 0.02)

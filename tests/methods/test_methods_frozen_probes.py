@@ -16,7 +16,7 @@ from fsbench_methods.zs_lp import Probe, ZsLp
 
 from fewshot_bench import Augment, NumericalError
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.training import template_features, unit
+from fewshot_bench.training import raw_class_features, text_samples, unit
 from tests.methods.test_methods_frozen import (
     BACKBONE,
     HALF,
@@ -31,8 +31,7 @@ from tests.methods.test_methods_frozen import (
 from tests.reference import frozen_probes as reference
 from tests.reference.toy import CPU, context, relative_gap
 
-RAW = template_features(BACKBONE, TASK)
-BASE = RAW.mean(dim=0)
+BASE = raw_class_features(BACKBONE, TASK)
 ITERATIONS = 201
 
 
@@ -119,7 +118,8 @@ def test_heads(val: bool) -> None:
     crops = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
     images = torch.cat([TASK.train.features, TASK.train.views(1, crops)[0]])
     labels = TASK.train.labels.repeat(2)
-    texts = (unit(RAW).flatten(0, 1), torch.arange(6).repeat(2))
+    features, labels = text_samples(BACKBONE, TASK)
+    texts = (unit(features), labels)
 
     def order() -> torch.Generator:
         return context().rng("order")

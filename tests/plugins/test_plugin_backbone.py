@@ -70,7 +70,11 @@ WRONG = {
         r"encode_image\(\) returned values that are",
     ),
     "gradients": ("requires_grad_(False)", "requires_grad_()", "a leaf Variable that requires gr"),
-    "no units": ("F.normalize(torch.stack(rows).mean(0), dim=-1)", "rows[0] * 2", "rows of length"),
+    "no units": (
+        "pool_class_features(self.encode_text, task)",
+        "2 * pool_class_features(self.encode_text, task)",
+        "rows of length",
+    ),
     "other size": (
         "resize(self.image_size[::-1])",
         "resize((9, 9))",
@@ -94,8 +98,8 @@ WRONG = {
         r"for two images of a batch of four than for the two alone",
     ),
     "sorted": (
-        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n",
-        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n"
+        "def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:\n",
+        "def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:\n"
         "        prompts = sorted(prompts)\n",
         r"encode_text\(\) returned other features for texts together than alone",
     ),
@@ -105,10 +109,15 @@ WRONG = {
         r"encode_image\(\) returned equal features for different images",
     ),
     "one text": (
-        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n",
-        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n"
+        "def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:\n",
+        "def encode_text(self, prompts: Sequence[str], *, cut: bool = False) -> Tensor:\n"
         "        prompts = ['a red bird'] * len(prompts)\n",
         r"encode_text\(\) returned equal features for different texts",
+    ),
+    "no texts": (
+        "return pool_class_features(self.encode_text, task)",
+        "return pool_class_features(self.encode_text, Vocabulary(task.classnames, ('a {}',)))",
+        r"class_features\(\) returned other features than those of the texts",
     ),
     "changes itself": (
         "return self.module(pixels.mean(dim=(2, 3)))",
