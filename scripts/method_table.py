@@ -40,6 +40,18 @@ ROWS = {
         "beta, alpha (epoch with `select_epoch=val`)",
         "grows with shots; the official epoch is chosen on the test set",
     ),
+    "ape": Row(
+        _NOTHING,
+        "",
+        "beta, alpha, gamma",
+        "80,000 triples are compared on few images; published with sentences of a language model",
+    ),
+    "ape-t": Row(
+        "residual on texts and cached images of a class, weights of images",
+        "C 0.78 d + C K",
+        "epoch, beta, alpha",
+        "its published constants differ by data set, and are for a width of 1,024",
+    ),
     "coop": Row(
         "context of the prompt, before the text encoder",
         "M w",

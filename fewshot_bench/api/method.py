@@ -133,11 +133,38 @@ class Classifier(Protocol):
     def logits(self, queries: Images) -> Tensor:
         """(n, classes) finite scores, one row per query, independent of the rest of the batch.
 
-        Scores of which the softmax is still to be taken, or logarithms of probabilities.
+        Scores of which the softmax is still to be taken, or logarithms of probabilities. A method
+        whose card says `sees="batch"` may use all of `queries`, and nothing of earlier calls.
         """
 
     def tensors(self) -> Mapping[str, Tensor]:
         """All tensors that prediction needs besides the backbone."""
+
+
+class Stream(Protocol):
+    """Answers to queries that come one after the other; what it remembers of them is its own."""
+
+    def answer(self, queries: Images) -> Tensor:
+        """(n, classes) scores of the next queries, as `Classifier.logits` gives them.
+
+        Row i may depend on the queries up to i and on those of earlier calls alone. How many come
+        at once may differ between runs, and changes no row.
+        """
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A classifier of a method with `sees="stream"`: it answers in place of `logits`.
+
+    >>> stream = classifier.start()
+    >>> rows = [stream.answer(part) for part in parts]
+    """
+
+    def start(self) -> Stream:
+        """A stream that has seen no query; the classifier itself stays as it is."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """As `Classifier.tensors`."""
 
 
 @runtime_checkable

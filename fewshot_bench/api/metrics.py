@@ -67,7 +67,8 @@ class Answers:
     1 if it is predicted; among equal logits, lower indices come first. confidences: the highest
     probability. surprises: -ln p(label), in nats. brier_scores: the sum over classes of
     (p - [class is label])^2. whole: returns the (n, classes) logits; StoreError if they were not
-    kept.
+    kept. groups: int32, the number of a query's batch or its position in the stream; None if each
+    was answered alone.
     """
 
     labels: np.ndarray
@@ -78,10 +79,13 @@ class Answers:
     surprises: np.ndarray
     brier_scores: np.ndarray
     whole: Callable[[], np.ndarray]
+    groups: np.ndarray | None = None
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
-        """Answers from (n, classes) finite logits and (n,) labels."""
+    def of(
+        cls, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+    ) -> Answers:
+        """Answers from (n, classes) finite logits, (n,) labels and (n,) groups, if any."""
         import numpy as np
 
         confidence, nll, brier = np.empty((3, len(logits)))
@@ -101,7 +105,8 @@ class Answers:
             brier[part] = squares - 2 * np.exp(own) / total + 1
         chosen = logits.argmax(axis=1)
         classes = int(logits.shape[1])
-        return cls(labels, classes, chosen, ranks, confidence, nll, brier, lambda: logits)
+        statistics = confidence, nll, brier
+        return cls(labels, classes, chosen, ranks, *statistics, lambda: logits, groups)
 
     @property
     def logits(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.spec import ALL_SHOTS, per_class
-from fewshot_bench.utils.errors import ContractError, number_range, probability
+from fewshot_bench.utils.errors import ContractError, number_range, one_of, probability
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +44,11 @@ class Augment:
     """Random resized crop and horizontal flip, the standard training augmentation of the field.
 
     `scale` is the range of the crop's share of the image area, `ratio` the range of its aspect
-    ratio; the crop is resized bicubically to the backbone's input size. `flip` is the probability
-    of a mirror image. Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1); Tip-Adapter uses
-    scale 0.5 to 1. ContractError for invalid values.
+    ratio; the crop is resized to the backbone's input size by `interpolation`. `flip` is the
+    probability of a mirror image. With `augmix`, the crop is then blended with altered copies of
+    itself (AugMix at severity 1). Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1);
+    Tip-Adapter uses scale 0.5 to 1, views at test time are bilinear. ContractError for invalid
+    values.
 
     >>> views = task.train.views(10, Augment(flip=0.0))
     """
@@ -54,12 +56,17 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    augmix: bool = False
 
     def __post_init__(self) -> None:
         """ContractError for values that no crop can have."""
         object.__setattr__(self, "scale", number_range("Augment.scale", self.scale, 1))
         object.__setattr__(self, "ratio", number_range("Augment.ratio", self.ratio, math.inf))
         object.__setattr__(self, "flip", probability("Augment.flip", self.flip))
+        one_of("Augment.interpolation", self.interpolation, ("bicubic", "bilinear"))
+        if not isinstance(self.augmix, bool):
+            raise ContractError(f"Augment.augmix is {self.augmix!r:.80}, expected True or False")
 
 
 @runtime_checkable
@@ -135,6 +142,15 @@ class Images(Protocol):
         training seed and the number, so all methods and shots share it and it is encoded once.
         Views are billed at their cost in both cases.
         """
+
+    def rng(self, name: str) -> torch.Generator:
+        """A new CPU generator for a named random stream of this cell, for use in prediction.
+
+        The same name gives the same stream in every call of `logits`.
+        """
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of `logits` or `answer`; may be called as often as convenient."""
 
 
 @runtime_checkable

@@ -289,6 +289,7 @@ class _Run:
 
     def _announce(self, state: Resume) -> None:
         """Print the cells that are left out, notes, and the number of cells."""
+        from fewshot_bench.runner.need import tell_left_out
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines
@@ -309,7 +310,9 @@ class _Run:
             warn(f"damaged, not used: {damage}")
         for line in long_prompts(plan.datasets, state.todo):
             warn(line)
-        for line in (*short_lines(plan.cells, plan.datasets), *note_published(plan.cells)):
+        lacking = [f"left out: {line}" for line in tell_left_out(plan.lacking)]
+        notes = *lacking, *short_lines(plan.cells, plan.datasets), *note_published(plan.cells)
+        for line in notes:
             say(f"note: {line}")
         for name, dataset in plan.datasets.items():
             for line in dataset.card().left_out:

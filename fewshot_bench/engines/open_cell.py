@@ -28,6 +28,7 @@ from fewshot_bench.runner.request import Plan, expand
 from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils.arguments import checked
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.utils.rng import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,8 @@ class OpenCell:
     method: with its hyper-parameters. queries: for `classifier.logits`, in an order of their own.
     labels: (n,) class indices of the queries, on the CPU. vocabulary: the classes that the queries
     have; others than those of the task after `classes="new"` or with `transfer`, for
-    `classifier.for_classes`. spec: what a run would compute.
+    `classifier.for_classes`. groups: batches of numbers among the queries, or the order of a
+    stream; empty if each query is alone. spec: what a run would compute.
 
     >>> cell = fewshot_bench.cell("zero-shot", "digits", 4, 1)
     >>> classifier = cell.method.fit(*cell)
@@ -64,6 +66,7 @@ class OpenCell:
     queries: Images
     labels: Tensor
     vocabulary: Vocabulary
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __iter__(self) -> Iterator[Any]:
         """`task`, `backbone` and `ctx`, the arguments of `fit`."""
@@ -73,6 +76,24 @@ class OpenCell:
         """The cell in words."""
         return f"<cell {self.spec.describe()}>"
 
+    def logits(self, classifier: Any) -> Tensor:
+        """(n, classes) logits of all queries in their order, asked for as in a run.
+
+        By batches, or as a stream: `cell.accuracy(cell.logits(classifier))`.
+        """
+        import torch
+
+        from fewshot_bench.runner.evaluate import begin, divide
+
+        queries: Any = self.queries
+        groups, rows = self.groups or (range(len(queries)),), []
+        with torch.no_grad():
+            for parts in divide(queries, groups, self.spec.queries):
+                answer = begin(classifier, self.spec.queries)
+                rows += [answer(part) for part in parts]
+        order = torch.tensor([number for group in groups for number in group])
+        return torch.cat(rows)[order.argsort().to(rows[0].device)]
+
     def accuracy(self, logits: Tensor) -> float:
         """Top-1 in percent of (n, classes) logits for all queries in their order."""
         return self.metrics(logits)["top1"]
@@ -80,14 +101,17 @@ class OpenCell:
     def metrics(self, logits: Tensor) -> dict[str, float | int]:
         """All metrics of (n, classes) logits for all queries in their order, as in a record.
 
-        ContractError for logits of another shape, or that are not finite.
+        Bystanders, whose label is -1, are not scored. ContractError for logits of another shape, or
+        that are not finite.
         """
         from fewshot_bench.api.metrics import Answers, rounded
         from fewshot_bench.runner.evaluate import plain_logits
 
         classes = len(self.vocabulary.classnames)
         array = plain_logits(logits, len(self.queries), classes, self.spec.precision)
-        return rounded(Answers.of(array, self.labels.numpy()))
+        labels = self.labels.numpy()
+        scored = labels >= 0
+        return rounded(Answers.of(array[scored], labels[scored]))
 
 
 def cell(
@@ -180,9 +204,15 @@ def _open(spec: RunSpec, device: str, store: Path) -> OpenCell:
             step="eager",
             cell=name_cell(spec),
         ),
-        image_view(queries, session.features, meter, phase="encode_queries"),
+        image_view(
+            *(queries, session.features, meter),
+            phase="encode_queries",
+            seed=spec.train_seed,
+            streams=derive(seed_of(resolved), "queries"),
+        ),
         torch.tensor(examiner.query_labels(spec)),
         resolved.lists.evaluated,
+        resolved.lists.groups,
     )
 
 

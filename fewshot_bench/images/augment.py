@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +15,27 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot_bench.api.task import Augment
+from fewshot_bench.images.augmix import Pixels, draw_rows, mix, mixing_numbers
 from fewshot_bench.utils.prefetch import spread
 
 ATTEMPTS = 10
 NUMBERS = 2 * ATTEMPTS + 3
-BICUBIC = Image.Resampling.BICUBIC
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Crops that a thread cuts in one go.
 AT_ONCE = 4
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A box (left, top, right, bottom) in pixels of the source image, and whether to mirror it."""
+    """A box (left, top, right, bottom) in pixels of the source image, and what becomes of it.
+
+    mixing: `augmix.NUMBERS` in [0, 1) if the crop is blended with altered copies, else none.
+    """
 
     box: tuple[int, int, int, int]
     mirrored: bool
+    interpolation: str = "bicubic"
+    mixing: Sequence[float] = ()
 
 
 def draw_passes(count: int, rng: torch.Generator) -> tuple[int, ...]:
@@ -87,12 +91,7 @@ def view_key(digest: bytes, seed: int, number: int) -> bytes:
 
 def uniforms_of(keys: Sequence[bytes]) -> Tensor:
     """(b, NUMBERS) float64 in [0, 1): one row per key, which depends on the key alone."""
-    stream = torch.Generator()
-    rows = torch.empty(len(keys), NUMBERS, dtype=torch.float64)
-    for row, key in zip(rows, keys, strict=True):
-        stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
-        row.uniform_(generator=stream)
-    return rows
+    return draw_rows(keys, NUMBERS)
 
 
 def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:
@@ -115,8 +114,14 @@ def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor)
     corner = ((extent - sizes_drawn + 1) * corner_share).floor()
     boxes = torch.cat([corner, corner + sizes_drawn], dim=1).int().tolist()
     good = fits.any(dim=1).tolist()
+    mixing = mixing_numbers(uniforms).tolist() if augment.augmix else [()] * len(boxes)
     return [
-        Crop(tuple(boxes[i]) if good[i] else _central(sizes[i], augment.ratio), mirror)
+        Crop(
+            tuple(boxes[i]) if good[i] else _central(sizes[i], augment.ratio),
+            mirror,
+            augment.interpolation,
+            mixing[i],
+        )
         for i, mirror in enumerate(mirrored.tolist())
     ]
 
@@ -132,13 +137,14 @@ def _central(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, in
 
 
 def cut(images: Sequence[Image.Image], crops: Sequence[Crop], into: Pixels, threads: int) -> None:
-    """Write a crop of every image into the rows of `into` (b, 3, h, w), resized and mirrored."""
+    """Write a crop of every image into the rows of `into` (b, 3, h, w), resized and altered."""
     size = into.shape[3], into.shape[2]
 
     def write(row: int) -> None:
         crop = crops[row]
-        part = np.asarray(images[row].crop(crop.box).resize(size, BICUBIC))
-        into[row] = (part[:, ::-1] if crop.mirrored else part).transpose(2, 0, 1)
+        resized = images[row].crop(crop.box).resize(size, RESAMPLING[crop.interpolation])
+        part = np.asarray(resized)[:, ::-1] if crop.mirrored else np.asarray(resized)
+        into[row] = (mix(part, crop.mixing) if crop.mixing else part).transpose(2, 0, 1)
 
     spread(write, range(len(crops)), threads, AT_ONCE)
 

@@ -6,6 +6,7 @@ view in a worker: these stay in the label process.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections import deque
@@ -33,6 +34,7 @@ from fewshot_bench.profiling.once import bill_to
 from fewshot_bench.utils import determinism, environment
 from fewshot_bench.utils.devices import Event, copies_late, is_accelerator, record_event
 from fewshot_bench.utils.errors import ContractError, indices, whole_number
+from fewshot_bench.utils.rng import named_generator
 from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16
@@ -144,13 +146,13 @@ class ImageView:
     """Unlabeled images for a method (see `fewshot_bench.Images`).
 
     order: numbers of its images in `source`. Encodings are billed to `phase`. batch: actual batch
-    size for a requested one. seed: for the images' own augmented views. scores: (images of
-    `source`, classes) of another method.
+    size for a requested one. seed: for the images' own augmented views. streams: seed of `rng`.
+    scores: (images of `source`, classes) of another method.
     """
 
     __slots__ = (
-        *("_batch", "_made_with", "_order", "_phase", "_scores", "_seed", "_source"),
-        "_store",
+        *("_batch", "_held", "_made_with", "_order", "_phase", "_report", "_scores"),
+        *("_seed", "_source", "_store", "_streams"),
     )
 
     def __init__(
@@ -162,8 +164,13 @@ class ImageView:
         order: list[int],
         batch: Callable[[int], int],
         seed: int,
+        streams: int,
         scores: np.ndarray | None = None,
     ) -> None:
+        # Frozen features of all images of the source, which parts of a view share.
+        self._held: dict[bool, Tensor] | None = None
+        self._report: Callable[[int, int], None] | None = None
+        self._streams = streams
         self._source = source
         self._store = store
         self._made_with = meter
@@ -178,6 +185,30 @@ class ImageView:
 
     def __deepcopy__(self, memo: object) -> ImageView:
         return self
+
+    def part(
+        self, order: Sequence[int], report: Callable[[int, int], None] | None = None
+    ) -> ImageView:
+        """The images at some places. Parts share frozen features, which are encoded once for all.
+
+        report: receives what `progress` is called with.
+        """
+        if self._held is None and len(order) < len(self):
+            self._held = {}
+        made = copy.copy(self)
+        made._order, made._report = [self._order[place] for place in order], report
+        return made
+
+    def rng(self, name: str) -> torch.Generator:
+        """A new CPU generator; see `fewshot_bench.Images.rng`."""
+        return named_generator(self._streams, name, "queries.rng")
+
+    def progress(self, done: int, total: int) -> None:
+        """Report progress; see `fewshot_bench.Images.progress`."""
+        done = whole_number("queries.progress: done", done, 0)
+        total = whole_number("queries.progress: total", total, 0)
+        if self._report is not None:
+            self._report(done, total)
 
     @property
     def _meter(self) -> Meter:
@@ -242,10 +273,14 @@ class ImageView:
             batches = source.batches(ENCODE_BATCH, indices, tally=self._meter.images)
             return encode(source, batches, projected=projected)
 
-        content = {"kind": "evaluation"} | _describe_rows(projected=projected)
-        with self._meter.phase(self._phase):
-            origin = Origin(source.name, self._phase)
-            features = self._rows(content, self._digests(), compute, origin)
+        features = (self._held or {}).get(projected)
+        if features is None:
+            content = {"kind": "evaluation"} | _describe_rows(projected=projected)
+            with self._meter.phase(self._phase):
+                origin = Origin(source.name, self._phase)
+                features = self._rows(content, self._digests(), compute, origin)
+            if self._held is not None:
+                self._held[projected] = features
         return features[torch.tensor(self._order, dtype=torch.int64)].to(source.backbone.device)
 
     @property
@@ -282,6 +317,9 @@ class ImageView:
         _check_augment("views", augment)
         augment = self._source.allowed(augment)
         content = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        # Left out where they are the defaults, as in keys of rows that were made before.
+        if augment.interpolation != "bicubic" or augment.augmix:
+            content |= {"interpolation": augment.interpolation, "augmix": augment.augmix}
         content |= _describe_rows(projected=projected) | self._source.cutting
         with self._meter.phase(self._phase):
             if rng is None:
@@ -420,12 +458,13 @@ def image_view(
     labeled: bool = False,
     batch: Callable[[int], int] = int,
     seed: int = 0,
+    streams: int = 0,
     scores: np.ndarray | None = None,
 ) -> ImageView:
     """A view on `source` in `order` (default: as listed), a `ShotsView` if it is `labeled`."""
     listed = order if order is not None else list(range(len(source)))
     kind = ShotsView if labeled else ImageView
-    return kind(source, store, meter, phase, listed, batch, seed, scores)
+    return kind(source, store, meter, phase, listed, batch, seed, streams, scores)
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import (
     NUMBERS,
-    Pixels,
     Uniforms,
     cut,
     draw_crops,
@@ -31,6 +30,7 @@ from fewshot_bench.images.augment import (
     pixels_of,
     uniforms_of,
 )
+from fewshot_bench.images.augmix import Pixels
 from fewshot_bench.images.cache import ImageCache, Keeper, Segment, transform_of
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
 from fewshot_bench.images.held import DecodeCache
@@ -39,6 +39,7 @@ from fewshot_bench.images.torch_crops import cut as cut_by_torch
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.devices import is_accelerator
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
 from fewshot_bench.utils.transfer import reserve
 
@@ -162,7 +163,14 @@ class ImageSource:
         return reserve((count, 3, *self.backbone.image_size), torch.uint8, self._device)
 
     def allowed(self, augment: Augment) -> Augment:
-        """The augmentation, without flips if a mirror image would show another class."""
+        """The augmentation, without flips if a mirror image would show another class.
+
+        UsageError for AugMix on a device.
+        """
+        if augment.augmix and self.cutting:
+            raise UsageError(
+                "views with AugMix are cut by Pillow, not on a device: run without --augment device"
+            )
         return augment if self._mirrored else dataclasses.replace(augment, flip=0.0)
 
     @property

@@ -63,6 +63,13 @@ class PixelView:
         """NotApplicableError: a program draws no crops."""
         raise NotApplicableError("it asks for augmented views of the images that it classifies")
 
+    def rng(self, name: str) -> torch.Generator:
+        """NotApplicableError: a program draws no numbers."""
+        raise NotApplicableError("it draws random numbers for the images that it classifies")
+
+    def progress(self, done: int, total: int) -> None:
+        """Nobody listens to a program."""
+
 
 class _Program(nn.Module):
     """uint8 pixels (n, 3, h, w) to float32 logits (n, classes)."""

@@ -2,20 +2,21 @@
 
 On a CPU `cut` resizes each crop in a thread; for an accelerator `pack` collects the crops of a
 batch in memory from which they are sent, and `resize` makes matrix products of all of them. Both
-resize bicubically with antialiasing as Pillow does, in two passes that round to whole levels;
+resize with antialiasing as Pillow does, in two passes that round to whole levels;
 their weights are rounded otherwise, so that few pixels differ, by a level or two of 255.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.images.augment import AT_ONCE, Crop, Pixels
+from fewshot_bench.images.augment import AT_ONCE, Crop
+from fewshot_bench.images.augmix import Pixels
 from fewshot_bench.utils.prefetch import spread
 from fewshot_bench.utils.transfer import reserve, send
 
@@ -31,7 +32,7 @@ def cut(images: Sequence[Pixels], crops: Sequence[Crop], into: Tensor, threads: 
 
     def write(row: int) -> None:
         part = torch.from_numpy(_part(images[row], crops[row])).permute(2, 0, 1)[None]
-        resized = F.interpolate(part, size, mode="bicubic", antialias=True)[0]
+        resized = F.interpolate(part, size, mode=crops[row].interpolation, antialias=True)[0]
         into[row] = resized.flip(-1) if crops[row].mirrored else resized
 
     spread(write, range(len(crops)), threads, AT_ONCE)
@@ -46,11 +47,13 @@ def _part(image: Pixels, crop: Crop) -> Pixels:
 class Packed:
     """Crops of some images in host memory: `pixels` (n, most, most, 3) uint8, padded at the end.
 
-    shapes: (n, 3) float32: height, width, and 1 for a crop that is to be mirrored.
+    shapes: (n, 3) float32: height, width, and 1 for a crop that is to be mirrored. interpolation:
+    as in `Augment`.
     """
 
     pixels: Tensor
     shapes: Tensor
+    interpolation: str
 
 
 def pack(
@@ -75,7 +78,8 @@ def pack(
 
         spread(copy, range(end - start), threads, AT_ONCE)
         facts = [(*sizes[row], float(crops[row].mirrored)) for row in range(start, end)]
-        packed.append(Packed(pixels, torch.tensor(facts, dtype=torch.float32)))
+        shapes = torch.tensor(facts, dtype=torch.float32)
+        packed.append(Packed(pixels, shapes, crops[start].interpolation))
         start = end
     return packed
 
@@ -90,8 +94,9 @@ def resize(packed: Sequence[Packed], size: tuple[int, int], device: torch.device
 def _resize(packed: Packed, size: tuple[int, int], device: torch.device) -> Tensor:
     pixels, shapes = send(packed.pixels, device), send(packed.shapes, device)
     count, height, width, _ = pixels.shape
-    across = _weights(shapes[:, 1], size[1], width, shapes[:, 2])
-    down = _weights(shapes[:, 0], size[0], height, torch.zeros_like(shapes[:, 2]))
+    kernel, never = KERNELS[packed.interpolation], torch.zeros_like(shapes[:, 2])
+    across = _weights(shapes[:, 1], size[1], width, shapes[:, 2], kernel)
+    down = _weights(shapes[:, 0], size[0], height, never, kernel)
     rows = pixels.permute(0, 3, 1, 2).float().reshape(count, 3 * height, width)
     narrow = _levels(torch.bmm(rows, across.mT)).view(count, 3, height, size[1])
     return _levels(torch.matmul(down[:, None], narrow)).to(torch.uint8)
@@ -101,11 +106,27 @@ def _levels(values: Tensor) -> Tensor:
     return values.round_().clamp_(0, 255)
 
 
-def _weights(lengths: Tensor, size: int, most: int, mirrored: Tensor) -> Tensor:
+def _triangle(away: Tensor) -> Tensor:
+    return (1 - away).clamp(min=0)
+
+
+def _cubic(away: Tensor) -> Tensor:
+    """Keys' cubic convolution of Pillow."""
+    near = ((CUBIC + 2) * away - (CUBIC + 3)) * away * away + 1
+    far = (((away - 5) * away + 8) * away - 4) * CUBIC
+    return torch.where(away < 1, near, far) * (away < 2)
+
+
+KERNELS = {"bicubic": _cubic, "bilinear": _triangle}
+
+
+def _weights(
+    lengths: Tensor, size: int, most: int, mirrored: Tensor, kernel: Callable[[Tensor], Tensor]
+) -> Tensor:
     """(n, size, most): the weights of `lengths` (n,) values in each of `size` resized ones.
 
-    Keys' cubic convolution of Pillow, widened by the factor of a reduction; mirrored: (n,), 1 for
-    weights in reverse order.
+    kernel: of a distance, widened by the factor of a reduction. mirrored: (n,), 1 for weights in
+    reverse order.
     """
     scale = (lengths / size)[:, None, None]
     places = torch.arange(size, dtype=torch.float32, device=lengths.device)[:, None]
@@ -113,7 +134,5 @@ def _weights(lengths: Tensor, size: int, most: int, mirrored: Tensor) -> Tensor:
     places = places + flipped * (size - 1 - 2 * places)
     values = torch.arange(most, dtype=torch.float32, device=lengths.device)
     away = ((values + 0.5 - (places + 0.5) * scale) / scale.clamp(min=1)).abs()
-    near = ((CUBIC + 2) * away - (CUBIC + 3)) * away * away + 1
-    far = (((away - 5) * away + 8) * away - 4) * CUBIC
-    weights = torch.where(away < 1, near, far) * (away < 2) * (values < lengths[:, None, None])
+    weights = kernel(away) * (values < lengths[:, None, None])
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +24,8 @@ from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images.features import accounted, image_view
+from fewshot_bench.api.task import Images
+from fewshot_bench.images.features import ImageView, accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
@@ -35,6 +36,7 @@ from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,
+    Progress,
     check_backbone,
     give_up,
     release,
@@ -43,6 +45,7 @@ from fewshot_bench.runner.fit import (
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
 from fewshot_bench.runner.verification import Verdict, verify
+from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolate
@@ -76,16 +79,18 @@ def evaluate(
     batches: QueryBatches,
     incidents: Incidents,
     log: CellLog,
+    progress: Progress | None = None,
 ) -> Answered:
     """Compute the logits of a fitted method for the queries of a cell that shares its fit.
 
-    incidents, log: of the fit so far; those of the evaluation are added.
+    incidents, log: of the fit so far; those of the evaluation are added. progress: called with the
+    number of answered queries, and of all.
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
 
-    def again(other: Meter, order: list[int]) -> np.ndarray:
-        rows, columns = _answer(fitted, cell, session, other, int, order)
+    def again(other: Meter, *groups: Sequence[int]) -> np.ndarray:
+        rows, columns = _answer(fitted, cell, session, other, groups)
         return np.asarray(rows[:, columns])
 
     # The classifier may hold the fit's context and have added notes for another cell.
@@ -98,10 +103,13 @@ def evaluate(
         observer = LogitsObserver(fitted.parameters)
         with observer.watch():
             limit = functools.partial(batches.limit, incidents=incidents)
-            answers, columns = _answer(fitted, cell, session, meter, limit)
+            groups = cell.lists.groups or (range(cell.lists.queries.count),)
+            answers, columns = _answer(fitted, cell, session, meter, groups, limit, progress)
         if are_probabilities(answers):
             text = "logits() returned probabilities: nll, brier and ece take the softmax of them"
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
+        if cell.lists.groups:
+            answers = answers[np.argsort(np.concatenate(groups))]
         scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
         verdict = Verdict()
@@ -167,18 +175,19 @@ def evaluate_within_memory(
     incidents: Incidents,
     interrupted: Callable[[], bool],
     log: CellLog | None = None,
+    progress: Progress | None = None,
 ) -> Answered:
     """`evaluate`; when out of memory, retry with half as many queries per batch.
 
-    A method that requests no batches gets no second try. incidents, log: receive what belongs to
-    the fit and the last try.
+    Groups of queries stay as they are. A method that requests no batches gets no second try.
+    incidents, log: receive what belongs to the fit and the last try.
     """
     batches, log = QueryBatches(cell.spec.method, fitted.context.parts_used), log or CellLog()
     while True:
         incidents.restart(fitted.incidents)
         log.restart(fitted.log)
         try:
-            return evaluate(fitted, cell, session, batches, incidents, log)
+            return evaluate(fitted, cell, session, batches, incidents, log, progress)
         except BaseException as caught:
             if interrupted() or not out_of_memory(caught):
                 raise
@@ -197,36 +206,82 @@ def _answer(
     cell: Cell,
     session: Session,
     meter: Meter,
-    batch: Callable[[int], int],
-    order: list[int] | None = None,
+    groups: Sequence[Sequence[int]],
+    batch: Callable[[int], int] = int,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, Any]:
-    """Logits of the queries in an order (default: as listed), and the columns that count.
+    """Logits of the queries of groups, one after the other, and the columns that count.
 
-    The columns of logits are those of the classifier, which may answer for more classes.
+    groups: of numbers among the queries. Each is given by itself, and no more of others than that
+    they were asked for. The columns of logits are those of the classifier, which may answer for
+    more classes.
     """
     fitted_space, asked = fitted.cell.lists.fitted, cell.lists.evaluated
-    source = session.source(cell.lists.queries, cell.spec)
     queries = image_view(
-        source,
+        session.source(cell.lists.queries, cell.spec),
         session.features,
         meter,
         phase="encode_queries",
-        order=order,
         batch=batch,
+        seed=cell.spec.train_seed,
+        streams=derive(seed_of(fitted.cell), "queries"),
         scores=cell.below and cell.below.scores,
     )
-    count = len(queries)
     with meter.phase("predict"), torch.no_grad():
         # A copy, so that attributes set in one evaluation do not affect the next one.
         classifier, columns = adapt_classifier(copy.copy(fitted.classifier), fitted_space, asked)
-        raw = classifier.logits(queries)
-    classes = asked if columns is None else fitted_space
-    try:
-        answers = plain_logits(raw, count, len(classes.classnames), fitted.cell.spec.precision)
-    except ContractError as error:
-        where = place_of(type(fitted.cell.method), getattr(type(classifier), "logits", None))
-        raise ContractError(f"{error} (at {where})" if where else str(error)) from error
+    classes = len((asked if columns is None else fitted_space).classnames)
+    rows = []
+    for parts in divide(queries, groups, cell.spec.queries, progress):
+        with meter.phase("predict"), torch.no_grad():
+            answer = begin(classifier, cell.spec.queries)
+        for part in parts:
+            with meter.phase("predict"), torch.no_grad():
+                raw = answer(part)
+            try:
+                rows.append(plain_logits(raw, len(part), classes, fitted.cell.spec.precision))
+            except ContractError as error:
+                where = place_of(type(fitted.cell.method), getattr(answer, "__func__", None))
+                raise ContractError(f"{error} (at {where})" if where else str(error)) from error
+            part.progress(1, 1)
+    answers = rows[0] if len(rows) == 1 else np.concatenate(rows)
     return answers, slice(None) if columns is None else columns.numpy()
+
+
+def divide(
+    queries: ImageView,
+    groups: Sequence[Sequence[int]],
+    condition: str,
+    progress: Progress | None = None,
+) -> Iterator[list[ImageView]]:
+    """The queries of each group, in the parts of its calls: one, or of `PART` in a stream.
+
+    condition: `RunSpec.queries`. progress: called with the number of answered queries, and of all.
+    """
+    done, total = 0, sum(map(len, groups))
+
+    def report(start: int, count: int, at: int, of: int) -> None:
+        if progress is not None:
+            progress(start + count * min(at, of) // max(of, 1), total)
+
+    for group in groups:
+        size = PART if is_stream(condition) else max(1, len(group))
+        parts = [group[at : at + size] for at in range(0, max(1, len(group)), size)]
+        starts = range(done, done + len(group) + 1, size)
+        yield [
+            queries.part(part, functools.partial(report, start, len(part)))
+            for start, part in zip(starts, parts, strict=False)
+        ]
+        done += len(group)
+
+
+def begin(classifier: Any, condition: str) -> Callable[[Images], Tensor]:
+    """What answers the queries of one group: `logits`, or `answer` of a new stream."""
+    # A copy, so that attributes set for one group do not reach the next one.
+    own = copy.copy(classifier)
+    answer: Callable[[Images], Tensor]
+    answer = own.start().answer if is_stream(condition) else own.logits
+    return answer
 
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:

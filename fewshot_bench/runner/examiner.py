@@ -11,8 +11,9 @@ import hashlib
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +27,15 @@ from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.api.task import Split, Vocabulary
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles
 from fewshot_bench.runner.preflight import revision_of
-from fewshot_bench.splits.draw import class_half, draw_all_classes, narrow, short_facts, split_key
+from fewshot_bench.splits.draw import (
+    class_half,
+    draw_all_classes,
+    find_bystanders,
+    narrow,
+    short_facts,
+    split_key,
+)
+from fewshot_bench.splits.groups import Group, describe_groups, draw_groups, number_groups
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import verify_picks
 from fewshot_bench.utils.errors import ContractError, DataMissingError, NotApplicableError
@@ -125,7 +134,8 @@ class CellLists:
 
     train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
     `fsbench splits show`. queries: without labels, and shuffled by a secret of the run, since an
-    order that is known would reveal labels by position.
+    order that is known would reveal labels by position. groups: batches of numbers among the
+    queries, or the order of a stream as one group; empty if each query is alone.
     """
 
     fitted: LabelSpace
@@ -134,6 +144,7 @@ class CellLists:
     val: ImageList
     queries: ImageList
     picks: str = ""
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +188,29 @@ class Examination(Protocol):
 
 @dataclass(frozen=True)
 class _Cell:
-    """The data sets and the split of a cell. order: the queries as positions in the test list."""
+    """The data sets and the split of a cell.
+
+    bystanders: queries beside the test list, which are not scored. order: the queries as positions
+    in the test list and, after it, the bystanders.
+    """
 
     dataset: Dataset
     target: Dataset
     drawn: Split
     split: Split
+    bystanders: Sequence[Item]
     order: tuple[int, ...]
+
+    @cached_property
+    def asked(self) -> tuple[Item, ...]:
+        """The test list and the bystanders."""
+        return (*self.split.test, *self.bystanders)
+
+    def groups(self, spec: RunSpec) -> tuple[Group, ...]:
+        """Groups of positions."""
+        listed = ("test", self.split.test), ("bystanders", self.bystanders)
+        labels = [item.label for item in self.asked]
+        return draw_groups(spec.queries, labels, spec.train_seed, digest_of(listed))
 
 
 class Examiner:
@@ -211,18 +238,26 @@ class Examiner:
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
         cell, split = self._cell(spec), self._cell(spec).split
+        numbers = {position: number for number, position in enumerate(cell.order)}
         return CellLists(
             *self._label_spaces(spec),
             train=self._list_labeled(cell, split.train),
             val=self._list_labeled(cell, split.val),
-            queries=self.images(cell.target, tuple(split.test[index] for index in cell.order), ()),
+            queries=self.images(cell.target, tuple(cell.asked[index] for index in cell.order), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
+            groups=tuple(
+                tuple(numbers[position] for position in group) for group in cell.groups(spec)
+            ),
         )
 
     def query_labels(self, spec: RunSpec) -> list[int]:
-        """The labels of a cell's queries in their order: for a process that guards none."""
+        """The labels of a cell's queries in their order: for a process that guards none.
+
+        -1 for a bystander.
+        """
         cell = self._cell(spec)
-        return [cell.split.test[index].label for index in cell.order]
+        count = len(cell.split.test)
+        return [cell.asked[index].label if index < count else -1 for index in cell.order]
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
         fitted = LabelSpace.of_fit(self.dataset(spec).card(), spec)
@@ -252,7 +287,11 @@ class Examiner:
         logits = np.empty_like(answers)
         logits[list(cell.order)] = answers
         labels = np.array([item.label for item in cell.split.test], dtype=np.int64)
-        marked = Answers.of(logits, labels)
+        groups = None
+        if drawn := cell.groups(spec):
+            numbers = number_groups(spec.queries, drawn, len(cell.order))
+            groups = np.array(numbers[: len(labels)], dtype=np.int32)
+        marked = Answers.of(logits[: len(labels)], labels, groups)
         record = replace(
             record,
             split=self._facts(spec, cell, fitted, evaluated),
@@ -280,7 +319,7 @@ class Examiner:
 
     def _cell(self, spec: RunSpec) -> _Cell:
         key = (*split_key(spec), canonical_json(dict(spec.data)))
-        key = (*key, spec.revision, spec.target_revision)
+        key = (*key, spec.revision, spec.target_revision, spec.bystanders)
         if key not in self._cells:
             _keep(self._cells, key, self._draw(spec), CELLS_KEPT)
         return self._cells[key]
@@ -295,15 +334,18 @@ class Examiner:
             picks = load_picks(self._store, spec, dataset.items())
         drawn = draw_all_classes(spec, dataset.items(), picks)
         other = target.items() if spec.target else None
-        split = narrow(spec, drawn, len(dataset.card().classnames), other)
-        return _Cell(dataset, target, drawn, split, self._shuffle(split))
+        count = len(dataset.card().classnames)
+        split = narrow(spec, drawn, count, other)
+        beside = find_bystanders(spec, drawn, count)
+        order = self._shuffle((*split.test, *beside))
+        return _Cell(dataset, target, drawn, split, beside, order)
 
-    def _shuffle(self, split: Split) -> tuple[int, ...]:
-        """Places in the test list, in an order that nobody knows without this process's secret.
+    def _shuffle(self, items: Iterable[Item]) -> tuple[int, ...]:
+        """Places of items, in an order that nobody knows without this process's secret.
 
         Cells with the same test images have the same order, and share their images.
         """
-        ids = [item.id.encode("utf-8", "surrogatepass") for item in split.test]
+        ids = [item.id.encode("utf-8", "surrogatepass") for item in items]
         ranks = [hashlib.blake2b(id, key=self._secret).digest() for id in ids]
         return tuple(sorted(range(len(ids)), key=ranks.__getitem__))
 
@@ -366,6 +408,10 @@ class Examiner:
             **short_facts(spec, split),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
+        if groups := cell.groups(spec):
+            labels = [item.label for item in cell.asked]
+            facts |= describe_groups(spec.queries, groups, labels)
+        facts |= {"bystanders": len(cell.bystanders)} if cell.bystanders else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
     def _describe_images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:

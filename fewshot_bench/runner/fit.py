@@ -40,6 +40,7 @@ from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.faults import out_of_memory
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.splits.groups import is_stream
 from fewshot_bench.training.back_ends import resolve_kind
 from fewshot_bench.training.train_step import TrainStep, step_on
 from fewshot_bench.utils import rng as streams
@@ -112,9 +113,7 @@ class Context:
 
     def rng(self, name: str) -> torch.Generator:
         """A fresh CPU generator for the named stream of this cell."""
-        if not isinstance(name, str) or not name:
-            raise ContractError(f"ctx.rng({name!r}): expected the name of a stream, such as 'init'")
-        return streams.generator(self._seed, name)
+        return streams.named_generator(self._seed, name, "ctx.rng")
 
     def autocast(self) -> Any:
         """Context for encoder work at the run's precision."""
@@ -283,11 +282,14 @@ def fit(
             classifier = cell.method.fit(make_task(cell, session, meter), backbone, context)
         steps = _settle(context, spec.method, incidents)
         curves = _finish(context, spec.method, incidents)
-        for part in ("logits", "tensors"):
+        asked, kind = (
+            ("start", "Streaming") if is_stream(spec.queries) else ("logits", "Classifier")
+        )
+        for part in (asked, "tensors"):
             if not callable(getattr(classifier, part, None)):
                 raise ContractError(
                     f"{spec.method}.fit returned {type(classifier).__name__} without {part}(); "
-                    "return a Classifier"
+                    f"return a {kind}"
                 )
         _check_options(cell)
         check_backbone(backbone, fingerprint, f"{spec.method}.fit")
@@ -355,6 +357,7 @@ def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
         labeled=True,
         phase="encode_support",
         seed=spec.train_seed,
+        streams=seed_of(cell),
     )
     val = session.source(cell.lists.val, spec)
     return Task(

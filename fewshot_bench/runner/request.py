@@ -22,6 +22,7 @@ from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
+    ALONE,
     AUTO,
     CLASSES,
     CONDITIONS,
@@ -34,6 +35,12 @@ from fewshot_bench.api.spec import (
     TOY_TEXT,
     AllShots,
     RunSpec,
+)
+from fewshot_bench.runner.need import (
+    choose_runnable,
+    conditions_of,
+    find_lack,
+    tell_left_out,
 )
 from fewshot_bench.runner.variants import (
     Configured,
@@ -89,6 +96,9 @@ class Request:
     exif: str = "ignore"
     published: bool = False
     augment: str = "host"
+    queries: str = ALONE
+    views: int = 1
+    bystanders: str = "none"
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -140,7 +150,8 @@ class Plan:
     datasets: data sets to fit or evaluate on. problems: reasons by data set that cannot be used.
     left_out: reasons by broken method or data set of "all" or a suite, and by data set that a
     `partial` request leaves out. keep_split: where splits
-    made by data sets are kept: in the `store`, or beside the `data`.
+    made by data sets are kept: in the `store`, or beside the `data`. lacking: methods of "all" or a
+    suite that need more than the run allows, and what.
     """
 
     cells: list[RunSpec]
@@ -148,6 +159,7 @@ class Plan:
     problems: dict[str, str]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     keep_split: str = "store"
+    lacking: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def expand(request: Request) -> Plan:
@@ -167,6 +179,10 @@ def expand(request: Request) -> Plan:
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
+    patterns = (EVERY, *plugins.methods.suites())
+    variants = choose_runnable(variants, request, patterns, plan.lacking)
+    if plan.lacking and not variants:
+        raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
@@ -218,7 +234,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **request.others,
+            **{**request.others, **conditions_of(whole, request)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
@@ -241,22 +257,28 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     plan.cells = [
-        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose)
+        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request)
         for cell in plan.cells
     ]
     return plan
 
 
 def _put_on(
-    cell: RunSpec, inner: Variant | None, choose: Callable[[Variant, FitSetting], Variant]
+    cell: RunSpec,
+    inner: Variant | None,
+    choose: Callable[[Variant, FitSetting], Variant],
+    request: Request,
 ) -> RunSpec:
-    """The cell on top of another method, of the same task and conditions."""
+    """The cell on top of another method, which answers for the same queries, each alone."""
     if inner is None:
         return cell
     inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
-    options = {"options": dict(inner.options), "overrides": dict(inner.overrides)}
-    names = {"method": inner.method, "method_version": inner.version}
-    return dataclasses.replace(cell, inner=names | options)
+    if lack := find_lack(inner, request):
+        raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
+    needed = conditions_of(inner, request) | {"bystanders": cell.bystanders}
+    fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
+    fields |= {"method": inner.method, "method_version": inner.version}
+    return dataclasses.replace(cell, inner=fields, views=max(cell.views, needed["views"]))
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:
@@ -396,7 +418,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value)):
+        if name in (*request.others, "views") and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
@@ -418,6 +440,12 @@ def _check_request(request: Request) -> None:
         raise UsageError(
             "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
         )
+    if request.bystanders != CONDITIONS["bystanders"].default:
+        mixed = f"--bystanders {request.bystanders} mixes queries of the new half"
+        if request.classes != ("base",):
+            raise UsageError(f"{mixed} into those of the base half: add --classes base")
+        if request.queries == ALONE:
+            raise UsageError(f"{mixed} in, and each query is alone: add --queries all")
     if NO_CLASSES in request.classes and not request.transfer:
         raise UsageError(
             "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"

@@ -171,7 +171,9 @@ def _compute(
         try:
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []
-            answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted, log)
+            answered = evaluate_within_memory(
+                fitted, cell, session, incidents, interrupted, log, progress
+            )
             record = answered.record
             if models is not None:
                 stated = keep(fitted, cell, session, models, incidents)

@@ -40,11 +40,15 @@ _BETWEEN = re.compile(r",(?![^\[]*\])")
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 
+NO_CARD = MethodCard("")
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A method with one set of hyper-parameters.
 
     overrides: the values that differ from the defaults. chosen: the values that the user named.
+    card: the method's, of these values.
     """
 
     method: str
@@ -52,6 +56,7 @@ class Variant:
     overrides: Mapping[str, Any]
     version: str
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    card: MethodCard = NO_CARD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +194,7 @@ def find_inner(variant: Variant, catalog: Registry, store: Path) -> Variant | No
     )
     reference = own.reference if own else bare
     (inner,) = expand_methods([f"{reference}{bracket}{options}"], (), catalog)
-    card = card_of(catalog.method_class(inner.method))
-    if inner.options.get("on") or getattr(card, "sees", "query") not in ("query", "views"):
+    if inner.options.get("on") or inner.card.sees not in ("query", "views"):
         raise UsageError(
             f"{where}: {inner.method} is on top of another method itself, or answers by other "
             "queries; expected one that answers for each query alone (fsbench list methods)"
@@ -279,7 +283,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     fields, files = hyperparameters(cls), find_files(name, cls, chosen)
     method = _build(name, cls, {**chosen, **files})
     try:
-        card_of(method)
+        card = card_of(method) or NO_CARD
     except ContractError as error:
         raise PluginError(f"method '{name}': {error} (fsbench show {shlex.quote(name)})") from error
     options = configuration(method)
@@ -301,7 +305,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
     # No version of a method fixes what is in a file, not even in that of a default.
     chosen = {**chosen, **stated}
-    return Variant(name, options, {**overrides, **stated}, version_in(name, cls), chosen)
+    return Variant(name, options, {**overrides, **stated}, version_in(name, cls), chosen, card)
 
 
 class PublishedVariants:
@@ -335,7 +339,7 @@ def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:
             asked[cell.method][cell.dataset] = None
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for method, datasets in asked.items():
-        card = card_of(registry().method_class(method)) or MethodCard("")
+        card = card_of(registry().method_class(method)) or NO_CARD
         alike[card.without_own_values(datasets)].append(method)
     for without, methods in alike.items():
         if without:

@@ -93,6 +93,20 @@ def narrow(spec: RunSpec, split: Split, classes: int, target: Pools | None = Non
     return replace(split, train=train, val=val, test=_limit(test, spec.limit))
 
 
+def find_bystanders(spec: RunSpec, split: Split, classes: int) -> Sequence[Item]:
+    """The queries of other classes that a cell mixes in: those of the new half, or none.
+
+    split: a draw over all classes. Labels are those among all classes, at most `limit` items.
+    """
+    if spec.bystanders == "none":
+        return ()
+    half = class_half(classes, "new")
+    return _limit(
+        relabeled(split.test, lambda label, name: (label, name) if label in half else None),
+        spec.limit,
+    )
+
+
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
     """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
     if imported is not None:

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from statistics import median_low
 from typing import Any
 
+from fewshot_bench.api.spec import ALONE
 from fewshot_bench.utils.rng import derive
 
 Group = tuple[int, ...]
 
-ALONE, ALL, STREAM, BY_CLASS = "alone", "all", "stream", "stream-classes"
+ALL, STREAM, BY_CLASS = "all", "stream", "stream-classes"
 _BATCH = re.compile(r"batch-(\d+)(?:-k(\d+)-(\d+))?")
 _SPREAD = re.compile(r"stream-g(\d*\.?\d+)")
 # Queries of a slot over which classes are spread (StatA, main.py:148), and of a part of a stream.

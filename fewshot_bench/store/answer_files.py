@@ -42,9 +42,9 @@ KEEP_ALL = f"--keep-logits {ALL} --force"
 # Up to this many logits (16 MB), all are kept by default. Millions: SUN397 7.9, ImageNet 50.
 MOST_LOGITS = 8_000_000
 TOP_CLASSES = 5
-# Bytes per query: its statistics, a name of usual length, each of its top classes, each logit.
-# And bytes of everything else in the file.
-_STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
+# Bytes per query: its statistics and group, a name of usual length, each of its top classes, each
+# logit. And bytes of everything else in the file.
+_STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 44, 64, 8, 2, 2_048
 
 
 def choose_kept(asked: str, queries: int, classes: int) -> str:
@@ -72,6 +72,8 @@ def estimate_bytes(queries: int, classes: int, asked: str = "") -> int:
 WHOLE, FILE = "logits", "answers"
 # Arrays that every file has, and those that depend on what is kept.
 STATISTICS, CHOSEN = ("names", "classes", "statistics"), ("top", "high", "low")
+# The array of a file whose queries were not answered alone.
+GROUPS = "groups"
 _LAYOUTS = ({*STATISTICS}, {*STATISTICS, "top"}, {*STATISTICS, *CHOSEN})
 # Above this size, completeness checks read the archive's directory only.
 FULL_CHECK_BYTES = 4 * 2**20
@@ -120,6 +122,7 @@ def _types() -> Mapping[str, Any]:
         "top": np.dtype([("class", "<i4"), ("probability", "<f4")]),
         "high": np.dtype("u1"),
         "low": np.dtype("u1"),
+        GROUPS: np.dtype("<i4"),
     }
 
 
@@ -150,6 +153,8 @@ def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.n
         "classes": np.array(answers.classes, dtype=types["classes"]),
         "statistics": rows,
     }
+    if answers.groups is not None:
+        arrays[GROUPS] = answers.groups.astype(types[GROUPS])
     if kept != NONE:
         classes, probabilities = _top(answers)
         arrays["top"] = np.empty(classes.shape, dtype=types["top"])
@@ -224,7 +229,7 @@ def _join_halves(arrays: Arrays) -> np.ndarray:
 
 
 def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
-    """The SHA-256 of all logits in float32, labels and ids, which identifies a result."""
+    """The SHA-256 of all logits in float32, labels, ids and groups: it identifies a result."""
     import numpy as np
 
     sha = hashlib.sha256()
@@ -233,6 +238,8 @@ def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
         "labels": np.asarray(answers.labels, np.int64),
         "ids": np.asarray(ids, dtype=np.str_),
     }
+    if answers.groups is not None:
+        arrays[GROUPS] = answers.groups.astype(np.int32)
     for name, array in arrays.items():
         sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).data if array.size else b"")
@@ -306,6 +313,7 @@ def read(path: Path, *, kept: bool = True) -> tuple[dict[str, np.ndarray], str]:
         "names": arrays["names"].shape[:1],
         "classes": (),
         "statistics": shape[:1],
+        GROUPS: shape[:1],
     }
     if any(a.dtype != types[name] or a.shape != shapes[name] for name, a in arrays.items()):
         texts = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
@@ -316,7 +324,7 @@ def read(path: Path, *, kept: bool = True) -> tuple[dict[str, np.ndarray], str]:
 def _list_arrays(archive: zipfile.ZipFile) -> list[str]:
     """The names of the arrays in an archive; Damaged if they are not those of a file."""
     names = [name.removesuffix(".npy") for name in archive.namelist()]
-    if set(names) not in _LAYOUTS:
+    if {*names} - {GROUPS} not in _LAYOUTS:
         raise Damaged(f"it holds {sorted(names)!s:.{LONGEST}}")
     return names
 
@@ -391,6 +399,7 @@ def build_stored(arrays: Arrays, record: Record) -> Stored:
         surprises=rows["surprise"].copy(),
         brier_scores=rows["brier_score"].copy(),
         whole=logits,
+        groups=arrays[GROUPS].copy() if GROUPS in arrays else None,
     )
     top = arrays.get("top")
     best = None if top is None else (top["class"].copy(), top["probability"].copy())
@@ -423,6 +432,8 @@ def _count_impossible(arrays: Arrays, stored: Stored) -> int:
     if wrong.any():
         return int(wrong.sum())
     wrong |= (answers.ranks == 1) != answers.hits
+    if answers.groups is not None:
+        wrong |= answers.groups < 0
     wrong |= (answers.confidences <= 0) | (answers.confidences > 1)
     if top is not None:
         wrong |= top[0][:, 0] != answers.predictions

@@ -88,8 +88,9 @@ class Outcome:
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
     predictions: (n,) class indices below `classes`. reliability: as `metrics.reliability` returns
-    it. metrics: those that the record states, and the others computed from its answers. whole: True
-    if all logits are kept. read: reads the answers, with all logits if called with True.
+    it. metrics: those that the record states, and the others computed from its answers. groups: as
+    in `Answers`. whole: True if all logits are kept. read: reads the answers, with all logits if
+    called with True.
     """
 
     queries: Queries
@@ -97,6 +98,7 @@ class Outcome:
     reliability: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
+    groups: np.ndarray | None = None
     whole: bool = False
     read: Callable[[bool], Answers] = _refuse
 
@@ -156,6 +158,8 @@ class _Content(msgspec.Struct, array_like=True):
     reliability: bytes
     classes: int
     metrics: dict[str, int | float]
+    # None if queries were alone, as of outcomes that were put before there were groups.
+    groups: bytes | None = None
 
 
 class _Images(msgspec.Struct, array_like=True):
@@ -190,7 +194,8 @@ class OutcomeCache:
                 made = msgspec.msgpack.decode(content, type=_Content)
                 predictions = np.frombuffer(made.predictions, "<i4")
                 bins = np.frombuffer(made.reliability, "<f8").reshape(3, BINS)
-                return Outcome(queries, predictions, bins, made.classes, made.metrics)
+                groups = None if made.groups is None else np.frombuffer(made.groups, "<i4")
+                return Outcome(queries, predictions, bins, made.classes, made.metrics, groups)
         return None
 
     def _queries_of(self, digest: bytes) -> Queries | None:
@@ -221,6 +226,7 @@ class OutcomeCache:
                     outcome.reliability.astype("<f8").tobytes(),
                     outcome.classes,
                     dict(outcome.metrics),
+                    None if outcome.groups is None else outcome.groups.astype("<i4").tobytes(),
                 )
             )
             rows.append((key, stamp, digest, content, _sum(key, logits, stamp, digest, content)))
@@ -388,7 +394,10 @@ class Outcomes:
         # Those of other plug-ins.
         values = {**(before.metrics if before else {}), **values}
         bins = reliability(answers.confidences, answers.hits)
-        return Outcome(self._queries_of(stored), answers.predictions, bins, answers.classes, values)
+        return Outcome(
+            *(self._queries_of(stored), answers.predictions, bins, answers.classes, values),
+            groups=answers.groups,
+        )
 
     def _load(self, record: Record, logits: bool) -> Stored:
         """Load a record's answers, checking their digests; logits: also read the kept logits."""

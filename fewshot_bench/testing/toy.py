@@ -100,6 +100,8 @@ class WatchedImages:
     raw_features = _pass_on("raw_features")
     unprojected = _pass_on("unprojected")
     views = _pass_on("views")
+    rng = _pass_on("rng")
+    progress = _pass_on("progress")
 
 
 class WatchedShots(WatchedImages):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fewshot_bench.utils.devices import list_generators
+from fewshot_bench.utils.errors import ContractError
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,13 @@ def generator(seed: int, *names: object) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def named_generator(seed: int, name: object, where: str) -> torch.Generator:
+    """`generator` for a name that a method gave; ContractError, with `where`, for no name."""
+    if not isinstance(name, str) or not name:
+        raise ContractError(f"{where}({name!r}): expected the name of a stream, such as 'init'")
+    return generator(seed, name)
 
 
 @contextmanager

@@ -47,6 +47,13 @@ class Cache:
         every = torch.arange(self.classes, device=self.labels.device)
         return activation @ (self.labels[:, None] == every).to(activation.dtype)
 
+    def per_image(self, scores: Tensor) -> Tensor:
+        """(n, classes) numbers of the classes, as those of each key's class: (n, m)."""
+        if self.balanced:
+            images = len(self.keys) // self.classes
+            return scores[:, :, None].expand(-1, -1, images).flatten(1)
+        return scores[:, self.labels]
+
     def logits(self, affinity: Tensor, beta: float) -> Tensor:
         """(n, classes): exp(-(beta - beta * affinity)) V (Tip-Adapter main.py:39-42)."""
         return self.per_class(torch.exp(beta * affinity - beta))
@@ -56,7 +63,7 @@ class Cache:
         self, features: Tensor, class_features: Tensor, scale: float, beta: float, alpha: float
     ) -> Tensor:
         """(n, classes): scale * f W' + alpha * cache logits, in blocks of queries."""
-        size = _block(features.device, len(self.keys))
+        size = largest_block(features, len(self.keys))
         parts = [
             scale * block @ class_features.T + alpha * self.logits(self.affinity(block), beta)
             for block in row_blocks(features, size)
@@ -64,9 +71,9 @@ class Cache:
         return torch.cat(parts)
 
 
-def _block(device: torch.device, row: int) -> int:
+def largest_block(features: Tensor, row: int) -> int:
     """The number of queries in a block when each takes `row` elements."""
-    return max(1, BLOCKS.get(device.type, BLOCKS["other"]) // max(1, row))
+    return max(1, BLOCKS.get(features.device.type, BLOCKS["other"]) // max(1, row))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def search(
     """
     counts = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=features.device)
     weights = torch.tensor(alphas, device=features.device)[:, None, None]
-    size = _block(features.device, max(len(cache.keys), len(alphas) * cache.classes))
+    size = largest_block(features, max(len(cache.keys), len(alphas) * cache.classes))
     parts = (torch.split(whole, size) for whole in (features, labels, zero_shot))
     for block, targets, base in zip(*parts, strict=True):
         affinity, own = cache.affinity(block), targets[:, None]

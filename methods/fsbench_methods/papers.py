@@ -23,6 +23,17 @@ ADALORA = Paper(
     url="https://openreview.net/forum?id=lq62uWRJjiY",
     code=f"{_GITHUB}/QingruZhang/AdaLoRA",
 )
+APE = Paper(
+    "Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement",
+    (
+        *("Xiangyang Zhu", "Renrui Zhang", "Bowei He", "Aojun Zhou", "Dong Wang", "Bin Zhao"),
+        "Peng Gao",
+    ),
+    2023,
+    venue="ICCV",
+    url=f"{_ARXIV}/2304.01195",
+    code=f"{_GITHUB}/yangyangyang127/APE",
+)
 BITFIT = Paper(
     "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
     ("Ben Zaken, Elad", "Yoav Goldberg", "Shauli Ravfogel"),
@@ -298,4 +309,6 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "maple": MAPLE,
     "promptsrc": PROMPTSRC,
     "plot++": PLOT,
+    "ape": APE,
+    "ape-t": APE,
 }

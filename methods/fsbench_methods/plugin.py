@@ -24,6 +24,8 @@ def register_methods(register: Callable[..., None]) -> None:
     add("linear-probe", "linear_probe:LinearProbe", "fast")
     add("tip-adapter", "tip_adapter:TipAdapter", "fast")
     add("tip-adapter-f", "tip_adapter:TipAdapterF", "fast", "adapters", "seed-paper")
+    add("ape", "ape:Ape", "fast")
+    add("ape-t", "ape_t:ApeT", "fast", "adapters")
     add("coop", "coop:CoOp", "prompts", "seed-paper")
     add("cocoop", "cocoop:CoCoOp", "prompts", "seed-paper")
     add("kgcoop", "kgcoop:KgCoOp", "prompts", "seed-paper")

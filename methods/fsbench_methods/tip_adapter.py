@@ -14,6 +14,7 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
+    Classifier,
     Images,
     MethodCard,
     Published,
@@ -163,7 +164,7 @@ class CacheMethod:
 
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
-    ) -> CacheClassifier:
+    ) -> Classifier:
         """Rebuild the cache classifier with its constants."""
         return CacheClassifier.of(tensors, vocabulary, backbone)
 

@@ -67,4 +67,5 @@ def test_every_trained_method_has_an_official_step(name: str) -> None:
             without.append(method)
         else:
             step()
-    assert without == ["gda", "linear-probe", "proker", "tip-adapter", "zero-shot"]
+    # The code of ape-t has no license, so that its step is not written again.
+    assert without == ["ape", "ape-t", "gda", "linear-probe", "proker", "tip-adapter", "zero-shot"]

@@ -43,6 +43,7 @@ MOST = {
 # that is left out here.
 MOST_OF_HEADS = {
     "tip-adapter-f": 21,  # 31
+    "ape-t": 29,
     "clip-adapter": 40,  # 42
     "taskres": 30,  # 36
     "zs-lp": 28,  # 28

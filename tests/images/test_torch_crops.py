@@ -32,11 +32,12 @@ SIZE = (48, 40)
 SHAPES = [(500, 375), (30, 40), (64, 48), (40, 48), (1, 1), (3, 200), (200, 2), (700, 90)]
 
 
-def drawn() -> tuple[list[Image.Image], list[Crop]]:
+def drawn(interpolation: Any = "bicubic") -> tuple[list[Image.Image], list[Crop]]:
     """Images of very different sizes, two crops of each, some of them mirrored."""
     images = [scene(seed, size) for seed, size in enumerate(SHAPES)] * 2
     numbers = torch.rand(len(images), NUMBERS, dtype=torch.float64, generator=torch.manual_seed(0))
-    return images, draw_crops([image.size for image in images], Augment(), numbers)
+    augment = Augment(interpolation=interpolation)
+    return images, draw_crops([image.size for image in images], augment, numbers)
 
 
 def by_threads(images: list[Any], crops: list[Crop]) -> Tensor:
@@ -50,12 +51,16 @@ def by_products(images: list[Any], crops: list[Crop]) -> Tensor:
 
 
 @pytest.mark.parametrize("way", [by_threads, by_products])
-def test_crops_are_those_of_pillow_up_to_rounding(way: Any) -> None:
-    images, crops = drawn()
+# Halves, which a bilinear kernel makes more often, are rounded up by Pillow and to even by torch.
+@pytest.mark.parametrize(("interpolation", "share"), [("bicubic", 0.02), ("bilinear", 0.05)])
+def test_crops_are_those_of_pillow_up_to_rounding(
+    way: Any, interpolation: Any, share: float
+) -> None:
+    images, crops = drawn(interpolation)
     expected = stack_crops(images, crops, SIZE).int()
     gap = (way([np.array(image) for image in images], crops).int() - expected).abs()
     assert gap.max() <= 2
-    assert (gap > 0).float().mean() < 0.02
+    assert (gap > 0).float().mean() < share
 
 
 def test_large_crops_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from tests.helpers import cells
 
 CPU = torch.device("cpu")
 # Not captured: methods without steps of an optimizer of torch that keeps its numbers on the device.
-UNTRAINED = {"zero-shot", "tip-adapter", "gda", "proker", "linear-probe"}
+UNTRAINED = {"zero-shot", "tip-adapter", "ape", "gda", "proker", "linear-probe"}
 
 
 def _trained() -> list[str]:
@@ -40,7 +40,7 @@ def _trained() -> list[str]:
 
 TRAINED = _trained()
 # On a CPU, eager steps of these take another kernel of the optimizer than captured ones.
-ROUNDED = {"cocoop", "tip-adapter-f", "taskres", "lp++", "cross-modal", "wise-ft"}
+ROUNDED = {"cocoop", "tip-adapter-f", "ape-t", "taskres", "lp++", "cross-modal", "wise-ft"}
 
 
 def fit(

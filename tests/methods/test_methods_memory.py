@@ -87,6 +87,8 @@ class Encoded(MemoryShots):
 HOLDING: dict[str, dict[str, Any]] = {
     "tip-adapter": {},
     "tip-adapter-f": {"epochs": 2},
+    "ape": {},
+    "ape-t": {"epochs": 2},
     "gda": {"views": 100},
     "zs-lp": {"epochs": 2},
     "clap": {"epochs": 2},

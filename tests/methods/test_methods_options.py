@@ -46,6 +46,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "prolip": {"lr": 0.0, "crop": 0.0, "penalty": -1.0},
     "2sfs": {"lr": 0.0, "share": 1.0, "batch_size": 0},
     "taskres": {"scale": 0.0},
+    "ape": {"channels": [0.0, 1.1], "similarity": -0.1, "gamma_scale": 0.0, "init_gamma": -1.0},
+    "ape-t": {"channels": 0.0, "similarity": 2.0, "lr": 0.0, "eps": 0.0, "weight_decay": -1.0},
     "tip-adapter": {"views": 0, "crop": 0.0, "beta_scale": 0.05, "init_alpha": -1.0},
     "tip-adapter-f": {"views": 0, "crop": 0.0, "beta_scale": 0.05, "init_alpha": -1.0},
 }

@@ -17,7 +17,7 @@ def cut_parts(
 ) -> list[Tensor]:
     """A crop (3, h, w) of every image, resized by Pillow to `size` (h, w)."""
     parts = [
-        image.crop(crop.box).resize(size[::-1], Image.Resampling.BICUBIC)
+        image.crop(crop.box).resize(size[::-1], Image.Resampling[crop.interpolation.upper()])
         for image, crop in zip(images, crops, strict=True)
     ]
     return [torch.from_numpy(np.array(part).transpose(2, 0, 1)) for part in parts]

@@ -132,6 +132,12 @@ class MemoryShots:
         views = torch.stack([encode(self.view(start + i, augment, rng)) for i in range(count)])
         return F.normalize(views, dim=-1) if normalize and projected else views
 
+    def rng(self, name: str) -> torch.Generator:
+        return generator(0, name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Nobody listens."""
+
     def view(self, number: int, augment: Augment, rng: torch.Generator | None = None) -> Tensor:
         """Pixels of the images' own view `number`, or of the next view drawn from `rng`."""
         return _augmented(self.pixels, augment, rng or torch.Generator().manual_seed(99 + number))
