@@ -240,6 +240,17 @@ TIP_ADAPTER = Paper(
     url=f"{_ARXIV}/2207.09519",
     code=f"{_GITHUB}/gaopengcuhk/Tip-Adapter",
 )
+TRANSDUCTIVE_CLIP = Paper(
+    "Transductive Zero-Shot and Few-Shot CLIP",
+    (
+        *("Ségolène Martin", "Yunshi Huang", "Fereshteh Shakeri", "Jean-Christophe Pesquet"),
+        "Ben Ayed, Ismail",
+    ),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2405.18437",
+    code=f"{_GITHUB}/SegoleneMartin/transductive-CLIP",
+)
 TWO_STAGES = Paper(
     "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages",
     ("Matteo Farina", "Massimiliano Mancini", "Giovanni Iacca", "Elisa Ricci"),
@@ -270,6 +281,14 @@ WISE_FT = Paper(
     venue="CVPR",
     url=f"{_ARXIV}/2109.01903",
     code=f"{_GITHUB}/mlfoundations/wise-ft",
+)
+ZLAP = Paper(
+    "Label Propagation for Zero-shot Classification with Vision-Language Models",
+    ("Vladan Stojnić", "Yannis Kalantidis", "Giorgos Tolias"),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2404.04072",
+    code=f"{_GITHUB}/vladan-stojnic/ZLaP",
 )
 
 # What each registered method cites.
@@ -309,6 +328,9 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "maple": MAPLE,
     "promptsrc": PROMPTSRC,
     "plot++": PLOT,
+    "zlap": ZLAP,
+    "em-dirichlet": TRANSDUCTIVE_CLIP,
+    "hard-em-dirichlet": TRANSDUCTIVE_CLIP,
     "ape": APE,
     "ape-t": APE,
 }

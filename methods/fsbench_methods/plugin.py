@@ -14,7 +14,8 @@ def register_methods(register: Callable[..., None]) -> None:
 
     fast: trains at most heads and adapters behind frozen encoders. prompts: trains contexts of text
     prompts. adapters: trains modules behind or inside the encoders. deep: trains tokens, modules or
-    weights inside the encoders. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
+    weights inside the encoders. transductive: answers queries together. seed-paper: rows of Table
+    3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:
@@ -57,3 +58,6 @@ def register_methods(register: Callable[..., None]) -> None:
     add("maple", "maple:MaPLe", "adapters", "deep", "seed-paper")
     add("promptsrc", "promptsrc:PromptSrc", "adapters", "deep")
     add("plot++", "plot_plus_plus:PlotPlusPlus", "adapters", "deep", "seed-paper")
+    add("zlap", "zlap:Zlap", "transductive")
+    add("em-dirichlet", "em_dirichlet:EmDirichlet", "transductive")
+    add("hard-em-dirichlet", "em_dirichlet:HardEmDirichlet", "transductive")

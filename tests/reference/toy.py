@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.utils.rng import isolate
+from fewshot_bench.utils.rng import generator, isolate
 
 CPU = torch.device("cpu")
 SIZE = 16
