@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task
+from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task
 from fewshot_bench.api.registry import registry
 
 
@@ -34,11 +34,7 @@ class Observed:
     name: ClassVar[str] = "observed"
     how: str = "honest"
 
-    @property
-    def card(self) -> MethodCard:
-        """Declare what `declared` does."""
-        known = "the other queries" if self.how == "declared" else ""
-        return MethodCard("none", at_test=known)
+    card: ClassVar[MethodCard] = MethodCard("none")
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Answers:
         """Train if the trick asks for it."""
@@ -52,8 +48,9 @@ class Observed:
             code = registry().code
             forged = {"distribution": "fewshot-bench"}
             object.__setattr__(registry(), "code", lambda *of: code(*of) | forged)
-        encoder = backbone.module if self.how == "module" else None
-        return Answers(weights, self.how, encoder)
+        encoders = {"module": lambda: backbone.module}
+        encoders |= dict.fromkeys(("tower", "flipped"), backbone.image_tower)
+        return Answers(weights, self.how, encoders.get(self.how, lambda: None)())
 
 
 @dataclass
@@ -82,7 +79,17 @@ class Answers:
         if self.how == "test-time-by-hand":
             weights = step(weights.clone().requires_grad_(), features[:1]).detach()
             weights = self.weights
-        if self.how in ("centered", "declared"):
+        if self.how in ("tower", "flipped"):
+            # The same images by another encoder are no other views.
+            views = queries.batches(64)
+            turned = (pixels.flip(-1) if self.how == "flipped" else pixels for pixels in views)
+            more = torch.cat([self.encoder.encode(pixels) for pixels in turned])
+            features = nn.functional.normalize(features + nn.functional.normalize(more), dim=-1)
+        if self.how == "crops":
+            features = queries.views(2, Augment()).mean(dim=0)
+        if self.how == "noisy":
+            return 100 * features @ weights.T + torch.randn(len(weights))
+        if self.how == "centered":
             features = features - features.mean(dim=0)
         if self.how == "first-center":
             # Of the first queries that this object was asked for.
@@ -93,7 +100,7 @@ class Answers:
             weights = weights + 0.1 * sum(self.seen[:-1]) * torch.eye(*weights.shape)
         if self.how == "position":
             weights = weights + 0.0
-            shift = torch.arange(len(features))[:, None] % 7 * torch.eye(1, len(weights))
+            shift = torch.arange(len(features))[:, None] % 7 * 20 * torch.eye(1, len(weights))
             return 100 * features @ weights.T + shift
         if self.how == "many":
             assert len(features) > 16, "too few queries"

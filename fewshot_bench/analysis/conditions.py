@@ -292,12 +292,21 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         lines.append(labels[key])
     data["line"] = encode(lines)
     marked = {
-        mark: set(data["line"][(data[entry] == value).to_numpy()]) for entry, value, mark in STATED
+        (line, mark)
+        for entry in dict.fromkeys(entry for entry, *_ in STATED)
+        for line, cell in distinct(data, "line", entry)
+        for of, value, mark in STATED
+        if of == entry and _states(cell, value)
     }
     return {
-        label: Row(label, row.spec, tuple(mark for mark in marked if label in marked[mark]))
+        label: Row(label, row.spec, tuple(mark for *_, mark in STATED if (label, mark) in marked))
         for label, row in rows.items()
     }
+
+
+def _states(cell: object, value: object) -> bool:
+    """True if a cell of a frame has the value, or is the text of a list with it."""
+    return cell == value or (str(cell).startswith("[") and value in decode(str(cell)))
 
 
 def _method_names(data: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.method import Classifier, configuration
+from fewshot_bench.api.method_card import IN_COMPANY, read_card
 from fewshot_bench.api.method_code import FILE_MODULE
 from fewshot_bench.utils.devices import place
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
@@ -38,6 +39,9 @@ GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
 
 def reason_not_to_keep(method: object) -> str:
     """The reason why a method's classifiers cannot be kept; empty if they can."""
+    card = read_card(method)
+    if card.sees in IN_COMPANY:
+        return f"answers depend on other images: {card.seen}"
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 

@@ -14,10 +14,10 @@ from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_number
 
 OTHER_TEXTS = "other texts"
-# What `at_test` says of a method whose logits for a query depend on the other ones.
-OTHER_QUERIES = "other queries"
 # Whom a method answers a query with: nobody, its own views, its group, those before it.
 SEES = ("query", "views", "batch", "stream")
+# Those that depend on other queries.
+IN_COMPANY = SEES[2:]
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # The schedule of a method without training.
 UNTRAINED = "none"
@@ -150,7 +150,6 @@ class MethodCard:
     text: knowledge of a class besides images: `none`, `class names`, `templates` (the data set's
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
-        Contains `other queries` if the logits for a query depend on the other ones.
     sees: whom a query is answered with, one of `SEES`: nobody (`query`), more encoded `views` of
         it, the whole group of queries that `logits` gets (`batch`), those before it (`stream`).
     views_per_query: most encoded views of a query, the plain one included.
@@ -197,6 +196,17 @@ class MethodCard:
         _refuse_other(where, self.published, tuple, expected, Published)
 
     @property
+    def seen(self) -> str:
+        """What the answer to a query may depend on, in words."""
+        words = {
+            "query": "the query",
+            "views": f"up to {self.views_per_query} views of the query",
+            "batch": "the other queries of its batch",
+            "stream": "the queries before it in a stream",
+        }
+        return words[self.sees]
+
+    @property
     def papers(self) -> tuple[Paper, ...]:
         """The papers to cite for the method; empty if the card does not say."""
         return as_papers("MethodCard.paper", self.paper)
@@ -238,7 +248,7 @@ class MethodCard:
             facts["published"] = {name: str(value) for name, value in values}
             facts["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
         facts |= {"schedule": schedule_with(schedule, changed or {}), "text": self.text}
-        facts |= {"at_test": self.at_test, "official": official}
+        facts |= {"at_test": self.at_test, "sees": self.sees, "official": official}
         return facts | ({"default_schedule": schedule} if changed and schedule else {})
 
     def _by_option(self) -> dict[str, str]:
@@ -274,6 +284,8 @@ class MethodCard:
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
+        if self.sees != SEES[0]:
+            yield f"an answer depends on: {self.seen}"
         for published in self.published:
             values = ", ".join(f"{name}={value}" for name, value in published.values.items())
             source = f" ({published.source})" if published.source else ""
@@ -309,3 +321,11 @@ def card_of(method: object) -> MethodCard | None:
     if not isinstance(card, MethodCard):
         raise ContractError(f"{cls.__name__}.card is {card!r:.80}, expected a MethodCard")
     return card
+
+
+def read_card(method: object) -> MethodCard:
+    """The card of a method or class; one that declares nothing if none can be read."""
+    try:
+        return card_of(method) or MethodCard("")
+    except ContractError:
+        return MethodCard("")

@@ -36,10 +36,10 @@ EVERY = "all"
 # Class attributes that the harness reads; none is a hyper-parameter.
 ABOUT = (
     *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
-    *("unprojected_views", "imports"),
+    *("unprojected_views", "imports", "cannot_take_texts", "poolings"),
 )
 # Of these, texts that say why something cannot be.
-REASONS = ("tied_to_classes", "cannot_be_kept")
+REASONS = ("tied_to_classes", "cannot_be_kept", "cannot_take_texts")
 ARGUMENTS = ("task", "backbone", "ctx")
 # The checks of the kit that these rules belong to.
 STATIC = (

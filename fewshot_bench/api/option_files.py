@@ -82,8 +82,12 @@ def find(text: str) -> Path | None:
             return known
     except OSError:
         pass
-    copies = (path for store in _STORES for path in (store / FILES / digest).glob("*"))
-    return min(copies, key=lambda path: path.name != name, default=None)
+    return min(list_copies(digest), key=lambda path: path.name != name, default=None)
+
+
+def list_copies(digest: str) -> list[Path]:
+    """The files with this digest in the stores that were given to `look_in`."""
+    return [path for store in _STORES for path in (store / FILES / digest).glob("*")]
 
 
 def open_files(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class FootprintKinds(Struct):
     images_seen: Amount = None
     images_encoded: Amount = None
     query_gap: Amount = None
+    moved: Amount = None
+    encoded_per_query: Amount = None
+    test_steps: Amount = None
+    violations: list[str] = []
     trained_source: str = ""
     metered: bool = False
     step: str = ""
@@ -167,7 +171,8 @@ class Record:
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
         it is not built in), `metered` (false if the method took `backbone.module`, whose work
         nothing counts),
-        `depends_on_queries` and `query_gap` (`runner.verification.ask_again`).
+        `depends_on_queries`, `query_gap`, `moved` and `violations` (`runner.verification`),
+        `encoded_per_query` (images), `test_steps` (of `steps`, those while it answers).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
     curves: `steps` and `values` of each series that the fit logged (`loss`, `rate` ...), thinned;

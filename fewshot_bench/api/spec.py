@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.file_texts import show, without_names
+from fewshot_bench.api.file_texts import list_files, show, split_texts, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -106,7 +106,8 @@ class Condition:
     help text and placeholder of the option that selects records. prefix: the start of a value
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too. panel: heading of the option in the help.
+    of CSV and JSON omit it too. panel: heading of the option in the help. refines: the condition
+    without whose default a run resolves the value, so that a reproducing command must state it.
     """
 
     name: str = ""
@@ -127,6 +128,7 @@ class Condition:
     quiet: bool = False
     late: bool = False
     panel: str = "how"
+    refines: str = ""
 
     @property
     def option_default(self) -> Any:
@@ -141,7 +143,7 @@ class Condition:
     @property
     def resolved(self) -> bool:
         """True if a run resolves the value, so that a reproducing command must state it."""
-        return self.asked is not SAME or self.assumed is not SAME
+        return (self.asked is not SAME and not self.refines) or self.assumed is not SAME
 
     def words_of_command(self, text: str) -> list[str]:
         """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
@@ -500,6 +502,8 @@ class RunSpec(_Derived):
         metavar="WORD",
         words=POOLING,
         option="Of these texts.",
+        asked=None,
+        refines="texts",
         short="pool",
         quiet=True,
         late=True,
@@ -582,6 +586,7 @@ class RunSpec(_Derived):
         values = self.to_dict()
         for name in ("options", "overrides"):
             values[name] = without_names(values[name])
+        values["texts"] = split_texts(self.texts)[1] or self.texts
         for name in values.keys() - KEYED:
             if values[name] == _defaults()[name]:
                 del values[name]
@@ -613,6 +618,11 @@ class RunSpec(_Derived):
     def label(self) -> str:
         """The method with its overrides, for tables."""
         return self._once("_label", lambda: method_label(self.method, self.overrides))
+
+    @property
+    def files(self) -> list[str]:
+        """The files that it states, as `store/kept_files.py` takes them."""
+        return list_files(self.options, self.texts)
 
     @property
     def skipped(self) -> int:
@@ -653,6 +663,17 @@ def _defaults() -> Mapping[str, Any]:
 
 # The conditions of a run by name, in the order in which tables show them.
 CONDITIONS = list_conditions(RunSpec)
+
+
+def words_of_conditions(texts: Mapping[str, str]) -> list[str]:
+    """The `fsbench run` arguments that set conditions, given as texts by name."""
+    words = []
+    for name, text in texts.items():
+        about = CONDITIONS[name]
+        outer = texts.get(about.refines, "")
+        stated = bool(outer) and outer != CONDITIONS[about.refines].default
+        words += [option_name(name), text] if stated else about.words_of_command(text)
+    return words
 
 
 @functools.cache

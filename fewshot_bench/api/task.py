@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
-from fewshot_bench.api.spec import ALL_SHOTS, per_class
+from fewshot_bench.api.spec import ALL_SHOTS, POOLING, per_class
 from fewshot_bench.utils.errors import ContractError, number_range, one_of, probability
 
 if TYPE_CHECKING:
@@ -193,18 +193,14 @@ class Shots(Images, Protocol):
         """(n,) int64 class indices into `Task.classnames`."""
 
 
-# How several texts of a class become its score: by their mean at unit length, by their mean (by
-# which scattered texts score lower), or by the text that is closest to the image.
-POOLINGS = ("unit-mean", "mean", "max")
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The label space: class names (index = label), and what describes the classes.
 
     texts: the texts of each class, in the order of `classnames`, in place of the prompts of
-    `templates` (`--texts`); empty in a run with prompts. pooling: how they are pooled, one of
-    `POOLINGS`.
+    `templates` (`--texts`); empty in a run with prompts. pooling: how they become a class's score:
+    by their mean at unit length (`unit-mean`), by their mean, which makes scattered texts score
+    lower (`mean`), or by the text that is closest to the image (`max`).
 
     >>> Vocabulary(("cat",), ("a photo of a {}.",)).prompts("a photo of a {}.")
     """
@@ -212,7 +208,7 @@ class Vocabulary:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...] = field(default=(), kw_only=True)
-    pooling: str = field(default="unit-mean", kw_only=True)
+    pooling: str = field(default=POOLING[0], kw_only=True)
 
     def prompts(self, template: str) -> list[str]:
         """One prompt per class; underscores in class names become blanks.

@@ -102,5 +102,5 @@ def score_classes(images: Tensor, classes: Tensor) -> Tensor:
         return images @ classes.T
     flat = classes.flatten(0, 1).T
     blocks = torch.split(images, max(1, AT_ONCE // flat.shape[1]))
-    scores = [(block @ flat).unflatten(1, classes.shape[:2]).amax(dim=-1) for block in blocks]
+    scores = [(block @ flat).view(len(block), *classes.shape[:2]).amax(-1) for block in blocks]
     return torch.cat(scores)

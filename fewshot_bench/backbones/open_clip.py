@@ -32,7 +32,7 @@ from fewshot_bench.backbones.timm_tower import TimmTower, is_timm, read_timm_tow
 from fewshot_bench.backbones.tower import Tower
 from fewshot_bench.backbones.transformer import tensors_of
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
-from fewshot_bench.profiling.cost import count, not_counted, share_text
+from fewshot_bench.profiling.cost import count, not_counted, share_text, tell_pixels
 from fewshot_bench.utils.devices import is_accelerator
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
@@ -268,6 +268,7 @@ class OpenClipBackbone:
             return self._encode_text_whole
 
     def _encode_image_whole(self, pixels: Tensor) -> Tensor:
+        tell_pixels(pixels)
         count(images=pixels.shape[0], uncounted=pixels.shape[0])
         features: Tensor = self._module.encode_image(pixels)
         return features

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import Adapter, Edits, Encoder
 from fewshot_bench.backbones.tower import Tower, at_its_precision
-from fewshot_bench.profiling.cost import count
+from fewshot_bench.profiling.cost import count, tell_pixels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -68,6 +68,7 @@ class PooledTower(Tower):
                 "the image encoder is a ResNet, which takes no adapter and no edit but "
                 "Edits(projected=False)"
             )
+        tell_pixels(pixels)
         count(images=pixels.shape[0], uncounted=pixels.shape[0])
         rows = self.pool(pixels)
         if edits and not edits.projected:

@@ -20,7 +20,7 @@ from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import cast_edits, image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import Block, run_blocks
-from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.profiling.cost import count, count_backward, tell_pixels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
@@ -82,6 +82,7 @@ class TimmTower(Tower):
         return run_blocks(x.flatten(0, 1), self.blocks, layout, "vision", stop=layer).view(x.shape)
 
     def _embed(self, pixels: Tensor) -> Tensor:
+        tell_pixels(pixels)
         count(flops=pixels.shape[0] * self.flops[0])
         return self.stem(pixels)
 

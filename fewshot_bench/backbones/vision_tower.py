@@ -14,7 +14,7 @@ from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import cast_edits, image_layout, write_images
 from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
-from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.profiling.cost import count, count_backward, tell_pixels
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
@@ -87,6 +87,7 @@ class VisionTower(Tower):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
+        tell_pixels(pixels)
         count(flops=self._patch_flops(pixels.shape[0]))
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.options import RUN_OPTIONS
-from fewshot_bench.api.spec import CONDITIONS, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, canonical_json, words_of_conditions
 from fewshot_bench.cli.options import FILTER_NAMES, LISTED, NUMBERS, SHOTS
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import join_names, split_names
@@ -148,10 +148,12 @@ class _Axes:
         words += ["--classes", ",".join(self.classes)] if list(self.classes) != ["all"] else []
         if device := values["device"] or (like and like.device):
             words += ["--device", device]
-        for name, about in CONDITIONS.items():
-            text = values[name] or ("" if like is None else about.text(getattr(like, name)))
-            words += about.words_of_command(text) if about.option else []
-        return words
+        texts = {
+            name: values[name] or ("" if like is None else about.text(getattr(like, name)))
+            for name, about in CONDITIONS.items()
+            if about.option
+        }
+        return words + words_of_conditions(texts)
 
 
 def _identity(spec: RunSpec) -> Cell:

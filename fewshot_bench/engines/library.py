@@ -23,7 +23,6 @@ from fewshot_bench.api.spec import (
     AUTO,
     BY_TEMPLATES,
     DEFAULT_STORE,
-    POOLING,
     WORD,
 )
 from fewshot_bench.engines.asking import ask, options_of_all_engines
@@ -82,7 +81,7 @@ def run(
     views: int = 1,
     bystanders: str = "none",
     texts: str = BY_TEMPLATES,
-    pooling: str = POOLING[0],
+    pooling: str | None = None,
     skip_damaged: bool = False,
     limit: int | None = None,
     store: str | os.PathLike[str] = DEFAULT_STORE,

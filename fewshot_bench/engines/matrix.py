@@ -184,7 +184,7 @@ class _Run:
         try:
             keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
             keep_code(self.store.path, code.digests, code.parts)
-            keep_files(self.store.path, (cell.options for cell in self.plan.cells))
+            keep_files(self.store.path, chain.from_iterable(c.files for c in self.plan.cells))
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
@@ -291,6 +291,7 @@ class _Run:
         """Print the cells that are left out, notes, and the number of cells."""
         from fewshot_bench.runner.need import tell_left_out
         from fewshot_bench.runner.preflight import long_prompts
+        from fewshot_bench.runner.text_conditions import note_texts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines
 
@@ -311,8 +312,12 @@ class _Run:
         for line in long_prompts(plan.datasets, state.todo):
             warn(line)
         lacking = [f"left out: {line}" for line in tell_left_out(plan.lacking)]
-        notes = *lacking, *short_lines(plan.cells, plan.datasets), *note_published(plan.cells)
-        for line in notes:
+        for line in (
+            *lacking,
+            *short_lines(plan.cells, plan.datasets),
+            *note_published(plan.cells),
+            *note_texts(plan.cells, plan.datasets),
+        ):
             say(f"note: {line}")
         for name, dataset in plan.datasets.items():
             for line in dataset.card().left_out:

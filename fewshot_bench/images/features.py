@@ -321,7 +321,8 @@ class ImageView:
         if augment.interpolation != "bicubic" or augment.augmix:
             content |= {"interpolation": augment.interpolation, "augmix": augment.augmix}
         content |= _describe_rows(projected=projected) | self._source.cutting
-        with self._meter.phase(self._phase):
+        meter, before = self._meter, self._meter.images_encoded
+        with meter.phase(self._phase):
             if rng is None:
                 numbers = range(start, start + count)
                 content |= {"kind": "own views"}
@@ -329,6 +330,7 @@ class ImageView:
             else:
                 _check_generator("views draw from", rng)
                 rows = self._encode_drawn_views(images, draw_passes(count, rng), augment, content)
+        meter.views_encoded += meter.images_encoded - before
         features = rows.to(self._source.backbone.device)
         features = features.view(count, len(images), features.shape[-1])
         if len(images) != len(asked):

@@ -96,6 +96,7 @@ class Cost:
 
 # Process-wide, since torch computes (and counts) gradients on accelerators in its own threads.
 _TOTALS: list[Cost] = []
+_TOLD: list[Callable[[Tensor], None]] = []
 TextCache = Callable[[object, Sequence[str], "Callable[[], Tensor]"], "Tensor"]
 _TEXT_CACHES: list[TextCache] = []
 
@@ -116,14 +117,18 @@ def counting(total: Cost) -> AbstractContextManager[None]:
     return hold_on(_TOTALS, total)
 
 
-@contextmanager
-def not_counted() -> Iterator[None]:
+def not_counted() -> AbstractContextManager[None]:
     """Do not count the work inside, which is the harness's own and belongs to no cell."""
-    totals, _TOTALS[:] = list(_TOTALS), []
+    return _set_aside(_TOTALS)
+
+
+@contextmanager
+def _set_aside(stack: list[T]) -> Iterator[None]:
+    entries, stack[:] = list(stack), []
     try:
         yield
     finally:
-        _TOTALS[:] = totals
+        stack[:] = entries
 
 
 def is_counting() -> bool:
@@ -146,6 +151,17 @@ def count_cost(done: Cost) -> None:
     """Report work whose cost is known to all open `counting` contexts."""
     for total in _TOTALS:
         total.add(done)
+
+
+def tell_pixels(pixels: Tensor) -> None:
+    """Show pixels (b, 3, h, w) that enter an encoder to all open `telling` contexts."""
+    for tell in _TOLD:
+        tell(pixels)
+
+
+def telling(tell: Callable[[Tensor], None] | None) -> AbstractContextManager[None]:
+    """Call `tell` inside with the pixels that enter an encoder; None: show them to nobody."""
+    return hold_on(_TOLD, tell) if tell else _set_aside(_TOLD)
 
 
 def count_backward(output: Tensor, flops: int) -> None:

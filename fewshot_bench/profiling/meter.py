@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.profiling.cost import Cost, count, counting
+from fewshot_bench.profiling.cost import Cost, count, counting, telling
 from fewshot_bench.utils import nvidia
 from fewshot_bench.utils.devices import synchronize
 
@@ -78,7 +78,10 @@ class ImageCost:
 
 
 class Meter:
-    """The bill of one cell by phase; nested phases are billed separately."""
+    """The bill of one cell by phase; nested phases are billed separately.
+
+    views_encoded: of `images_encoded`, those that were augmented.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.images = ImageCost()
@@ -91,6 +94,7 @@ class Meter:
         self._charged = _KeySet()
         self.images_seen = 0
         self.images_encoded = 0
+        self.views_encoded = 0
         self.images_computed = 0
         self.computed = Cost()
         self._cacheable = Cost()
@@ -123,7 +127,7 @@ class Meter:
     def measure(self, work: Callable[[], Tensor], *, images: bool = True) -> tuple[Tensor, Cost]:
         """The result of `work` and its cost; with `images`, one row per encoded image."""
         start, done = self._now() + self.images.credit, Cost()
-        with counting(done):
+        with counting(done), telling(None):
             result = work()
         passed = (self._now() + self.images.credit) - start
         encoded = len(result) if images else 0
@@ -177,6 +181,11 @@ class Meter:
     def is_complete(self) -> bool:
         """False if code was handed an encoder whose work nothing meters."""
         return not self.computed.unmetered
+
+    @property
+    def images_billed(self) -> int | None:
+        """Images that went through an encoder, as billed; None if that is not known."""
+        return self.work()["billed"]["images"]
 
     def work(self) -> dict[str, dict[str, int | None]]:
         """Encoder cost of this cell, as billed and as computed here."""

@@ -44,7 +44,7 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
-from fewshot_bench.runner.verification import Verdict, verify
+from fewshot_bench.runner.verification import Verdict, encoded_for, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -89,8 +89,8 @@ def evaluate(
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
 
-    def again(other: Meter, *groups: Sequence[int]) -> np.ndarray:
-        rows, columns = _answer(fitted, cell, session, other, groups)
+    def again(other: Meter, groups: Sequence[Sequence[int]], part: int) -> np.ndarray:
+        rows, columns = _answer(fitted, cell, session, other, groups, part=part)
         return np.asarray(rows[:, columns])
 
     # The classifier may hold the fit's context and have added notes for another cell.
@@ -114,7 +114,7 @@ def evaluate(
         # A debugger would stop there, too.
         verdict = Verdict()
         if not session.raises:
-            verdict = verify(again, answers, fitted, cell, session)
+            verdict = verify(again, answers, meter, fitted, cell, session)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -134,6 +134,10 @@ def evaluate(
         "metered": meter.is_complete,
         "depends_on_queries": verdict.depends,
         "query_gap": verdict.gap,
+        "moved": verdict.moved,
+        "violations": [*verdict.violations],
+        "encoded_per_query": encoded_for(answers, meter, fitted),
+        "test_steps": observer.steps,
         "selection": fitted.context.selection,
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
@@ -156,7 +160,7 @@ def evaluate(
 def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
     """The footprint of a fit, with what that of the method below has trained and chosen."""
     own, chosen, below = dict(footprint), footprint["selection"], inner["selection"]
-    for name in ("trained", "steps", "stored"):
+    for name in ("trained", "steps", "stored", "test_steps", "encoded_per_query"):
         parts = own[name], inner[name]
         own[name] = None if None in parts else sum(parts)
     if own["trained"] is None:
@@ -165,6 +169,7 @@ def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
         "configurations": chosen["configurations"] + below["configurations"],
         "labels": max(chosen["labels"], below["labels"]),
     }
+    own["violations"] = [*dict.fromkeys([*inner["violations"], *own["violations"]])]
     return own | {"peak_memory_mb": max(own["peak_memory_mb"], inner["peak_memory_mb"])}
 
 
@@ -209,12 +214,13 @@ def _answer(
     groups: Sequence[Sequence[int]],
     batch: Callable[[int], int] = int,
     progress: Progress | None = None,
+    part: int = PART,
 ) -> tuple[np.ndarray, Any]:
     """Logits of the queries of groups, one after the other, and the columns that count.
 
     groups: of numbers among the queries. Each is given by itself, and no more of others than that
     they were asked for. The columns of logits are those of the classifier, which may answer for
-    more classes.
+    more classes. part: queries of a stream that are answered at once.
     """
     fitted_space, asked = fitted.cell.lists.fitted, cell.lists.evaluated
     queries = image_view(
@@ -232,18 +238,18 @@ def _answer(
         classifier, columns = adapt_classifier(copy.copy(fitted.classifier), fitted_space, asked)
     classes = len((asked if columns is None else fitted_space).classnames)
     rows = []
-    for parts in divide(queries, groups, cell.spec.queries, progress):
+    for parts in divide(queries, groups, cell.spec.queries, progress, part):
         with meter.phase("predict"), torch.no_grad():
             answer = begin(classifier, cell.spec.queries)
-        for part in parts:
+        for some in parts:
             with meter.phase("predict"), torch.no_grad():
-                raw = answer(part)
+                raw = answer(some)
             try:
-                rows.append(plain_logits(raw, len(part), classes, fitted.cell.spec.precision))
+                rows.append(plain_logits(raw, len(some), classes, fitted.cell.spec.precision))
             except ContractError as error:
                 where = place_of(type(fitted.cell.method), getattr(answer, "__func__", None))
                 raise ContractError(f"{error} (at {where})" if where else str(error)) from error
-            part.progress(1, 1)
+            some.progress(1, 1)
     answers = rows[0] if len(rows) == 1 else np.concatenate(rows)
     return answers, slice(None) if columns is None else columns.numpy()
 
@@ -253,8 +259,9 @@ def divide(
     groups: Sequence[Sequence[int]],
     condition: str,
     progress: Progress | None = None,
+    part: int = PART,
 ) -> Iterator[list[ImageView]]:
-    """The queries of each group, in the parts of its calls: one, or of `PART` in a stream.
+    """The queries of each group, in the parts of its calls: one, or of `part` in a stream.
 
     condition: `RunSpec.queries`. progress: called with the number of answered queries, and of all.
     """
@@ -265,12 +272,12 @@ def divide(
             progress(start + count * min(at, of) // max(of, 1), total)
 
     for group in groups:
-        size = PART if is_stream(condition) else max(1, len(group))
+        size = part if is_stream(condition) else max(1, len(group))
         parts = [group[at : at + size] for at in range(0, max(1, len(group)), size)]
         starts = range(done, done + len(group) + 1, size)
         yield [
-            queries.part(part, functools.partial(report, start, len(part)))
-            for start, part in zip(starts, parts, strict=False)
+            queries.part(some, functools.partial(report, start, len(some)))
+            for start, some in zip(starts, parts, strict=False)
         ]
         done += len(group)
 

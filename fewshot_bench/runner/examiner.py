@@ -17,14 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fewshot_bench.api.class_texts import WAFFLE, find
 from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
+from fewshot_bench.api.file_texts import TEXTS_DIGITS
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.method import Classifier, Transferable
 from fewshot_bench.api.metrics import Answers, rounded
+from fewshot_bench.api.option_files import look_in
 from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
+from fewshot_bench.api.spec import BY_TEMPLATES, IMPORTED, POOLING, RunSpec, canonical_json
 from fewshot_bench.api.task import Split, Vocabulary
+from fewshot_bench.api.waffle import describe, draw_noise
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.splits.draw import (
@@ -39,6 +43,7 @@ from fewshot_bench.splits.groups import Group, describe_groups, draw_groups, num
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import verify_picks
 from fewshot_bench.utils.errors import ContractError, DataMissingError, NotApplicableError
+from fewshot_bench.utils.text import digest_of as digest_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,21 +61,43 @@ class LabelSpace(Vocabulary):
     identities: tuple[str, ...]
 
     @classmethod
-    def of(cls, card: DatasetCard, prompts: str, classes: str) -> LabelSpace:
-        """All classes of a data set, or its base or new half."""
+    def of(
+        cls,
+        card: DatasetCard,
+        prompts: str,
+        classes: str,
+        texts: Sequence[tuple[str, ...]] = (),
+        pooling: str = POOLING[0],
+    ) -> LabelSpace:
+        """All classes of a data set, or its base or new half; texts: of all its classes."""
         half = class_half(len(card.classnames), classes)
         part = slice(half.start, half.stop)
-        return cls(card.classnames[part], card.templates(prompts), card.identities[part])
+        return cls(
+            card.classnames[part],
+            card.templates(prompts),
+            card.identities[part],
+            texts=tuple(texts[part]),
+            pooling=pooling,
+        )
 
     @classmethod
     def of_fit(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
         """The classes that a cell is fitted on; `card`: the card of its data set."""
-        return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
+        part = "all" if spec.classes == "all" else "base"
+        texts = texts_in(spec, card, card)
+        return cls.of(card, spec.prompts, part, texts, spec.pooling)
 
     @classmethod
-    def of_evaluation(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+    def of_evaluation(cls, card: DatasetCard, spec: RunSpec, source: DatasetCard) -> LabelSpace:
         """The classes that a cell is evaluated on; `card`: the card of its target."""
-        return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
+        part = "all" if spec.target else spec.classes
+        texts = texts_in(spec, card, source)
+        return cls.of(card, spec.prompts, part, texts, spec.pooling)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a method sees of it."""
+        return Vocabulary(self.classnames, self.templates, texts=self.texts, pooling=self.pooling)
 
     def is_subset_of(self, other: LabelSpace) -> bool:
         """True if `other` contains all classes; False if identities are ambiguous."""
@@ -78,8 +105,12 @@ class LabelSpace(Vocabulary):
         return distinct and set(self.identities) <= set(other.identities)
 
     def is_answered_by(self, fitted: LabelSpace) -> bool:
-        """True if a classifier of `fitted` answers: it has these classes and templates."""
-        return self.is_subset_of(fitted) and self.templates == fitted.templates
+        """True if a classifier of `fitted` answers: it has these classes, under these prompts."""
+        if not self.is_subset_of(fitted) or self.templates != fitted.templates:
+            return False
+        known = dict(zip(fitted.identities, fitted.texts, strict=False))
+        own = zip(self.identities, self.texts, strict=False)
+        return all(known.get(identity) == texts for identity, texts in own)
 
     def name_as(self, fitted: LabelSpace) -> LabelSpace:
         """This space under the names of the prompts that answer for it.
@@ -90,6 +121,19 @@ class LabelSpace(Vocabulary):
             return self
         names = dict(zip(fitted.identities, fitted.classnames, strict=True))
         return replace(self, classnames=tuple(names[identity] for identity in self.identities))
+
+
+def texts_in(spec: RunSpec, card: DatasetCard, source: DatasetCard) -> Sequence[tuple[str, ...]]:
+    """The texts of all classes of a data set in a cell; empty in a cell with prompts.
+
+    source: the card of the data set that it is fitted on, whose names random texts are like.
+    """
+    if spec.texts == BY_TEMPLATES:
+        return ()
+    if spec.texts == WAFFLE:
+        noise = draw_noise(source.classnames, spec.train_seed)
+        return [describe(name, noise) for name in card.classnames]
+    return find(spec.texts).of(card.name, card.classnames)
 
 
 def adapt_classifier(
@@ -109,7 +153,7 @@ def adapt_classifier(
         return classifier, torch.tensor([columns[identity] for identity in evaluated.identities])
     if not isinstance(classifier, Transferable):
         raise NotApplicableError(TIED)
-    return classifier.for_classes(Vocabulary(evaluated.classnames, evaluated.templates)), None
+    return classifier.for_classes(evaluated.vocabulary), None
 
 
 @dataclass(frozen=True)
@@ -225,6 +269,8 @@ class Examiner:
         self, store: Path | None = None, *, anonymous: bool = False, as_planned: bool = True
     ) -> None:
         self._store = store
+        if store is not None:
+            look_in(store)
         self._as_planned = as_planned
         self._anonymous = anonymous
         self._datasets: OrderedDict[tuple[str, str], Dataset] = OrderedDict()
@@ -260,8 +306,10 @@ class Examiner:
         return [cell.asked[index].label if index < count else -1 for index in cell.order]
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
-        fitted = LabelSpace.of_fit(self.dataset(spec).card(), spec)
-        return fitted, LabelSpace.of_evaluation(self.target(spec).card(), spec).name_as(fitted)
+        source = self.dataset(spec).card()
+        fitted = LabelSpace.of_fit(source, spec)
+        evaluated = LabelSpace.of_evaluation(self.target(spec).card(), spec, source)
+        return fitted, evaluated.name_as(fitted)
 
     def files(self, images: ImageList) -> ImageFiles:
         """The encoded files of an image list; ContractError if its handle is unknown."""
@@ -408,6 +456,11 @@ class Examiner:
             **short_facts(spec, split),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
+        if evaluated.texts:
+            counts = [len(texts) for texts in evaluated.texts]
+            digest = digest_text(canonical_json([*evaluated.texts]), TEXTS_DIGITS)
+            sizes = {"count": sum(counts), "least": min(counts), "most": max(counts)}
+            facts |= {"texts": {**sizes, "digest": digest}}
         if groups := cell.groups(spec):
             labels = [item.label for item in cell.asked]
             facts |= describe_groups(spec.queries, groups, labels)

@@ -363,6 +363,8 @@ def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
     return Task(
         classnames=cell.lists.fitted.classnames,
         templates=cell.lists.fitted.templates,
+        texts=cell.lists.fitted.texts,
+        pooling=cell.lists.fitted.pooling,
         train=view(session.source(cell.lists.train, spec)),
         val=view(val) if len(val) else None,
         asked=spec.shots,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.spec import ALONE, CONDITIONS
+from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import Configured, Variant
 from fewshot_bench.splits.groups import is_stream
 from fewshot_bench.utils.errors import UsageError
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.request import Request
 
 
-def conditions_of(variant: Variant, request: Request) -> dict[str, Any]:
+def conditions_of(variant: Variant, request: Request, texts: ChosenTexts) -> dict[str, Any]:
     """The conditions that a method's cells hold by what it needs."""
-    needed = {"views": variant.card.views_per_query}
+    needed = {"views": variant.card.views_per_query} | texts.needed_by(variant)
     if variant.card.sees in ("batch", "stream"):
         return needed | {"queries": request.queries, "bystanders": request.bystanders}
     return needed | {name: CONDITIONS[name].default for name in ("queries", "bystanders")}
 
 
-def find_lack(variant: Variant, request: Request) -> str:
+def find_lack(variant: Variant, request: Request, texts: ChosenTexts) -> str:
     """What a method needs and its run does not allow; empty if there is nothing."""
     card, company = variant.card, request.queries
     if card.sees == "batch" and (company == ALONE or is_stream(company)):
@@ -36,12 +37,13 @@ def find_lack(variant: Variant, request: Request) -> str:
     if card.views_per_query > request.views:
         views = f"{card.views_per_query} views of a query, and --views is {request.views}"
         return f"encodes {views}: add --views {card.views_per_query}"
-    return ""
+    return texts.find_lack(variant)
 
 
 def choose_runnable(
     variants: Iterable[Variant],
     request: Request,
+    texts: ChosenTexts,
     patterns: Sequence[str],
     left_out: dict[str, str],
 ) -> list[Variant]:
@@ -55,7 +57,7 @@ def choose_runnable(
     by_pattern = any(name in patterns for name in asked)
     runnable = []
     for variant in variants:
-        lack = find_lack(variant, request)
+        lack = find_lack(variant, request, texts)
         if not lack:
             runnable.append(variant)
         elif by_pattern and variant.method not in named:

@@ -24,6 +24,7 @@ from fewshot_bench.api.spec import (
     ALL_SHOTS,
     ALONE,
     AUTO,
+    BY_TEMPLATES,
     CLASSES,
     CONDITIONS,
     DEFAULT_STORE,
@@ -42,6 +43,7 @@ from fewshot_bench.runner.need import (
     find_lack,
     tell_left_out,
 )
+from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import (
     Configured,
     Option,
@@ -99,6 +101,8 @@ class Request:
     queries: str = ALONE
     views: int = 1
     bystanders: str = "none"
+    texts: str = BY_TEMPLATES
+    pooling: str | None = None
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -175,12 +179,13 @@ def expand(request: Request) -> Plan:
         (v.method, str(v.options.get("on"))): find_inner(v, plugins, request.store)
         for v in variants
     }
+    texts = ChosenTexts.of(request.texts, request.pooling)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
     patterns = (EVERY, *plugins.methods.suites())
-    variants = choose_runnable(variants, request, patterns, plan.lacking)
+    variants = choose_runnable(variants, request, texts, patterns, plan.lacking)
     if plan.lacking and not variants:
         raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
@@ -197,6 +202,8 @@ def expand(request: Request) -> Plan:
     evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
     if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
+    if any(map(texts.describe, variants)):
+        texts.check(plan.datasets)
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks: dict[tuple[str, int, int], str] = {}
@@ -234,7 +241,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **{**request.others, **conditions_of(whole, request)},
+            **{**request.others, **conditions_of(whole, request, texts)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
@@ -257,7 +264,7 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     plan.cells = [
-        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request)
+        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request, texts)
         for cell in plan.cells
     ]
     return plan
@@ -268,17 +275,23 @@ def _put_on(
     inner: Variant | None,
     choose: Callable[[Variant, FitSetting], Variant],
     request: Request,
+    texts: ChosenTexts,
 ) -> RunSpec:
-    """The cell on top of another method, which answers for the same queries, each alone."""
+    """The cell on top of another method, which answers for the same queries, each alone.
+
+    It holds what one of the two needs.
+    """
     if inner is None:
         return cell
     inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
-    if lack := find_lack(inner, request):
+    if lack := find_lack(inner, request, texts):
         raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
-    needed = conditions_of(inner, request) | {"bystanders": cell.bystanders}
+    needed = conditions_of(inner, request, texts) | {"bystanders": cell.bystanders}
     fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
     fields |= {"method": inner.method, "method_version": inner.version}
-    return dataclasses.replace(cell, inner=fields, views=max(cell.views, needed["views"]))
+    own = {name: getattr(cell, name) for name in needed if name != "queries"}
+    more = {name: needed[name] for name in own if own[name] == CONDITIONS[name].default}
+    return dataclasses.replace(cell, inner=fields, **more)
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:

@@ -19,7 +19,6 @@ from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import Incidents
-from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import plain_logits
@@ -75,7 +74,7 @@ def _restore(fitted: Fitted, tensors: Mapping[str, Tensor]) -> Classifier:
     return restore(
         method,
         tensors,
-        Vocabulary(space.classnames, space.templates),
+        space.vocabulary,
         fitted.backbone,
         class_named(name_of_class(fitted.classifier), method),
     )

@@ -69,7 +69,7 @@ class Cell:
             return ""
         if not evaluated.is_subset_of(fitted):
             return reason
-        if evaluated.templates == fitted.templates:
+        if evaluated.is_answered_by(fitted):
             return ""
         target = self.spec.target
         return f"the prompts of {target} differ from those it was fitted under, and {reason}"

@@ -1,43 +1,46 @@
-"""Files of hyper-parameters in a store: `files/DIGEST/NAME`, each content once, for workers.
+"""Files that cells state in a store: `files/DIGEST/NAME`, each content once, for workers.
 
-`keep_files` copies those of cells there; `copy_files` merges.
+Files of hyper-parameters, and texts that describe classes. `keep_files` puts those of cells there;
+`copy_files` merges. All take the texts by which cells state files (`file_texts.list_files`).
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from fewshot_bench.api.file_texts import LONG, split
+from fewshot_bench.api import class_texts
+from fewshot_bench.api.file_texts import name_and_digest, split_texts
 from fewshot_bench.api.option_files import FILES, digest_file, find
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import list_entries, whole
-
-Options = Mapping[str, Any]
+from fewshot_bench.utils.files import list_entries, whole, write_whole
 
 
-def list_stated(every: Iterable[Options]) -> list[str]:
-    """The texts of the files that options of cells state, each once."""
-    texts = (text for options in every for text in options.values())
-    return list(dict.fromkeys(text for text in texts if split(text)[0]))
-
-
-def keep_files(store: Path, every: Iterable[Options]) -> None:
-    """Copy the files that options of cells state into a store, or a model; may raise OSError.
+def keep_files(store: Path, stated: Iterable[str]) -> None:
+    """Put the files that cells state into a store, or a model; may raise OSError.
 
     StoreError for a file that was changed since the cells were planned.
     """
-    for text in list_stated(every):
-        _copy(find(text), text, store)
+    for text in dict.fromkeys(stated):
+        if split_texts(text)[0]:
+            _keep_texts(text, store)
+        else:
+            _copy(find(text), text, store)
 
 
-def copy_files(source: Path, options: Options, destination: Path) -> None:
+def _keep_texts(text: str, store: Path) -> None:
+    name, digest = split_texts(text)
+    if not any(_list_copies(store, text)):
+        (store / FILES / digest).mkdir(parents=True, exist_ok=True)
+        write_whole(store / FILES / digest / name, class_texts.find(text).content)
+
+
+def copy_files(source: Path, stated: Iterable[str], destination: Path) -> None:
     """Copy the files of a cell between stores; may raise OSError. One that is damaged is left."""
-    for text in list_stated([options]):
+    for text in stated:
         for path in _list_copies(source, text):
             if _is_whole(path):
                 _copy(path, text, destination)
@@ -45,7 +48,7 @@ def copy_files(source: Path, options: Options, destination: Path) -> None:
 
 
 def _copy(path: Path | None, text: str, store: Path) -> None:
-    name, digest = split(text)
+    name, digest = name_and_digest(text)
     if any(_list_copies(store, text)):
         return
     if path is None:
@@ -54,20 +57,21 @@ def _copy(path: Path | None, text: str, store: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / name) as temporary:
         shutil.copyfile(path, temporary)
-        if digest_file(temporary)[:LONG] != digest:
+        if not digest_file(temporary).startswith(digest):
             raise StoreError(f"'{path}' was changed while it was copied; run again")
 
 
-def list_lacking(store: Path, options: Options) -> list[str]:
+def list_lacking(store: Path, stated: Iterable[str]) -> list[str]:
     """The names of files that a cell states and a store lacks."""
-    return [split(text)[0] for text in list_stated([options]) if not any(_list_copies(store, text))]
+    return [name_and_digest(text)[0] for text in stated if not any(_list_copies(store, text))]
 
 
 def list_unused_files(store: Store, seconds: float) -> Iterator[Path]:
     """Files older than `seconds` that no record states."""
     old = [path for path in _list_all(store.path) if time.time() - path.stat().st_mtime > seconds]
     if old:
-        stated = {split(text)[1] for text in list_stated(r.spec.options for r in store.records())}
+        files = (text for record in store.records() for text in record.spec.files)
+        stated = {name_and_digest(text)[1] for text in files}
         yield from (path for path in old if path.parent.name not in stated)
 
 
@@ -83,11 +87,11 @@ def _list_all(store: Path) -> list[Path]:
 
 
 def _list_copies(store: Path, text: str) -> list[Path]:
-    return list_entries(store / FILES / split(text)[1])
+    return list_entries(store / FILES / name_and_digest(text)[1])
 
 
 def _is_whole(path: Path) -> bool:
     try:
-        return digest_file(path)[:LONG] == path.parent.name
+        return digest_file(path).startswith(path.parent.name)
     except OSError:
         return False

@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from fewshot_bench.api import own_methods
+from fewshot_bench.api.file_texts import list_files
 from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.option_files import state_files
@@ -231,7 +232,7 @@ def write_model(
     tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
-    keep_files(folder, [config.options])
+    keep_files(folder, list_files(config.options))
     stated = msgspec.structs.replace(
         config,
         tensors=hashlib.sha256(content).hexdigest(),
@@ -441,7 +442,7 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
     for name in FILES:
         with open_regular(model_of(source, record) / name) as file:
             write_whole(target / name, iter(partial(file.read, _CHUNK), b""))
-    copy_files(model_of(source, record), record.spec.options, target)
+    copy_files(model_of(source, record), list_files(record.spec.options), target)
 
 
 def remove_model(store: Path, key: str) -> None:

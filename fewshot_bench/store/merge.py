@@ -201,7 +201,7 @@ def _copy_cell(theirs: Cell, destination: Store, problems: Sequence[str]) -> Non
     with _guard_writes(destination, destination.path / METHODS):
         copy_method(source, theirs.record.spec, destination.path)
         copy_code(source, theirs.record, destination.path)
-        copy_files(source, theirs.record.spec.options, destination.path)
+        copy_files(source, theirs.record.spec.files, destination.path)
     done = theirs.record.status == "done" and theirs.arrays is not None
     log = ""
     with suppress(StoreError):

@@ -200,7 +200,7 @@ def verify(store: Store) -> Report:
         if row is not None and row.record() != record:
             text = f"it says something else of {path.name} than the file: delete the index"
             report.add(DAMAGED, index_file(store.path), text)
-        for name in list_lacking(store.path, record.spec.options):
+        for name in list_lacking(store.path, record.spec.files):
             report.add(CODE, path, f"the store lacks {name}, a file of its hyper-parameters")
         if problem := model_problem(store.path, record):
             report.add(MODEL, path, problem)

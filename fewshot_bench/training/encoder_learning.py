@@ -49,6 +49,8 @@ from fewshot_bench.training.steps import (
     momentum_sgd,
 )
 
+ENCODES_TEXTS = "its text encoder is trained, and would read all texts of all classes in every step"
+"""The reason why a method takes no texts of classes."""
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""
 Backward = Callable[..., None]
@@ -89,6 +91,12 @@ class EncoderLearner(EncoderHooks):
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The initial values of the trained tensors, by name."""
         raise NotImplementedError(f"{type(self).__name__}.initial: the tensors to be trained")
+
+    @property
+    def cannot_take_texts(self) -> str:
+        """The reason why no texts describe its classes, where it trains the text encoder."""
+        encodes = "text" in self.trains and type(self).prompts is EncoderLearner.prompts
+        return ENCODES_TEXTS if encodes else ""
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
         """The prompts of all classes, one entry per template."""

@@ -19,6 +19,7 @@ from fewshot_bench.training.conditioned import (
     for_images,
 )
 from fewshot_bench.training.encoder_learning import (
+    ENCODES_TEXTS,
     AfterStep,
     Backward,
     CosineEpochs,
@@ -66,6 +67,7 @@ from fewshot_bench.training.steps import (
 
 __all__ = [
     "CLASS_SPECIFIC",
+    "ENCODES_TEXTS",
     "AfterStep",
     "Autocast",
     "Backward",

@@ -36,6 +36,7 @@ class CrossModal:
     name: ClassVar[str] = "cross-modal"
     version: ClassVar[str] = "1"
     tied_to_classes: ClassVar[str] = TIED
+    poolings: ClassVar[tuple[str, ...]] = ("unit-mean",)
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",

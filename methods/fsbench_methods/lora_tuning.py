@@ -23,6 +23,7 @@ from fewshot_bench.training import (
     steps_per_epoch,
 )
 from fewshot_bench.training.provisional import (
+    ENCODES_TEXTS,
     Backward,
     Encoding,
     device_generator,
@@ -79,6 +80,11 @@ class LowRankTuning:
     def quick(self) -> Self:
         """Two steps per shot, for the conformance kit."""
         return replace(self, iterations=2)
+
+    @property
+    def cannot_take_texts(self) -> str:
+        """The reason why no texts describe its classes, if it adapts the text encoder."""
+        return "" if self.encoder == "vision" else ENCODES_TEXTS
 
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image to encode with a frozen image encoder; 0 if it is adapted."""

@@ -213,6 +213,14 @@ PROMPTSRC = Paper(
     url=f"{_ARXIV}/2307.06948",
     code=f"{_GITHUB}/muzairkhattak/PromptSRC",
 )
+STATA = Paper(
+    "Realistic Test-Time Adaptation of Vision-Language Models",
+    ("Maxime Zanella", "Clément Fuchs", "De Vleeschouwer, Christophe", "Ben Ayed, Ismail"),
+    2025,
+    venue="CVPR",
+    url=f"{_ARXIV}/2501.03729",
+    code=f"{_GITHUB}/MaxZanella/StatA",
+)
 TASKRES = Paper(
     "Task Residual for Tuning Vision-Language Models",
     ("Tao Yu", "Zhihe Lu", "Xin Jin", "Zhibo Chen", "Xinchao Wang"),
@@ -239,6 +247,14 @@ TIP_ADAPTER = Paper(
     venue="ECCV",
     url=f"{_ARXIV}/2207.09519",
     code=f"{_GITHUB}/gaopengcuhk/Tip-Adapter",
+)
+TRANSCLIP = Paper(
+    "Boosting Vision-Language Models with Transduction",
+    ("Maxime Zanella", "Benoît Gérin", "Ben Ayed, Ismail"),
+    2024,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2406.01837",
+    code=f"{_GITHUB}/MaxZanella/transduction-for-vlms",
 )
 TRANSDUCTIVE_CLIP = Paper(
     "Transductive Zero-Shot and Few-Shot CLIP",
@@ -294,6 +310,8 @@ ZLAP = Paper(
 # What each registered method cites.
 OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "zero-shot": CLIP,
+    "transclip": TRANSCLIP,
+    "stata": STATA,
     "linear-probe": (*CLIP, COOP),
     "tip-adapter": TIP_ADAPTER,
     "tip-adapter-f": TIP_ADAPTER,

@@ -22,6 +22,8 @@ def register_methods(register: Callable[..., None]) -> None:
         register(name, f"fsbench_methods.{target}", suites=suites, paper=OF_METHOD[name])
 
     add("zero-shot", "zero_shot:ZeroShot", "fast", "seed-paper")
+    add("transclip", "transclip:TransClip", "transductive")
+    add("stata", "stata:StatA", "transductive")
     add("linear-probe", "linear_probe:LinearProbe", "fast")
     add("tip-adapter", "tip_adapter:TipAdapter", "fast")
     add("tip-adapter-f", "tip_adapter:TipAdapterF", "fast", "adapters", "seed-paper")

@@ -41,6 +41,7 @@ class TaskRes:
     name: ClassVar[str] = "taskres"
     version: ClassVar[str] = "1"
     tied_to_classes: ClassVar[str] = "it has a residual for each of the classes it was fitted on"
+    poolings: ClassVar[tuple[str, ...]] = ("unit-mean",)
     card: ClassVar[MethodCard] = MethodCard(
         schedule="taskres-100/200",
         family="adapter",

@@ -32,6 +32,7 @@ class WiseFt:
     name: ClassVar[str] = "wise-ft"
     version: ClassVar[str] = "2"
     tied_to_classes: ClassVar[str] = TIED
+    poolings: ClassVar[tuple[str, ...]] = ("unit-mean",)
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",

@@ -44,6 +44,7 @@ class ZeroShot:
 
     name: ClassVar[str] = "zero-shot"
     version: ClassVar[str] = "1"
+    poolings: ClassVar[tuple[str, ...]] = ("unit-mean", "mean", "max")
     card: ClassVar[MethodCard] = MethodCard(
         "none",
         family="zero-shot",

@@ -66,6 +66,7 @@ class ZsLp:
     name: ClassVar[str] = "zs-lp"
     version: ClassVar[str] = "1"
     tied_to_classes: ClassVar[str] = "it has a vector for each of the classes it was fitted on"
+    poolings: ClassVar[tuple[str, ...]] = ("unit-mean",)
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
         family="linear head",

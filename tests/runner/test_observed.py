@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.violations import DEPENDENT as DEPENDENT_ON_OTHERS
+from fewshot_bench.api.violations import HIDDEN_VIEWS, UNSTEADY, VIOLATIONS
 from fewshot_bench.store.store import Store
 from tests.helpers import REPOSITORY, fsbench
 
@@ -20,9 +22,12 @@ from tests.helpers import REPOSITORY, fsbench
 WEIGHTS = 640
 TRICKS = (
     *("honest", "module", "fit", "again", "test-time", "by-hand", "test-time-by-hand"),
-    *("disguised", "centered", "declared", "first-center", "online", "position", "many", "small"),
+    *("disguised", "tower", "flipped", "crops", "noisy"),
+    *("centered", "first-center", "online", "position", "many", "small"),
 )
-DEPENDENT = list(TRICKS[8:])
+DEPENDENT = list(TRICKS[12:])
+VIOLATED = {"flipped": HIDDEN_VIEWS, "crops": HIDDEN_VIEWS, "noisy": UNSTEADY}
+VIOLATED |= dict.fromkeys(DEPENDENT, DEPENDENT_ON_OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +77,24 @@ def test_work_of_the_module_is_unknown_instead_of_none(records: Mapping[str, Rec
     assert (honest["metered"], honest["work"]["billed"]["images"]) == (True, 40)
 
 
-def test_what_depends_on_other_queries_is_stated(records: Mapping[str, Record]) -> None:
+def test_what_is_not_as_declared_is_stated(records: Mapping[str, Record]) -> None:
+    stated = {how: record.footprint["violations"] for how, record in records.items()}
+    assert stated == {how: [VIOLATED[how]] if how in VIOLATED else [] for how in TRICKS}
     found = {how: record.footprint["depends_on_queries"] for how, record in records.items()}
-    assert found == {how: how in DEPENDENT for how in TRICKS}
+    assert found == {how: how in (*DEPENDENT, "noisy") for how in TRICKS}
+    moved = {how: record.footprint["moved"] for how, record in records.items()}
+    assert (moved["honest"], moved["position"] > 0, moved["many"]) == (0, True, None)
     gaps = {how: record.footprint["query_gap"] for how, record in records.items()}
     assert gaps.pop("many") is None
     assert all((gap > 1e-2) == found[how] for how, gap in gaps.items())
+
+
+def test_encoded_images_and_steps_of_prediction_are_stated(records: Mapping[str, Record]) -> None:
+    names = ("encoded_per_query", "test_steps")
+    stated = {how: tuple(map(record.footprint.get, names)) for how, record in records.items()}
+    assert stated["honest"] == (1, 0)
+    assert (stated["tower"], stated["flipped"], stated["crops"]) == ((2, 0), (2, 0), (3, 0))
+    assert (stated["test-time"], stated["again"], stated["module"]) == ((1, 3), (1, 3), (None, 0))
 
 
 def test_asking_again_gets_into_nothing_else(records: Mapping[str, Record]) -> None:
@@ -103,25 +120,26 @@ def test_tables_mark_what_they_cannot_compare(store: Path) -> None:
     done = fsbench("compare", "--store", store, "--format", "csv")
     table = list(csv.DictReader(io.StringIO(done.out)))
     marks = {how: row(table, how)["marks"] for how in TRICKS if how != "honest"}
-    dependent = [how for how, mark in marks.items() if "depends on other queries" in mark]
-    assert dependent == DEPENDENT
+    violated = {how: name for how in marks for name in VIOLATIONS if name in marks[how]}
+    assert violated == VIOLATED
     assert [how for how, mark in marks.items() if "work not metered" in mark] == ["module"]
     unseen = [how for how, mark in marks.items() if "trained parameters not observed" in mark]
     assert unseen == ["by-hand", "test-time-by-hand"]
     assert [row(table, how)["trained_params"] for how in ("by-hand", "fit")] == ["", str(WEIGHTS)]
     shown = fsbench("compare", "--store", store, "--format", "markdown").out
-    assert r"how=declared\] (limited to 40, depends on other queries)" in shown
+    assert r"how=centered\] (limited to 40, depends on other queries)" in shown
     assert "asked again for some queries, in another order and alone" in shown
+    asked = ("compare", "--store", store, "--columns", "top1,moved,encoded,test-steps")
+    head, *_ = (line for line in fsbench(*asked).out.splitlines() if "moved" in line)
+    assert "encoded/query" in head
+    assert "test steps" in head
 
 
-def test_an_undeclared_dependence_is_a_finding_and_an_honest_card_is_none(store: Path) -> None:
+def test_each_violation_is_a_finding(store: Path) -> None:
     found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
-    said = [one for one in found["findings"] if one["kind"] in ("other-queries", "test-knowledge")]
-    by_level = {one["level"]: one for one in said if one["kind"] == "other-queries"}
-    assert "how=declared" in by_level["note"]["text"]
-    assert "how=declared" not in by_level["finding"]["text"]
-    assert len(by_level["finding"]["cells"]) == len(DEPENDENT) - 1
-    assert [one["level"] for one in said if one["kind"] == "test-knowledge"] == ["note"]
+    said = [one for one in found["findings"] if one["kind"] == "undeclared"]
+    cells = {one["text"].partition(":")[0]: len(one["cells"]) for one in said}
+    assert cells == {DEPENDENT_ON_OTHERS: len(DEPENDENT), UNSTEADY: 1, HIDDEN_VIEWS: 2}
 
 
 def test_code_of_others_is_never_ok(store: Path) -> None:

@@ -22,10 +22,11 @@ from fewshot_bench.analysis.conditions import overlaps_of
 from fewshot_bench.analysis.frame import count, decode, distinct, group, is_true, values
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api.defaults import DEMO
-from fewshot_bench.api.method_card import OTHER_QUERIES
+from fewshot_bench.api.method_card import IN_COMPANY
 from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record, overlap_texts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
+from fewshot_bench.api.violations import VIOLATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,8 +273,13 @@ def _is_busy(load: Any, cpus: Any) -> bool:
     return isinstance(load, int | float) and number(cpus) is not None and load > cpus
 
 
-def _depends(declared: bool) -> Callable[[object, str], bool]:
-    return lambda depends, at_test: depends is True and (OTHER_QUERIES in at_test) == declared
+def _violates(name: str) -> Callable[[str | None], bool]:
+    return lambda stated: name in (decode(stated) or ())
+
+
+def _moved(records: Sequence[Record]) -> str:
+    """The share of answers that companions change, in percent, as a range."""
+    return spread(100 * share for (share,) in Record.entries(records, "footprint", "moved"))
 
 
 def _much(records: Sequence[Record]) -> str:
@@ -297,16 +303,26 @@ def _reasons(records: Sequence[Record]) -> str:
 
 CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
     check_kit,
-    Check(
-        "finding", "other-queries", LABELS,
-        "logits depend on other queries: {labels} ({cells}), which no card says "
-        f"(at_test: '{OTHER_QUERIES}')",
-        ("footprint.depends_on_queries", "at test"), _depends(False),
+    *(
+        Check(
+            "finding", "undeclared", LABELS,
+            f"{name}: {{labels}} ({{cells}}), against its card; {meaning}",
+            ("footprint.violations",), _violates(name),
+        )
+        for name, meaning in VIOLATIONS.items()
     ),
     Check(
         "note", "other-queries", LABELS,
-        "logits depend on other queries: {labels} ({cells}), as the card says",
-        ("footprint.depends_on_queries", "at test"), _depends(True),
+        "answers use other queries, as the card says: {labels} ({cells}; in other company "
+        "{more} % of the answers that were asked for again are others)",
+        ("footprint.card.sees", "footprint.moved"),
+        lambda sees, moved: sees in IN_COMPANY and moved is not None, _moved,
+    ),
+    Check(
+        "note", "alone-in-company", LABELS,
+        "may use other queries, and others changed none of its logits: {labels} ({cells})",
+        ("footprint.card.sees", "footprint.depends_on_queries"),
+        lambda sees, depends: sees in IN_COMPANY and depends is False,
     ),
     Check(
         "finding", "val-full", 3,

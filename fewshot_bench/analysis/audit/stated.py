@@ -157,6 +157,7 @@ STATED: Mapping[str, Computed] = {
 _READ = (
     *("environment.kit", HELD, "environment.load", "environment.cpus", "environment.dirty"),
     *("environment.packages", "split.digest", "footprint.trained_source", "footprint.metered"),
+    *("footprint.violations", "footprint.card.sees", "footprint.moved"),
     *("footprint.depends_on_queries", "split.overlap", "split.test", "split.verified"),
     *("status", "incidents", "target", "val", "prompts", "overrides", "revision"),
 )

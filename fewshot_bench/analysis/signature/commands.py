@@ -19,7 +19,13 @@ from fewshot_bench.analysis.signature.line import (
 )
 from fewshot_bench.analysis.signature.of_records import matrices_of
 from fewshot_bench.api.own_methods import digest_in
-from fewshot_bench.api.spec import CONDITIONS, IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
+from fewshot_bench.api.spec import (
+    IMPORTED,
+    KEPT_MODEL,
+    NO_CLASSES,
+    RunSpec,
+    words_of_conditions,
+)
 from fewshot_bench.utils.text import join_names
 
 
@@ -115,9 +121,7 @@ def _options_of_evaluations(matrix: Matrix) -> Iterator[list[str]]:
 
 def _shared_words(matrix: Matrix) -> list[str]:
     """Options for what is equal in all cells; the file of own class names is a placeholder."""
-    words = ["--backbone", matrix.backbone.name]
-    for name, text in matrix.conditions.items():
-        words += CONDITIONS[name].words_of_command(text)
+    words = ["--backbone", matrix.backbone.name, *words_of_conditions(matrix.conditions)]
     words += ["--holdout", matrix.holdout] if matrix.holdout else []
     words += [word for text in matrix.templates for word in ("--templates", text)]
     words += ["--classnames", "FILE"] if matrix.classnames else []

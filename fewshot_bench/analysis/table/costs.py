@@ -1,7 +1,7 @@
 """Costs of cells: where each stands in records, how it is aggregated, its texts and heads.
 
-`COSTS` holds those of every table, in order, `MORE_COSTS` those that are read on request alone; a
-new one is added only here.
+`COSTS` holds those of every table, in order, `MORE_COSTS` and `RARE_COSTS` those that are read on
+request alone; a new one is added only here.
 """
 
 from __future__ import annotations
@@ -200,13 +200,57 @@ ENERGY = Cost(
     sentence=lambda words, _: f"takes {words}",
     subject="energy",
 )
+MOVED = Cost(
+    name="moved",
+    head="moved %",
+    key="moved",
+    source="footprint.moved",
+    together=mean_of,
+    text=lambda value: f"{100 * value:.0f}",
+    title="moved",
+    hint="answers that other companions of a query change, of those asked again",
+    axis="answers that companions change",
+    words=lambda value: f"{100 * value:.0f} %",
+    sentence=lambda words, _: f"answers {words} otherwise in other company",
+    subject="answers that companions change",
+)
+TEST_STEPS = Cost(
+    name="test-steps",
+    head="test steps",
+    key="test_steps",
+    source="footprint.test_steps",
+    together=mean_of,
+    text=count,
+    title="test steps",
+    hint="optimizer steps while it answers, a mean",
+    axis="optimizer steps while it answers",
+    words=lambda value: f"{count(value)} steps",
+    sentence=lambda words, _: f"takes {words} while it answers",
+    subject="test steps",
+)
+ENCODED = Cost(
+    name="encoded",
+    head="encoded/query",
+    key="encoded_per_query",
+    source="footprint.encoded_per_query",
+    together=mean_of,
+    text=lambda value: fixed(value, 1),
+    title="encoded",
+    hint="images encoded for the answer to a query, a mean",
+    axis="images encoded per query",
+    words=lambda value: f"{fixed(value, 1)} images",
+    sentence=lambda words, _: f"encodes {words} per query",
+    subject="images encoded per query",
+)
 COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINED, BILLED, PEAK)}
 MORE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINING, FLOPS, ENERGY)}
+# Shown by name alone: of most methods they are 0, or 1 image.
+RARE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (MOVED, ENCODED, TEST_STEPS)}
 
 
 def every_cost() -> Mapping[str, Cost]:
     """All costs by name."""
-    return {**COSTS, **MORE_COSTS}
+    return {**COSTS, **MORE_COSTS, **RARE_COSTS}
 
 
 def costs_of(layout: str, *names: str | None) -> Mapping[str, Cost]:
@@ -215,4 +259,4 @@ def costs_of(layout: str, *names: str | None) -> Mapping[str, Cost]:
     names: comma lists of columns.
     """
     asked = {name.strip() for text in names for name in (text or "").split(",")}
-    return every_cost() if layout == "costs" or asked & MORE_COSTS.keys() else COSTS
+    return every_cost() if layout == "costs" or asked & (every_cost().keys() - COSTS) else COSTS

@@ -6,15 +6,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
-from fewshot_bench.analysis.table.table import (
-    DEPENDENT,
-    NOT_METERED,
-    TRAINED_UNKNOWN,
-    Cell,
-    Table,
-)
+from fewshot_bench.analysis.table.table import NOT_METERED, TRAINED_UNKNOWN, Cell, Table
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
+from fewshot_bench.api.violations import VIOLATIONS
 
 SCREENS = ("terminal", "html")
 # Number of commands shown on a screen; the rest is only counted.
@@ -67,8 +62,7 @@ def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
 
 # What the marks that follow from records mean.
 _MEANINGS = {
-    DEPENDENT: "asked again for some queries, in another order and alone, it gave other logits; a "
-    "user who has one image gets other answers",
+    **VIOLATIONS,
     NOT_METERED: "it took backbone.module, so its images and FLOPs are unknown",
     TRAINED_UNKNOWN: "it computed gradients that no torch optimizer used",
 }

@@ -11,6 +11,7 @@ from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import NOT_OBSERVED
 from fewshot_bench.api.spec import TOY, RunSpec
+from fewshot_bench.api.violations import VIOLATIONS
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.paired import Comparison
@@ -100,13 +101,12 @@ class Row:
         return f"{self.label} ({', '.join(self.marks)})" if self.marks else self.label
 
 
-# Marks that follow from records: whose logits depend on other queries, and whose costs are unknown.
-DEPENDENT = "depends on other queries"
+# Marks that follow from records, beside violations of their cards: whose costs are unknown.
 NOT_METERED = "work not metered"
 TRAINED_UNKNOWN = "trained parameters not observed"
-# An entry of records, the value that is marked, and the mark.
-STATED = (
-    ("footprint.depends_on_queries", True, DEPENDENT),
+# An entry of records, the value (or an element of the list) that is marked, and the mark.
+STATED: tuple[tuple[str, object, str], ...] = (
+    *(("footprint.violations", name, name) for name in VIOLATIONS),
     ("footprint.metered", False, NOT_METERED),
     ("footprint.trained_source", NOT_OBSERVED, TRAINED_UNKNOWN),
 )

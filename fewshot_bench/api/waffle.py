@@ -1,0 +1,66 @@
+"""Random texts for classes, equal for all of them: the control for any claim of knowledge.
+
+WaffleCLIP (Roth et al., ICCV 2023): "A photo of a {name}, which has {noise}.", where noise is
+random words and random characters, as long as the class names are on average. Texts with knowledge
+about classes that score no better than these show the effect of many texts, and none of knowledge.
+The words are our own list; the official code has another one, and takes its characters from the
+texts of a language model.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import string
+from collections.abc import Sequence
+from importlib import resources
+
+PAIRS = 15
+FORM = "A photo of a {}, which has {}."
+CHARACTERS = string.ascii_letters + string.digits
+
+
+@functools.cache
+def read_words() -> tuple[str, ...]:
+    """The words, sorted."""
+    file = resources.files("fewshot_bench.api").joinpath("waffle_words.txt")
+    return tuple(file.read_text(encoding="utf-8").split())
+
+
+def draw_noise(classnames: Sequence[str], seed: int) -> tuple[str, ...]:
+    """`PAIRS` pairs of random words and of random characters, one after the other.
+
+    There are as many words as in the mean class name, cut to its mean length of a word; the
+    characters stand in as many groups, which together are a little longer than a mean name's
+    longest word (waffle_tools.py, mode `waffle`). The same in all versions of Python.
+    """
+    rng, named = random.Random(f"waffle {seed}"), [_plain(name).split() for name in classnames]
+    count = max(1, round(_mean([len(words) for words in named])))
+    length = round(_mean([_mean([len(word) for word in words]) for words in named]))
+    longest = math.ceil(_mean([max(map(len, words), default=1) for words in named]))
+    group = longest // count + 1
+
+    def pick(of: Sequence[str], times: int) -> list[str]:
+        # Of the functions of `random`, this one alone is the same in all versions.
+        return [of[int(rng.random() * len(of))] for _ in range(times)]
+
+    noise = []
+    for _ in range(PAIRS):
+        noise.append(" ".join(word[: max(1, length)] for word in pick(read_words(), count)))
+        noise.append(", ".join("".join(pick(CHARACTERS, group)) for _ in range(count)))
+    return tuple(noise)
+
+
+def describe(classname: str, noise: Sequence[str]) -> tuple[str, ...]:
+    """The texts of a class."""
+    return tuple(FORM.format(_plain(classname), text) for text in noise)
+
+
+def _plain(name: str) -> str:
+    """A class name as it stands in prompts."""
+    return name.replace("_", " ")
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / max(1, len(numbers))

@@ -1,0 +1,91 @@
+"""Methods that see other queries, and do with them what their cards do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task
+
+
+@dataclass
+class Company:
+    """Scaled cosines with the mean of the batch subtracted, after a trick."""
+
+    classes: Tensor
+    scale: float
+    how: str
+    seen: list[int] = field(default_factory=list)
+
+    def logits(self, queries: Images) -> Tensor:
+        features = queries.features
+        if self.how == "needs-many" and len(features) < 10:
+            raise ValueError("fewer queries than classes")
+        rows = features if self.how == "unused" else features - features.mean(dim=0)
+        found = self.scale * rows @ self.classes.T
+        if self.how == "position":
+            found[:, 0] += torch.arange(len(found))
+        if self.how == "leak":
+            found[:, 0] += sum(self.seen)
+            self.seen.append(len(found))
+        if self.how == "noisy":
+            found += torch.randn(len(self.classes))
+        return found
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"classes": self.classes}
+
+
+@dataclass(frozen=True)
+class Batched:
+    name: ClassVar[str] = "batched"
+    card: ClassVar[MethodCard] = MethodCard("no training", sees="batch")
+    how: str = "honest"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Company:
+        return Company(backbone.class_features(task), backbone.logit_scale, self.how)
+
+
+@dataclass
+class Passing:
+    """The running mean of a stream is subtracted; ahead: that of the queries that come at once."""
+
+    classes: Tensor
+    scale: float
+    how: str
+    total: Tensor
+    count: int = 0
+
+    def answer(self, queries: Images) -> Tensor:
+        features = queries.features
+        counts = self.count + torch.arange(1, len(features) + 1)
+        sums = self.total + features.cumsum(dim=0)
+        self.total, self.count = sums[-1], self.count + len(features)
+        means = features.mean(dim=0) if self.how == "ahead" else sums / counts[:, None]
+        return self.scale * (features - means) @ self.classes.T
+
+
+@dataclass(frozen=True)
+class Streaming:
+    classes: Tensor
+    scale: float
+    how: str
+
+    def start(self) -> Passing:
+        return Passing(self.classes, self.scale, self.how, torch.zeros_like(self.classes[0]))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"classes": self.classes}
+
+
+@dataclass(frozen=True)
+class Streamed(Batched):
+    name: ClassVar[str] = "streamed"
+    card: ClassVar[MethodCard] = MethodCard("no training", sees="stream")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Streaming:
+        return Streaming(backbone.class_features(task), backbone.logit_scale, self.how)

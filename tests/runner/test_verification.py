@@ -1,0 +1,59 @@
+"""What records state of methods that see other queries, and use them otherwise than declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.violations import LEAK, LOOKS_AHEAD, NEEDS_MANY, POSITION, UNSTEADY
+
+FILE = str(Path(__file__).parents[1] / "plugin_undeclared.py")
+BATCHES = {
+    "honest": [],
+    "unused": [],
+    "position": [POSITION],
+    "leak": [LEAK],
+    "noisy": [UNSTEADY],
+    "needs-many": [NEEDS_MANY],
+}
+STREAMS = {"honest": [], "ahead": [LOOKS_AHEAD]}
+ONE: dict[str, Any] = {"shots": 1, "seeds": 1, "progress": False, "engine": "here", "limit": 100}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("company")
+
+
+def run(store: Path, name: str, queries: str, tricks: Mapping[str, Any]) -> dict[str, Record]:
+    method = f"{FILE}:{name}"
+    options = {"how": list(tricks)}
+    done = fb.run(method, "digits", queries=queries, options=options, store=store, **ONE)
+    return {str(record.spec.options["how"]): record for record in done}
+
+
+@pytest.mark.parametrize("queries", ["batch-64", "batch-64-k2-10"])
+def test_each_misuse_of_a_batch_is_named(store: Path, queries: str) -> None:
+    records = run(store, "Batched", queries, BATCHES)
+    assert {how: one.footprint["violations"] for how, one in records.items()} == BATCHES
+    depends = {how: record.footprint["depends_on_queries"] for how, record in records.items()}
+    assert depends == {how: how != "unused" for how in BATCHES}
+    assert records["unused"].footprint["moved"] == 0
+    assert 0 < records["honest"].footprint["moved"] <= 1
+
+
+def test_all_queries_are_one_batch_that_leaks_into_no_other(store: Path) -> None:
+    records = run(store, "Batched", "all", BATCHES)
+    expected = BATCHES | {"leak": [POSITION]}
+    assert {how: one.footprint["violations"] for how, one in records.items()} == expected
+
+
+def test_a_stream_that_looks_ahead_is_named(store: Path) -> None:
+    records = run(store, "Streamed", "stream", STREAMS)
+    assert {how: one.footprint["violations"] for how, one in records.items()} == STREAMS
+    assert records["honest"].footprint["depends_on_queries"] is True
