@@ -456,7 +456,8 @@ def encodings_saved(records: Sequence[Record]) -> str:
     computed = billed = adapted = 0
     for record in records:
         work = record.footprint.get("work")
-        if work is None or fits[record.spec.fit_key()] > 1 or not record.footprint["metered"]:
+        shared = fits[record.spec.fit_key()] > 1 or record.spec.inner
+        if work is None or shared or not record.footprint["metered"]:
             continue
         frozen = record.footprint["images_encoded"]
         trained = work["billed"]["images"] - frozen
