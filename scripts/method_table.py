@@ -27,6 +27,13 @@ _HEAD = "C d"
 _TWELVE = "learning rate, weight decay, batch size, step"
 ROWS = {
     "zero-shot": Row(_NOTHING, "", _NOTHING, "one template or an ensemble is another baseline"),
+    "transclip": Row(
+        _NOTHING,
+        "",
+        "gamma (with support images)",
+        "answers depend on the other queries; a class without any takes those of others",
+    ),
+    "stata": Row(_NOTHING, "", _NOTHING, "answers depend on the other queries"),
     "linear-probe": Row(
         "linear head on raw image features",
         "C (d + 1)",
@@ -269,7 +276,7 @@ already, by what it runs: a closed form, steps on features (seconds), steps thro
 many trainings (minutes), or the prompts of all classes for every image (hours); records hold what
 was measured.
 """
-_LEFT_OUT = """Tip-Adapter-X (Tip-X of SuS-X, Udandarao et al. 2023) is left out, for it is
-transductive: its affinities are rescaled by the extremes of the whole test set. Here every query is
-answered alone.
+_LEFT_OUT = """Tip-Adapter-X (Tip-X of SuS-X, Udandarao et al. 2023) is left out: its affinities of
+queries are rescaled by the extremes of the whole test set, and by those of validation images in the
+official code.
 """

@@ -28,10 +28,11 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import dataset_names, method_names
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.frame import frame, group, load
+from fewshot_bench.analysis.lending import LENT, lend
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.grids import Display
 from fewshot_bench.analysis.table.layouts import DATA, STACKED, Titled, lay_out
-from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.metrics import METRICS, OF_STREAMS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, plain
 from fewshot_bench.store.predictions import Outcomes
@@ -143,7 +144,13 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
         for name, values in texts.items()
         if len(values) > 1
     }
-    ordered = sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))
+    # Those that a block is lent are of another one first.
+    there = set(map(id, data["record"]))
+    own = {key: sum(id(r) in there for r in part["record"]) for key, part in parts.items()}
+    ordered = sorted(
+        ((key, part) for key, part in parts.items() if own[key]),
+        key=lambda item: (-own[item[0]], item[0]),
+    )
     names = [_names(part) for _, part in ordered]
     every = frozenset[str]().union(*names)
     return [
@@ -153,17 +160,29 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
 
 
 def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
-    """The records by differing conditions, then by own data where that of a data set differs."""
+    """The records by differing conditions, then by own data where that of a data set differs.
+
+    With each part are the records of others that need less than its conditions allow.
+    """
     names = [name for name, texts in values_of(data).items() if len(texts) > 1]
-    for part in _split(data, names):
-        spec = part["record"].iloc[0].spec
-        key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
-        conflict = own_data_conflict(part)
-        if not conflict:
-            yield key, part
-            continue
-        for own in _split(part, ["own data"]):
-            yield (*key, (conflict, str(own["own data"].iloc[0]))), own
+    lending = [name for name in names if name in LENT]
+    for alike in _split(data, [name for name in names if name not in lending]):
+        for part in _split(alike, lending):
+            spec = part["record"].iloc[0].spec
+            key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
+            if lending:
+                allowed = {name: getattr(spec, name) for name in lending}
+                part = frame(lend(list(alike["record"]), allowed))
+            yield from _parts_by_own_data(key, part)
+
+
+def _parts_by_own_data(key: Key, part: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
+    conflict = own_data_conflict(part)
+    if not conflict:
+        yield key, part
+        return
+    for own in _split(part, ["own data"]):
+        yield (*key, (conflict, str(own["own data"].iloc[0]))), own
 
 
 def _split(data: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -236,7 +255,7 @@ def merge(made: Sequence[Made[Shown]], display: Display, form: str) -> list[Made
         if not tables:
             merged.append(Made(own[0].block, None, own[0].refusal))
             continue
-        own.sort(key=lambda part: part.block.conditions.get(stack, ""))
+        own.sort(key=lambda part: _place(part.block, stack))
         titles = [part.block.conditions.get(stack, "") for part in own]
         is_clear = len(set(titles)) == len(titles)
         titled = [
@@ -253,7 +272,16 @@ def _title(part: Made[Shown], stack: str) -> str:
     """The value of what is stacked, under its new name."""
     value = part.block.conditions.get(stack, "")
     renamed = part.value[0].renamed if part.value else {}
-    return renamed.get(value, value)
+    # `all` or `64` says nothing without the name.
+    return renamed.get(value, f"{stack} {value}" if value and stack in LENT else value)
+
+
+def _place(block: Block, stack: str) -> tuple[int, str]:
+    """Sort key of a block among those that it is stacked with: least first, else by text."""
+    value = block.conditions.get(stack, "")
+    words = CONDITIONS[stack].words if stack in LENT else ()
+    number = int(value) if stack in LENT and value.isdigit() else 0
+    return words.index(value) if value in words else number, value
 
 
 def _add_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:
@@ -301,15 +329,16 @@ def find_metrics(asked: Iterable[str]) -> dict[str, Metric]:
     """The built-in metrics, and the requested metrics of plug-ins."""
     from fewshot_bench.api.plugins import has_third_party
 
+    asked = {name.strip() for name in asked}
+    found = {**METRICS, **{name: own for name, own in OF_STREAMS.items() if name in asked}}
     if not has_third_party():
-        return dict(METRICS)
+        return found
     from fewshot_bench.api.registry import registry
 
-    plugins, wanted = registry(), {name.strip() for name in asked} - METRICS.keys()
+    plugins, wanted = registry(), asked - found.keys()
     for name in wanted:
         plugins.metrics.refuse_conflict(name)
-    own = [name for name in plugins.metrics.names() if name in wanted]
-    return {**METRICS, **{name: plugins.metric(name) for name in own}}
+    return found | {n: plugins.metric(n) for n in plugins.metrics.names() if n in wanted}
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) -> Answers | None:

@@ -33,6 +33,7 @@ import numpy as np
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
+    ALONE,
     IMPORTED,
     KEPT_MODEL,
     AllShots,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 # Fields of records; other names without a dot are fields of their specifications.
 _OF_RECORD = frozenset({"status", "error", "incidents"})
 UNKNOWN = "unknown"
+# What methods know of a class for which it does not matter what texts may describe it.
+NO_TEMPLATES = ("none", "class names")
 # Phases of a cell: those of a fit, and those of its answers.
 TRAINING = ("encode_support", "encode_text", "fit")
 ANSWERING = ("encode_queries", "predict")
@@ -319,6 +322,12 @@ def _state(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _sees_as_declared(queries: str, depends: Any, violations: str | None) -> bool:
+    """True for a record that was verified to look at queries and views as it declares."""
+    is_alone = depends is False or (depends is True and queries != ALONE)
+    return is_alone and not decode(violations)
+
+
 def sum_of(*parts: float | None) -> float | None:
     """The sum of the known parts; None if there is none."""
     known = [part for part in parts if part is not None]
@@ -347,6 +356,12 @@ COLUMNS: Mapping[str, Computed] = {
         ("protocol", "picks"), lambda protocol, picks: picks if protocol == IMPORTED else ""
     ),
     "loaded weights": Computed(("status", "weights", "environment.weights_digest"), weights_text),
+    # Proofs of `Condition.proof`, by which records count in tables that allow more.
+    "independent": Computed(("footprint.depends_on_queries",), lambda depends: depends is False),
+    "sees as declared": Computed(
+        ("queries", "footprint.depends_on_queries", "footprint.violations"), _sees_as_declared
+    ),
+    "without templates": Computed(("footprint.card.text",), NO_TEMPLATES.__contains__),
     # Only finished cells have numbers that could be mixed.
     "done": Computed(("status",), "done".__eq__),
     "kept model": Computed(("protocol",), KEPT_MODEL.__eq__),

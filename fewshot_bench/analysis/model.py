@@ -32,7 +32,6 @@ from fewshot_bench.api.option_files import look_in, open_files
 from fewshot_bench.api.own_methods import OwnMethod, digest_in, stated_in
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
-from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
@@ -325,10 +324,9 @@ def open_model(
     from fewshot_bench.images.feature_cache import FeatureCache
 
     features = FeatureCache(None)
-    vocabulary = Vocabulary(config.classnames, config.templates)
     with _ASKING, _as_in_runs(features, backbone), _translate_errors(path, config):
         kind = class_named(config.classifier, fitted)
-        classifier = restore(fitted, tensors, vocabulary, backbone, kind)
+        classifier = restore(fitted, tensors, config.vocabulary, backbone, kind)
     return Model(path, config, backbone, fitted, classifier, features)
 
 

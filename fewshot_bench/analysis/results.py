@@ -32,6 +32,7 @@ from fewshot_bench.analysis.filters import (
     with_options,
     words_of,
 )
+from fewshot_bench.analysis.lending import LENT, allow, allowed_by
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.costs import costs_of, every_cost
 from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
@@ -259,7 +260,7 @@ class Results:
             chosen = tuple(self._filter(chosen, name, value))
         if predicate is not None:
             chosen = tuple(filter(predicate, chosen))
-        names = ("method", "dataset")
+        names = {"method", "dataset", *(n for n in LENT if len(several(filters.get(n, ()))) == 1)}
         asked = {name: words_of(value) for name, value in filters.items() if name in names}
         return replace(self, _records=chosen, _asked={**self._asked, **asked})
 
@@ -280,7 +281,7 @@ class Results:
         if name in _LISTS:
             return select(records, {name: words_of(value)})
         if name in _CONDITIONS:
-            parts = [select(records, {name: words_of(text)}) for text in several(value)]
+            parts = [allow(records, {name: words_of(text)})[0] for text in several(value)]
             keys = {record.spec.key() for part in parts for record in part}
             return [record for record in records if record.spec.key() in keys]
         raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/python.md")
@@ -403,11 +404,13 @@ class Results:
         swept = SweepOptions(values["options"] or {}, each)
         display = Display(layout, check_stack(stack), values["spread"] or "", digits, swept=swept)
         self._refuse_empty()
-        shown = current(self._every, self._records, self._asked.get("method"), self.store)
+        asked = {name: self._asked.get(name) for name in LENT}
+        records, left = allow(self._records, asked)
+        shown = current(self._every, records, self._asked.get("method"), self.store)
         if allow_mixed:
-            older = older_versions(self._records, newest(self._every, self.store))
-            shown = Shown(list(self._records), (), older)
-        records, notes = shown.records, shown.notes
+            older = older_versions(records, newest(self._every, self.store))
+            shown = Shown(records, (), older)
+        records, notes = shown.records, (*left, *shown.notes)
         if layout in ("sweep", "ablation"):
             select = select_swept if layout == "sweep" else select_changed
             records, undrawn = select(records, swept)
@@ -544,11 +547,11 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 
 
 def of_cells(folder: Path, cells: Collection[RunSpec], missing: Mapping[str, str]) -> Results:
-    """The records of these cells that a store has."""
+    """The records of these cells of one run that a store has; a table of them is of all of them."""
     store = Store(folder.absolute())
     records = tuple(record for _, record in store.read_cells(cells) if record is not None)
     _warn_of_damage(store, 4)
-    return Results(folder, dict(missing), records, records)
+    return Results(folder, dict(missing), records, records, allowed_by(cells))
 
 
 def _read(folder: Path) -> tuple[Record, ...]:

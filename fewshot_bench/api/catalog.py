@@ -13,7 +13,7 @@ from typing import Any
 
 from fewshot_bench.api import method_code
 from fewshot_bench.api.column_names import taken
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.api.plugins import OWN
@@ -123,7 +123,7 @@ class Catalog:
                 f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
                 "expected another name"
             )
-        if self.kind == "metric" and taken(name, METRICS):
+        if self.kind == "metric" and taken(name, BUILT_IN):
             raise PluginError(
                 f"metric '{name}' ({origin}): the name is taken by a column of tables or data "
                 "frames; choose another"

@@ -9,6 +9,7 @@ gets what a cell states from this process, or from a store that `option_files.lo
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -123,6 +124,12 @@ def find(text: str) -> ClassTexts:
                 "store that has them (fsbench store merge), or give --texts FILE"
             )
     return _READ[digest]
+
+
+@functools.lru_cache(maxsize=1024)
+def count_texts(text: str, dataset: str, classnames: tuple[str, ...]) -> int:
+    """The number of texts for a data set in a file that a cell states."""
+    return sum(map(len, find(text).of(dataset, classnames)))
 
 
 def _decode(name: str, content: bytes) -> ClassTexts:

@@ -124,6 +124,16 @@ class Answers:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
 
+    @cached_property
+    def arrivals(self) -> np.ndarray | None:
+        """(n,) the places of the queries in the order of their stream; None without a stream."""
+        import numpy as np
+
+        if self.groups is None or len(np.unique(self.groups)) < len(self.groups):
+            return None
+        order: np.ndarray = np.argsort(self.groups)
+        return order
+
 
 def are_probabilities(logits: np.ndarray) -> bool:
     """True if all rows of (n, classes) numbers add up to one and none is negative.
@@ -137,7 +147,7 @@ def are_probabilities(logits: np.ndarray) -> bool:
 
 GIVEN = (
     *("logits", "labels", "classes", "predictions", "hits", "per_class"),
-    *("ranks", "confidences", "surprises", "brier_scores"),
+    *("ranks", "confidences", "surprises", "brier_scores", "arrivals"),
 )
 
 
@@ -306,11 +316,12 @@ def needs(function: Callable[..., Any]) -> frozenset[str]:
 def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
     """The metrics (default: the built-in ones) of a cell's answers, not rounded, and `n`.
 
-    Raises ValueError if there are no images.
+    Of a stream, the built-in ones are those of its ends, too. ValueError if there are no images.
     """
     if not len(answers.labels):
         raise ValueError("no images: metrics need at least one")
-    chosen = METRICS.values() if metrics is None else metrics
+    of_stream = OF_STREAMS if answers.arrivals is not None else {}
+    chosen = [*METRICS.values(), *of_stream.values()] if metrics is None else metrics
     return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(answers.labels)}
 
 
@@ -401,6 +412,10 @@ def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
     return weighted
 
 
+def _quarter(hits: np.ndarray) -> int:
+    return max(1, len(hits) // 4)
+
+
 def _shift(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of rows in float64 minus each row's highest logit, for a stable softmax."""
     import numpy as np
@@ -466,6 +481,26 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+# Of streams alone: a method with a memory learns on the way, so that its mean depends on the
+# length of the stream.
+OF_STREAMS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "first_quarter",
+            "top-1 accuracy of the first quarter of the stream",
+            lambda hits, arrivals: 100 * float(hits[arrivals[: _quarter(hits)]].mean()),
+            "first 1/4",
+        ),
+        Metric(
+            "last_quarter",
+            "top-1 accuracy of the last quarter of the stream",
+            lambda hits, arrivals: 100 * float(hits[arrivals[-_quarter(hits) :]].mean()),
+            "last 1/4",
+        ),
+    )
+}
+BUILT_IN: Mapping[str, Metric] = {**METRICS, **OF_STREAMS}
 
 
 # Largest gap that is taken for rounding, by precision: encoders round an image otherwise in another

@@ -15,13 +15,13 @@ import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from fewshot_bench.api.method_card import default_schedule, schedule_with
-from fewshot_bench.api.spec import RunSpec, check_kinds
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, check_kinds
 from fewshot_bench.utils.errors import StoreError
 
 
@@ -203,6 +203,8 @@ class Record:
     incidents: Sequence[Mapping[str, str]] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
+    # What a table allows more than the cell had that was run: `queries alone`. Of no file.
+    less: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Any) -> Record:
@@ -232,6 +234,20 @@ class Record:
             if name in KEPT:
                 object.__setattr__(self, name, value)
             return value
+
+    def lend(self, **allowed: Any) -> Record:
+        """The record as it counts in a table that allows these conditions.
+
+        Its `spec` has them, and the key of this one; reads nothing that this one has not read.
+        """
+        lent, spec = object.__new__(Record), self.spec.lend(**allowed)
+        less = [
+            f"{name} {about.text(own)}"
+            for name, about in CONDITIONS.items()
+            if (own := getattr(self.spec, name)) != getattr(spec, name)
+        ]
+        lent.__dict__.update(self.__dict__, spec=spec, less=(*self.less, *less))
+        return lent
 
     def entry(self, part: str, name: str) -> Any:
         """One value of a field that is an object, nested names included; None if absent."""

@@ -27,7 +27,7 @@ from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.dataset import SKIPPED, CheckedItems, Without, customize
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
-from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.metrics import BUILT_IN, Metric
 from fewshot_bench.api.own_methods import OwnMethod
 from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
 from fewshot_bench.api.plugins import (
@@ -256,11 +256,11 @@ class Registry:
 
     def metric(self, name: str) -> Metric:
         """A built-in or plug-in metric; PluginError if the target is no `Metric` of that name."""
-        if name in METRICS:
-            return METRICS[name]
+        if name in BUILT_IN:
+            return BUILT_IN[name]
         self.metrics.refuse_conflict(name)
         if name not in self.metrics.entries:
-            names = [*METRICS, *self.metrics.entries]
+            names = [*BUILT_IN, *self.metrics.entries]
             raise self.metrics.unknown(name, names, "fsbench list metrics")
         entry = self.metrics.entries[name]
         metric = entry.load()
@@ -459,7 +459,7 @@ def registry() -> Registry:
     if _hosts is not None:
         plugins = _add_foreign(plugins, _hosts)
     metrics = plugins.metrics
-    for name in METRICS.keys() & metrics.entries.keys():
+    for name in BUILT_IN.keys() & metrics.entries.keys():
         metrics.conflicts[name] = tell_built_in_wins("metric", name, [metrics.entries.pop(name)])
     for name in [name for name in metrics.entries if taken(name, {*metrics.entries} - {name})]:
         origin = metrics.entries.pop(name).origin

@@ -108,6 +108,8 @@ class Condition:
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
     of CSV and JSON omit it too. panel: heading of the option in the help. refines: the condition
     without whose default a run resolves the value, so that a reproducing command must state it.
+    proof: the column of `analysis.frame` that is true for records that count in tables of other
+    values, too, if these allow more than they need; empty: none do.
     """
 
     name: str = ""
@@ -129,6 +131,7 @@ class Condition:
     late: bool = False
     panel: str = "how"
     refines: str = ""
+    proof: str = ""
 
     @property
     def option_default(self) -> Any:
@@ -156,6 +159,14 @@ class Condition:
         if self.kind is bool:
             return YES_NO[not value]
         return "none" if value is None else str(value)
+
+    def allows(self, allowed: Any, own: Any) -> bool:
+        """True if a cell with the value `own` needs no more than a table of `allowed` gives.
+
+        The default is the least; numbers count in order.
+        """
+        least = own == self.default or (self.kind is int and own < allowed)
+        return own == allowed or (bool(self.proof) and least)
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""
@@ -461,6 +472,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="independent",
     )
     views: int = condition(
         1,
@@ -473,6 +485,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="sees as declared",
     )
     bystanders: str = condition(
         "none",
@@ -484,6 +497,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="independent",
     )
     texts: str = condition(
         BY_TEMPLATES,
@@ -494,6 +508,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="without templates",
     )
     pooling: str = condition(
         POOLING[0],
@@ -508,6 +523,7 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
         panel="conditions",
+        proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)
     overrides: Options = dataclasses.field(default_factory=dict)
@@ -628,6 +644,12 @@ class RunSpec(_Derived):
     def skipped(self) -> int:
         """The number of left-out damaged or missing images."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
+
+    def lend(self, **allowed: Any) -> RunSpec:
+        """The cell as it counts in a table that allows these conditions, with its own key."""
+        lent = dataclasses.replace(self, **allowed)
+        object.__setattr__(lent, "_key", self.key())
+        return lent
 
     def describe(self) -> str:
         """One line that names the cell."""

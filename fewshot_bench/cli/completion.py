@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.api.method_rules import EVERY
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.registry import registry
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def engines() -> Iterable[str]:
 
 def metrics() -> Iterable[str]:
     """Metrics, including those of plug-ins."""
-    return [*METRICS, *registry().metrics.entries]
+    return [*BUILT_IN, *registry().metrics.entries]
 
 
 def options() -> Iterable[str]:

@@ -26,22 +26,29 @@ def choose_records(
 
     values: of a command's options, among them those of `filter_options`. Selects the newest version
     of every method, unless `--method NAME@VERSION` names another one; every_version: includes older
-    versions.
+    versions. Records that need less than a condition allows are among those that match it.
     """
     from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
+    from fewshot_bench.analysis.lending import allow
 
     every = read_records(store)
-    records = match_records(every, values)
+    records, left = allow(every, pick_filters(values))
     if every_version:
-        return Shown(records, (), older_versions(records, newest(every, store.path)))
-    return current(every, records, values["method"], store.path)
+        return Shown(records, left, older_versions(records, newest(every, store.path)))
+    shown = current(every, records, values["method"], store.path)
+    return shown._replace(notes=(*left, *shown.notes))
 
 
 def match_records(records: Sequence[Record], values: Mapping[str, Any]) -> list[Record]:
-    """The records that match the filters, in any version."""
+    """The records that match the filters, in any version, and whose own conditions are these."""
     from fewshot_bench.analysis.filters import select
 
-    return select(records, {name: values[name] for name in FILTER_NAMES})
+    return select(records, pick_filters(values))
+
+
+def pick_filters(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """The filters among the values of a command's options."""
+    return {name: values[name] for name in FILTER_NAMES}
 
 
 def read_records(store: Store) -> list[Record]:

@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_card import LISTED_AS, MethodCard, card_of
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.plugins import DISABLED, list_useless_disabling
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.cli.completion import one_of
@@ -87,8 +87,8 @@ def _list_backbones(plugins: Registry) -> Iterator[str]:
 
 def _list_metrics(plugins: Registry) -> Iterator[str]:
     metrics = plugins.metrics
-    width = max(map(len, (*METRICS, *metrics.entries)))
-    for name, metric in METRICS.items():
+    width = max(map(len, (*BUILT_IN, *metrics.entries)))
+    for name, metric in BUILT_IN.items():
         yield f"{name:<{width}}  {metric.quantity}"
     for name in metrics.names():
         try:

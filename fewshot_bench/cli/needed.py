@@ -67,11 +67,11 @@ class Needed:
 
     def _under(self, values: Mapping[str, Any]) -> list[Record]:
         """The records under the conditions that an item names."""
-        from fewshot_bench.analysis.filters import select
+        from fewshot_bench.analysis.lending import allow
 
         named = {name: None if name in LISTED else values[name] for name in FILTER_NAMES}
         try:
-            return select(self.records, named)
+            return allow(self.records, named)[0]
         except UsageError:
             return []
 

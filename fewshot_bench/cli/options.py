@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.metrics import BUILT_IN, Metric
 from fewshot_bench.api.options import PANELS, RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
@@ -142,7 +142,7 @@ class MetricName(_ParamType):
     ) -> None:
         """fits: predicate for accepted metrics; use: the requirement, for the error."""
         self.use, self.fits, self.words = use, fits, tuple(words)
-        built_in = [name for name, metric in METRICS.items() if fits(metric)]
+        built_in = [name for name, metric in BUILT_IN.items() if fits(metric)]
         self.names = [*built_in, *self.words]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -153,7 +153,7 @@ class MetricName(_ParamType):
 
         plugins = registry()
         own = plugins.metrics
-        if self.words and value not in {*METRICS, *own.entries, *own.conflicts}:
+        if self.words and value not in {*BUILT_IN, *own.entries, *own.conflicts}:
             every = [*self.names, *own.entries]
             raise unknown("metric or cost", value, every, "fsbench list metrics")
         if not self.fits(plugins.metric(value)):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.cli import figure
-from fewshot_bench.cli.filters import list_records, match_records, refuse_file, say_notes
+from fewshot_bench.cli.filters import list_records, pick_filters, refuse_file, say_notes
 from fewshot_bench.cli.needed import Needed
 from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import refuse_kept, say
@@ -133,6 +133,7 @@ def _fit(items: Sequence[Item], needed: Needed) -> Iterator[Item]:
     So defaults are written once. Names that nothing has are refused: the store, an item, a plug-in.
     """
     from fewshot_bench.analysis.filters import split_list
+    from fewshot_bench.analysis.lending import allow
     from fewshot_bench.api.registry import registry
 
     parsed = {item.name: item.parse(item.words_for(Path())).params for item in items}
@@ -141,7 +142,7 @@ def _fit(items: Sequence[Item], needed: Needed) -> Iterator[Item]:
         known |= {n for key in ("method", "dataset") for n in split_list(values[key] or "", ())}
     for item in items:
         try:
-            own = match_records(needed.records, parsed[item.name])
+            own, _ = allow(needed.records, pick_filters(parsed[item.name]))
         except UsageError:
             own = []
         yield item.without(known - _names(own))

@@ -18,7 +18,7 @@ from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import find_broken_rules
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import BUILT_IN, OF_STREAMS
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.registry import is_place, place_without_family, registry
 from fewshot_bench.backbones.papers import papers_of_weights
@@ -54,7 +54,7 @@ def command(name: str, store: Path, log: bool) -> None:
         return
     plugins = registry()
     for catalog in plugins.catalogs:
-        if name not in METRICS:
+        if name not in BUILT_IN:
             catalog.refuse_conflict(name)
     family = f"{name.partition(':')[0]}:"
     if name in plugins.methods.entries or method_code.is_meant(name):
@@ -70,7 +70,7 @@ def command(name: str, store: Path, log: bool) -> None:
         where = "other machines" if entry.elsewhere else "this machine"
         say(f"{name}: engine, computes cells on {where}, registered by {entry.origin}")
         _show_options(entry)
-    elif name in METRICS or name in plugins.metrics.entries:
+    elif name in BUILT_IN or name in plugins.metrics.entries:
         _show_metric(name)
     elif name in plugins.options.entries:
         entry = plugins.options.entries[name]
@@ -131,7 +131,7 @@ def _show_method(name: str) -> None:
 def _show_metric(name: str) -> None:
     plugins = registry()
     metric = plugins.metric(name)
-    origin = plugins.metrics.entries[name].origin if name not in METRICS else "fsbench itself"
+    origin = plugins.metrics.entries[name].origin if name not in BUILT_IN else "fsbench itself"
     say(f"{name}: metric, {metric.title}, registered by {origin}")
     facts = {
         "unit": metric.unit or "none",
@@ -181,6 +181,13 @@ def _show_record(name: str, store: Path) -> None:
         if reason.frame:
             say(f"      at {reason.frame}")
         say("\n".join(trace_lines(reason)))
+    ends = [
+        f"{m.short} {m.text(record.metrics[n])} %"
+        for n, m in OF_STREAMS.items()
+        if n in record.metrics
+    ]
+    if ends:
+        say(f"  stream     {', '.join(ends)}")
     if LOG in record.digests:
         say(f"  log        fsbench show {shlex.quote(name)} --log")
     for incident in record.incidents:

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -244,17 +244,23 @@ class _Cell:
     split: Split
     bystanders: Sequence[Item]
     order: tuple[int, ...]
+    _groups: dict[tuple[str, int], tuple[Group, ...]] = field(default_factory=dict)
 
     @cached_property
     def asked(self) -> tuple[Item, ...]:
-        """The test list and the bystanders."""
+        """All queries: the test list, then the bystanders."""
         return (*self.split.test, *self.bystanders)
 
     def groups(self, spec: RunSpec) -> tuple[Group, ...]:
-        """Groups of positions."""
-        listed = ("test", self.split.test), ("bystanders", self.bystanders)
-        labels = [item.label for item in self.asked]
-        return draw_groups(spec.queries, labels, spec.train_seed, digest_of(listed))
+        """Groups of positions, drawn once for all methods."""
+        key = spec.queries, spec.train_seed
+        if key not in self._groups:
+            listed = ("test", self.split.test), ("bystanders", self.bystanders)
+            labels = [item.label for item in self.asked]
+            self._groups[key] = draw_groups(
+                spec.queries, labels, spec.train_seed, digest_of(listed)
+            )
+        return self._groups[key]
 
 
 class Examiner:

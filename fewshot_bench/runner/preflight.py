@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.class_texts import WAFFLE, count_texts
 from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
 from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import BY_TEMPLATES, RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.api.waffle import PAIRS
 from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.images.decode import find_unreadable, list_lost_training
 from fewshot_bench.splits.draw import class_half, split_key, split_of
@@ -243,7 +245,8 @@ def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> I
     """A warning for each data set with prompts of more tokens than the text encoder reads."""
     from fewshot_bench.backbones.shape import too_long
 
-    used = {(cell.target or cell.dataset, cell.prompts, cell.backbone): None for cell in cells}
+    read = (cell for cell in cells if cell.texts == BY_TEMPLATES)
+    used = {(cell.target or cell.dataset, cell.prompts, cell.backbone): None for cell in read}
     for name, prompts, backbone in used:
         card = datasets[name].card()
         asked = Vocabulary(card.classnames, card.templates(prompts))
@@ -485,7 +488,12 @@ class Counts:
         held = VALIDATION[cell.val](shots)
         val = fitted.val or fitted.train
         classes = asked.part("all" if cell.target else cell.classes)
-        templates = len(asked.dataset.card().templates(cell.prompts))
+        card = asked.dataset.card()
+        prompts = classes * len(card.templates(cell.prompts))
+        if cell.texts != BY_TEMPLATES:
+            of_file = cell.texts != WAFFLE
+            named = cell.texts, card.name, card.classnames
+            prompts = count_texts(*named) if of_file else classes * 2 * PAIRS
         support = min(fitted.train, shots * own)
         fit = cell.method, canonical_json(dict(cell.options)), cell.backbone, support, shots, own
         if fit not in fits:
@@ -496,7 +504,7 @@ class Counts:
             val=val if held is None else min(val, held * own),
             queries=asked.test if cell.limit is None else min(asked.test, cell.limit),
             classes=classes,
-            prompts=classes * templates,
+            prompts=prompts,
             pool=fitted.train + fitted.val,
             fit=fits[fit],
         )

@@ -184,8 +184,10 @@ def expand(request: Request) -> Plan:
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
-    patterns = (EVERY, *plugins.methods.suites())
-    variants = choose_runnable(variants, request, texts, patterns, plan.lacking)
+    # The methods of `all` and of suites are registered, and not asked for by their names.
+    named = {method if isinstance(method, str) else method.method for method in request.methods}
+    named |= {variant.method for variant in variants} - {*plugins.methods.entries}
+    variants = choose_runnable(variants, request.conditions(), texts, named, plan.lacking)
     if plan.lacking and not variants:
         raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
@@ -241,7 +243,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **{**request.others, **conditions_of(whole, request, texts)},
+            **{**request.others, **conditions_of(whole, request.conditions(), texts)},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [

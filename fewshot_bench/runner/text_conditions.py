@@ -39,8 +39,8 @@ ONE_VECTOR = POOLING[:2]
 class ChosenTexts:
     """Texts of a request: `templates`, `waffle`, or what a file says; and their pooling."""
 
-    texts: str
-    pooling: str
+    texts: str = BY_TEMPLATES
+    pooling: str = POOLING[0]
     file: ClassTexts | None = None
 
     @classmethod
@@ -57,7 +57,7 @@ class ChosenTexts:
                     f"--pooling {pooling} pools texts, and prompts of templates describe the "
                     "classes: add --texts FILE, or leave it out"
                 )
-            return cls(BY_TEMPLATES, POOLING[0])
+            return PROMPTS
         if texts == WAFFLE:
             return cls(WAFFLE, pooling or "mean")
         file = read_texts(texts)
@@ -67,7 +67,7 @@ class ChosenTexts:
         """True if texts describe the classes of a method's cells: it reads prompts otherwise."""
         return self.texts != BY_TEMPLATES and variant.card.text not in NO_PROMPTS
 
-    def needed_by(self, variant: Variant) -> dict[str, str]:
+    def needed_by(self, variant: Variant) -> dict[str, Any]:
         """The two conditions of the cells of a method."""
         if self.describe(variant):
             return {"texts": self.texts, "pooling": self.pooling}
@@ -92,6 +92,10 @@ class ChosenTexts:
             for dataset in datasets.values():
                 card = dataset.card()
                 self.file.of(card.name, card.classnames)
+
+
+# Prompts of templates describe the classes.
+PROMPTS = ChosenTexts()
 
 
 def _reason(pooling: str) -> str:

@@ -36,7 +36,7 @@ from fewshot_bench.api.option_files import state_files
 from fewshot_bench.api.own_methods import version_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import KEPT_MODEL, canonical_json
+from fewshot_bench.api.spec import KEPT_MODEL, POOLING, canonical_json
 from fewshot_bench.store.kept_files import copy_files, keep_files
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import ModelMissingError, StoreError
@@ -98,7 +98,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width), and
         `settings`: digest of its activation, preprocessing and tokenizer, empty if it states none.
     exif: as in the conditions of a run; classnames: by column of the logits; templates: the prompt
-        templates of the fit.
+        templates of the fit; texts, pooling: the texts of each class, if they take their place.
     data: training data (`dataset` without its path, `revision`, `split`: digest of the lists of
         images, `shots`, `images`: counts per class, `validation`: number of validation images,
         `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`; may lack
@@ -133,9 +133,19 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors: str = ""
     support: str = ""
     settings: str = ""
+    texts: tuple[tuple[str, ...], ...] = ()
+    pooling: str = POOLING[0]
     fsbench: str = __version__
     format: int = FORMAT
     digest: str = ""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the method sees of its classes."""
+        from fewshot_bench.api.task import Vocabulary
+
+        named = self.classnames, self.templates
+        return Vocabulary(*named, texts=self.texts, pooling=self.pooling)
 
     @property
     def fitted_images(self) -> frozenset[str]:
@@ -147,6 +157,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Plain JSON values, with a `digest` of all of them."""
         plain: dict[str, Any] = json.loads(canonical_json(msgspec.structs.asdict(self)))
         del plain["digest"]
+        if not self.texts:
+            del plain["texts"], plain["pooling"]
         digest = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
         return plain | {"digest": digest}
 
@@ -173,6 +185,8 @@ def config_of(
         settings=getattr(backbone, "settings", ""),
         classnames=vocabulary.classnames,
         templates=vocabulary.templates,
+        texts=vocabulary.texts,
+        pooling=vocabulary.pooling,
         **more,
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import ALONE
 from fewshot_bench.splits.imported import read_imported, split_paths
 from fewshot_bench.store import clean
 from fewshot_bench.store.answer_files import (
@@ -117,6 +118,9 @@ def _check_answers(record: Record, arrays: Arrays, digest: str) -> Iterator[str]
     for name, count in (("test", len(answers.labels)), ("classes", answers.classes)):
         if split.get(name, count) != count:
             yield f"the record has split.{name} {split[name]!r}, its answers have {count}"
+    if (answers.groups is None) != (record.spec.queries == ALONE):
+        found = "no" if answers.groups is None else "some"
+        yield f"the record has queries {record.spec.queries}, its answers have {found} groups"
     for name, value in measured(answers).items():
         stated = record.metrics.get(name)
         is_number = isinstance(stated, int | float) and not isinstance(stated, bool)

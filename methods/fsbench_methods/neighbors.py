@@ -60,9 +60,9 @@ class Links:
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, weights: Tensor, count: int) -> Links:
         """The matrix of `count` rows with these weights (e,); those of one place add up."""
-        order = rows.argsort(stable=True)
-        starts = torch.bincount(rows, minlength=count).cumsum(0)
-        return cls(F.pad(starts, (1, 0)), columns[order], weights[order])
+        rows, order = rows.sort(stable=True)
+        starts = torch.searchsorted(rows, torch.arange(count + 1, device=rows.device))
+        return cls(starts, columns[order], weights[order])
 
     @classmethod
     def both_ways(cls, weights: Tensor, neighbors: Tensor) -> Links:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
@@ -35,9 +36,10 @@ class AnchoredClassifier:
         group, z = Group.of(queries.features, scores, self.neighbors), scores.softmax(dim=1)
         common = (group.spread(z, text).sum(dim=0) / len(z)).clamp_min(FLOOR)
         logits = group.assign(z, group.densities(text, common[None]).add_(scores))
+        ones = torch.ones_like(z[:, :1])
         for _ in range(self.rounds - 1):
             z = logits.softmax(dim=1)
-            own = logits.argmax(dim=1).bincount(minlength=len(text))[:, None]
+            own = torch.zeros_like(text[:, :1]).index_add_(0, logits.argmax(dim=1), ones)
             beta = own / (own + self.alpha)
             mu = unit(beta * unit(group.sums(z)) + (1 - beta) * text)
             # Where no query is the class's own, beta is 0, and the sum of z may be as well.

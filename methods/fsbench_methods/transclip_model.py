@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, Vocabulary
-from fewshot_bench.training import unit
+from fewshot_bench.training import BestOnValidation, unit
 from fsbench_methods.neighbors import nearest
 from fsbench_methods.transduction import FLOOR, TEMPERATURE, Group, start_scores
 
@@ -135,12 +135,11 @@ class FewShotClassifier:
             gamma = self.gamma or WITHOUT_VALIDATION
             return adapt(group, prior, mu, self.rounds, support, gamma)
         _, closest = nearest(self.val_features, queries.features, 1)
-        best, most = scores, -1
+        best = BestOnValidation(self.val_labels)
         for gamma in GAMMAS:
             answers = adapt(group, prior, mu, self.rounds, support, gamma)
-            right = int((answers[closest[:, 0]].argmax(dim=1) == self.val_labels).sum())
-            best, most = (answers, right) if right > most else (best, most)
-        return best
+            best.offer(answers[closest[:, 0]], answers)
+        return best.kept[0]
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Unit features and labels of the support images (s, d) and of validation images (v, d)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,10 @@ Scores = Sequence[ArrayLike]
 """Per seed an array (images,): the same images in the same order for all seeds of a data set."""
 Runs = Sequence[tuple[int, int]]
 """Per array the split seed (of the support set) and the training seed of the run."""
+Units = NDArray[np.int64]
+"""(images,) the first image of each image's unit: images answered together are one draw."""
+# What was drawn for a test set: its images one by one, batches of them, or all of them at once.
+IMAGE, BATCH, SET = "image", "batch", "set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Spread:
     interaction: variance specific to one seed and one image; 0 for one seed.
     training: variance of `difference` under a new draw of training seeds, if all support sets were
         trained with the same `trainings` seeds; else 0, and that variance is part of `seed`.
+    unit: `IMAGE`, or what is counted in its place: `BATCH` (`images` is their number), or `SET`,
+        whose one draw says nothing about others: `image` is 0.
     """
 
     seeds: int
@@ -41,6 +48,7 @@ class Spread:
     interaction: float
     training: float = 0.0
     trainings: int = 1
+    unit: str = IMAGE
 
     @property
     def seed_part(self) -> float:
@@ -65,19 +73,29 @@ class Spread:
         noise, those are far larger, and a part close to 0 would get few degrees of freedom (the
         level was 1.9 % then).
         """
-        return max(0.0, self.image_part) ** 2 / (self.images - 1)
+        return max(0.0, self.image_part) ** 2 / max(1, self.images - 1)
 
 
 def spread(
-    ours: Scores, theirs: Scores, dataset: str = "this data set", runs: Runs | None = None
+    ours: Scores,
+    theirs: Scores,
+    dataset: str = "this data set",
+    runs: Runs | None = None,
+    units: Sequence[Units | None] = (),
 ) -> Spread:
     """Mean and variances of the differences `ours - theirs` of one data set.
 
     ours, theirs: per seed an array (images,); the n-th arrays of both have the same support set.
     runs: needed if several arrays share a support set, since they are not independent draws then.
+    units: per seed the images that were answered together (`coarser`); None: each by itself.
     UsageError unless both have the same seeds and images, at least two images, and are finite.
     """
     difference = 100.0 * (_matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours)))
+    difference, unit = gather(difference, units)
+    return replace(_spread_of_seeds(difference, runs, dataset), unit=unit)
+
+
+def _spread_of_seeds(difference: NDArray[np.float64], runs: Runs | None, dataset: str) -> Spread:
     if runs is None:
         return spread_of(difference)
     if len(runs) != len(difference):
@@ -86,6 +104,44 @@ def spread(
             "pair for each"
         )
     return spread_of_runs(difference, runs)
+
+
+def units_of(groups: Any) -> Units:
+    """(images,) the first image of each image's group. groups: (images,) their numbers."""
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    return np.asarray(first[numbers], np.int64)
+
+
+def coarser(first: Units | None, second: Units | None) -> Units | None:
+    """The units of a difference of two runs: the larger ones; all images at once if neither is."""
+    if first is None or second is None:
+        return second if first is None else first
+    if (first[second] == first).all():
+        return first
+    return second if (second[first] == second).all() else np.zeros_like(first)
+
+
+def gather(
+    values: NDArray[np.float64], units: Sequence[Units | None]
+) -> tuple[NDArray[np.float64], str]:
+    """Values (runs, images) as (runs, units) with the same means, and what a unit is.
+
+    Each unit has the sum of its images' deviations from the mean of all, in the scale of images:
+    the variance of their mean is then that of a sum over independent clusters. Batches that were
+    drawn anew for each run need no units: what images of a batch share varies with the run, and so
+    is part of the variance between runs.
+    """
+    known = [own for own in units if own is not None]
+    if not known:
+        return values, IMAGE
+    if not any(own.any() for own in known):
+        return values.mean(axis=1, keepdims=True), SET
+    if len(known) < len(values) or any((own != known[0]).any() for own in known):
+        return values, IMAGE
+    numbers, count = np.unique(known[0], return_inverse=True)[1], len(np.unique(known[0]))
+    mean, scale = values.mean(), count / values.shape[1]
+    sums = [np.bincount(numbers, row - mean, count) for row in values]
+    return mean + scale * np.array(sums), BATCH
 
 
 def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
@@ -118,6 +174,9 @@ def spread_of(values: NDArray[np.float64]) -> Spread:
     """
     seeds, images = values.shape
     grand = float(values.mean())
+    if images == 1:
+        seed = float(values.var(ddof=1)) if seeds > 1 else None
+        return Spread(seeds, images, grand, seed, 0.0, 0.0)
     centered = values - grand
     by_seed, by_image = centered.mean(axis=1), centered.mean(axis=0)
     image_square = seeds * float(by_image @ by_image) / (images - 1)

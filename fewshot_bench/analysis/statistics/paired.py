@@ -49,7 +49,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.analysis.statistics.effects import Runs, Scores, Spread, spread
+from fewshot_bench.analysis.statistics.effects import SET, Runs, Scores, Spread, spread
 from fewshot_bench.analysis.statistics.freedom import combine, pool
 from fewshot_bench.utils.errors import UsageError
 
@@ -67,7 +67,7 @@ class Comparison:
 
     low, high: 95 % interval. p: two-sided, for no difference.
     datasets: their number. seeds: number of seeds (support sets, if several runs share one) of the
-        data set with the fewest. images: total over all data sets.
+        data set with the fewest. images: total over all data sets; batches count once.
     conditional: whether a data set has only one seed, so that the interval lacks seed noise.
     error, freedom: standard error in points and degrees of freedom of Student's t. If nothing
         varies (every image of a tiny test set won by one side), the test is undecided: p is 1 and
@@ -86,6 +86,16 @@ class Comparison:
     error: float
     freedom: float
     spreads: Mapping[str, Spread]
+
+    @property
+    def units(self) -> frozenset[str]:
+        """What was drawn for the test sets: `IMAGE`, `BATCH` or `SET`."""
+        return frozenset(spread.unit for spread in self.spreads.values())
+
+    @property
+    def tested(self) -> bool:
+        """False where a test set that counts as one draw, and one run, leave nothing to test."""
+        return self.error > 0 or SET not in self.units
 
     @property
     def bounded(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.analysis.statistics.effects import Spread
+from fewshot_bench.analysis.statistics.effects import SET, Spread
 from fewshot_bench.analysis.statistics.paired import error_of
 from fewshot_bench.analysis.statistics.ranks import gauss_legendre
 from fewshot_bench.utils.errors import UsageError
@@ -63,7 +63,7 @@ def _plan_spread(name: str, spread: Spread, seeds: int | None, images: int | Non
     """The spread with the planned numbers of seeds and images."""
     count = spread.seeds if seeds is None else seeds
     size = spread.images if images is None else images
-    if count < 1 or size < 2:
+    if count < 1 or size < (1 if spread.unit == SET else 2):
         raise UsageError(f"plan for {count} seeds and {size} images: expected at least 1 and 2")
     if spread.seed is None and count > 1:
         raise UsageError(
@@ -71,7 +71,10 @@ def _plan_spread(name: str, spread: Spread, seeds: int | None, images: int | Non
             "seeds, which say how much seeds differ"
         )
     if count == 1:
-        return Spread(1, size, spread.difference, None, spread.image + spread.interaction, 0.0)
+        image = spread.image + spread.interaction
+        return dataclasses.replace(
+            spread, seeds=1, images=size, seed=None, image=image, interaction=0.0
+        )
     # A plan must not profit from variance estimates that came out negative by chance.
     seed, image = max(0.0, spread.seed or 0.0), max(0.0, spread.image)
     return dataclasses.replace(spread, seeds=count, images=size, seed=seed, image=image)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fewshot_bench.analysis.statistics.effects import Scores, spread_of
+from fewshot_bench.analysis.statistics.effects import SET, Scores, Units, gather, spread_of
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import limited
 
@@ -21,20 +21,21 @@ class Components:
 
     support: between support sets (`split_seed`). training: between training seeds (`train_seed`).
     residual: interaction of support set and training seed (including test image noise not shared by
-    runs). sampling: between test sets of this size, shared by all runs.
+    runs). sampling: between test sets of this size, shared by all runs; None where the test set is
+        one draw, as its images were answered together.
     clipped: names of components set to 0 because their unbiased estimate was negative.
     freedoms: degrees of freedom of support, training and residual: few, so the estimates are rough.
     """
 
     support: float
     training: float
-    sampling: float
+    sampling: float | None
     residual: float
     clipped: tuple[str, ...]
     freedoms: tuple[int, int, int]
 
 
-def components(values: Mapping[Seeds, float], sampling: float) -> Components:
+def components(values: Mapping[Seeds, float], sampling: float | None) -> Components:
     """Split the variance of one method's scores on one data set.
 
     values: score in points by (split_seed, train_seed), for every support set with every training
@@ -50,27 +51,31 @@ def components(values: Mapping[Seeds, float], sampling: float) -> Components:
     rows, columns = table.shape
     # Same two-way random effects table, with training seeds in place of images.
     spread = spread_of(table)
-    raw = {"support": spread.seed or 0.0, "training": spread.image, "sampling": float(sampling)}
+    raw = {"support": spread.seed or 0.0, "training": spread.image, "sampling": sampling or 0.0}
     kept = {name: max(0.0, value) for name, value in raw.items()}
     return Components(
-        **kept,
+        support=kept["support"],
+        training=kept["training"],
+        sampling=None if sampling is None else kept["sampling"],
         residual=spread.interaction,
         clipped=tuple(name for name, value in raw.items() if value < 0),
         freedoms=(rows - 1, columns - 1, (rows - 1) * (columns - 1)),
     )
 
 
-def sampling_variance(scores: Scores) -> float:
+def sampling_variance(scores: Scores, units: Sequence[Units | None] = ()) -> float | None:
     """Variance of a method's accuracy, in points squared, under a new draw of test images.
 
     scores: per run an array (images,) of hits. With several runs, only the part that all runs
     share, since the rest is in the residual of `components`; can be negative if runs share almost
-    nothing. With one run, both parts together. UsageError for fewer than two images.
+    nothing. With one run, both parts together. units: as in `effects.spread`; None if all images
+    of the test set are one. UsageError for fewer than two images.
     """
     table = np.stack([np.asarray(row, dtype=float) for row in scores])
     if table.shape[1] < 2:
         raise UsageError("one test image says nothing about others: expected two or more")
-    return spread_of(100.0 * table).image_part
+    values, unit = gather(100.0 * table, units)
+    return None if unit == SET else spread_of(values).image_part
 
 
 def _check(values: Mapping[Seeds, float], splits: list[int], trains: list[int]) -> None:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 import string
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.formats.document import MISSING, Column, Grid, Line
 from fewshot_bench.analysis.table.notes import marks
 from fewshot_bench.analysis.table.table import Ranking, Significance, Standing, Table
 from fewshot_bench.api.metrics import PERCENT
-from fewshot_bench.utils.text import beside_level, signed
+from fewshot_bench.utils.text import beside_level, joined, signed
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.statistics.paired import Comparison
 
 # The mark of tests that are over test images alone.
 ONE_SEED = "; ONE SEED: about these fits, not about the methods"
@@ -25,8 +29,17 @@ def explain_stars(table: Table) -> str:
     tests = table.significance.contrasts if table.significance is not None else ()
     if not tests:
         return ""
-    text = "; * p < 0.05, paired over test images too, after Holm's correction"
+    over = _paired_over(test.result for test in tests)
+    paired = f"paired over {over} too" if over else "paired over seeds"
+    text = f"; * p < 0.05, {paired}, after Holm's correction"
     return text + (ONE_SEED if any(test.result.conditional for test in tests) else "")
+
+
+def _paired_over(results: Iterable[Comparison]) -> str:
+    """What tests count beside seeds: `test images`; empty if test sets count as one draw each."""
+    words = {"image": "test images", "batch": "batches of test images"}
+    units = frozenset[str]().union(*(result.units for result in results))
+    return joined([text for unit, text in words.items() if unit in units])
 
 
 def evidence(table: Table) -> Iterator[Grid]:
@@ -57,8 +70,8 @@ def _standings_grid(table: Table, shots: int, standings: Sequence[Standing]) -> 
         texts = [
             f"{signed(result.difference, digits)}{'*' if overall.significant else ''}",
             bounds if result.bounded else MISSING,
-            probability(result.p),
-            probability(overall.adjusted),
+            probability(result.p) if result.tested else MISSING,
+            probability(overall.adjusted) if result.tested else MISSING,
         ]
         if sets > 1:
             wilcoxon = standing.signed_rank
@@ -67,10 +80,11 @@ def _standings_grid(table: Table, shots: int, standings: Sequence[Standing]) -> 
         out = len(standing.left_out)
         texts += [f"{result.datasets}{f' of {result.datasets + out}' if out else ''}"]
         lines.append(Line.of(titles[overall.row], *texts))
+    over = _paired_over(standing.overall.result for standing in standings)
     caption = (
-        f"against {table.baseline} in {table.main.difference}, paired over seeds and "
-        f"test images, data sets with equal weight; * p < 0.05 after Holm's correction over "
-        f"{len(standings)} {'method' if len(standings) == 1 else 'methods'}"
+        f"against {table.baseline} in {table.main.difference}, paired over seeds"
+        f"{over and f' and {over}'}, data sets with equal weight; * p < 0.05 after Holm's "
+        f"correction over {len(standings)} {'method' if len(standings) == 1 else 'methods'}"
     )
     caption += ONE_SEED if any(s.overall.result.conditional for s in standings) else ""
     return _grid(table, f"significance, {shots}-shot", caption, [*heads, "data sets"], lines)
@@ -132,7 +146,10 @@ def _variations_grid(table: Table) -> Grid:
         if part.components is not None:
             own = part.components
             variances = own.support, own.training, own.sampling, own.residual
-            texts = [f"{math.sqrt(value):.{table.main.digits}f}" for value in variances]
+            texts = [
+                MISSING if value is None else f"{math.sqrt(value):.{table.main.digits}f}"
+                for value in variances
+            ]
         title = f"{part.row} on {table.shown(part.group)}, {part.shots}-shot"
         lines.append(Line.of(title, *texts))
     caption = (

@@ -29,9 +29,11 @@ def notes(table: Table) -> list[str]:
     return [
         *toy_notes(row.spec for row in table.rows),
         *_marks(table),
+        *_lent(table),
         *_ranges(table),
         *_of_cells(table),
         *_seeds(table),
+        *_answered_together(table),
         *_without_answers(table),
         *_without(table),
         *_no_harmonic_mean(table),
@@ -101,6 +103,19 @@ def _marks(table: Table) -> Iterator[str]:
         )
 
 
+def _lent(table: Table) -> Iterator[str]:
+    """Notes on rows whose records were run under less than the table allows."""
+    by_own: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for cell in table.cells.values():
+        for record in cell.records.values():
+            if less := record.less:
+                by_own[", ".join(less)][cell.row.label] = None
+    for need, labels in sorted(by_own.items()):
+        yield (
+            f"run with {need}, and counted here as verified to need no more: {_some(list(labels))}"
+        )
+
+
 def _equal_support_sets(table: Table) -> Iterator[str]:
     """The note on seeds that drew the same images, for want of others."""
     parts = []
@@ -136,6 +151,27 @@ def _one_draw(table: Table) -> Iterator[str]:
                 f"{single} for all runs of {_some(parts, '; ')}: their intervals say nothing about "
                 f"other {others}"
             )
+
+
+def _answered_together(table: Table) -> Iterator[str]:
+    """Notes on tests that count batches or whole test sets as draws, not images."""
+    tests = table.significance.contrasts if table.significance else ()
+    rows = {
+        unit: list(dict.fromkeys(test.row for test in tests if unit in test.result.units))
+        for unit in ("batch", "set")
+    }
+    if rows["batch"]:
+        yield (
+            f"tests of {_some(rows['batch'])} count batches, not images: those of a batch were "
+            "answered together"
+        )
+    if rows["set"]:
+        single = not all(test.result.tested for test in tests)
+        yield (
+            f"tests of {_some(rows['set'])} are over seeds and data sets alone: the images of a "
+            "test set were answered together, which is one draw and says nothing about others"
+            f"{'; of one seed there is no p-value' if single else ''}"
+        )
 
 
 def _without_answers(table: Table) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_bench.analysis.table.table import (
     LEVEL,
@@ -27,10 +27,13 @@ from fewshot_bench.analysis.table.table import (
 )
 from fewshot_bench.api.metrics import RECORDED, Metric
 from fewshot_bench.api.record import Record, split_digest
+from fewshot_bench.api.spec import ALONE
+from fewshot_bench.splits.groups import is_stream
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.effects import Spread
+    from fewshot_bench.analysis.statistics.paired import Comparison
     from fewshot_bench.store.predictions import Outcome
 
 # Reads the predictions of a record per image; None if its logits are not available.
@@ -49,6 +52,14 @@ class _Paired:
     spreads: dict[str, Spread]
     left_out: tuple[str, ...]
     lacking: tuple[Lacking, ...]
+
+
+class _Answered(NamedTuple):
+    """The predictions of two records, and the images that count as one draw of their difference."""
+
+    ours: Outcome
+    theirs: Outcome
+    units: Any
 
 
 def significance(table: Table, baseline: str, answers: Answers) -> Significance:
@@ -116,27 +127,33 @@ def _pair(table: Table, row: Row, baseline: str, shots: int, answers: Answers) -
 
 def _single(pairs: Sequence[_Paired], shots: int) -> list[Contrast]:
     """Contrasts of every row on each single data set, adjusted as one family."""
-    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
 
     spreads = [(pair.row.label, *item) for pair in pairs for item in pair.spreads.items()]
     results = [compare_spreads({label: spread}) for _, label, spread in spreads]
-    adjusted = holm([result.p for result in results])
+    adjusted = _adjust(results)
     return [
         Contrast(row, shots, label, result, p)
         for (row, label, _), result, p in zip(spreads, results, adjusted, strict=True)
     ]
 
 
+def _adjust(results: Sequence[Comparison]) -> list[float]:
+    """The p-values of one family after Holm; 1 for comparisons that no test was made of."""
+    from fewshot_bench.analysis.statistics.intervals import holm
+
+    tested = iter(holm([result.p for result in results if result.tested]))
+    return [next(tested) if result.tested else 1.0 for result in results]
+
+
 def _standings(
     metric: Metric, pairs: Sequence[_Paired], single: Sequence[Contrast], shots: int
 ) -> Iterator[Standing]:
-    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 
     results = [compare_spreads(pair.spreads) for pair in pairs]
-    adjusted = holm([result.p for result in results])
+    adjusted = _adjust(results)
     for pair, result, p in zip(pairs, results, adjusted, strict=True):
         own = [contrast for contrast in single if contrast.row == pair.row.label]
         counts = wins([replace(c.result, p=c.adjusted) for c in own], LEVEL)
@@ -225,8 +242,10 @@ def paired_spread(
 
 def _answer(
     ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: Metric
-) -> dict[Seed, tuple[Outcome, Outcome]]:
+) -> dict[Seed, _Answered]:
     """The predictions of both by common seed, without seeds of which they cannot be read."""
+    from fewshot_bench.analysis.statistics.effects import coarser
+
     answered = {}
     for seed in sorted(ours.keys() & theirs.keys()):
         if not _same_split(ours[seed], theirs[seed]):
@@ -235,27 +254,41 @@ def _answer(
         if first is None or second is None:
             continue
         if first.has_scores(metric) and second.has_scores(metric):
-            answered[seed] = first, second
+            units = coarser(_units(ours[seed], first), _units(theirs[seed], second))
+            answered[seed] = _Answered(first, second, units)
     return answered
 
 
-def _spread(
-    answered: Mapping[Seed, tuple[Outcome, Outcome]], metric: Metric, dataset: str
-) -> Spread | str:
+def _units(record: Record, outcome: Outcome) -> Any:
+    """(images,) the first image of each image's batch, or of the stream: these are one draw.
+
+    None for a record whose answers do not depend on other queries: each image is one.
+    """
+    from fewshot_bench.analysis.statistics.effects import units_of
+
+    queries = record.spec.queries
+    if queries == ALONE or record.entry("footprint", "depends_on_queries") is False:
+        return None
+    groups = outcome.read(False).groups
+    return None if groups is None else units_of(groups * (not is_stream(queries)))
+
+
+def _spread(answered: Mapping[Seed, _Answered], metric: Metric, dataset: str) -> Spread | str:
     from fewshot_bench.analysis.statistics.effects import spread
 
     if not answered:
         return "no common seed with identical splits and logits"
-    outcomes = [outcome for pair in answered.values() for outcome in pair]
+    outcomes = [outcome for pair in answered.values() for outcome in pair[:2]]
     if len({outcome.queries.digest for outcome in outcomes}) > 1:
         return "the test images differ between seeds or methods"
     if len(outcomes[0].labels) < 2:
         return "one test image says nothing about others"
     mine, other = (
         [scores(outcome, metric) for outcome in side]
-        for side in zip(*answered.values(), strict=True)
+        for side in zip(*(pair[:2] for pair in answered.values()), strict=True)
     )
-    return spread(mine, other, dataset, [(seed.split, seed.train) for seed in answered])
+    runs = [(seed.split, seed.train) for seed in answered]
+    return spread(mine, other, dataset, runs, [pair.units for pair in answered.values()])
 
 
 def scores(outcome: Outcome, metric: Metric) -> Any:
@@ -302,7 +335,8 @@ def variations(table: Table, answers: Answers) -> Iterator[Variation]:
             yield Variation(row.label, group.label, shots, None, problem)
             continue
         try:
-            sampling = sampling_variance(list(images.values()))
+            units = [_units(records[seed], outcome) for seed, outcome in outcomes.items()]
+            sampling = sampling_variance(list(images.values()), units)
             yield Variation(row.label, group.label, shots, components(means, sampling))
         except UsageError as error:
             yield Variation(row.label, group.label, shots, None, str(error))

@@ -19,7 +19,7 @@ import numpy as np
 
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import AUTO, EXIF
+from fewshot_bench.api.spec import AUTO, BY_TEMPLATES, EXIF
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
@@ -27,7 +27,9 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
+from fewshot_bench.runner.need import tell_left_out
 from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.text_conditions import ChosenTexts, note_texts
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
@@ -78,6 +80,8 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "precision": text("a name"),
     "device": text("a name"),
     "templates": names("prompts", 0),
+    "texts": text("templates, waffle or a file"),
+    "pooling": optional(text("a name")),
     "shots": optional(whole(1)),
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
@@ -128,6 +132,8 @@ def adapt(
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
+    texts: str = BY_TEMPLATES,
+    pooling: str | None = None,
     exif: str = "ignore",
     skip_damaged: bool = False,
     force: bool = False,
@@ -159,16 +165,21 @@ def adapt(
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, dataset)
-    variants = _variants(method, options)
+    described = ChosenTexts.of(given["texts"], given["pooling"])
+    variants = _variants(method, options, described, say)
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif, described)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
+        datasets = {material.dataset.card().name: material.dataset}
+        described.check(datasets)
+        for line in note_texts(map(runner.spec, variants), datasets):
+            say(line)
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.choose()
@@ -223,8 +234,16 @@ def _refuse_inside(folder: Path, dataset: str) -> None:
         )
 
 
-def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
-    """The methods to choose among, from cheap to expensive; only one if it was named."""
+def _variants(
+    method: str,
+    options: Mapping[str, Any] | Sequence[str],
+    texts: ChosenTexts,
+    say: Callable[[str], None],
+) -> list[Variant]:
+    """The methods to choose among, from cheap to expensive; only one if it was named.
+
+    Without those that cannot take the texts, of which one line says so.
+    """
     plugins = registry()
     given = (
         [(key, (value,)) for key, value in options.items()]
@@ -240,9 +259,15 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
         reason = reason_not_to_keep(plugins.method_class(variants[0].method))
         if reason:
             raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
+        if lack := texts.find_lack(variants[0]):
+            raise UsageError(f"method '{method}' {lack}")
         return variants
     kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
-    return expand_methods(kept, given, plugins)
+    every = expand_methods(kept, given, plugins)
+    lacks = {one.method: lack for one in every if (lack := texts.find_lack(one))}
+    for line in tell_left_out(lacks):
+        say(f"left out: {line}")
+    return [one for one in every if one.method not in lacks]
 
 
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
@@ -318,7 +343,7 @@ def _config(
         winner.name,
         fitted.cell.method,
         fitted.backbone,
-        runner.space,
+        fitted.cell.lists.fitted,
         classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
         data={

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.method_rules import EVERY
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import UsageError
 
@@ -73,7 +73,7 @@ def _owner(catalog: Catalog, name: str) -> str:
         return f"two plug-ins register the {catalog.kind} '{name}'"
     if name in catalog.suites() or name == EVERY:
         return f"'{name}' is a suite of {catalog.listing}"
-    if catalog.kind == "metric" and (name in METRICS or taken(name, METRICS)):
+    if catalog.kind == "metric" and (name in BUILT_IN or taken(name, BUILT_IN)):
         return f"tables have a column '{name}'"
     return ""
 

@@ -33,7 +33,8 @@ class Pair:
 
     won, tied, lost: number of single data sets on which the first is significantly better, not
         told apart, or worse.
-    conditional: there is one seed, and the comparison is about these very fits.
+    conditional: there is one seed, and the comparison is about these very fits. together: the
+        images of a test set were answered together, and the comparison is about these very sets.
     bounded: whether low and high are meaningful; not with two seeds.
     visible: the smallest difference that the uncorrected test finds four times in five; None if
         the differences of the two do not vary, and nothing says how small it is.
@@ -49,6 +50,7 @@ class Pair:
     tied: int
     lost: int
     conditional: bool
+    together: bool
     bounded: bool
     visible: float | None
     signed_rank: float | None
@@ -138,6 +140,7 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
 
 
 def _summarize(result: Comparison, corrected: float) -> Pair:
+    from fewshot_bench.analysis.statistics.effects import SET
     from fewshot_bench.analysis.statistics.paired import TINY, compare_spreads
     from fewshot_bench.analysis.statistics.power import detectable
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
@@ -156,6 +159,7 @@ def _summarize(result: Comparison, corrected: float) -> Pair:
         tied=counts.tie,
         lost=counts.loss,
         conditional=result.conditional,
+        together=SET in result.units,
         bounded=result.bounded,
         visible=visible if visible > TINY else None,
         signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
@@ -175,4 +179,7 @@ def _test(
         if isinstance(spread, str):
             return f"{spread} on {group.label}"
         spreads[group.label] = spread
-    return compare_spreads(spreads)
+    result = compare_spreads(spreads)
+    if not result.tested:
+        return "the images of a test set were answered together, and there is one seed"
+    return result

@@ -155,6 +155,8 @@ def _significance(headline: Headline, pairs: Pairs) -> str:
         parts.append(f"On the seeds that both have it is significantly worse than {_list(worse)}.")
     if any(pair.conditional for _, pair in tested):
         parts.append("With one seed to compare, this is about these fits, not about the methods.")
+    if any(pair.together for _, pair in tested):
+        parts.append("Images were answered together: this is about these test sets, not others.")
     parts += _visible(headline, ties)
     untested = [other.label for other in others if not pairs.of(best, other)]
     if untested:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
+from fewshot_bench.analysis.lending import LENT, list_proved
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
@@ -34,11 +35,12 @@ class Matches:
         self.wanted = wanted
         self.backbone = backbone
         self._records: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
-        for record in records:
+        chosen = [record for record in records if not record.spec.target]
+        self._proved = list_proved(chosen)
+        for record in chosen:
             spec = record.spec
-            if not spec.target:
-                key = spec.method, canonical_json(spec.options), spec.dataset, spec.classes
-                self._records[key].append(record)
+            key = spec.method, canonical_json(spec.options), spec.dataset, spec.classes
+            self._records[key].append(record)
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
@@ -89,6 +91,9 @@ class Matches:
         if not cell.setting.random:
             # If nothing is drawn, the sampling does not matter.
             ignored |= {"protocol", "val"}
+        # What needs less than the cell allows counts as in a table.
+        proved = self._proved[spec.key()]
+        ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
         return ", ".join(
             f"{name.replace('_', ' ')} {getattr(spec, name)}"
             for name, value in expected.items()
