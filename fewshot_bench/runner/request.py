@@ -185,7 +185,8 @@ def expand(request: Request) -> Plan:
     sampling, val, prompts = _protocol(request)
     _check_request(request)
     # The methods of `all` and of suites are registered, and not asked for by their names.
-    named = {method if isinstance(method, str) else method.method for method in request.methods}
+    asked = (method if isinstance(method, str) else method.method for method in request.methods)
+    named = {method.partition("[")[0] for method in asked}
     named |= {variant.method for variant in variants} - {*plugins.methods.entries}
     variants = choose_runnable(variants, request.conditions(), texts, named, plan.lacking)
     if plan.lacking and not variants:
@@ -286,9 +287,9 @@ def _put_on(
     if inner is None:
         return cell
     inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
-    if lack := find_lack(inner, request, texts):
+    if lack := find_lack(inner, request.conditions(), texts):
         raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
-    needed = conditions_of(inner, request, texts) | {"bystanders": cell.bystanders}
+    needed = conditions_of(inner, request.conditions(), texts) | {"bystanders": cell.bystanders}
     fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
     fields |= {"method": inner.method, "method_version": inner.version}
     own = {name: getattr(cell, name) for name in needed if name != "queries"}

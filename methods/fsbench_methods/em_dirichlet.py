@@ -180,6 +180,10 @@ class EmDirichlet:
         require_positive(self, "temperature", "rounds", "steps")
         require(self, "penalty", self.penalty >= -1, "at least 0, or -1 for a fifth of the classes")
 
+    def quick(self) -> EmDirichlet:
+        """Two rounds of few steps."""
+        return replace(self, rounds=2, steps=50)
+
     def views_per_image(self, shots: int, classes: int) -> int:
         """0: support images are used as they are."""
         return 0

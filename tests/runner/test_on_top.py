@@ -58,6 +58,11 @@ def test_names_with_options_are_one_name() -> None:
     assert cell.label == "zlap[alpha=0.2,gamma=3.0]"
 
 
+def test_the_run_must_allow_what_it_needs() -> None:
+    with pytest.raises(UsageError, match="method 'zlap' .* add --queries all"):
+        cells("zlap[on=zero-shot]", queries="alone")
+
+
 @pytest.mark.parametrize(
     ("method", "said"),
     [
