@@ -59,7 +59,7 @@ def test_names_with_options_are_one_name() -> None:
 
 
 def test_the_run_must_allow_what_it_needs() -> None:
-    with pytest.raises(UsageError, match="method 'zlap' .* add --queries all"):
+    with pytest.raises(UsageError, match=r"method 'zlap' .* add --queries all"):
         cells("zlap[on=zero-shot]", queries="alone")
 
 
