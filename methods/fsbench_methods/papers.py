@@ -167,6 +167,15 @@ MMRL = Paper(
     url=f"{_ARXIV}/2503.08497",
     code=f"{_GITHUB}/yunncheng/MMRL",
 )
+MTA = Paper(
+    "On the Test-Time Zero-Shot Generalization of Vision-Language Models: Do We Really Need "
+    "Prompt Learning?",
+    ("Maxime Zanella", "Ben Ayed, Ismail"),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2405.02266",
+    code=f"{_GITHUB}/MaxZanella/MTA",
+)
 PLOT = Paper(
     "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models",
     (
@@ -237,6 +246,17 @@ TCP = Paper(
     url=f"{_ARXIV}/2311.18231",
     code=f"{_GITHUB}/htyao89/Textual-based_Class-aware_prompt_tuning",
 )
+TDA = Paper(
+    "Efficient Test-Time Adaptation of Vision-Language Models",
+    (
+        *("Adilbek Karmanov", "Dayan Guan", "Shijian Lu", "El Saddik, Abdulmotaleb"),
+        "Eric Xing",
+    ),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2403.18293",
+    code=f"{_GITHUB}/kdiAAA/TDA",
+)
 TIP_ADAPTER = Paper(
     "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification",
     (
@@ -247,6 +267,17 @@ TIP_ADAPTER = Paper(
     venue="ECCV",
     url=f"{_ARXIV}/2207.09519",
     code=f"{_GITHUB}/gaopengcuhk/Tip-Adapter",
+)
+TPT = Paper(
+    "Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models",
+    (
+        *("Manli Shu", "Weili Nie", "De-An Huang", "Zhiding Yu", "Tom Goldstein"),
+        *("Anima Anandkumar", "Chaowei Xiao"),
+    ),
+    2022,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2209.07511",
+    code=f"{_GITHUB}/azshue/TPT",
 )
 TRANSCLIP = Paper(
     "Boosting Vision-Language Models with Transduction",
@@ -298,6 +329,17 @@ WISE_FT = Paper(
     url=f"{_ARXIV}/2109.01903",
     code=f"{_GITHUB}/mlfoundations/wise-ft",
 )
+ZERO = Paper(
+    "Frustratingly Easy Test-Time Adaptation of Vision-Language Models",
+    (
+        *("Matteo Farina", "Gianni Franchi", "Giovanni Iacca", "Massimiliano Mancini"),
+        "Elisa Ricci",
+    ),
+    2024,
+    venue="NeurIPS",
+    url=f"{_ARXIV}/2405.18330",
+    code=f"{_GITHUB}/FarinaMatteo/zero",
+)
 ZLAP = Paper(
     "Label Propagation for Zero-shot Classification with Vision-Language Models",
     ("Vladan Stojnić", "Yannis Kalantidis", "Giorgos Tolias"),
@@ -346,6 +388,10 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "maple": MAPLE,
     "promptsrc": PROMPTSRC,
     "plot++": PLOT,
+    "tpt": TPT,
+    "mta": MTA,
+    "zero": ZERO,
+    "tda": TDA,
     "zlap": ZLAP,
     "em-dirichlet": TRANSDUCTIVE_CLIP,
     "hard-em-dirichlet": TRANSDUCTIVE_CLIP,

@@ -14,8 +14,8 @@ def register_methods(register: Callable[..., None]) -> None:
 
     fast: trains at most heads and adapters behind frozen encoders. prompts: trains contexts of text
     prompts. adapters: trains modules behind or inside the encoders. deep: trains tokens, modules or
-    weights inside the encoders. transductive: answers queries together. seed-paper: rows of Table
-    3 of CLIP-LoRA's paper.
+    weights inside the encoders. transductive: answers queries together. test-time: adapts to views
+    of a query, or to a stream of them. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:
@@ -63,3 +63,7 @@ def register_methods(register: Callable[..., None]) -> None:
     add("zlap", "zlap:Zlap", "transductive")
     add("em-dirichlet", "em_dirichlet:EmDirichlet", "transductive")
     add("hard-em-dirichlet", "em_dirichlet:HardEmDirichlet", "transductive")
+    add("tpt", "tpt:Tpt", "test-time")
+    add("mta", "mta:Mta", "test-time")
+    add("zero", "zero:Zero", "test-time")
+    add("tda", "tda:Tda", "test-time")

@@ -124,12 +124,14 @@ class MemoryShots:
         augment: Augment,
         rng: torch.Generator | None = None,
         *,
+        order: Tensor | None = None,
         normalize: bool = True,
         projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         encode = partial(self.backbone.encode_image, projected=projected)
         views = torch.stack([encode(self.view(start + i, augment, rng)) for i in range(count)])
+        views = views if order is None else views[:, order]
         return F.normalize(views, dim=-1) if normalize and projected else views
 
     def rng(self, name: str) -> torch.Generator:
