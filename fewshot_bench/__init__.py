@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.dataset import Dataset, DatasetCard
     from fewshot_bench.api.items import Item
-    from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+    from fewshot_bench.api.method import (
+        Classifier,
+        Method,
+        RunContext,
+        Stream,
+        Streaming,
+        Transferable,
+        hyper,
+    )
     from fewshot_bench.api.method_card import MethodCard, Published
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
@@ -49,7 +57,9 @@ _NAMES = {
     "fewshot_bench.analysis.results": "CellPredictions Results load",
     "fewshot_bench.api.backbone": "Backbone",
     "fewshot_bench.api.dataset": "Dataset DatasetCard",
-    "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
+    "fewshot_bench.api.method": (
+        "Classifier Method RunContext Stream Streaming Transferable hyper"
+    ),
     "fewshot_bench.api.method_card": "MethodCard Published",
     "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
@@ -101,6 +111,8 @@ __all__ = [
     "RunSpec",
     "Shots",
     "Split",
+    "Stream",
+    "Streaming",
     "Task",
     "Transferable",
     "UnsupportedBackboneError",

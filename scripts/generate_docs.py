@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/methods.md, README's methods and CITATION.cff.
+"""Write docs/cli.md, docs/methods.md, parts of docs/conditions.md and README, and CITATION.cff.
 
 The command is `python -m scripts.generate_docs`.
 """
@@ -17,6 +17,7 @@ from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
 from fewshot_bench.utils.version import __version__
 from scripts.method_names import with_method_names
 from scripts.method_table import method_table
+from scripts.need_table import with_need_table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,6 +73,12 @@ def methods_page() -> str:
     return "\n".join(parts)
 
 
+def conditions_page() -> str:
+    """docs/conditions.md with the needs of the methods that there are."""
+    text = (DOCS / "conditions.md").read_text(encoding="utf-8")
+    return with_need_table(text, built_in_methods())
+
+
 def readme() -> str:
     """README.md with the methods that there are."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,6 +112,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "cli.md": cli_page(),
         DOCS / "methods.md": methods_page(),
+        DOCS / "conditions.md": conditions_page(),
         ROOT / "README.md": readme(),
         ROOT / "CITATION.cff": citation(),
     }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, RunContext, Task, hyper
+from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, hyper
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Head:
         return Linear(weight.detach(), bias.detach(), backbone.logit_scale)
 
 
+ALLOWS = "check_answers_use_what_the_card_allows"
 BREAKERS: dict[str, tuple[str, type]] = {}
 
 
@@ -143,7 +144,7 @@ class Centered(Linear):
         return scores - 0.1 * scores.mean(dim=0)
 
 
-@breaks("check_logits_do_not_depend_on_the_batch")
+@breaks(ALLOWS)
 @dataclass(frozen=True)
 class BatchDependent(Head):
     fit = rebuilt(Centered)
@@ -155,10 +156,127 @@ class Small(Centered):
         return 1e-4 * super().logits(queries)
 
 
-@breaks("check_logits_do_not_depend_on_the_batch")
+@breaks(ALLOWS)
 @dataclass(frozen=True)
 class BatchDependentBelowOne(Head):
     fit = rebuilt(Small)
+
+
+@dataclass
+class Cropped(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        views = queries.views(1, Augment(flip=0.0, scale=(0.9, 1.0)))[0]
+        return super().logits(queries) + self.scale * views @ F.normalize(self.weight, dim=-1).T
+
+
+@breaks(ALLOWS)
+@dataclass(frozen=True)
+class HidesViews(Head):
+    fit = rebuilt(Cropped)
+
+
+@dataclass(frozen=True)
+class InBatches(Head):
+    """Sees its batch, as it says."""
+
+    card: ClassVar[MethodCard] = MethodCard("ten steps", sees="batch")
+    fit = rebuilt(Centered)
+
+
+@dataclass
+class Positioned(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        scores = super().logits(queries)
+        scores[:, 0] += 0.01 * torch.arange(len(scores), device=scores.device)
+        return scores
+
+
+@breaks(ALLOWS)
+@dataclass(frozen=True)
+class UsesPositions(InBatches):
+    fit = rebuilt(Positioned)
+
+
+@dataclass
+class Following(Linear):
+    seen: list[Tensor] = field(default_factory=list)
+
+    def logits(self, queries: Images) -> Tensor:
+        scores = super().logits(queries)
+        before = sum(self.seen[-1:], torch.zeros_like(scores[0]))
+        self.seen.append(scores.mean(dim=0))
+        return scores - 0.01 * before
+
+
+@breaks(ALLOWS)
+@dataclass(frozen=True)
+class UsesTheLastBatch(InBatches):
+    fit = rebuilt(Following)
+
+
+@dataclass
+class Demanding(Centered):
+    def logits(self, queries: Images) -> Tensor:
+        if len(queries) < 4:
+            raise ValueError("fewer queries than classes")
+        return super().logits(queries)
+
+
+@breaks(ALLOWS)
+@dataclass(frozen=True)
+class NeedsSomeQueries(InBatches):
+    fit = rebuilt(Demanding)
+
+
+@dataclass
+class Passing:
+    """Scores less a part of their running mean; ahead: of the mean of all that come at once."""
+
+    head: Linear
+    ahead: bool
+    total: Tensor
+    count: int = 0
+
+    def answer(self, queries: Images) -> Tensor:
+        scores = self.head.logits(queries)
+        sums = self.total + scores.cumsum(dim=0)
+        counts = self.count + torch.arange(1, len(scores) + 1, device=scores.device)[:, None]
+        self.total, self.count = sums[-1], self.count + len(scores)
+        return scores - 0.01 * (scores.mean(dim=0) if self.ahead else sums / counts)
+
+
+@dataclass
+class Starts:
+    weight: Tensor
+    bias: Tensor
+    scale: float
+    ahead: bool = False
+
+    def start(self) -> Passing:
+        head = Linear(self.weight, self.bias, self.scale)
+        return Passing(head, self.ahead, torch.zeros_like(self.bias))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclass
+class StartsAhead(Starts):
+    ahead: bool = True
+
+
+@dataclass(frozen=True)
+class InStreams(Head):
+    """Remembers a stream, as it says."""
+
+    card: ClassVar[MethodCard] = MethodCard("ten steps", sees="stream")
+    fit = rebuilt(Starts)
+
+
+@breaks(ALLOWS)
+@dataclass(frozen=True)
+class LooksAhead(InStreams):
+    fit = rebuilt(StartsAhead)
 
 
 @dataclass

@@ -248,8 +248,8 @@ class Results:
         predicate: a function of a record. filters, each one value or several: `method` (also a
         class or object), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
         `val`, `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `published`,
-        `augment`, `weights`, `revision`, `own_data`, `code`), as of `fsbench compare`; `status`;
-        `options`, a mapping.
+        `augment`, `queries`, `views`, `bystanders`, `texts`, `pooling`, `weights`, `revision`,
+        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")

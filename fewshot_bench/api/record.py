@@ -98,6 +98,7 @@ class FootprintKinds(Struct):
     images_encoded: Amount = None
     query_gap: Amount = None
     moved: Amount = None
+    text_gap: Amount = None
     encoded_per_query: Amount = None
     test_steps: Amount = None
     violations: list[str] = []

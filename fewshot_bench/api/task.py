@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.spec import ALL_SHOTS, POOLING, per_class
@@ -184,6 +184,22 @@ class Shots(Images, Protocol):
     @property
     def labels(self) -> Tensor:
         """(n,) int64 class indices into `Task.classnames`."""
+
+
+class WatchedTexts(tuple[tuple[str, ...], ...]):
+    """Texts of classes that note whether somebody reads them."""
+
+    read = False
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        """The texts of each class."""
+        self.read = True
+        return super().__iter__()
+
+    def __getitem__(self, index: Any) -> Any:
+        """The texts of a class, or of several."""
+        self.read = True
+        return super().__getitem__(index)
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,19 @@ def pool_class_features(encode: Callable[..., Tensor], vocabulary: Vocabulary) -
 
 
 def _encode_each(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> tuple[Tensor, ...]:
-    """(texts, embed) raw features of each class, all encoded at once."""
+    """(texts, embed) raw features of each class.
+
+    All are encoded at once, each once and in an order of their own: the same texts are found again,
+    whichever classes have them.
+    """
     import torch
 
     texts = [text for of_class in vocabulary.texts for text in of_class]
-    return torch.split(encode(texts, cut=True), [len(each) for each in vocabulary.texts])
+    distinct = sorted(set(texts))
+    places = {text: place for place, text in enumerate(distinct)}
+    rows = encode(distinct, cut=True)
+    each = torch.tensor([places[text] for text in texts], device=rows.device)
+    return torch.split(rows[each], [len(of_class) for of_class in vocabulary.texts])
 
 
 def raw_class_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:

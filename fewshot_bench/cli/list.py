@@ -51,24 +51,29 @@ def _list_entries(catalog: Catalog) -> Iterator[str]:
 def _list_methods(plugins: Registry) -> Iterator[str]:
     """The facts of each method's card; of methods of plug-ins their origins, too."""
     methods = plugins.methods
-    lines: list[tuple[str, ...]] = [("method", "family", "paper", "trained", "cost of a fit", "")]
+    lines: list[tuple[str, ...]] = [
+        ("method", "family", "paper", "sees", "trained", "cost of a fit", "")
+    ]
     for name in methods.names():
         entry = methods.entries[name]
         lines.append((name, *_facts(name), "" if entry.is_built_in else entry.plugin))
-    yield from aligned(lines, right=(3,))
+    yield from aligned(lines, right=(4,))
+    yield "sees: the query, views of it, its batch, or the stream before it (fsbench run --queries)"
     yield f"trained: parameters of the default options at {LISTED_AS}; cost: on features"
     yield from _list_suites(methods)
 
 
 def _facts(name: str) -> tuple[str, ...]:
-    """Family, paper, trained parameters and cost; dashes for what the method does not state."""
+    """Family, paper, what it sees, trained parameters, cost; dashes for what is not stated."""
     try:
         card = card_of(registry().method_class(name)) or MethodCard("")
         papers = [paper.long_label for paper in card.papers[:1]]
-        facts = card.family, "".join(papers), card.parameters, card.cost
+        views = f"{card.views_per_query} views" if card.views_per_query > 1 else ""
+        sees = " of a ".join(filter(None, (views, "" if card.sees == "views" else card.sees)))
+        facts = card.family, "".join(papers), sees, card.parameters, card.cost
     except (Exception, SystemExit):
         # Its code failed; `fsbench show` says why.
-        facts = ("",) * 4
+        facts = ("",) * 5
     return tuple(text or "-" for text in facts)
 
 

@@ -24,6 +24,7 @@ from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import BY_TEMPLATES
 from fewshot_bench.api.task import Images
 from fewshot_bench.images.features import ImageView, accounted, image_view
 from fewshot_bench.profiling.meter import Meter
@@ -44,7 +45,8 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
-from fewshot_bench.runner.verification import Verdict, encoded_for, verify
+from fewshot_bench.runner.text_check import find_text_gap, list_unused
+from fewshot_bench.runner.verification import ASKED, Verdict, encoded_for, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -97,6 +99,11 @@ def evaluate(
         rows, columns = _answer(fitted, cell, session, other, groups, part=part)
         return np.asarray(rows[:, columns])
 
+    def answer_few(other: Fitted, asked: Cell, meter: Meter) -> np.ndarray:
+        few = [range(min(ASKED, asked.lists.queries.count))]
+        rows, columns = _answer(other, asked, session, meter, few)
+        return np.asarray(rows[:, columns])
+
     # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
@@ -116,9 +123,11 @@ def evaluate(
             answers = answers[np.argsort(np.concatenate(groups))]
         answers = np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
-        verdict = Verdict()
+        verdict, text_gap = Verdict(), None
         if not session.raises:
             verdict = verify(again, answers, meter, fitted, cell, session)
+            if spec.texts != BY_TEMPLATES:
+                text_gap = find_text_gap(answer_few, fitted, cell, session)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -139,7 +148,8 @@ def evaluate(
         "depends_on_queries": verdict.depends,
         "query_gap": verdict.gap,
         "moved": verdict.moved,
-        "violations": [*verdict.violations],
+        "violations": [*verdict.violations, *list_unused(text_gap, spec.precision)],
+        **({} if spec.texts == BY_TEMPLATES else {"text_gap": text_gap}),
         "encoded_per_query": encoded_for(answers, meter, fitted),
         "test_steps": observer.steps,
         "selection": fitted.context.selection,

@@ -28,7 +28,7 @@ from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, name_cell
-from fewshot_bench.api.task import Task
+from fewshot_bench.api.task import Task, WatchedTexts
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.curves import Curves, Listener
@@ -220,7 +220,8 @@ class Fitted:
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
     made in it. curves: as in the record. log: what it printed. trained: parameters, their source
-    and the optimizer's steps; parameters: references to them. peak_mb: peak memory.
+    and the optimizer's steps; parameters: references to them. peak_mb: peak memory. texts_read:
+    whether it read the texts of its classes.
     """
 
     cell: Cell
@@ -236,6 +237,7 @@ class Fitted:
     peak_mb: float
     trained: Mapping[str, Any]
     parameters: tuple[weakref.ref[Tensor], ...]
+    texts_read: bool = False
 
     def sum_trained(self, in_logits: LogitsObserver) -> dict[str, Any]:
         """`trained`, with the optimizer steps in `logits` and the parameters that they trained."""
@@ -250,14 +252,17 @@ class Fitted:
 
 
 def seed_of(cell: Cell) -> int:
-    """The seed of a cell's fit.
+    """The seed of a cell's fit."""
+    return seed_of_fit(cell.spec.train_seed, cell.spec.dataset, cell.spec.shots)
+
+
+def seed_of_fit(train_seed: int, dataset: str, shots: object) -> int:
+    """The seed of a fit.
 
     Own data has a path in its name, which does not count: the same images give the same numbers
     wherever they lie.
     """
-    spec = cell.spec
-    data = "" if ":" in spec.dataset else spec.dataset
-    return derive(spec.train_seed, data, spec.shots)
+    return derive(train_seed, "" if ":" in dataset else dataset, shots)
 
 
 def fit(
@@ -277,7 +282,8 @@ def fit(
         stack.enter_context(isolate(seed_of(cell)))
         stack.enter_context(guard(f"{spec.method}.fit", incidents, log))
         with observer.watch(), meter.phase("fit"):
-            classifier = cell.method.fit(make_task(cell, session, meter), backbone, context)
+            task = make_task(cell, session, meter)
+            classifier = cell.method.fit(task, backbone, context)
         steps = _settle(context, spec.method, incidents)
         curves = _finish(context, spec.method, incidents)
         asked, kind = (
@@ -307,6 +313,7 @@ def fit(
         peak_mb=memory.megabytes,
         trained=trained | {"steps": observer.steps} | steps,
         parameters=tuple(map(weakref.ref, observer.parameters)),
+        texts_read=isinstance(task.texts, WatchedTexts) and task.texts.read,
     )
 
 
@@ -361,7 +368,7 @@ def make_task(cell: Cell, session: Session, meter: Meter) -> Task:
     return Task(
         classnames=cell.lists.fitted.classnames,
         templates=cell.lists.fitted.templates,
-        texts=cell.lists.fitted.texts,
+        texts=WatchedTexts(cell.lists.fitted.texts),
         pooling=cell.lists.fitted.pooling,
         train=view(session.source(cell.lists.train, spec)),
         val=view(val) if len(val) else None,

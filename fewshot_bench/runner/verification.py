@@ -82,7 +82,8 @@ def verify(
         with not_counted(), accounted(session.features, other), lose_output():
             source = session.source(cell.lists.queries, cell.spec)
             ranked = rank(source.digests, cell.lists.picks)
-            witness = Witness(ask, answers, ranked, cell.spec.precision)
+            count = min(ASKED, max(1, len(ranked) // 2))
+            witness = Witness(ask, answers, ranked, cell.spec.precision, count)
             if len(answers) > 1:
                 witness.ask(card.sees, cell.lists.groups)
             if (encoded_for(answers, meter, fitted) or 0) > card.views_per_query:
@@ -116,7 +117,7 @@ class Witness:
     """Asks a fitted method again and compares with its answers (n, classes).
 
     ask: logits of groups of places; with `anew`, under another seed of the global generators.
-    ranked: all places; the first `most` of them are `chosen`.
+    ranked: all places; the first `count` of them are `chosen`.
     """
 
     def __init__(
@@ -125,10 +126,9 @@ class Witness:
         answers: np.ndarray,
         ranked: Sequence[int],
         precision: str,
-        most: int = ASKED,
+        count: int,
     ) -> None:
         self._ask, self._answers, self._tolerance = ask, answers, TOLERANCE[precision]
-        count = min(most, max(1, len(ranked) // 2))
         self._ranked, self.chosen = [*ranked], [*ranked[:count]]
         self._gap, self._moved = 0.0, math.nan
         self._violations: dict[str, None] = {}

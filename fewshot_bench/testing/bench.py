@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.items import Item
+from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.feature_cache import FeatureCache
@@ -60,7 +61,7 @@ class Setting:
 class Fit:
     """One fitted classifier, with everything observed during the fit.
 
-    steps: the training steps that `fit` got from its context.
+    steps: the training steps that `fit` got from its context. sees: of the method's card.
     """
 
     setting: Setting
@@ -70,22 +71,44 @@ class Fit:
     queries: ImageSource
     labels: Tensor
     steps: list[TrainStep] = field(default_factory=list)
+    sees: str = "query"
     classifier: Any = None
     logits: Any = None
     seen: Observation = field(default_factory=Observation)
     fingerprints: list[str] = field(default_factory=list)
     views: list[WatchedImages] = field(default_factory=list)
 
-    def predict(self, order: Sequence[int] | None = None) -> Any:
-        """The result of `logits` for the queries `order` (default: all, in order)."""
+    def predict(self, order: Sequence[int] | None = None, classifier: Any = None) -> Any:
+        """The logits of the queries `order` (default: all, in order), in one batch or stream.
+
+        classifier: another one than the fitted one.
+        """
+        order = range(len(self.queries)) if order is None else order
+        return self.answer([order], max(1, len(order)), classifier)
+
+    def answer(self, groups: Sequence[Sequence[int]], part: int, classifier: Any = None) -> Any:
+        """The logits of groups of queries, one after the other; streams in parts of a size."""
+        own, rows = classifier or self.classifier, []
         with torch.no_grad():
-            return self.classifier.logits(self.view(order))
+            for group in groups:
+                if self.sees != "stream":
+                    rows.append(own.logits(self.view(group)))
+                    continue
+                stream = own.start()
+                parts = (group[at : at + part] for at in range(0, len(group), part))
+                rows += [stream.answer(self.view(some)) for some in parts]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def view(self, order: Sequence[int] | None = None) -> WatchedImages:
         """The queries `order` (default: all, in order), without labels."""
         view = WatchedImages(_view(self.queries, order))
         self.views.append(view)
         return view
+
+    @property
+    def answers(self) -> str:
+        """The function of the classifier that answers."""
+        return "start" if self.sees == "stream" else "logits"
 
     def stored(self) -> Mapping[str, Tensor]:
         """The result of `tensors`; CheckSkipped if it is no mapping (one check reports that)."""
@@ -156,6 +179,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
     """
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device, setting.precision))
+    made.sees = read_card(method).sees
 
     def look() -> None:
         if watched:
@@ -166,7 +190,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
         made.classifier = method.fit(made.task, made.backbone, made.context)
         made.steps = made.context.take_steps()
         look()
-        if callable(getattr(made.classifier, "logits", None)):
+        if callable(getattr(made.classifier, made.answers, None)):
             made.logits = made.predict()
             look()
     made.seen = seen

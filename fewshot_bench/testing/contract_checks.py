@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot_bench.api.keeping import reason_not_to_keep
+from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
-from fewshot_bench.testing.bench import Bench, Fit
+from fewshot_bench.api.violations import VIOLATIONS
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.features import accounted
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.verification import PART, Groups, Witness
+from fewshot_bench.testing.bench import SEED, Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.restoring import logits_elsewhere
+from fewshot_bench.utils.rng import isolate
 
 
 def _refuse(problems: Iterator[str]) -> None:
@@ -32,10 +40,13 @@ def check_name_is_a_class_variable(bench: Bench) -> None:
 
 
 def check_fit_returns_a_classifier(bench: Bench) -> None:
-    """`fit` returns an object with `logits(queries)` and `tensors()`, a mapping of tensors."""
+    """`fit` returns an object with `logits(queries)` and `tensors()`, a mapping of tensors.
+
+    One with `start()` in place of `logits`, if the card says `sees="stream"`.
+    """
     _refuse(fit_problems(type(bench.method)))
     classifier = bench.first.classifier
-    for part in ("logits", "tensors"):
+    for part in (bench.first.answers, "tensors"):
         require(
             callable(getattr(classifier, part, None)),
             f"fit returned {type(classifier).__name__} without {part}()",
@@ -82,21 +93,32 @@ def check_logits_are_no_probabilities(bench: Bench) -> None:
     )
 
 
-def check_logits_do_not_depend_on_the_batch(bench: Bench) -> None:
-    """A query's logits are the same alone, in halves and in another order."""
-    fit = bench.first
-    count = len(fit.queries)
-    whole = as_floats(fit.logits)
-    half = count // 2
-    backwards = list(range(count))[::-1]
-    settings = {
-        "when the queries come in reverse order": (backwards, fit.predict(backwards)),
-        "in the first half": (list(range(half)), fit.predict(range(half))),
-        "in the second half": (list(range(half, count)), fit.predict(range(half, count))),
-        "alone": ([3], fit.predict([3])),
-    }
-    for when, (order, logits) in settings.items():
-        require_close(as_floats(logits), whole[order], f"a query's logits differ {when}", whole)
+def check_answers_use_what_the_card_allows(bench: Bench) -> None:
+    """Other queries and other views change an answer no further than the card's `sees` says.
+
+    All queries are asked for again, as a run does with some of them: alone and in another order;
+    batches in another order, after others, of one query, of one class and of equal ones; the
+    beginning of a stream in other parts, with others behind it.
+    """
+    fit, count = bench.first, len(bench.first.queries)
+    order = [(11 * place + 5) % count for place in range(count)]
+    quarters = [order[at : at + count // 4] for at in range(0, count, count // 4)]
+    groups = quarters if fit.sees == "batch" else [order]
+
+    def ask(groups: Groups, anew: bool) -> np.ndarray:
+        with isolate(SEED + anew):
+            return as_floats(fit.answer(groups, PART)).numpy()
+
+    meter, card = Meter(fit.backbone.device), read_card(bench.method)
+    with accounted(FeatureCache(None), meter), isolate(SEED):
+        rows = as_floats(fit.answer(groups, count)).numpy()
+    witness = Witness(ask, rows[np.argsort(np.concatenate(groups))], order, "fp32", count)
+    witness.ask(fit.sees, groups)
+    if (meter.images_billed or 0) > count * card.views_per_query:
+        plain = fit.queries.batches(count, order)
+        witness.count_views(plain, meter.views_encoded / count, card.views_per_query)
+    found = [f"{name} ({VIOLATIONS[name]})" for name in witness.verdict.violations]
+    require(not found, f"against its card (sees='{fit.sees}'): {listed(found, '; ')}")
 
 
 def as_floats(logits: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fewshot_bench.testing.bench import SEED, Bench, Setting, prepare
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckSkipped, listed, require
@@ -21,9 +19,10 @@ def check_the_host_does_not_wait(bench: Bench) -> None:
         raise CheckSkipped("waits are seen on rehearsal and cuda alone")
     made = prepare(Setting(), toy_backbone(bench.device))
     with isolate(SEED), hear_waits(bench.device) as fit:
-        classifier = bench.method.fit(made.task, made.backbone, made.context)
-    with isolate(SEED), hear_waits(bench.device) as logits, torch.no_grad():
-        classifier.logits(made.view())
+        made.classifier = bench.method.fit(made.task, made.backbone, made.context)
+    made.sees = bench.first.sees
+    with isolate(SEED), hear_waits(bench.device) as logits:
+        made.predict()
     _refuse("a training step", fit.in_steps())
     _refuse("logits()", logits.beyond_images())
 

@@ -148,8 +148,9 @@ def check_other_classes_are_answered_consistently(bench: Bench) -> None:
     names, templates = fit.task.classnames, fit.task.templates
     try:
         with isolate(0), torch.no_grad():
-            same = fit.classifier.for_classes(Vocabulary(names, templates)).logits(fit.view())
-            fewer = fit.classifier.for_classes(Vocabulary(names[1:3], templates)).logits(fit.view())
+            of_same = fit.classifier.for_classes(Vocabulary(names, templates))
+            of_fewer = fit.classifier.for_classes(Vocabulary(names[1:3], templates))
+            same, fewer = (fit.predict(classifier=each) for each in (of_same, of_fewer))
     except NotApplicableError as reason:
         raise CheckSkipped(f"tied to its classes: {reason}") from None
     complaint = "for_classes of the classes that were fitted on gives other logits"

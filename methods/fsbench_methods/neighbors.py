@@ -5,6 +5,7 @@ Main entry points: `nearest`, `nearest_others` and `Links`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,17 @@ class Links:
         rows = torch.arange(count, device=neighbors.device).repeat_interleave(each)
         ends, double = neighbors.flatten(), weights.flatten().repeat(2)
         return cls.of(torch.cat([rows, ends]), torch.cat([ends, rows]), double, count)
+
+    def split(self, size: int) -> Sequence[Links]:
+        """Blocks of `size` rows; on an accelerator, which would wait for their places, all rows."""
+        if not self.starts.is_cpu:
+            return (self,)
+        parts = []
+        for first in range(0, len(self.starts) - 1, size):
+            starts = self.starts[first : first + size + 1]
+            own = slice(int(starts[0]), int(starts[-1]))
+            parts.append(Links(starts - starts[0], self.columns[own], self.weights[own]))
+        return parts
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """The product (n, c) with dense values (m, c)."""

@@ -34,19 +34,19 @@ class AnchoredClassifier:
         text = self.class_features
         scores = start_scores(queries, text, self.scale, self.on)
         group, z = Group.of(queries.features, scores, self.neighbors), scores.softmax(dim=1)
-        common = (group.spread(z, text).sum(dim=0) / len(z)).clamp_min(FLOOR)
-        logits = group.assign(z, group.densities(text, common[None]).add_(scores))
-        ones = torch.ones_like(z[:, :1])
+        common = (group.sums(z).total_spread(text) / len(z)).clamp_min(FLOOR)
+        mu, variance, ones = text, common[None], torch.ones_like(z[:, :1])
         for _ in range(self.rounds - 1):
-            z = logits.softmax(dim=1)
-            own = torch.zeros_like(text[:, :1]).index_add_(0, logits.argmax(dim=1), ones)
+            z = group.assign(z, group.prior(scores, mu, variance))
+            sums, own = group.sums(z), torch.zeros_like(text[:, :1])
+            own.index_add_(0, z.argmax(dim=1), ones)
             beta = own / (own + self.alpha)
-            mu = unit(beta * unit(group.sums(z)) + (1 - beta) * text)
+            mu = unit(beta * unit(sums.features) + (1 - beta) * text)
             # Where no query is the class's own, beta is 0, and the sum of z may be as well.
-            inside = group.spread(z, mu) / z.sum(dim=0)[:, None].clamp_min(FLOOR)
+            inside = sums.spread(mu) / sums.mass.clamp_min(FLOOR)
             variance = beta * inside + (1 - beta) * (common + (text - mu).square())
-            logits = group.assign(z, group.densities(mu, variance.clamp_min(FLOOR)).add_(scores))
-        return logits.log_softmax(dim=1)
+            variance = variance.clamp_min(FLOOR)
+        return group.assign(z, group.prior(scores, mu, variance), log=True)
 
     def for_classes(self, vocabulary: Vocabulary) -> AnchoredClassifier:
         """The classifier of other class prompts."""

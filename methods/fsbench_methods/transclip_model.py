@@ -35,11 +35,11 @@ class Support:
         """(classes, d): sums of the features of each class."""
         return torch.zeros_like(like).index_add_(0, self.labels, self.features)
 
-    def pull(self, features: Tensor, group: Group) -> Tensor:
+    def pull(self, features: Tensor, classes: int, neighbors: int) -> Tensor:
         """(n, classes): what images add to their k nearest queries, their cosines over 2k."""
-        cosines, numbers = nearest(self.features, features, group.neighbors)
-        pulled, places = torch.zeros_like(group.scores), (numbers, self.labels[:, None])
-        return pulled.index_put_(places, cosines / (2 * group.neighbors), accumulate=True)
+        cosines, numbers = nearest(self.features, features, neighbors)
+        pulled, places = features.new_zeros(len(features), classes), (numbers, self.labels[:, None])
+        return pulled.index_put_(places, cosines / (2 * neighbors), accumulate=True)
 
 
 def first_means(group: Group) -> Tensor:
@@ -58,27 +58,27 @@ def first_means(group: Group) -> Tensor:
 
 
 def adapt(
-    group: Group, prior: Tensor, mu: Tensor, rounds: int, support: Support | None, gamma: float
+    group: Group, start: Tensor, mu: Tensor, rounds: int, support: Support | None, gamma: float
 ) -> Tensor:
-    """(n, classes): log z after `rounds` rounds from the means `mu` and a last assignment."""
+    """(n, classes): log z after `rounds` rounds from the means `mu` and a last assignment.
+
+    start (n, classes): what is added to log densities and pulls, as the logarithm of y.
+    """
     count, width = group.rows.shape
-    variance = mu.new_full((1, width), 1 / width)
-    logits = group.assign(group.scores.softmax(dim=1), group.densities(mu, variance).add_(prior))
+    z, variance = group.scores.softmax(dim=1), mu.new_full((1, width), 1 / width)
     for _ in range(rounds):
-        z = logits.softmax(dim=1)
-        sums = group.sums(z) / count
+        z = group.assign(z, group.prior(start, mu, variance))
+        sums = group.sums(z)
         if support is None:
-            mu = unit(sums)
-            variance = group.spread(z, mu).sum(dim=0) / count
+            mu = unit(sums.features)
+            spread = sums.total_spread(mu) / count
         else:
             weight = TEMPERATURE * gamma / len(support.labels)
-            mu = unit(sums + weight * support.sums(mu))
+            mu = unit(sums.features / count + weight * support.sums(mu))
             own = (support.features - mu[support.labels]).square().sum(dim=0)
-            variance = group.spread(z, mu).sum(dim=0) / count + weight * own
-            variance = variance / (1 + TEMPERATURE * gamma)
-        variance = variance[None].clamp_min(FLOOR)
-        logits = group.assign(z, group.densities(mu, variance).add_(prior))
-    return logits.log_softmax(dim=1)
+            spread = (sums.total_spread(mu) / count + weight * own) / (1 + TEMPERATURE * gamma)
+        variance = spread[None].clamp_min(FLOOR)
+    return group.assign(z, group.prior(start, mu, variance), log=True)
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,16 @@ class FewShotClassifier:
         scores = start_scores(queries, self.class_features, self.scale, "")
         group = Group.of(queries.features, scores, self.neighbors)
         support = Support(self.features, self.labels)
-        prior = 0.5 * scores + support.pull(queries.features, group)
+        pulled = support.pull(queries.features, scores.shape[1], self.neighbors)
+        start = pulled.add_(scores, alpha=0.5)
         mu = support.start(first_means(group))
         if self.gamma or not len(self.val_labels):
             gamma = self.gamma or WITHOUT_VALIDATION
-            return adapt(group, prior, mu, self.rounds, support, gamma)
+            return adapt(group, start, mu, self.rounds, support, gamma)
         _, closest = nearest(self.val_features, queries.features, 1)
         best = BestOnValidation(self.val_labels)
         for gamma in GAMMAS:
-            answers = adapt(group, prior, mu, self.rounds, support, gamma)
+            answers = adapt(group, start, mu, self.rounds, support, gamma)
             best.offer(answers[closest[:, 0]], answers)
         return best.kept[0]
 

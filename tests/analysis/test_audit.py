@@ -11,6 +11,7 @@ from fewshot_bench.analysis.audit.audit import audit, document
 from fewshot_bench.analysis.audit.facts import facts
 from fewshot_bench.analysis.audit.hazards import HAZARDS
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.violations import DEPENDENT
 from tests.audit_records import changed, complete, coop, fair, respec, said
 from tests.compare_records import inapplicable, make, matrix
 
@@ -62,9 +63,19 @@ def test_what_records_cannot_show_is_not_called_ok() -> None:
 
 
 def test_what_was_observed_of_third_party_code_does_not_hide_a_finding() -> None:
-    (answer, *_) = audit(fair(environment=OTHERS, footprint={"depends_on_queries": True})).hazards
+    (answer, *_) = audit(fair(environment=OTHERS, footprint={"violations": [DEPENDENT]})).hazards
     assert answer.state == "open"
-    assert "which no card says (at_test: 'other queries')" in answer.text
+    assert "depends on other queries: coop, zero-shot (12 cells), against its card" in answer.text
+
+
+def test_what_sees_other_queries_as_declared_is_a_note() -> None:
+    card = {"schedule": "s", "text": "templates", "at_test": "", "sees": "batch", "official": {}}
+    company = {"card": card, "violations": []}
+    for moved, depends, kind in ((0.25, True, "other-queries"), (0.0, False, "unused-queries")):
+        footprint = company | {"moved": moved, "depends_on_queries": depends}
+        found = [one for one in audit(fair(footprint=footprint)).findings if one.kind == kind]
+        assert [one.level for one in found] == ["note"]
+        assert (moved == 0) == ("changed none of its logits" in found[0].text)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def test_records_keep_the_card_and_tables_and_audits_show_it(tmp_path: Path) -> 
         "schedule": "none",
         "text": "templates",
         "at_test": "",
+        "sees": "query",
         "official": {},
     }
     assert list(kept["lp++"].card["official"]) == ["validation set", "templates"]

@@ -46,6 +46,15 @@ def test_links_multiply_as_the_dense_matrix_does() -> None:
     assert torch.allclose(Links.both_ways(values, numbers) @ z, (dense + dense.T) @ z, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 7, 50, 51])
+def test_blocks_of_links_are_their_rows(size: int) -> None:
+    links = Links.both_ways(*nearest_others(FEATURES, 3))
+    parts = links.split(size)
+    assert len(parts) == -(-50 // size)
+    z = torch.rand(50, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.cat([part @ z for part in parts]), links @ z)
+
+
 def test_links_may_be_rectangular_with_empty_rows_and_repeated_places() -> None:
     rows, columns = torch.tensor([2, 0, 2, 2]), torch.tensor([1, 0, 1, 0])
     links = Links.of(rows, columns, torch.tensor([1.0, 2.0, 3.0, 5.0]), 4)

@@ -319,7 +319,7 @@ CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
         lambda sees, moved: sees in IN_COMPANY and moved is not None, _moved,
     ),
     Check(
-        "note", "alone-in-company", LABELS,
+        "note", "unused-queries", LABELS,
         "may use other queries, and others changed none of its logits: {labels} ({cells})",
         ("footprint.card.sees", "footprint.depends_on_queries"),
         lambda sees, depends: sees in IN_COMPANY and depends is False,

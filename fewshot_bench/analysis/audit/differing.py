@@ -58,7 +58,7 @@ SAME = (
     Same(3, "validation", "numbers of validation labels", _POLICY, "validation labels"),
     Same(4, "templates", "template sets", _DATASET, "prompts"),
     Same(4, "templates", "prompts under one name", ONE_PROMPTS, "templates"),
-    Same(4, "text-knowledge", "texts on classes", _ALL, "texts", _MORE),
+    Same(4, "text-knowledge", "texts on classes", _ALL, "texts known", _MORE),
     Same(5, "sampling", "sampling protocols", _DATASET, "protocol"),
     # Split digests differ between groups; showing them would give a line for every group.
     Same(5, "split", "splits", _SPLIT, "split", most=0),

@@ -49,7 +49,7 @@ HAZARDS = {
 # The hazard that a rule of the conformance kit concerns; other rules concern none.
 HAZARD_OF = {
     "check_asks_only_for_what_is_handed_over": 1,
-    "check_logits_do_not_depend_on_the_batch": 1,
+    "check_answers_use_what_the_card_allows": 1,
     "check_hyperparameters_are_typed_fields": 2,
     "check_needs_no_validation": 3,
     "check_permuted_classes_permute_predictions": 5,

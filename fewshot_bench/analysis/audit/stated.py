@@ -141,7 +141,7 @@ STATED: Mapping[str, Computed] = {
     "policy": _of("val", "val {}".format),
     "validation labels": _of("split.val", text),
     "templates": _of("split.templates", lambda stated: "" if stated == "[]" else text(stated)),
-    "texts": _of("footprint.card", _texts_known),
+    "texts known": _of("footprint.card", _texts_known),
     "schedule": Computed(("footprint.card", "overrides"), _schedule),
     "mirrored": _of("split.mirrored", text),
     "at test": _of("footprint.card", _test_knowledge),

@@ -12,11 +12,17 @@ from typing import Any
 import msgspec
 
 from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.api.class_texts import WAFFLE
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, as_options, sources
+from fewshot_bench.api.spec import BY_TEMPLATES, QUERIES, RunSpec
+from fewshot_bench.plugins.reproduce.numbers import (
+    Number,
+    as_options,
+    sources,
+    tell_left_out,
+)
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
@@ -90,6 +96,12 @@ class Cell:
         """The validation policy."""
         return "min4" if self.number.dataset in self.setting.min4 else self.setting.val
 
+    @property
+    def is_offered(self) -> bool:
+        """True if a run can have its conditions without files of the user."""
+        values = self.number.conditions
+        return values["queries"] in QUERIES and values["texts"] in (BY_TEMPLATES, WAFFLE)
+
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     """The cells in the order of the published table; UsageError where nothing matches."""
@@ -119,7 +131,9 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
 
 def _rows(table: Reproduction) -> Iterator[Cell]:
     """A cell per number; a mean over data sets that is printed alone stands for one each."""
-    every = registry().expand_datasets(["all"])
+    tables = defaultdict(set)
+    for number in table.numbers():
+        tables[number.name, number.under].add(number.table)
     for number in table.numbers():
         setting = table.setting(number)
         assert setting is not None
@@ -127,12 +141,14 @@ def _rows(table: Reproduction) -> Iterator[Cell]:
         label = number.name
         if table.collected:
             label = f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
-        elif number.table != table.tables[0][1]:
+        elif len(tables[number.name, number.under]) > 1 and number.table != table.tables[0][1]:
             label = f"{number.name} ({number.table})"
-        if number.dataset != AVERAGE:
+        if number.under:
+            label = f"{label}, {number.under}"
+        if not number.is_mean:
             yield Cell(label, number, setting)
             continue
-        for name in every:
+        for name in number.sets:
             single = msgspec.structs.replace(number, dataset=name)
             yield Cell(label, single, setting, mean=number)
 
@@ -143,6 +159,8 @@ def _select(table: Reproduction, rows: list[Cell], wanted: Wanted) -> list[Cell]
     printed = methods | {cell.label for cell in rows}
     names = split_list(",".join(wanted.methods), printed) if wanted.methods else []
     for name in names:
+        if told := tell_left_out({name} - printed):
+            raise UsageError(told[0])
         if name not in printed:
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
     rows = [cell for cell in rows if not names or {cell.number.method, cell.label} & {*names}]
@@ -233,12 +251,13 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     groups: defaultdict[tuple[Any, ...], defaultdict[tuple[str, int, str], list[Variant]]]
     groups = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        if cell.variant:
+        if cell.variant and cell.is_offered:
             setting, whole = cell.setting, cell.number.classes == "all"
             how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random, whole
-            groups[how][cell.run].append(cell.variant)
+            groups[*how, *cell.number.conditions.values()][cell.run].append(cell.variant)
     specs: dict[str, RunSpec] = {}
-    for (protocol, val, prompts, published, random, _), variants in groups.items():
+    for key, variants in groups.items():
+        protocol, val, prompts, published, random, _, queries, views, texts, pooling = key
         columns = zip(*variants, strict=True)
         datasets, shots, classes = (tuple(dict.fromkeys(column)) for column in columns)
         request = Request(
@@ -255,6 +274,10 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
             prompts=prompts,
             limit=wanted.limit,
             published=published,
+            queries=queries,
+            views=views,
+            texts=texts,
+            pooling=pooling,
             classes=classes,
             store=store,
             partial=True,

@@ -37,8 +37,7 @@ Status = Literal[
 ]
 STATUSES: tuple[Status, ...] = get_args(Status)
 WORDS = {"noisy": "too noisy to tell", "inapplicable": "n/a"}
-# Number of data sets behind means that papers print without the numbers of the data sets.
-SETS_OF_MEANS = 11
+NOT_COMPARABLE = "not comparable"
 # With more noise than this (points), agreement means nothing.
 TOO_NOISY = 3.0
 
@@ -138,11 +137,12 @@ def judge(
         schedule=cell.setting.schedule,
     )
     if cell.variant is None:
-        return line.become("not shipped")
+        return line.become("not shipped", NOT_COMPARABLE if number.incomparable else "")
     tops = [(record, _top1(record)) for record in records if record.status == "done"]
     values = [value for _, value in tops if value is not None]
     if not values:
-        return line.become(*_explain_absence(records, absent))
+        reason = absent or (NOT_COMPARABLE if number.incomparable else "")
+        return line.become(*_explain_absence(records, reason))
     done = [record for record, value in tops if value is not None]
     if mixed := mixture(done):
         return line.become("mixed", f"records differ in {' and '.join(mixed)}")
@@ -165,6 +165,8 @@ def judge(
         "schedule": cell.setting.other_schedule(done),
         "data": not all(is_published_data(record, counts) for record in done),
     }
+    if number.incomparable:
+        return line.become("not compared", NOT_COMPARABLE)
     unlike = [*other, *(name for name, differs in differing.items() if differs)]
     if unlike:
         return line.become("not compared", f"other {', '.join(unlike)}")
@@ -201,11 +203,12 @@ def select_averaged(lines: Sequence[Line]) -> list[Line]:
     return [line for line in there if line.parts is not None] or there
 
 
-def average(lines: Sequence[Line], mean: float | None = None) -> Line:
+def average(lines: Sequence[Line], mean: float | None = None, sets: int = 0) -> Line:
     """The mean of a row over the data sets that both sides have.
 
     Data sets that must not be compared with the paper are averaged only if all of them are such.
-    mean: the paper's, if it prints no numbers of data sets: compared if all of ours are there.
+    mean: the paper's, if it prints no numbers of data sets: compared if all of ours are there, as
+    many as `sets`.
     """
     used = select_averaged(lines)
     paper = _mean([line.paper for line in used or lines]) if mean is None else mean
@@ -228,8 +231,8 @@ def average(lines: Sequence[Line], mean: float | None = None) -> Line:
     noises = [line.parts for line in used if line.parts is not None]
     if not noises:
         return whole.become("not compared", "; ".join(dict.fromkeys(line.reason for line in used)))
-    if mean is not None and len(used) < SETS_OF_MEANS:
-        return whole.become("incomplete", f"{len(used)} of {SETS_OF_MEANS} sets")
+    if mean is not None and len(used) < sets:
+        return whole.become("incomplete", f"{len(used)} of {sets} sets")
     assert paper is not None
     assert ours is not None
     return whole.compare(paper, ours, half_width(noises, printed_once=mean is not None))

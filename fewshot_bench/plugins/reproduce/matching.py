@@ -71,22 +71,27 @@ class Matches:
             own = _describe_own_data(spec)
             is_crossed = not own and spec.split_seed != spec.train_seed
             is_asked = is_crossed or spec.train_seed in self.wanted.seeds
-            if (is_asked and spec.shots == cell.shots) if cell.setting.random else not is_crossed:
+            if (is_asked and spec.shots == cell.run[1]) if cell.setting.random else not is_crossed:
                 yield record, own or (CROSSED if is_crossed else self._compare(spec, cell))
 
     def _compare(self, spec: RunSpec, cell: Cell) -> str:
         """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
         installed = cell.variant.version if cell.variant else ""
         # All papers have the default values of the other conditions.
-        expected = {name: about.default for name, about in CONDITIONS.items()} | {
-            "backbone": self.backbone,
-            "precision": self.wanted.precision,
-            "limit": self.wanted.limit,
-            "protocol": cell.setting.protocol,
-            "val": cell.val,
-            "prompts": cell.prompts,
-            "method_version": self.wanted.versions.get(cell.setting.method, installed),
-        }
+        defaults = {name: about.default for name, about in CONDITIONS.items()}
+        expected = (
+            defaults
+            | cell.number.conditions
+            | {
+                "backbone": self.backbone,
+                "precision": self.wanted.precision,
+                "limit": self.wanted.limit,
+                "protocol": cell.setting.protocol,
+                "val": cell.val,
+                "prompts": cell.prompts,
+                "method_version": self.wanted.versions.get(cell.setting.method, installed),
+            }
+        )
         ignored = {"device", "weights", "revision", "published"}
         if not cell.setting.random:
             # If nothing is drawn, the sampling does not matter.
@@ -94,10 +99,13 @@ class Matches:
         # What needs less than the cell allows counts as in a table.
         proved = self._proved[spec.key()]
         ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
+        # Published rows do not state the digest of a file of texts.
+        own = {name: getattr(spec, name) for name in expected}
+        own["texts"] = own["texts"].partition("@")[0]
         return ", ".join(
-            f"{name.replace('_', ' ')} {getattr(spec, name)}"
+            f"{name.replace('_', ' ')} {own[name]}"
             for name, value in expected.items()
-            if name not in ignored and getattr(spec, name) != value
+            if name not in ignored and own[name] != value
         )
 
 

@@ -1,15 +1,18 @@
 """Numbers that papers and repositories published, each with its source.
 
-`numbers.csv` holds one number a line, `base_to_new.csv` those of halves of the classes, and
-`sources.csv` gives the place of each of their tables and how many of its rows were kept
-(docs/reproduce.md describes them).
+`numbers.csv` holds one number a line, `base_to_new.csv` those of halves of the classes,
+`conditioned.csv` those of queries in company, of views and of other texts, and `sources.csv` gives
+the place of each of their tables and how many of its rows were kept (docs/reproduce.md describes
+them). `reasons.toml` says why numbers are not compared, and why methods are left out.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -17,9 +20,13 @@ import msgspec
 
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.utils.errors import unknown
+from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, CONDITIONS, POOLING
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import counted
 
 AVERAGE = "average"
+# The mean over the data sets of AVERAGE but ImageNet.
+AVERAGE_OF_TEN = "average-10"
 # Value of `classes` for the harmonic mean of base and new accuracy.
 HARMONIC = "harmonic"
 
@@ -64,9 +71,13 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
     label: its origin: `printed` in a table, from a `log` or file of results, read off a
         `figure`, `computed` from a formula, or under an `assumed` setting, which `note` names.
     printed: the number as text. sd: standard deviation over seeds, if stated.
-    dataset: a catalog name, `average`, or empty where it does not matter.
+    dataset: a catalog name, `average` over eleven sets, `average-10` over those without ImageNet
+        (other numbers: over other sets), or empty where it does not matter.
     shots: None where it does not matter, 0 for zero-shot.
     classes: `all`; `base` or `new`, of fits on the base classes; `harmonic` for their mean.
+    queries, views, texts, pooling: the conditions of a run, also values that no run has here;
+        `texts` without a digest.
+    incomparable: words of `incomparable` in `reasons.toml`.
     """
 
     source: str
@@ -83,6 +94,11 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
     seeds: int | None = None
     note: str = ""
     classes: str = "all"
+    queries: str = ALONE
+    views: int = 1
+    texts: str = BY_TEMPLATES
+    pooling: str = POOLING[0]
+    incomparable: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -95,9 +111,42 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
         return len(self.printed.partition(".")[2])
 
     @property
-    def row(self) -> tuple[str, str, str, str, int | None]:
+    def row(self) -> tuple[str, str, str, str, int | None, str]:
         """The row of its table, equal for numbers that differ in data set and classes alone."""
-        return self.source, self.table, self.name, self.backbone, self.shots
+        return self.source, self.table, self.name, self.backbone, self.shots, self.under
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Its conditions by name, those of the defaults too."""
+        return {name: getattr(self, name) for name in ("queries", "views", "texts", "pooling")}
+
+    @property
+    def under(self) -> str:
+        """Its conditions where they are not the defaults: `queries all, views 64`."""
+        return ", ".join(
+            f"{name} {value}"
+            for name, value in self.conditions.items()
+            if value != CONDITIONS[name].default
+        )
+
+    @property
+    def why_incomparable(self) -> tuple[str, ...]:
+        """Why it is not compared with any of ours, in words; empty if it may be."""
+        return tuple(reasons()["incomparable"][word] for word in self.incomparable)
+
+    @property
+    def is_mean(self) -> bool:
+        """True for a mean over data sets."""
+        return self.dataset.startswith(AVERAGE)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The data sets that it is of; empty for a mean over unknown ones."""
+        if not self.is_mean:
+            return (self.dataset,)
+        every = tuple(registry().expand_datasets(["all"]))
+        without = {AVERAGE: "", AVERAGE_OF_TEN: "imagenet"}.get(self.dataset)
+        return () if without is None else tuple(name for name in every if name != without)
 
     @property
     def name(self) -> str:
@@ -116,11 +165,41 @@ def sources() -> Mapping[tuple[str, str], Source]:
 @functools.cache
 def all_numbers() -> tuple[Number, ...]:
     """Every number, in the order of the files."""
-    lines = [*_read("numbers.csv"), *_read("base_to_new.csv")]
-    numbers = [
-        {**line, "options": as_options(line.get("options", "").split(";"))} for line in lines
-    ]
-    return msgspec.convert(numbers, tuple[Number, ...], strict=False)
+    lines: list[dict[str, Any]] = []
+    for name in ("numbers.csv", "base_to_new.csv", "conditioned.csv"):
+        lines += _read(name)
+    for line in lines:
+        line["options"] = as_options(line.get("options", "").split(";"))
+        line["incomparable"] = [word for word in line.get("incomparable", "").split(";") if word]
+    return msgspec.convert(lines, tuple[Number, ...], strict=False)
+
+
+@functools.cache
+def reasons() -> Mapping[str, Mapping[str, str]]:
+    """Why numbers are not compared (`incomparable`, by word), and methods not here (`left_out`)."""
+    text = files("fewshot_bench.plugins.reproduce").joinpath("reasons.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def tell_left_out(methods: Iterable[str]) -> list[str]:
+    """A text for each of these methods that is left out: `calip is left out: ...`."""
+    told = reasons()["left_out"]
+    return [f"{name} is left out: {told[name]}" for name in methods if name in told]
+
+
+def tell_incomparable(numbers: Iterable[Number]) -> Iterator[str]:
+    """Why numbers are not compared with ours: a text for each reason, with the rows by method."""
+    found: defaultdict[str, defaultdict[tuple[str, str], set[Any]]]
+    found = defaultdict(lambda: defaultdict(set))
+    for number in numbers:
+        for reason in number.why_incomparable:
+            found[reason][number.method, number.source].add(number.row)
+    for reason, rows in found.items():
+        named = (
+            f"{name} ({counted(len(own), 'row')} of {source})"
+            for (name, source), own in rows.items()
+        )
+        yield f"not comparable because {reason}: {', '.join(named)}"
 
 
 def numbers(*, metric: str | None = "top1", **wanted: Any) -> list[Number]:
@@ -137,6 +216,8 @@ def numbers(*, metric: str | None = "top1", **wanted: Any) -> list[Number]:
         for value in values:
             if value not in printed:
                 names = map(str, printed)
+                if field == "method" and (told := tell_left_out([value])):
+                    raise UsageError(f"{told[0]} (no number of it is here)")
                 raise unknown(f"printed {field}", str(value), names, "docs/reproduce.md")
         chosen = [number for number in chosen if getattr(number, field) in values]
     return list(chosen)

@@ -28,7 +28,14 @@ from fewshot_bench.cli.options import (
 )
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
 from fewshot_bench.cli.panels import list_option
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, numbers, sources
+from fewshot_bench.plugins.reproduce.numbers import (
+    AVERAGE,
+    Number,
+    numbers,
+    sources,
+    tell_incomparable,
+    tell_left_out,
+)
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import counted
 
@@ -42,6 +49,7 @@ _OF_SOURCE = ("kind", "place", "citation", "url", "commit")
 FIELDS = (
     *("method", "backbone", "dataset", "shots", "classes", "value", "sd", "seeds", "source"),
     *("table", "kind", "label", "note", "place", "citation", "url", "commit"),
+    *("queries", "views", "texts", "pooling", "not_comparable_because"),
 )
 
 
@@ -50,6 +58,7 @@ class PrintedSetting:
     """The accuracies that sources print for one setting, from the lowest to the highest.
 
     method: with its options, as tables show it. classes: `all`, `base`, `new` or `harmonic`.
+    under: conditions that are not the defaults.
     """
 
     method: str
@@ -57,6 +66,7 @@ class PrintedSetting:
     dataset: str
     shots: int
     classes: str
+    under: str
     numbers: tuple[Number, ...]
 
     @property
@@ -73,7 +83,8 @@ class PrintedSetting:
     def line(self) -> doc.Line:
         """The line of the table."""
         classes = "" if self.classes == "all" else f", {self.classes}"
-        setting = f"{self.backbone}, {self.dataset}, {self.shots}-shot{classes}"
+        under = f", {self.under}" if self.under else ""
+        setting = f"{self.backbone}, {self.dataset}, {self.shots}-shot{classes}{under}"
         return doc.Line.of(self.method, setting, f"{self.gap:.2f}", self.text)
 
 
@@ -83,7 +94,7 @@ def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSettin
     for number in numbers:
         if number.shots is not None:
             key = number.name, number.backbone, number.dataset, number.shots, number.classes
-            groups[key].append(number)
+            groups[*key, number.under].append(number)
     settings = [
         PrintedSetting(*key, tuple(sorted(group, key=lambda number: number.value)))
         for key, group in groups.items()
@@ -95,12 +106,14 @@ def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSettin
 def agreement(numbers: Iterable[Number]) -> str:
     """The number of settings with several sources, and of those that differ by over a point.
 
-    Numbers whose setting is assumed or that are read off a figure do not count, nor do re-runs.
+    Numbers whose setting is assumed, that are read off a figure or are not comparable do not count,
+    nor do re-runs.
     """
     stated = (
         number
         for number in numbers
         if number.label not in ("assumed", "figure")
+        and not number.incomparable
         and sources()[number.source, number.table].kind != "rerun"
     )
     several = settings_of(stated, 2)
@@ -123,7 +136,10 @@ def document(
     columns = doc.Column.sides(*HEADS[1:], left=("setting", "printed"))
     grid = doc.Grid(title, "", columns, lines, first=HEADS[0])
     notes = [agreement(numbers), "Schedules, prompts and validation images may differ."]
-    marks = dict.fromkeys(n.note for setting in shown for n in setting.numbers if n.note)
+    every = [number for setting in shown for number in setting.numbers]
+    notes += tell_incomparable(every)
+    notes += tell_left_out(dict.fromkeys(number.method for number in every))
+    marks = dict.fromkeys(number.note for number in every if number.note)
     if marks:
         notes.append(f"*: {'; '.join(marks)}.")
     if len(settings) > most:
@@ -135,7 +151,9 @@ def document(
 
 def _row(setting: PrintedSetting, number: Number) -> dict[str, Any]:
     source = sources()[number.source, number.table]
-    row = {name: getattr(source if name in _OF_SOURCE else number, name) for name in FIELDS}
+    row = {"not_comparable_because": "; ".join(number.why_incomparable)}
+    for name in FIELDS[:-1]:
+        row[name] = getattr(source if name in _OF_SOURCE else number, name)
     return row | {"method": setting.method, "dataset": setting.dataset}
 
 
@@ -202,7 +220,7 @@ def command(
 
 def _write_figure(path: Path, settings: list[PrintedSetting], dark: bool) -> None:
     check_file("--figure", path, FIGURES)
-    kinds = {(each.backbone, each.dataset, each.shots, each.classes) for each in settings}
+    kinds = {(s.backbone, s.dataset, s.shots, s.classes, s.under) for s in settings}
     if len(kinds) > 1:
         raise UsageError(
             f"--figure draws one data set, shots and backbone, here are {len(kinds)}: name them, "

@@ -14,7 +14,6 @@ from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.numbers import (
-    AVERAGE,
     HARMONIC,
     Number,
     numbers,
@@ -130,8 +129,10 @@ class Reproduction:
         Rows that print only means over data sets give these means; no harmonic means.
         """
         chosen = [n for n in self.printed if self.setting(n) and n.classes != HARMONIC]
-        single = {number.row for number in chosen if number.dataset != AVERAGE}
-        return [n for n in chosen if n.dataset != AVERAGE or n.row not in single]
+        known = set(registry().expand_datasets(["all"]))
+        chosen = [n for n in chosen if n.sets and {*n.sets} <= known]
+        single = {number.row for number in chosen if not number.is_mean}
+        return [n for n in chosen if not n.is_mean or n.row not in single]
 
     def harmonic(self, base: Number) -> Number | None:
         """The printed harmonic mean of the row of a number; None where there is none."""

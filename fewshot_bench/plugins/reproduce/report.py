@@ -26,7 +26,12 @@ from fewshot_bench.plugins.reproduce.judge import (
     select_averaged,
 )
 from fewshot_bench.plugins.reproduce.matching import Matches
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC, sources
+from fewshot_bench.plugins.reproduce.numbers import (
+    AVERAGE,
+    HARMONIC,
+    sources,
+    tell_incomparable,
+)
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import counted, signed
@@ -106,6 +111,7 @@ def build(
             *(f"{name}: {text}" for name, own in settings.items() for text in own.differences()),
             *sorted({f"{c.label}: {c.number.note}" for c in cells if c.number.label == "assumed"}),
         ],
+        "not_comparable": list(tell_incomparable(cell.number for cell in cells)),
         "notes": [*_note_data(lines, counts), *_note_rows(table, cells, settings, matches)],
         "advice": list(_advise(lines, absent, command)),
         "cells": _count_statuses(line for line in lines if not line.is_average),
@@ -124,15 +130,16 @@ def _add_means(table: Reproduction, blocks: _Blocks) -> Iterator[Line]:
             yield from lines
         if not first.mean and len(lines) < 2:
             continue
-        mean = average(lines, first.mean.value if first.mean else None)
+        printed = first.mean
+        mean = average(lines, printed.value, len(printed.sets)) if printed else average(lines)
         over = {line.dataset for line in select_averaged(lines)}
         yield mean
         if classes == "base":
             bases[label, shots] = mean, over
         elif classes == "new" and (label, shots) in bases:
             base, sets = bases[label, shots]
-            printed = table.harmonic(first.number)
-            yield harmonic(base, mean, printed.value if printed else None, same=over == sets)
+            own = table.harmonic(first.number)
+            yield harmonic(base, mean, own.value if own else None, same=over == sets)
 
 
 def _count_statuses(lines: Iterable[Line]) -> dict[str, int]:
@@ -271,6 +278,7 @@ def document(report: Report, renaming: Sequence[str] = ()) -> doc.Document:
     before = [f"source: {source}" for source in meta["sources"]]
     before += [f"here: {text}" for text in meta["conditions"]]
     before += [f"differs or is not known: {text}" for text in meta["differences"]]
+    before += meta["not_comparable"]
     # A data set without a number on either side is left to the line of the mean.
     shown = [line for line in report.lines if line.paper is not None or line.status != "missing"]
     lines = tuple(doc.Line.of(line.method, *_texts(line)) for line in shown)
@@ -350,6 +358,7 @@ def list_needs(report: Report, cells: Sequence[Cell], wanted: Wanted, command: s
         f"{meta['conditions'][0]}",
         no_data(lacking) if lacking else "the data of all data sets are there",
         *(note for note in meta["notes"] if note.startswith(NOT_USED)),
+        *meta["not_comparable"],
     ]
     steps = [
         f"to run what the data sets allow: {command}",
