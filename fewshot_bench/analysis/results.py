@@ -252,7 +252,8 @@ class Results:
         class or object), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
         `val`, `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `published`,
         `augment`, `queries`, `views`, `bystanders`, `texts`, `pooling`, `weights`, `revision`,
-        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping.
+        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping. One value of
+        `queries` and the four after it is what a table allows: it selects what needs less, too.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
