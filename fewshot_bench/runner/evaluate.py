@@ -283,11 +283,9 @@ def divide(
 
     for group in groups:
         size = part if is_stream(condition) else max(1, len(group))
-        parts = [group[at : at + size] for at in range(0, max(1, len(group)), size)]
-        starts = range(done, done + len(group) + 1, size)
+        cuts = ((at, group[at : at + size]) for at in range(0, max(1, len(group)), size))
         yield [
-            queries.part(some, functools.partial(report, start, len(some)))
-            for start, some in zip(starts, parts, strict=False)
+            queries.part(some, functools.partial(report, done + at, len(some))) for at, some in cuts
         ]
         done += len(group)
 
