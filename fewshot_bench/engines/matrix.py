@@ -119,7 +119,7 @@ class _Run:
         # Snapshot the store first, so that records written by other runs from here on are noticed.
         current().step("looking for results")
         before = StoreSnapshot.of(store, plan.cells)
-        code = Code.of(cell.method for cell in plan.cells)
+        code = Code.of(cell.code_name for cell in plan.cells)
         images = ImageState(plan.datasets, store.path)
         state = resume(
             plan,
@@ -416,7 +416,7 @@ class _Run:
             Outcomes(store).prepare([] if interrupted else records)
         # Claims of a killed run on settled cells.
         settled = [*state.done, *(record.spec for record in records)]
-        Leases(store, "").forget(cell.fit_key() for cell in settled)
+        Leases(store, "").forget(cell.lowest.fit_key() for cell in settled)
         if settings.keep_models and records:
             say(f"models: {models_line(records)}")
         if saved := encodings_saved(records):
@@ -459,7 +459,8 @@ def encodings_saved(records: Sequence[Record]) -> str:
     computed = billed = adapted = 0
     for record in records:
         work = record.footprint.get("work")
-        if work is None or fits[record.spec.fit_key()] > 1 or not record.footprint["metered"]:
+        shared = fits[record.spec.fit_key()] > 1 or record.spec.inner
+        if work is None or shared or not record.footprint["metered"]:
             continue
         frozen = record.footprint["images_encoded"]
         trained = work["billed"]["images"] - frozen

@@ -81,7 +81,7 @@ SAME = (
     Same(0, "method-version", "versions of one method", _METHOD, "method_version"),
     Same(0, "method-origin", "packages with one method", _METHOD, "method_origin"),
     Same(
-        0, "method-code", "code of one method", ("method", "method_version"), "code of done",
+        0, "method-code", "code of one method", ("code_name", "method_version"), "code of done",
         STALE_ADVICE,
     ),
     Same(0, "options", "defaults under one name", ("label", "method_version"), "options digest"),
