@@ -50,6 +50,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.features)
 
+    def progress(self, done: int, total: int) -> None:
+        """Nothing is shown."""
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -165,8 +165,9 @@ class Condition:
 
         The default is the least; numbers count in order.
         """
-        least = own == self.default or (self.kind is int and own < allowed)
-        return own == allowed or (bool(self.proof) and least)
+        if own == allowed or not self.proof:
+            return bool(own == allowed)
+        return bool(own == self.default or (self.kind is int and own < allowed))
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""

@@ -23,7 +23,7 @@ from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
-from fewshot_bench.utils.text import FEW, counted, limited, size_text
+from fewshot_bench.utils.text import FEW, counted, limited, option_name, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -405,6 +405,7 @@ class _Run:
         failed: int,
         interrupted: bool,
     ) -> RunOutcome:
+        from fewshot_bench.analysis.lending import allowed_by
         from fewshot_bench.store.kept_models import models_line
         from fewshot_bench.store.leases import Leases
         from fewshot_bench.store.predictions import Outcomes
@@ -423,7 +424,9 @@ class _Run:
         if interrupted:
             return RunOutcome(self.plan, failed, interrupted)
         if state.todo or state.done:
-            self.reporter.results(self.request.store)
+            allowed = allowed_by(self.plan.cells).items()
+            filters = [word for name, text in allowed for word in (option_name(name), text)]
+            self.reporter.results(self.request.store, filters)
         inapplicable = self._report_inapplicable(state, records)
         return RunOutcome(self.plan, failed, inapplicable=inapplicable)
 

@@ -20,6 +20,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, group
 from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.utils.text import option_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,10 @@ SAME = (
 # Conditions already covered by `SAME`; all others must be equal everywhere.
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 _OTHERS = tuple(
-    Same(0, name, f"values of {about.title}", _ALL, f"condition {name}")
+    Same(
+        *(0, name, f"values of {about.title}", _ALL, f"condition {name}"),
+        f"choose what is allowed with {option_name(name)}" if about.proof else "",
+    )
     for name, about in CONDITIONS.items()
     if name not in _ABOVE
 )
