@@ -100,3 +100,31 @@ class NoStream(MeanShift):
 class ManyViews(MeanShift):
     name: ClassVar[str] = "many-views"
     card: ClassVar[MethodCard] = MethodCard("no training", sees="views", views_per_query=8)
+
+
+@dataclass
+class FromPixels(Shifted):
+    """Encodes its batch by itself, at most so many images at once."""
+
+    most: int
+
+    def logits(self, queries: Images) -> Tensor:
+        rows = []
+        for pixels in queries.batches(64, device=self.classes.device):
+            if len(pixels) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            rows.append(F.normalize(self.backbone.encode_image(pixels), dim=-1))
+        features = torch.cat(rows)
+        rows = F.normalize(features - features.mean(0) + self.classes.mean(0), dim=-1)
+        return self.scale * rows @ self.classes.T
+
+
+@dataclass(frozen=True)
+class PixelShift:
+    name: ClassVar[str] = "pixel-shift"
+    card: ClassVar[MethodCard] = MethodCard("no training", at_test="other queries", sees="batch")
+    most: int = 1000
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> FromPixels:
+        classes = backbone.class_features(task)
+        return FromPixels(classes, backbone.logit_scale, backbone, self.most)

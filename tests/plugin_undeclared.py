@@ -1,4 +1,4 @@
-"""Methods that see other queries, and do with them what their cards do not say."""
+"""Methods that see views or other queries, and some that do what their cards do not say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task
+from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task
 
 
 @dataclass
@@ -89,3 +89,28 @@ class Streamed(Batched):
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Streaming:
         return Streaming(backbone.class_features(task), backbone.logit_scale, self.how)
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """The mean of the plain view, seven crops and a little noise."""
+
+    classes: Tensor
+    scale: float
+
+    def logits(self, queries: Images) -> Tensor:
+        crops = queries.views(7, Augment()).sum(dim=0)
+        noise = torch.randn(crops.shape[-1], generator=queries.rng("noise"))
+        return self.scale * (queries.features + crops + noise) @ self.classes.T
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"classes": self.classes}
+
+
+@dataclass(frozen=True)
+class OfViews:
+    name: ClassVar[str] = "of-views"
+    card: ClassVar[MethodCard] = MethodCard("no training", sees="views", views_per_query=8)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Viewed:
+        return Viewed(backbone.class_features(task), backbone.logit_scale)

@@ -28,7 +28,8 @@ PUBLIC = {
             "Published",
             "Record",
         ),
-        *("Results", "RunContext", "RunSpec", "Shots", "Split", "Task", "Transferable"),
+        *("Results", "RunContext", "RunSpec", "Shots", "Split", "Stream", "Streaming", "Task"),
+        "Transferable",
         *("UnsupportedBackboneError", "UsageError", "Vocabulary", "__version__", "adapt"),
         *(
             "cell",

@@ -46,6 +46,7 @@ from fewshot_bench.utils.errors import (
     UsageError,
 )
 from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.rng import derive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -271,11 +272,23 @@ class Model:
     ) -> Iterator[tuple[ImageView, Meter]]:
         """The images as a method sees them in a run, padded, and the meter of the work."""
         from fewshot_bench.images.features import image_view, pad_order
+        from fewshot_bench.runner.fit import seed_of_fit
 
+        fit = self.config.data
+        seed = int(fit.get("seed", 0))
+        # Views and random streams of a query are those of the record.
+        seeds = seed_of_fit(seed, str(fit.get("dataset", ":")), fit.get("shots", "all"))
         with _ASKING, _as_in_runs(self._features, self.backbone, meter) as used:
-            order = pad_order(len(source))
             yield (
-                image_view(source, self._features, used, phase="encode_queries", order=order),
+                image_view(
+                    source,
+                    self._features,
+                    used,
+                    phase="encode_queries",
+                    order=pad_order(len(source)),
+                    seed=seed,
+                    streams=derive(seeds, "queries"),
+                ),
                 used,
             )
 

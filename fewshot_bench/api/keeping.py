@@ -41,7 +41,7 @@ def reason_not_to_keep(method: object) -> str:
     """The reason why a method's classifiers cannot be kept; empty if they can."""
     card = read_card(method)
     if card.sees in IN_COMPANY:
-        return f"answers depend on other images: {card.seen}"
+        return f"its answers depend on {card.seen}"
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 

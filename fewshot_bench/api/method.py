@@ -142,7 +142,10 @@ class Classifier(Protocol):
 
 
 class Stream(Protocol):
-    """Answers to queries that come one after the other; what it remembers of them is its own."""
+    """Answers to queries that come one after the other; what it remembers of them is its own.
+
+    >>> first, second = stream.answer(first_queries), stream.answer(second_queries)
+    """
 
     def answer(self, queries: Images) -> Tensor:
         """(n, classes) scores of the next queries, as `Classifier.logits` gives them.

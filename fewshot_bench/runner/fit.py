@@ -252,14 +252,17 @@ class Fitted:
 
 
 def seed_of(cell: Cell) -> int:
-    """The seed of a cell's fit.
+    """The seed of a cell's fit."""
+    return seed_of_fit(cell.spec.train_seed, cell.spec.dataset, cell.spec.shots)
+
+
+def seed_of_fit(train_seed: int, dataset: str, shots: object) -> int:
+    """The seed of a fit.
 
     Own data has a path in its name, which does not count: the same images give the same numbers
     wherever they lie.
     """
-    spec = cell.spec
-    data = "" if ":" in spec.dataset else spec.dataset
-    return derive(spec.train_seed, data, spec.shots)
+    return derive(train_seed, "" if ":" in dataset else dataset, shots)
 
 
 def fit(

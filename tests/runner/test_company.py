@@ -13,6 +13,7 @@ import fewshot_bench as fb
 from fewshot_bench.api.record import Record
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.need import tell_left_out
 from fewshot_bench.runner.request import Plan, expand
 from fewshot_bench.store.answer_files import load
 from fewshot_bench.store.predictions import Outcomes
@@ -117,6 +118,17 @@ def test_workers_give_the_same_as_this_process(tmp_path: Path) -> None:
     assert stream.logits_digest == run(tmp_path / "here", MEAN, **asked).logits_digest
 
 
+def test_short_memory_changes_no_group(tmp_path: Path) -> None:
+    method, more = f"{FILE}:PixelShift", {"queries": "batch-64", "limit": 100}
+    whole = run(tmp_path, method, **more)
+    short = run(tmp_path, method, options={"most": 40}, **more)
+    assert "batches of 32 queries instead of 64" in short.incidents[0]["text"]
+    found = [stored(tmp_path, record).answers for record in (whole, short)]
+    assert (found[0].groups == found[1].groups).all()
+    assert np.allclose(found[0].logits, found[1].logits, atol=0.05)
+    assert short.split == whole.split
+
+
 def test_outcomes_know_the_groups_with_and_without_their_cache(tmp_path: Path) -> None:
     record = run(tmp_path, SHIFT, queries="batch-64", limit=100)
     alone = run(tmp_path, "zero-shot", limit=100)
@@ -179,6 +191,19 @@ def test_a_cell_holds_what_its_method_needs() -> None:
     assert [cell.bystanders for cell in cells] == ["none", "new"]
     (views,) = plan(f"{FILE}:ManyViews", views=64, queries="all").cells
     assert (views.views, views.queries) == (8, "alone")
+
+
+def test_a_pattern_leaves_out_what_the_run_does_not_allow() -> None:
+    left = plan("all")
+    assert {"transclip", "stata"} <= set(left.lacking)
+    assert not {"transclip", "stata"} & {cell.method for cell in left.cells}
+    (line,) = [text for text in tell_left_out(left.lacking) if "transclip" in text]
+    assert "stata" in line
+    assert line.endswith(
+        "each uses the other queries of a batch, and --queries is alone: add --queries all"
+    )
+    with pytest.raises(UsageError, match="'transclip' uses the other queries"):
+        plan("all", "transclip")
 
 
 @pytest.mark.parametrize(

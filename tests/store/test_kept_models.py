@@ -224,6 +224,43 @@ def test_a_method_that_cannot_be_kept_says_why_and_finishes(photos: Path, tmp_pa
 
 
 @dataclass(frozen=True)
+class Together(Unkept):
+    """Zero-shot of a batch, it says."""
+
+    card: ClassVar[Any] = fb.MethodCard("no training", sees="batch")
+    cannot_be_kept: ClassVar[str] = ""
+
+
+def test_what_answers_in_company_is_not_kept(photos: Path, tmp_path: Path) -> None:
+    name = f"{Path(__file__)}:Together"
+    spec = cells(name, datasets=(f"folder:{photos}",), limit=None, queries="all")[0]
+    record = run_one(spec, Session(models=tmp_path)).record
+    (incident,) = [one for one in record.incidents if one["kind"] == "model"]
+    assert "answers depend on the other queries of its batch" in incident["text"]
+    assert fsbench("adapt", "-m", name, photos / "train", "--out", tmp_path / "m").code == 2
+
+
+def test_a_kept_model_has_the_views_and_random_numbers_of_its_cell(
+    photos: Path, tmp_path: Path
+) -> None:
+    asked = {"shots": 1, "seeds": 3, "backbone": "tiny", "views": 8, "progress": False}
+    name = f"{REPOSITORY / 'tests' / 'plugin_undeclared.py'}:OfViews"
+    results = fb.run(name, f"folder:{photos}", store=tmp_path, keep_models=True, **asked)  # type: ignore[arg-type]
+    (record,) = results.where(seeds="3")
+    assert record.footprint["encoded_per_query"] == 8
+    assert record.footprint["violations"] == []
+    answers = results.predictions(record)
+    found = results.model(record, method=name).predict([photos / id for id in answers.ids])
+    assert np.allclose(found.probability, answers.confidences, atol=1e-6)
+    place = ("--method", name, "--store", tmp_path / "evaluated")
+    model = model_folder(tmp_path, record.spec.key())
+    done = fsbench("evaluate", model, "-d", f"folder:{photos}", *place)
+    assert done.code == 0, done
+    (evaluated,) = fb.load(tmp_path / "evaluated")
+    assert (evaluated.spec.views, evaluated.metrics["top1"]) == (8, record.metrics["top1"])
+
+
+@dataclass(frozen=True)
 class Louder(Unkept):
     """Zero-shot whose scale is in no tensor, so that a restored one takes the backbone's."""
 

@@ -238,6 +238,7 @@ def _spec(model: Model, name: str, dataset: Dataset, own: Mapping[str, Any]) -> 
         "precision": config.precision,
         "device": model.backbone.device.type,
         "exif": config.exif,
+        "views": variant.card.views_per_query,
         "options": dict(variant.options),
         "overrides": dict(variant.overrides),
         "method_version": variant.version,
