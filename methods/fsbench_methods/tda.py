@@ -124,10 +124,6 @@ class TdaClassifier:
         """A stream with empty caches."""
         return TdaStream(self.method, self.class_features, self.backbone.logit_scale)
 
-    def logits(self, queries: Images) -> Tensor:
-        """(n, classes) of queries that are a whole stream in their order."""
-        return self.start().answer(queries)
-
     def for_classes(self, vocabulary: Vocabulary) -> TdaClassifier:
         """The same for other classes."""
         return replace(self, class_features=self.backbone.class_features(vocabulary))

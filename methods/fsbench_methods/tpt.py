@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -156,6 +156,10 @@ class Tpt:
     def augment(self) -> Augment:
         """How views are cut."""
         return replace(CROPS, augmix=self.augmix)
+
+    def quick(self) -> Self:
+        """Few views, and words and a rate at which the conformance kit's random text tower works."""
+        return replace(self, views=16, context_init="a picture of something", lr=1e-4)
 
     def views_per_image(self, shots: int, classes: int) -> int:
         """0: no support image is used."""

@@ -84,7 +84,7 @@ def test_a_prefix_is_unchanged_by_its_tail_whatever_the_parts(size: int) -> None
     assert torch.equal(ask(made.start(), other, size)[:60], whole[:60])
     assert not torch.equal(ask(made.start(), stream.flip(0)).flip(0), whole)
     # Nothing is left in the classifier.
-    assert torch.equal(made.logits(images(stream)), whole)
+    assert torch.equal(ask(made.start(), stream), whole)
 
 
 def test_permuted_classes_permute_answers() -> None:
