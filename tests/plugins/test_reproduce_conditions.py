@@ -97,7 +97,9 @@ def test_a_file_of_texts_is_known_by_its_name_and_its_pooling(tmp_path: Path) ->
     ]
     store = save(tmp_path / "store", others)
     assert {row["ours"] for row in rows("cupl-rn50", "zero-shot", "dtd", store)} == {""}
-    store = save(tmp_path / "more", [*others, of(cell, 48.0, texts="cupl.json@0123456789ab", **made)])
+    store = save(
+        tmp_path / "more", [*others, of(cell, 48.0, texts="cupl.json@0123456789ab", **made)]
+    )
     first, *_ = rows("cupl-rn50", "zero-shot", "dtd", store)
     assert (first["ours"], first["paper"]) == ("48.0", "48.64")
 

@@ -254,8 +254,8 @@ def _ask_for_texts(cells: Sequence[Cell]) -> Iterator[str]:
     names = {cell.number.texts for cell in cells} - {BY_TEMPLATES, WAFFLE}
     for name in sorted(names):
         yield (
-            f"rows of texts {name} are compared with runs of your own file {name}.json (fsbench data "
-            f"texts makes one): fsbench run --texts {name}.json ..., then --only-existing"
+            f"rows of texts {name} are compared with runs of your own file {name}.json (fsbench "
+            f"data texts makes one): fsbench run --texts {name}.json ..., then --only-existing"
         )
 
 
