@@ -22,16 +22,19 @@ import torch
 import torch.nn.functional as F
 from fsbench_methods.stata import StatA
 from fsbench_methods.transclip import TransClip
+from fsbench_methods.zlap import Zlap
 from torch import Tensor
 
 from benchmarks.measure import in_pairs, machine
 from tests.reference import transduction as reference
+from tests.reference import zlap
 from tests.reference.toy import context
 
 METHODS = {
     "transclip-zs": TransClip(support=False),
     "transclip-fs": TransClip(),
     "stata": StatA(),
+    "zlap": Zlap(),
 }
 SHOTS = 4
 SMALL = (2000, 100, 512)
@@ -46,6 +49,9 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def progress(self, done: int, total: int) -> None:
+        """Nothing is shown."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class Problem:
         """(n, classes) by the plain equations."""
         q, text = self.queries.features, self.text
         y = (self.logit_scale * q @ text.T).softmax(dim=1)
+        if name == "zlap":
+            return zlap.scores(q, text)
         if name == "stata":
             return reference.stata(q, text, y)
         if name == "transclip-zs":

@@ -34,6 +34,19 @@ ROWS = {
         "answers depend on the other queries; a class without any takes those of others",
     ),
     "stata": Row(_NOTHING, "", _NOTHING, "answers depend on the other queries"),
+    "zlap": Row(_NOTHING, "", _NOTHING, "answers depend on the other queries"),
+    "em-dirichlet": Row(
+        _NOTHING,
+        "",
+        _NOTHING,
+        "answers depend on the other queries; made for batches of few classes",
+    ),
+    "hard-em-dirichlet": Row(
+        _NOTHING,
+        "",
+        _NOTHING,
+        "answers depend on the other queries; made for batches of few classes",
+    ),
     "linear-probe": Row(
         "linear head on raw image features",
         "C (d + 1)",

@@ -134,7 +134,7 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     data = frame(records)
     parts = {} if mixed else dict(_parts(data))
     if len(parts) < 2:
-        return [Block({}, data)]
+        return [Block({}, next(iter(parts.values()), data))]
     texts: defaultdict[str, set[str]] = defaultdict(set)
     for key in parts:
         for name, value in key:
@@ -149,7 +149,7 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     own = {key: sum(id(r) in there for r in part["record"]) for key, part in parts.items()}
     ordered = sorted(
         ((key, part) for key, part in parts.items() if own[key]),
-        key=lambda item: (-own[item[0]], item[0]),
+        key=lambda item: (-own[item[0]], [_place(*pair) for pair in item[0]]),
     )
     names = [_names(part) for _, part in ordered]
     every = frozenset[str]().union(*names)
@@ -166,8 +166,12 @@ def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
     """
     names = [name for name, texts in values_of(data).items() if len(texts) > 1]
     lending = [name for name in names if name in LENT]
+    refining = any(LENT[name].refines for name in lending)
     for alike in _split(data, [name for name in names if name not in lending]):
         for part in _split(alike, lending):
+            if refining and all(record.less for record in part["record"]):
+                # The pooling of texts that nobody here reads: they stand beside those who do.
+                continue
             spec = part["record"].iloc[0].spec
             key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
             if lending:
@@ -255,7 +259,7 @@ def merge(made: Sequence[Made[Shown]], display: Display, form: str) -> list[Made
         if not tables:
             merged.append(Made(own[0].block, None, own[0].refusal))
             continue
-        own.sort(key=lambda part: _place(part.block, stack))
+        own.sort(key=lambda part: _place(stack, part.block.conditions.get(stack, "")))
         titles = [part.block.conditions.get(stack, "") for part in own]
         is_clear = len(set(titles)) == len(titles)
         titled = [
@@ -276,12 +280,11 @@ def _title(part: Made[Shown], stack: str) -> str:
     return renamed.get(value, f"{stack} {value}" if value and stack in LENT else value)
 
 
-def _place(block: Block, stack: str) -> tuple[int, str]:
-    """Sort key of a block among those that it is stacked with: least first, else by text."""
-    value = block.conditions.get(stack, "")
-    words = CONDITIONS[stack].words if stack in LENT else ()
-    number = int(value) if stack in LENT and value.isdigit() else 0
-    return words.index(value) if value in words else number, value
+def _place(name: str, value: str) -> tuple[str, int, str]:
+    """Sort key of a condition's value: what allows less first, else by text."""
+    words = LENT[name].words if name in LENT else ()
+    number = int(value) if name in LENT and value.isdigit() else 0
+    return name, words.index(value) if value in words else number, value
 
 
 def _add_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:

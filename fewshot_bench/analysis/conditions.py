@@ -121,7 +121,7 @@ RULES = (
         shown=_SHOWN,
     ),
     Rule(
-        MustAgree("code", ("method", "method_version"), "code", ("done",)),
+        MustAgree("code", ("code_name", "method_version"), "code", ("done",)),
         "'{}@{}'".format,
         STALE_ADVICE,
     ),

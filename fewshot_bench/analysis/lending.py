@@ -66,13 +66,13 @@ def _read(records: Sequence[Record], name: str, text: str) -> Any:
 def _list_left(
     records: Sequence[Record], lent: Sequence[Record], allowed: Mapping[str, Any]
 ) -> list[str]:
-    """The note on methods that would need no more, but whose records do not prove it."""
-    keys = {record.spec.key() for record in lent}
+    """The note on methods without a record that counts, though their conditions are less."""
+    there = {record.spec.label for record in lent}
     left = {
-        record.spec.label: None
+        record.spec.label
         for record in records
         if record.status == "done"
-        and record.spec.key() not in keys
+        and record.spec.label not in there
         and all(LENT[n].allows(value, getattr(record.spec, n)) for n, value in allowed.items())
     }
     named = ", ".join(f"{name} {LENT[name].text(value)}" for name, value in allowed.items())

@@ -133,6 +133,7 @@ class CellPredictions:
     ids, labels (n,) and predicted (n,): the test images, their true and predicted class indices.
     classnames: by class index. confidences, label_probabilities: (n,) probability of the predicted
     class and of the label. ranks: (n,) rank of the label among all classes, 1 if it is predicted.
+    groups: (n,) number of an image's batch, or its position in the stream; None if each was alone.
     All of these are available whatever was kept of the logits (`--keep-logits`).
 
     >>> results.predictions(results.records[0]).to_frame()
@@ -146,6 +147,7 @@ class CellPredictions:
     ranks: np.ndarray = field(repr=False)
     classnames: tuple[str, ...]
     _read: Callable[[], Stored] = field(repr=False)
+    groups: np.ndarray | None = field(repr=False, default=None)
 
     @cached_property
     def _stored(self) -> Stored:
@@ -204,6 +206,7 @@ class CellPredictions:
                 "predicted_name": [names[label] for label in self.predicted],
                 "correct": self.correct,
                 "confidence": self.confidences.astype(float),
+                **({} if self.groups is None else {"group": self.groups}),
             }
         )
 
@@ -249,7 +252,8 @@ class Results:
         class or object), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
         `val`, `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `published`,
         `augment`, `queries`, `views`, `bystanders`, `texts`, `pooling`, `weights`, `revision`,
-        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping.
+        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping. One value of
+        `queries` and the four after it is what a table allows: it selects what needs less, too.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
@@ -305,6 +309,7 @@ class Results:
             answers.ranks,
             tuple(class_names([record], outcome.classes)),
             partial(self._opened.answers, record.spec.key()),
+            answers.groups,
         )
 
     def model(self, record: Record, *, device: str = "auto", method: type | None = None) -> Model:

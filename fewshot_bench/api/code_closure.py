@@ -16,7 +16,7 @@ import importlib.machinery
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -89,6 +89,14 @@ def digest_parts(parts: Parts) -> str:
     """The digest of a class that uses these parts; empty for none."""
     text = "".join(f"{name}\0{parts[name]}\n" for name in sorted(parts))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else ""
+
+
+def join_digests(digests: Sequence[str]) -> str:
+    """One digest for several classes: of a single one; empty or `CHANGED` if one is."""
+    for digest in digests:
+        if len(digests) == 1 or digest in ("", CHANGED):
+            return digest
+    return digest_parts({str(number): digest for number, digest in enumerate(digests)})
 
 
 def digest_of_module(name: str) -> str:

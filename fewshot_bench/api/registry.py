@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -40,6 +40,9 @@ from fewshot_bench.api.plugins import (
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
 from fewshot_bench.utils.start import remember_environment
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.spec import RunSpec
 
 # Folder in a store for the splits that data sets draw from a user's own images.
 KEPT_SPLITS = Path("splits", "made")
@@ -241,6 +244,15 @@ class Registry:
             "version": info.version if info else "",
             "digest": digest,
         }
+
+    def code_of(self, spec: RunSpec) -> dict[str, str | bool]:
+        """As `code`, of a cell: the digest is that of all its methods."""
+        digests = [str(self.code(method)["digest"]) for method in spec.methods]
+        return {**self.code(spec.method), "digest": code_closure.join_digests(digests)}
+
+    def owner_of(self, spec: RunSpec) -> str:
+        """As `owner`, of a cell: the owner of the first of its methods that has one."""
+        return next(filter(None, map(self.owner, spec.methods)), "")
 
     def metric(self, name: str) -> Metric:
         """A built-in or plug-in metric; PluginError if the target is no `Metric` of that name."""

@@ -165,8 +165,9 @@ class Condition:
 
         The default is the least; numbers count in order.
         """
-        least = own == self.default or (self.kind is int and own < allowed)
-        return own == allowed or (bool(self.proof) and least)
+        if own == allowed or not self.proof:
+            return bool(own == allowed)
+        return bool(own == self.default or (self.kind is int and own < allowed))
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""
@@ -298,6 +299,8 @@ class OwnData(Struct):
     skipped: dict[str, list[str]] = {}
 
 
+# Between a method and the one that it is on top of.
+ON = " on "
 # Fields that enter every key, even with default values. Never add names: keys would change.
 KEYED = frozenset(
     {
@@ -357,6 +360,7 @@ class RunSpec(_Derived):
     outside the list among them; `texts`, `pooling`: what describes a class. Of these a cell has
     what its method needs, not what the run allows. `picks` is
     the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
+    `inner`: of a method on top of another, the fields in which the cell of that one differs.
 
     >>> RunSpec("coop", "dtd", shots=16, split_seed=1, train_seed=1).key()
     """
@@ -531,11 +535,12 @@ class RunSpec(_Derived):
     target_revision: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"kind": OwnData})
     picks: str = ""
+    inner: Options = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, in the order of the fields."""
         values = dict(zip(_fields(), _get_all()(self), strict=True))
-        for name in ("options", "overrides", "data"):
+        for name in ("options", "overrides", "data", "inner"):
             values[name] = dict(values[name])
         values["shots"] = plain(self.shots)
         return values
@@ -569,8 +574,30 @@ class RunSpec(_Derived):
         return self._once("_key", self._digest)
 
     def fit_key(self) -> str:
-        """Key of the fit: equal for cells that differ only in the evaluation and share one fit."""
+        """Key of the fit: equal for cells that differ only in the evaluation and share one fit.
+
+        A fit on top of another serves one cell, whose bill begins with that of the other.
+        """
         return self._once("_fit_key", self._digest_of_fit)
+
+    def inner_cell(self) -> RunSpec | None:
+        """The cell that a method on top of another starts from; None for any other method."""
+        return dataclasses.replace(self, **{"inner": {}, **self.inner}) if self.inner else None
+
+    @property
+    def lowest(self) -> RunSpec:
+        """The cell itself, or the one that it starts from."""
+        return self.inner_cell() or self
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods whose code computes the cell: its own, and that which it is on top of."""
+        return (self.method, self.inner["method"]) if self.inner else (self.method,)
+
+    @property
+    def code_name(self) -> str:
+        """One text of `methods`: `clip-lora`, `transclip on clip-lora`."""
+        return ON.join(self.methods)
 
     def _digest(self) -> str:
         values = self.to_dict()
@@ -578,12 +605,16 @@ class RunSpec(_Derived):
             values[name] = without_names(values[name])
         values["texts"] = split_texts(self.texts)[1] or self.texts
         for name in values.keys() - KEYED:
-            if values[name] == RunSpec.__dataclass_fields__[name].default:
+            if values[name] == _defaults()[name]:
                 del values[name]
+        if self.inner:
+            # Its defaults and its version belong to its code, by which a record can be stale.
+            own = without_names(self.inner["overrides"])
+            values["inner"] = {"method": self.inner["method"], "overrides": own}
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
     def _digest_of_fit(self) -> str:
-        if not self.fits_other:
+        if self.inner or not self.fits_other:
             return self.key()
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()

@@ -111,6 +111,13 @@ class Images(Protocol):
     def unprojected(self) -> Tensor:
         """(n, tower width) rows of the frozen image tower before its projection; encoded once."""
 
+    @property
+    def scores(self) -> Tensor:
+        """(n, classes) logits of the method that the option `on` names, of the same queries.
+
+        It is fitted on the same task and billed; ContractError for a method on top of none.
+        """
+
     def views(
         self,
         count: int,

@@ -82,10 +82,11 @@ class TerminalReporter(reporting.Reporter):
         for line in lines:
             click.echo(printable(line, LONGEST_MESSAGE), err=True)
 
-    def results(self, folder: Path) -> None:
+    def results(self, folder: Path, filters: Sequence[str] = ()) -> None:
         """Print the folder of the results, with the command that shows them."""
         if not self._quiet:
-            say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
+            words = ["fsbench", "compare", "--store", str(folder), *filters]
+            say(f"results in {folder}; {shlex.join(words)}")
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int

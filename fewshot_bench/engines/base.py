@@ -168,10 +168,14 @@ class StoreSnapshot:
 
 
 def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
-    """Cells in groups that share a fit, in the order of each group's first cell."""
-    groups: dict[str, Group] = {}
-    for cell in cells:
-        groups.setdefault(cell.fit_key(), []).append(cell)
+    """Cells in groups that share a fit, in the order of each group's first cell.
+
+    What other cells are on top of comes first. A group has code of one owner.
+    """
+    groups: dict[tuple[str, str], Group] = {}
+    for cell in sorted(cells, key=lambda cell: bool(cell.inner)):
+        key = cell.lowest.fit_key(), registry().owner_of(cell)
+        groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
 
@@ -213,7 +217,7 @@ def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLos
     return Record(
         spec=cell,
         status="failed",
-        environment={"code": registry().code(cell.method)},
+        environment={"code": registry().code_of(cell)},
         error={
             "type": kind,
             "message": how,

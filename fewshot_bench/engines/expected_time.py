@@ -84,7 +84,7 @@ def work_of(cell: RunSpec, counts: Counts, units: Units) -> Work | None:
     if card is None or not card.cost or not shape.image_flops:
         return None
     support, classes, options = counts.support, counts.classes, cell.options
-    views = support * (counts.fit.views or 0)
+    views = support * (counts.fit.views or 0) + counts.queries * (cell.views - 1)
     work = Work(views * shape.image_flops, views * units.crop + support * units.decode)
     prompts = (SHARED_TOKENS + TOKENS * classes) * shape.token_flops
     batch = min(int(options.get("batch_size") or 256), support)

@@ -176,9 +176,9 @@ def list_plugins_of(cells: Iterable[RunSpec]) -> list[str]:
     catalog = registry()
     names = {info.full_name for info in catalog.plugins if is_own(info.full_name)}
     for cell in cells:
-        method = catalog.methods.entries.get(cell.method)
-        backbone = catalog.backbones.entries.get(cell.backbone)
-        names |= {entry.plugin for entry in (method, backbone) if entry is not None}
+        entries = [catalog.methods.entries.get(method) for method in cell.methods]
+        entries.append(catalog.backbones.entries.get(cell.backbone))
+        names |= {entry.plugin for entry in entries if entry is not None}
     return sorted(names)
 
 
@@ -192,8 +192,8 @@ def _collect_facts(cells: Sequence[RunSpec], imported: Iterable[str]) -> dict[st
     # Data sets and methods of our own distribution are separate plug-ins.
     own = {name.partition(":")[0] for name in imported} - {plugins.OWN}
     facts = {}
-    for cell in cells:
-        code = registry().code(cell.method)
+    for cell in (part for each in cells for part in (each, each.inner_cell()) if part):
+        code = registry().code_of(cell)
         facts[cell.key()] = {
             "digest": code["digest"],
             "distribution": code["distribution"],

@@ -448,11 +448,11 @@ class LocalEngine(Engine):
             self._start(next(slot for slot in self._slots if slot.place != place))
 
     def _owner(self, group: Group) -> str:
-        return self._owner_of(group[0].method)
+        return next(filter(None, map(self._owner_of, group[0].methods)), "")
 
     def _claim(self, group: Group, worker: Worker) -> Group:
         """Claim a group; returns the cells to compute now, the others are settled or awaited."""
-        key = group[0].fit_key()
+        key = group[0].lowest.fit_key()
         lease = self.leases.claim(key)
         if lease is None:
             self._elsewhere.append(group)
@@ -490,7 +490,7 @@ class LocalEngine(Engine):
         """Collect cells computed by other runs; queue those whose claim was dropped."""
         groups, self._elsewhere = self._elsewhere, []
         for left in filter(None, map(self._settle, groups)):
-            is_free = self.leases.is_free(left[0].fit_key())
+            is_free = self.leases.is_free(left[0].lowest.fit_key())
             (self._waiting if is_free else self._elsewhere).append(left)
 
     @property
@@ -502,7 +502,8 @@ class LocalEngine(Engine):
         """Name the runs whose cells alone are left, once."""
         if self._awaited or self._is_busy:
             return
-        holders = [self.leases.find_holder(group[0].fit_key()) for group in self._elsewhere]
+        keys = (group[0].lowest.fit_key() for group in self._elsewhere)
+        holders = map(self.leases.find_holder, keys)
         others = {str(holder) for holder in holders if holder is not None}
         if others:
             self._awaited = True

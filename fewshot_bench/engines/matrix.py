@@ -23,7 +23,7 @@ from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
-from fewshot_bench.utils.text import FEW, counted, limited, size_text
+from fewshot_bench.utils.text import FEW, counted, limited, option_name, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -119,7 +119,7 @@ class _Run:
         # Snapshot the store first, so that records written by other runs from here on are noticed.
         current().step("looking for results")
         before = StoreSnapshot.of(store, plan.cells)
-        code = Code.of(cell.method for cell in plan.cells)
+        code = Code.of(cell.code_name for cell in plan.cells)
         images = ImageState(plan.datasets, store.path)
         state = resume(
             plan,
@@ -405,6 +405,7 @@ class _Run:
         failed: int,
         interrupted: bool,
     ) -> RunOutcome:
+        from fewshot_bench.analysis.lending import allowed_by
         from fewshot_bench.store.kept_models import models_line
         from fewshot_bench.store.leases import Leases
         from fewshot_bench.store.predictions import Outcomes
@@ -415,7 +416,7 @@ class _Run:
             Outcomes(store).prepare([] if interrupted else records)
         # Claims of a killed run on settled cells.
         settled = [*state.done, *(record.spec for record in records)]
-        Leases(store, "").forget(cell.fit_key() for cell in settled)
+        Leases(store, "").forget(cell.lowest.fit_key() for cell in settled)
         if settings.keep_models and records:
             say(f"models: {models_line(records)}")
         if saved := encodings_saved(records):
@@ -423,7 +424,9 @@ class _Run:
         if interrupted:
             return RunOutcome(self.plan, failed, interrupted)
         if state.todo or state.done:
-            self.reporter.results(self.request.store)
+            allowed = allowed_by(self.plan.cells).items()
+            filters = [word for name, text in allowed for word in (option_name(name), text)]
+            self.reporter.results(self.request.store, filters)
         inapplicable = self._report_inapplicable(state, records)
         return RunOutcome(self.plan, failed, inapplicable=inapplicable)
 
@@ -456,7 +459,8 @@ def encodings_saved(records: Sequence[Record]) -> str:
     computed = billed = adapted = 0
     for record in records:
         work = record.footprint.get("work")
-        if work is None or fits[record.spec.fit_key()] > 1 or not record.footprint["metered"]:
+        shared = fits[record.spec.fit_key()] > 1 or record.spec.inner
+        if work is None or shared or not record.footprint["metered"]:
             continue
         frozen = record.footprint["images_encoded"]
         trained = work["billed"]["images"] - frozen

@@ -92,8 +92,8 @@ class Reporter(ABC):
     def failures(self, lines: Sequence[str]) -> None:
         """The reasons of cells that failed."""
 
-    def results(self, folder: Path) -> None:
-        """The folder of the results, at the end of a run."""
+    def results(self, folder: Path, filters: Sequence[str] = ()) -> None:
+        """The folder of the results, at the end of a run, and the options that show them alone."""
 
     @abstractmethod
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -146,11 +147,12 @@ class ImageView:
 
     order: numbers of its images in `source`. Encodings are billed to `phase`. batch: actual batch
     size for a requested one. seed: for the images' own augmented views. streams: seed of `rng`.
+    scores: (images of `source`, classes) of another method.
     """
 
     __slots__ = (
-        *("_batch", "_held", "_made_with", "_order", "_phase", "_report", "_seed", "_source"),
-        *("_store", "_streams"),
+        *("_batch", "_held", "_made_with", "_order", "_phase", "_report", "_scores"),
+        *("_seed", "_source", "_store", "_streams"),
     )
 
     def __init__(
@@ -163,6 +165,7 @@ class ImageView:
         batch: Callable[[int], int],
         seed: int,
         streams: int,
+        scores: np.ndarray | None = None,
     ) -> None:
         # Frozen features of all images of the source, which parts of a view share.
         self._held: dict[bool, Tensor] | None = None
@@ -175,6 +178,7 @@ class ImageView:
         self._order = order
         self._batch = batch
         self._seed = seed
+        self._scores = scores
 
     def __len__(self) -> int:
         return len(self._order)
@@ -283,6 +287,16 @@ class ImageView:
     def features(self) -> Tensor:
         """(n, width) unit-length features of the frozen backbone."""
         return F.normalize(self.raw_features, dim=-1)
+
+    @property
+    def scores(self) -> Tensor:
+        """(n, classes) logits of the method that this one is on top of; see `Images.scores`."""
+        if self._scores is None:
+            raise ContractError(
+                "queries.scores: this method is on top of none; expected its option `on` to name "
+                "one, such as on='clip-lora' (docs/plugins.md)"
+            )
+        return torch.from_numpy(self._scores[self._order]).to(self._source.backbone.device)
 
     def views(
         self,
@@ -447,11 +461,12 @@ def image_view(
     batch: Callable[[int], int] = int,
     seed: int = 0,
     streams: int = 0,
+    scores: np.ndarray | None = None,
 ) -> ImageView:
     """A view on `source` in `order` (default: as listed), a `ShotsView` if it is `labeled`."""
     listed = order if order is not None else list(range(len(source)))
     kind = ShotsView if labeled else ImageView
-    return kind(source, store, meter, phase, listed, batch, seed, streams)
+    return kind(source, store, meter, phase, listed, batch, seed, streams, scores)
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class PixelView:
         """(n, width) unit-length features of the frozen backbone."""
         return F.normalize(self.raw_features, dim=-1)
 
+    @property
+    def scores(self) -> Tensor:
+        """NotApplicableError: a program has one method alone."""
+        raise NotApplicableError("it is on top of another method")
+
     def views(self, *asked: Any, **more: Any) -> Tensor:
         """NotApplicableError: a program draws no crops."""
         raise NotApplicableError("it asks for augmented views of the images that it classifies")

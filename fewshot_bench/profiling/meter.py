@@ -6,6 +6,8 @@ reported times do not depend on which cell ran first; `elapsed` is the time that
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -163,6 +165,17 @@ class Meter:
         if key not in self._once and cost is not None and self._stack:
             self.charge(cost)
         self._once.add(key)
+
+    def reuse(self) -> Meter:
+        """A copy that bills the same, of which nothing was computed or took time here."""
+        other = copy.deepcopy(self)
+        other._charges = self.computed - self._cacheable + self._charges
+        other.computed = Cost(unmetered=self.computed.unmetered)
+        other._cacheable = dataclasses.replace(other.computed)
+        other._elapsed, other.images_computed = {}, 0
+        other.images, charged = ImageCost(), other.images._charged
+        other.images._charged = charged
+        return other
 
     @property
     def is_complete(self) -> bool:

@@ -22,7 +22,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.paper import entries_of
-from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
+from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES
 from fewshot_bench.api.task import Images
@@ -44,7 +44,7 @@ from fewshot_bench.runner.fit import (
     seed_of,
 )
 from fewshot_bench.runner.isolation import guard
-from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.session import Answered, Cell, Session
 from fewshot_bench.runner.text_check import find_text_gap, list_unused
 from fewshot_bench.runner.verification import ASKED, Verdict, encoded_for, verify
 from fewshot_bench.splits.groups import PART, is_stream
@@ -72,10 +72,6 @@ class QueryBatches:
             text = f"batches of {smaller} queries instead of {size}, since memory was short"
             incidents.add(OUT_OF_MEMORY, f"{self._method}.logits was given {text}")
         return smaller
-
-
-# A record without its metrics, and (queries, classes) logits in their order.
-Answered = tuple[Record, np.ndarray]
 
 
 def evaluate(
@@ -121,7 +117,7 @@ def evaluate(
             incidents.add("probabilities", f"{spec.method}: {text} again; return their logarithms")
         if cell.lists.groups:
             answers = answers[np.argsort(np.concatenate(groups))]
-        answers = np.ascontiguousarray(answers[:, columns])
+        scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
         verdict, text_gap = Verdict(), None
         if not session.raises:
@@ -160,14 +156,31 @@ def evaluate(
     record = Record(
         spec=spec,
         status="done",
-        footprint=footprint,
+        footprint=_add(footprint, cell.below.record.footprint) if cell.below else footprint,
         timings=meter.timings(),
-        environment=environment_of(fitted.backbone, spec.method),
+        environment=environment_of(fitted.backbone, spec.method)
+        | {"code": registry().code_of(spec)},
         notes=fitted.context.notes,
         curves=fitted.curves,
         incidents=tuple(incidents),
     )
-    return record, answers
+    return Answered(record, answers, scores, meter)
+
+
+def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """The footprint of a fit, with what that of the method below has trained and chosen."""
+    own, chosen, below = dict(footprint), footprint["selection"], inner["selection"]
+    for name in ("trained", "steps", "stored", "test_steps", "encoded_per_query"):
+        parts = own[name], inner[name]
+        own[name] = None if None in parts else sum(parts)
+    if own["trained"] is None:
+        own["trained_source"] = NOT_OBSERVED
+    own["selection"] = {
+        "configurations": chosen["configurations"] + below["configurations"],
+        "labels": max(chosen["labels"], below["labels"]),
+    }
+    own["violations"] = [*dict.fromkeys([*inner["violations"], *own["violations"]])]
+    return own | {"peak_memory_mb": max(own["peak_memory_mb"], inner["peak_memory_mb"])}
 
 
 def evaluate_within_memory(
@@ -228,6 +241,7 @@ def _answer(
         batch=batch,
         seed=cell.spec.train_seed,
         streams=derive(seed_of(fitted.cell), "queries"),
+        scores=cell.below and cell.below.scores,
     )
     with meter.phase("predict"), torch.no_grad():
         # A copy, so that attributes set in one evaluation do not affect the next one.

@@ -12,8 +12,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +25,7 @@ from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.option_files import look_in
 from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import BY_TEMPLATES, IMPORTED, POOLING, RunSpec, canonical_json
+from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, IMPORTED, POOLING, RunSpec, canonical_json
 from fewshot_bench.api.task import Split, Vocabulary
 from fewshot_bench.api.waffle import describe, draw_noise
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles
@@ -244,23 +243,18 @@ class _Cell:
     split: Split
     bystanders: Sequence[Item]
     order: tuple[int, ...]
-    _groups: dict[tuple[str, int], tuple[Group, ...]] = field(default_factory=dict)
 
-    @cached_property
-    def asked(self) -> tuple[Item, ...]:
-        """All queries: the test list, then the bystanders."""
+    def list_queries(self) -> tuple[Item, ...]:
+        """The test list, then the bystanders."""
         return (*self.split.test, *self.bystanders)
 
-    def groups(self, spec: RunSpec) -> tuple[Group, ...]:
-        """Groups of positions, drawn once for all methods."""
-        key = spec.queries, spec.train_seed
-        if key not in self._groups:
-            listed = ("test", self.split.test), ("bystanders", self.bystanders)
-            labels = [item.label for item in self.asked]
-            self._groups[key] = draw_groups(
-                spec.queries, labels, spec.train_seed, digest_of(listed)
-            )
-        return self._groups[key]
+    def draw_groups(self, spec: RunSpec) -> tuple[Group, ...]:
+        """Groups of positions; empty if each query is alone."""
+        if spec.queries == ALONE:
+            return ()
+        listed = ("test", self.split.test), ("bystanders", self.bystanders)
+        labels = [item.label for item in self.list_queries()]
+        return draw_groups(spec.queries, labels, spec.train_seed, digest_of(listed))
 
 
 class Examiner:
@@ -290,15 +284,16 @@ class Examiner:
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
         cell, split = self._cell(spec), self._cell(spec).split
+        asked = cell.list_queries()
         numbers = {position: number for number, position in enumerate(cell.order)}
         return CellLists(
             *self._label_spaces(spec),
             train=self._list_labeled(cell, split.train),
             val=self._list_labeled(cell, split.val),
-            queries=self.images(cell.target, tuple(cell.asked[index] for index in cell.order), ()),
+            queries=self.images(cell.target, tuple(asked[index] for index in cell.order), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
             groups=tuple(
-                tuple(numbers[position] for position in group) for group in cell.groups(spec)
+                tuple(numbers[position] for position in group) for group in cell.draw_groups(spec)
             ),
         )
 
@@ -308,8 +303,8 @@ class Examiner:
         -1 for a bystander.
         """
         cell = self._cell(spec)
-        count = len(cell.split.test)
-        return [cell.asked[index].label if index < count else -1 for index in cell.order]
+        labels = [*(item.label for item in cell.split.test), *(-1 for _ in cell.bystanders)]
+        return [labels[index] for index in cell.order]
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
         source = self.dataset(spec).card()
@@ -341,14 +336,14 @@ class Examiner:
         logits = np.empty_like(answers)
         logits[list(cell.order)] = answers
         labels = np.array([item.label for item in cell.split.test], dtype=np.int64)
-        groups = None
-        if drawn := cell.groups(spec):
+        groups, drawn = None, cell.draw_groups(spec)
+        if drawn:
             numbers = number_groups(spec.queries, drawn, len(cell.order))
             groups = np.array(numbers[: len(labels)], dtype=np.int32)
         marked = Answers.of(logits[: len(labels)], labels, groups)
         record = replace(
             record,
-            split=self._facts(spec, cell, fitted, evaluated),
+            split=self._facts(spec, cell, fitted, evaluated, drawn),
             metrics=rounded(marked),
         )
         return Outcome(record, marked, [item.id for item in cell.split.test], log)
@@ -442,9 +437,14 @@ class Examiner:
         return ImageList(handle, card.name, len(items), card.mirrored, stamped, labels)
 
     def _facts(
-        self, spec: RunSpec, cell: _Cell, fitted: LabelSpace, evaluated: LabelSpace
+        self,
+        spec: RunSpec,
+        cell: _Cell,
+        fitted: LabelSpace,
+        evaluated: LabelSpace,
+        groups: Sequence[Group],
     ) -> dict[str, Any]:
-        """Facts of the split for the record."""
+        """Facts of the split for the record. groups: of positions."""
         card, split = cell.dataset.card(), cell.split
         facts = {
             "digest": split.digest,
@@ -467,8 +467,8 @@ class Examiner:
             digest = digest_text(canonical_json([*evaluated.texts]), TEXTS_DIGITS)
             sizes = {"count": sum(counts), "least": min(counts), "most": max(counts)}
             facts |= {"texts": {**sizes, "digest": digest}}
-        if groups := cell.groups(spec):
-            labels = [item.label for item in cell.asked]
+        if groups:
+            labels = [item.label for item in cell.list_queries()]
             facts |= describe_groups(spec.queries, groups, labels)
         facts |= {"bystanders": len(cell.bystanders)} if cell.bystanders else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})

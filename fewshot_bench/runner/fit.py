@@ -274,7 +274,9 @@ def fit(
         only_read()
         _check_found(cell, session, incidents)
     backbone, fingerprint = session.backbone(spec)
-    meter, memory = Meter(backbone.device), PeakMemory(backbone.device)
+    below = cell.below and copy.deepcopy(cell.below.meter)
+    meter = below or Meter(backbone.device)
+    memory = PeakMemory(backbone.device)
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))

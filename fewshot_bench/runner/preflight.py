@@ -402,6 +402,9 @@ def distinct_rows(counts: Sequence[Counts]) -> Mapping[tuple[str, ...], int]:
         kind = UNPROJECTED if count.fit.unprojected else "views"
         own = views[kind, *about, f"views of {cell.dataset}"]
         own[fit] = max(own.get(fit, 0), count.support * (count.fit.views or 0))
+        asked = views["views", *about, f"views of {cell.target or cell.dataset}"]
+        seed = TEST_IMAGES, cell.train_seed, cell.classes
+        asked[seed] = max(asked.get(seed, 0), count.queries * (cell.views - 1))
         prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
         queries["prompts", *about, prompts] = count.prompts
     pools = {count.cell.dataset: count.pool for count in counts}

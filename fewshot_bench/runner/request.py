@@ -37,9 +37,21 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.runner.need import choose_runnable, conditions_of, tell_left_out
+from fewshot_bench.runner.need import (
+    choose_runnable,
+    conditions_of,
+    find_lack,
+    tell_left_out,
+)
 from fewshot_bench.runner.text_conditions import ChosenTexts
-from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
+from fewshot_bench.runner.variants import (
+    Configured,
+    Option,
+    PublishedVariants,
+    Variant,
+    expand_methods,
+    find_inner,
+)
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -163,13 +175,18 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     methods = [_in_store(method, request.store) for method in request.methods]
     variants = expand_methods(methods, request.options, plugins, plan.left_out)
+    inner = {
+        (v.method, str(v.options.get("on"))): find_inner(v, plugins, request.store)
+        for v in variants
+    }
     texts = ChosenTexts.of(request.texts, request.pooling)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
     # The methods of `all` and of suites are registered, and not asked for by their names.
-    named = {method if isinstance(method, str) else method.method for method in request.methods}
+    asked = (method if isinstance(method, str) else method.method for method in request.methods)
+    named = {method.partition("[")[0] for method in asked}
     named |= {variant.method for variant in variants} - {*plugins.methods.entries}
     variants = choose_runnable(variants, request.conditions(), texts, named, plan.lacking)
     if plan.lacking and not variants:
@@ -249,7 +266,35 @@ def expand(request: Request) -> Plan:
             for target, revision in evaluated.items()
             if target != name
         ]
+    plan.cells = [
+        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request, texts)
+        for cell in plan.cells
+    ]
     return plan
+
+
+def _put_on(
+    cell: RunSpec,
+    inner: Variant | None,
+    choose: Callable[[Variant, FitSetting], Variant],
+    request: Request,
+    texts: ChosenTexts,
+) -> RunSpec:
+    """The cell on top of another method, which answers for the same queries, each alone.
+
+    It holds what one of the two needs.
+    """
+    if inner is None:
+        return cell
+    inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
+    if lack := find_lack(inner, request.conditions(), texts):
+        raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
+    needed = conditions_of(inner, request.conditions(), texts) | {"bystanders": cell.bystanders}
+    fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
+    fields |= {"method": inner.method, "method_version": inner.version}
+    own = {name: getattr(cell, name) for name in needed if name != "queries"}
+    more = {name: needed[name] for name in own if own[name] == CONDITIONS[name].default}
+    return dataclasses.replace(cell, inner=fields, **more)
 
 
 def _in_store(method: str | Configured, store: Path) -> str | Configured:
@@ -261,10 +306,11 @@ def _in_store(method: str | Configured, store: Path) -> str | Configured:
     if not isinstance(method, str) or is_meant(method):
         return method
     methods = registry().methods
-    if method in methods.entries or method in (EVERY, *methods.suites()):
+    name, bracket, options = method.partition("[")
+    if name in methods.entries or name in (EVERY, *methods.suites()):
         return method
-    found = find_named(store, method)
-    return found.reference if found else method
+    found = find_named(store, name)
+    return f"{found.reference}{bracket}{options}" if found else method
 
 
 def _open_all(

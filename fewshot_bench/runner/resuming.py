@@ -19,12 +19,13 @@ from fewshot_bench.api.code_closure import (
     Parts,
     describe_each,
     digest_parts,
+    join_digests,
     list_changes,
 )
 from fewshot_bench.api.dataset import Stamped
 from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
+from fewshot_bench.api.spec import IMPORTED, ON, RunSpec, canonical_json
 from fewshot_bench.runner.request import Plan
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.kept_code import read_code
@@ -138,14 +139,18 @@ class Code:
 
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
-        """Digests of the current source files."""
-        catalog = registry()
-        parts = describe_each({name: catalog.method_class(name) for name in sorted(set(methods))})
+        """Digests of the current source files; methods: as in `RunSpec.code_name`."""
+        catalog, asked = registry(), {name: name.split(ON) for name in methods}
+        each = sorted({method for names in asked.values() for method in names})
+        parts = dict(describe_each({name: catalog.method_class(name) for name in each}))
         own = {n: own_methods.find(n) for n in parts if n not in catalog.methods.entries}
         digests = {
             name: method.facts.digest if (method := own.get(name)) else digest_parts(parts[name])
             for name in parts
         }
+        for name, names in asked.items():
+            digests[name] = join_digests([digests[method] for method in names])
+            parts[name] = {part: d for method in names for part, d in parts[method].items()}
         return cls(digests, parts)
 
     def others(self, records: Sequence[Record]) -> list[Record]:
@@ -154,7 +159,7 @@ class Code:
         return [
             record
             for record, (code,) in zip(records, stated, strict=True)
-            if code_digest(code) != self.digests[record.spec.method]
+            if code_digest(code) != self.digests[record.spec.code_name]
         ]
 
     def about(self, records: Sequence[Record]) -> str:
@@ -223,13 +228,13 @@ class Resume:
         what = "computed again; --keep-stale keeps them"
         if self.keep_stale:
             what = "kept (--keep-stale)"
-        known = [record for record in other if self.changes.get(record.spec.method)]
+        known = [record for record in other if self.changes.get(record.spec.code_name)]
         lines = [
             f"{counted(count, 'cell')} of {method} {'is' if count == 1 else 'are'} stale: "
             f"{shorten_changes(self.changes[method])}: {what}"
-            for method, count in Counter(record.spec.method for record in known).items()
+            for method, count in Counter(record.spec.code_name for record in known).items()
         ]
-        other = [record for record in other if not self.changes.get(record.spec.method)]
+        other = [record for record in other if not self.changes.get(record.spec.code_name)]
         kinds = (
             (other, "{} computed with other code of {}: {}"),
             (silent, "{} computed with unknown code of {} (their records do not say): {}"),
@@ -278,7 +283,7 @@ def resume(
                     state.todo.append(cell)
                     continue
             (state.failed if failed else state.done).append(cell)
-    for method, digest in dict.fromkeys((r.spec.method, r.code_digest) for r in state.stale):
+    for method, digest in dict.fromkeys((r.spec.code_name, r.code_digest) for r in state.stale):
         if digest and method not in state.changes:
             state.changes[method] = code.list_changes(method, digest, store.path)
     return state

@@ -28,7 +28,7 @@ from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.faults import device_fault
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
-from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.session import Answered, Cell, Session
 from fewshot_bench.store.kept_models import (
     STATED,
     ModelConfig,
@@ -46,6 +46,7 @@ from fewshot_bench.store.kept_models import (
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import (
+    ContractError,
     FsbenchError,
     NotApplicableError,
     StoreError,
@@ -76,19 +77,34 @@ def run_group(
     cell that has one if `Session.raises`.
     """
     fits: dict[str, Fitted | Failure] = {}
-    left = Counter(spec.fit_key() for spec in specs)
-    for spec in specs:
+    inner = {lower.key(): lower for spec in specs if (lower := spec.inner_cell())}
+    done: dict[str, Answered] = {}
+    left = Counter(each.fit_key() for each in {**inner, **{s.key(): s for s in specs}}.values())
+
+    def compute(spec: RunSpec, log: CellLog, below: Answered | None = None) -> Answered:
         left[spec.fit_key()] -= 1
         shared = left[spec.fit_key()] > 0
-        log = session.start_log(spec)
         passing = nullcontext(lambda: True) if session.raises else own_interruptions()
+        models = session.models if spec in specs else None
         with passing as interrupted:
-            record, answers = _compute(
-                spec, session, progress, fits, interrupted, log, parts, listener, shared=shared
+            answered = _compute(
+                *(spec, below, session, models, progress, fits, interrupted, log, parts, listener),
+                shared=shared,
             )
         if not shared:
             # What a finalizer does to this process, it does before the result is handed in.
             fits.pop(spec.fit_key(), None)
+        if spec.key() in inner:
+            meter = answered.meter and answered.meter.reuse()
+            done[spec.key()] = answered._replace(meter=meter)
+        return answered
+
+    for spec in specs:
+        below: Answered | None = None
+        if lower := spec.inner_cell():
+            below = done.get(lower.key()) or compute(lower, session.start_log(lower))
+        log = session.start_log(spec)
+        record, answers, *_ = compute(spec, log, below)
         outcome = _settle(record, answers, log.text, session)
         _place_model(outcome.record, session)
         yield outcome
@@ -109,7 +125,9 @@ def _settle(record: Record, answers: np.ndarray | None, log: str, session: Sessi
 
 def _compute(
     spec: RunSpec,
+    below: Answered | None,
     session: Session,
+    models: Path | None,
     progress: Progress | None,
     fits: dict[str, Fitted | Failure],
     interrupted: Callable[[], bool],
@@ -118,14 +136,25 @@ def _compute(
     listener: Listener | None,
     *,
     shared: bool,
-) -> tuple[Record, np.ndarray | None]:
+) -> Answered:
     """Compute one cell; an error of plug-in code fails it, unless the user interrupted the run.
 
-    log: receives what the cell prints. shared: True if later cells use the same fit.
+    below: what it is on top of. models: the store that keeps its model. log: receives what the cell
+    prints. shared: True if later cells use the same fit.
     """
     key, incidents = spec.fit_key(), Incidents()
+    if below is not None and below.record.status != "done":
+        code = {"code": registry().code_of(spec)}
+        return Answered(
+            replace(below.record, spec=spec, environment={**below.record.environment, **code})
+        )
     try:
-        cell = session.resolve(spec)
+        if below and below.record.footprint["depends_on_queries"]:
+            raise ContractError(
+                f"{below.record.spec.method}: its answers for a query depend on other queries, so "
+                f"that {spec.method} cannot be on top of it (fsbench check)"
+            )
+        cell = replace(session.resolve(spec), below=below)
         if cell.inapplicable:
             raise NotApplicableError(cell.inapplicable)
         if key not in fits:
@@ -137,23 +166,25 @@ def _compute(
         if isinstance(fitted, Failure):
             log.restart(fitted.log)
             # Raised again, it would hold the frames of all earlier cells of this fit.
-            record, _ = _record_error(spec, fitted.error, session, incidents)
-            return replace(record, curves=fitted.curves), None
+            record = _record_error(spec, fitted.error, session, incidents).record
+            return Answered(replace(record, curves=fitted.curves))
         try:
             opaque = fitted.backbone, fitted.context, fitted.cell
             before = read_state(fitted.classifier, opaque) if shared else []
-            record, answers = evaluate_within_memory(
+            answered = evaluate_within_memory(
                 fitted, cell, session, incidents, interrupted, log, progress
             )
-            if session.models is not None:
-                stated = keep(fitted, cell, session, session.models, incidents)
+            record = answered.record
+            if models is not None:
+                stated = keep(fitted, cell, session, models, incidents)
                 record = replace(record, footprint={**record.footprint, **stated})
             if shared and read_state(fitted.classifier, opaque) != before:
                 # Answers to the next cell must not depend on this one.
                 del fits[key]
                 text = "what fit returned; fitted again for the next cell of this fit"
                 incidents.add("classifier", f"{spec.method}.logits changed {text}")
-            return replace(record, incidents=tuple(incidents)), answers
+            lower = below.record.incidents if below else ()
+            return answered._replace(record=replace(record, incidents=(*lower, *incidents)))
         except NotApplicableError:
             raise
         except BaseException:
@@ -168,11 +199,12 @@ def _compute(
 
 def _record_error(
     spec: RunSpec, error: BaseException, session: Session, incidents: Incidents
-) -> tuple[Record, None]:
+) -> Answered:
     """The record of a cell without answers: inapplicable if none can ever be had, else failed."""
     session.drop_changed_backbone()
     never = isinstance(error, NotApplicableError | UnsupportedBackboneError)
-    return _without_result(spec, "inapplicable" if never else "failed", error, incidents), None
+    status: Status = "inapplicable" if never else "failed"
+    return Answered(_without_result(spec, status, error, incidents))
 
 
 def _place_model(record: Record, session: Session) -> None:
@@ -206,7 +238,7 @@ def _without_result(
         status=status,
         environment={
             **environment.describe(spec.device),
-            "code": registry().code(spec.method),
+            "code": registry().code_of(spec),
         },
         error={
             "type": type(error).__name__,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api import own_methods
 from fewshot_bench.api.method import (
     Hyperparameter,
     configuration,
@@ -29,9 +30,13 @@ from fewshot_bench.api.option_files import find_files, state_files
 from fewshot_bench.api.own_methods import OwnMethod, digest_in, version_in
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.kept_methods import find_named
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
+# A method with options, as tables call its row, and the commas between these.
+_LABEL = re.compile(r"([^\[\]]+)\[(.*)\]", re.DOTALL)
+_BETWEEN = re.compile(r",(?![^\[]*\])")
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 
@@ -56,10 +61,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Configured:
-    """A method given as an object, with the values of its hyper-parameters."""
+    """A method given as an object, with the values of its hyper-parameters.
+
+    whole: False for one that is named with some values, as tables call it: `clip-lora[rank=4]`.
+    """
 
     method: str
     values: Mapping[str, Any]
+    whole: bool = True
 
 
 # `[method.]name=value[,value]`, or a pair of `[method.]name` and values.
@@ -94,7 +103,7 @@ def expand_methods(
         name = method if isinstance(method, str) else method.method
         cls = catalog.method_class(name)
         refuse_broken(name, cls, catalog.method(name).origin)
-        if isinstance(method, Configured):
+        if isinstance(method, Configured) and method.whole:
             parameters = {field.name: field for field in hyperparameters(cls)}
             values = {
                 key: convert_value(name, parameters[key], value)
@@ -104,7 +113,8 @@ def expand_methods(
             # An object does not tell which of its values were named.
             variants.append(dataclasses.replace(variant, chosen=variant.overrides))
             continue
-        chosen: dict[str, list[Any]] = {}
+        named = {} if isinstance(method, str) else method.values
+        chosen: dict[str, list[Any]] = {key: [value] for key, value in named.items()}
         for index, (owner, parameter, given) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
                 continue
@@ -116,7 +126,7 @@ def expand_methods(
             variant_of(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())
         ]
-    objects = {method.method for method in asked if isinstance(method, Configured)}
+    objects = {m.method for m in asked if isinstance(m, Configured) and m.whole}
     for index, (owner, parameter, _) in enumerate(settings):
         if index not in used:
             fixed = [n for n in ([owner] if owner else names) if n in objects]
@@ -144,12 +154,58 @@ def _expand_names(
             methods += usable
             left_out |= broken
         elif isinstance(method, str):
-            methods.append(_find_name(method, catalog, own))
+            methods.append(_read_label(method, catalog, own) or _find_name(method, catalog, own))
         else:
             name = _find_name(method.method, catalog, own)
             methods.append(dataclasses.replace(method, method=name))
     # No dict: the values of a `Configured` need not be hashable.
     return [method for index, method in enumerate(methods) if method not in methods[:index]]
+
+
+def _read_label(label: str, catalog: Registry, own: dict[str, OwnMethod]) -> Configured | None:
+    """The method and the values of `transclip[on=clip-lora]`; None for a name without brackets."""
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        return None
+    name, values = _find_name(found[1].strip(), catalog, own), {}
+    for part in _BETWEEN.split(found[2]):
+        _, parameter, (value, *_) = _setting(part.replace(",", "\\,"))
+        field = find_parameter(name, catalog.method_class(name), parameter)
+        values[field.name] = read_value(name, field, value)
+    return Configured(name, values, whole=False)
+
+
+def find_inner(variant: Variant, catalog: Registry, store: Path) -> Variant | None:
+    """The variant that a method on top of another starts from, which its option `on` names.
+
+    None without such an option. store: has methods of files by name. UsageError for one that cannot
+    be started from.
+    """
+    fields = hyperparameters(catalog.method_class(variant.method))
+    name = variant.options.get("on") if ("on", "") in [(f.name, f.default) for f in fields] else ""
+    if not name:
+        return None
+    where = f"{variant.method}: on='{name}'"
+    if catalog.suite_of_methods(name) is not None:
+        raise UsageError(f"{where} names several methods: expected one (fsbench list methods)")
+    bare, bracket, options = name.partition("[")
+    own = bare not in catalog.methods.entries and (
+        own_methods.find(bare) or find_named(store, bare)
+    )
+    reference = own.reference if own else bare
+    (inner,) = expand_methods([f"{reference}{bracket}{options}"], (), catalog)
+    if inner.options.get("on") or inner.card.sees not in ("query", "views"):
+        raise UsageError(
+            f"{where}: {inner.method} is on top of another method itself, or answers by other "
+            "queries; expected one that answers for each query alone (fsbench list methods)"
+        )
+    owners = {catalog.owner(name) for name in (variant.method, inner.method)} - {""}
+    if len({owner.partition(":")[0] for owner in owners}) > 1:
+        raise UsageError(
+            f"{where}: code of {' and of '.join(sorted(owners))} never runs in one process; put "
+            "both methods into one package or file"
+        )
+    return inner
 
 
 def _find_name(given: str, catalog: Registry, own: dict[str, OwnMethod]) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from statistics import median_low
 from typing import Any
 
-from fewshot_bench.api.spec import ALONE
 from fewshot_bench.utils.rng import derive
 
 Group = tuple[int, ...]
@@ -34,14 +33,12 @@ def is_stream(queries: str) -> bool:
 def draw_groups(queries: str, labels: Sequence[int], seed: int, digest: str) -> tuple[Group, ...]:
     """Groups of places in a test list: batches, or one group that is the order of a stream.
 
-    queries: a value of the condition; `alone` gives no groups. labels: (n,) classes of the list.
-    digest: identity of the list. Within a group, the order is drawn, too.
+    queries: a value of the condition other than `alone`. labels: (n,), n > 0, of the list. digest:
+    identity of the list. Within a group, the order is drawn, too.
     """
     rng = random.Random(derive(seed, "queries", queries, digest))
     places = list(range(len(labels)))
     rng.shuffle(places)
-    if queries == ALONE or not places:
-        return ()
     if queries in (ALL, STREAM):
         return (tuple(places),)
     if queries == BY_CLASS:
@@ -136,7 +133,7 @@ def describe_groups(queries: str, groups: Sequence[Group], labels: Sequence[int]
 
 
 def _range(numbers: Sequence[int]) -> list[int]:
-    return [min(numbers), median_low(numbers), max(numbers)] if numbers else []
+    return [min(numbers), median_low(numbers), max(numbers)]
 
 
 def number_groups(queries: str, groups: Sequence[Group], count: int) -> list[int]:

@@ -94,7 +94,7 @@ def adopt_methods(store: Path, cells: Iterable[RunSpec]) -> None:
     Files of hyper-parameters are found in the store, too.
     """
     option_files.look_in(store)
-    for name, version in dict.fromkeys((cell.method, cell.method_version) for cell in cells):
+    for name, version in _used_by(cells):
         known = own_methods.find(name)
         if name in registry().methods.entries or (known and known.version == version):
             continue
@@ -102,13 +102,19 @@ def adopt_methods(store: Path, cells: Iterable[RunSpec]) -> None:
             own_methods.adopt(method)
 
 
+def _used_by(cells: Iterable[RunSpec]) -> dict[tuple[str, str], None]:
+    """Names and versions of the methods of cells, each once, also of those that start others."""
+    every = (part for cell in cells for part in (cell, cell.inner_cell()) if part is not None)
+    return dict.fromkeys((part.method, part.method_version) for part in every)
+
+
 def copy_method(source: Path, spec: RunSpec, destination: Path) -> None:
     """Copy the code of a cell's method between stores; may raise OSError.
 
     What holds on one machine alone is left behind.
     """
-    digest = digest_in(spec.method_version)
-    for folder in sorted((source / METHODS).glob(f"{digest}*")) if digest else ():
+    digests = filter(None, (digest_in(version) for _, version in _used_by([spec])))
+    for folder in (f for digest in digests for f in sorted((source / METHODS).glob(f"{digest}*"))):
         facts = _facts_of_whole(folder)
         if facts is None:
             continue
@@ -134,7 +140,7 @@ def _facts_of_whole(folder: Path) -> Facts | None:
 def list_unused(store: Store, seconds: float) -> Iterator[Path]:
     """Files of methods that no record is of and that were not run for `seconds`; facts last."""
     old = [each for each in list_methods(store.path) if time.time() - each[1].run > seconds]
-    used = {(r.spec.method, r.spec.method_version) for r in store.records()} if old else set()
+    used = _used_by(r.spec for r in store.records()) if old else {}
     for folder, facts in old:
         if (facts.name, facts.version) not in used:
             yield from sorted(folder / name for name in facts.files)

@@ -45,9 +45,10 @@ def split_names(text: str) -> tuple[str, ...]:
     r"""The names of a comma-separated list, without blanks around them.
 
     `\,` is a comma inside a name, `\\` a backslash, `\ ` a blank at its end. A comma in the path of
-    an existing file or folder, as in `folder:/photos/a,b` or `a,b.py:Class`, needs no backslash.
+    an existing file or folder, as in `folder:/photos/a,b` or `a,b.py:Class`, needs no backslash;
+    neither does one in brackets, as in `clip-lora[rank=4,alpha=1]`.
     """
-    parts = re.findall(r"(?:\\.|[^,])+", text)
+    parts = re.findall(r"(?:\\.|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^,])+", text)
     names = []
     while parts:
         count = 1 if _is_place(parts[0]) else _length_of_place(parts)

@@ -287,6 +287,17 @@ TRANSCLIP = Paper(
     url=f"{_ARXIV}/2406.01837",
     code=f"{_GITHUB}/MaxZanella/transduction-for-vlms",
 )
+TRANSDUCTIVE_CLIP = Paper(
+    "Transductive Zero-Shot and Few-Shot CLIP",
+    (
+        *("Ségolène Martin", "Yunshi Huang", "Fereshteh Shakeri", "Jean-Christophe Pesquet"),
+        "Ben Ayed, Ismail",
+    ),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2405.18437",
+    code=f"{_GITHUB}/SegoleneMartin/transductive-CLIP",
+)
 TWO_STAGES = Paper(
     "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages",
     ("Matteo Farina", "Massimiliano Mancini", "Giovanni Iacca", "Elisa Ricci"),
@@ -328,6 +339,14 @@ ZERO = Paper(
     venue="NeurIPS",
     url=f"{_ARXIV}/2405.18330",
     code=f"{_GITHUB}/FarinaMatteo/zero",
+)
+ZLAP = Paper(
+    "Label Propagation for Zero-shot Classification with Vision-Language Models",
+    ("Vladan Stojnić", "Yannis Kalantidis", "Giorgos Tolias"),
+    2024,
+    venue="CVPR",
+    url=f"{_ARXIV}/2404.04072",
+    code=f"{_GITHUB}/vladan-stojnic/ZLaP",
 )
 
 # What each registered method cites.
@@ -373,6 +392,9 @@ OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
     "mta": MTA,
     "zero": ZERO,
     "tda": TDA,
+    "zlap": ZLAP,
+    "em-dirichlet": TRANSDUCTIVE_CLIP,
+    "hard-em-dirichlet": TRANSDUCTIVE_CLIP,
     "ape": APE,
     "ape-t": APE,
 }

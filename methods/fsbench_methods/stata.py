@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import require_positive, unit
 from fsbench_methods import papers
-from fsbench_methods.transduction import FLOOR, Group, start_scores
+from fsbench_methods.transduction import FLOOR, Group, report, start_scores
 
 _CODE = "StatA, solvers/StatA.py"
 
@@ -36,7 +36,7 @@ class AnchoredClassifier:
         group, z = Group.of(queries.features, scores, self.neighbors), scores.softmax(dim=1)
         common = (group.sums(z).total_spread(text) / len(z)).clamp_min(FLOOR)
         mu, variance, ones = text, common[None], torch.ones_like(z[:, :1])
-        for _ in range(self.rounds - 1):
+        for _ in report(queries, self.rounds - 1):
             z = group.assign(z, group.prior(scores, mu, variance))
             sums, own = group.sums(z), torch.zeros_like(text[:, :1])
             own.index_add_(0, z.argmax(dim=1), ones)
@@ -78,6 +78,7 @@ class StatA:
     trains: ClassVar[bool] = False
     card: ClassVar[MethodCard] = MethodCard(
         "closed form",
+        at_test="the other queries of its batch, without labels",
         sees="batch",
         family="transductive",
         paper=papers.OF_METHOD["stata"],

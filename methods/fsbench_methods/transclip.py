@@ -38,6 +38,7 @@ class TransClip:
     trains: ClassVar[bool] = False
     card: ClassVar[MethodCard] = MethodCard(
         "closed form",
+        at_test="the other queries of its batch, without labels",
         sees="batch",
         family="transductive",
         paper=papers.OF_METHOD["transclip"],

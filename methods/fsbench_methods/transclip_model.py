@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 from fewshot_bench import Backbone, Images, Vocabulary
 from fewshot_bench.training import BestOnValidation, unit
 from fsbench_methods.neighbors import nearest
-from fsbench_methods.transduction import FLOOR, TEMPERATURE, Group, start_scores
+from fsbench_methods.transduction import FLOOR, TEMPERATURE, Group, report, start_scores
 
 GAMMAS, WITHOUT_VALIDATION = (0.002, 0.01, 0.02, 0.2), 0.01
 FIRST = 8
@@ -58,15 +59,20 @@ def first_means(group: Group) -> Tensor:
 
 
 def adapt(
-    group: Group, start: Tensor, mu: Tensor, rounds: int, support: Support | None, gamma: float
+    group: Group,
+    start: Tensor,
+    mu: Tensor,
+    rounds: Iterable[int],
+    support: Support | None = None,
+    gamma: float = 0.0,
 ) -> Tensor:
-    """(n, classes): log z after `rounds` rounds from the means `mu` and a last assignment.
+    """(n, classes): log z after all rounds from the means `mu`, and a last assignment.
 
     start (n, classes): what is added to log densities and pulls, as the logarithm of y.
     """
     count, width = group.rows.shape
     z, variance = group.scores.softmax(dim=1), mu.new_full((1, width), 1 / width)
-    for _ in range(rounds):
+    for _ in rounds:
         z = group.assign(z, group.prior(start, mu, variance))
         sums = group.sums(z)
         if support is None:
@@ -96,7 +102,7 @@ class ZeroShotClassifier:
         """(n, classes): log z of the queries, which are answered together."""
         scores = start_scores(queries, self.class_features, self.scale, self.on)
         group = Group.of(queries.features, scores, self.neighbors)
-        return adapt(group, scores, first_means(group), self.rounds, None, 0)
+        return adapt(group, scores, first_means(group), report(queries, self.rounds))
 
     def for_classes(self, vocabulary: Vocabulary) -> ZeroShotClassifier:
         """The classifier of other class prompts."""
@@ -133,12 +139,12 @@ class FewShotClassifier:
         start = pulled.add_(scores, alpha=0.5)
         mu = support.start(first_means(group))
         if self.gamma or not len(self.val_labels):
-            gamma = self.gamma or WITHOUT_VALIDATION
-            return adapt(group, start, mu, self.rounds, support, gamma)
+            rounds, gamma = report(queries, self.rounds), self.gamma or WITHOUT_VALIDATION
+            return adapt(group, start, mu, rounds, support, gamma)
         _, closest = nearest(self.val_features, queries.features, 1)
-        best = BestOnValidation(self.val_labels)
+        best, every = BestOnValidation(self.val_labels), report(queries, len(GAMMAS) * self.rounds)
         for gamma in GAMMAS:
-            answers = adapt(group, start, mu, self.rounds, support, gamma)
+            answers = adapt(group, start, mu, islice(every, self.rounds), support, gamma)
             best.offer(answers[closest[:, 0]], answers)
         return best.kept[0]
 

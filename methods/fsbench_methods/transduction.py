@@ -8,7 +8,7 @@ d) or (n, n) is held.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,3 +109,10 @@ class Sums:
 def start_scores(queries: Images, class_features: Tensor, scale: float, on: str) -> Tensor:
     """(n, classes): logits of the method `on`, or the zero-shot ones if it is empty."""
     return queries.scores if on else scale * queries.features @ class_features.T
+
+
+def report(queries: Images, total: int) -> Iterator[int]:
+    """Numbers of rounds, 0 to `total` - 1, which are reported as progress when they begin."""
+    for done in range(total):
+        queries.progress(done, total)
+        yield done

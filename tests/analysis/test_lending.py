@@ -290,3 +290,43 @@ def test_every_value_of_a_condition_has_words(name: str) -> None:
     said = {describe(block) for block in blocks}
     assert len(said) == len(set(values))
     assert not any(re.search(r"\\\d", text) for text in said)
+
+
+def test_no_value_allows_another_one_but_less() -> None:
+    for name, about in CONDITIONS.items():
+        values = {about.default, OTHERS[name], *about.words, *([2, 16] if name == "views" else [])}
+        for allowed, own in itertools.permutations(values, 2):
+            less = own == about.default or (name == "views" and own < allowed)
+            assert about.allows(allowed, own) == (name in LENT and less), (name, allowed, own)
+
+
+def test_an_audit_takes_what_is_allowed_for_one_condition(store: Path) -> None:
+    every = fsbench("audit", "--store", store, "--views", "1").out
+    assert "choose what is allowed with --queries" in " ".join(every.split())
+    assert (
+        "different values of queries"
+        not in fsbench(*("audit", "--store", store, "--queries", "all", "--views", "64")).out
+    )
+
+
+def test_signatures_and_figures_know_what_is_allowed(store: Path, tmp_path: Path) -> None:
+    allowed = ("--queries", "all", "--views", "64")
+    line = fsbench("signature", "--store", store, *allowed).out
+    assert "|q:all|views:64|" in line
+    commands = fsbench("signature", line.strip()).out.splitlines()
+    assert commands
+    assert all(command.endswith("--queries all --views 64") for command in commands)
+    picture = tmp_path / "shots.svg"
+    several = fsbench("figure", "shots", "--store", store, "-O", picture)
+    assert (several.code, "choose one, as with --queries alone" in several.err) == (2, True)
+    assert fsbench("figure", "shots", "--store", store, "-O", picture, *allowed).code == 0
+
+
+def test_texts_that_a_method_does_not_read_have_no_pooling_of_their_own(tmp_path: Path) -> None:
+    probe = stated("linear-probe", text="none")
+    read_by = stated("zs", texts="waffle", pooling="mean")
+    store = save(tmp_path / "s", [probe, read_by, stated("zs")])
+    shown = fsbench("compare", "--store", store, "--texts", "waffle").out
+    assert "Conditions" not in shown
+    assert "texts waffle; pooling mean; 2 records" in " ".join(shown.split())
+    assert "left out" not in shown

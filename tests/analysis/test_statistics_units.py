@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fewshot_bench.analysis.statistics.effects import (
+    ANEW,
     BATCH,
     IMAGE,
     SET,
@@ -85,9 +86,22 @@ def test_batches_drawn_anew_for_every_seed_are_part_of_the_seeds() -> None:
     values = drawn("anew").normal(0.0, 1.0, (3, IMAGES))
     anew = [units_of(drawn("order", seed).permutation(BATCHES)) for seed in range(3)]
     gathered, unit = gather(values, anew)
-    assert unit == IMAGE
+    assert unit == ANEW
     assert gathered is values
     assert gather(values, [units_of(BATCHES)] * 3)[1] == BATCH
+
+
+def test_the_level_with_batches_drawn_anew() -> None:
+    rejected = 0
+    for number in range(400):
+        rng = drawn("anew level", number)
+        hard = rng.normal(0, 1, IMAGES)
+        orders = [rng.permutation(BATCHES) for _ in range(3)]
+        runs = [hard + rng.normal(0, 1, 10)[own] + rng.normal(0, 1, IMAGES) for own in orders]
+        units = list(map(units_of, orders))
+        zero = [np.zeros(IMAGES)] * 3
+        rejected += compare_spreads({"dtd": spread(runs, zero, units=units)}).p < 0.05
+    assert 0.02 < rejected / 400 < 0.085
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -164,7 +178,7 @@ def test_tables_say_what_their_tests_count(tmp_path: Path) -> None:
     assert "* p < 0.05, paired over seeds, after Holm's correction" in text
     assert "tests of together are over seeds and data sets alone" in text
     single = filled(tmp_path / "s", "stream", drawn("order").permutation(IMAGES), (1,))
-    assert "of one seed there is no p-value" in words(single, "stream")
+    assert "without a difference between seeds, there is no p-value" in words(single, "stream")
     rows = json.loads(
         fsbench(
             *("compare", "--store", single, "--baseline", "zs"),

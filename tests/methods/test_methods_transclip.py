@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fsbench_methods.stata import StatA
 from fsbench_methods.transclip import TransClip
 from fsbench_methods.transclip_model import GAMMAS
 from torch import Tensor
@@ -175,6 +176,15 @@ def test_one_class_and_a_class_without_support_images_are_answered() -> None:
     assert torch.equal(alone, torch.zeros(len(case.queries), 1))
     partly = case.answer(TransClip(), train=shots, val=None)
     assert (partly.argmax(dim=1) == case.queries.labels).float().mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "total"), [(TransClip(), 40), (TransClip(gamma=0.1), 10), (StatA(), 9)]
+)
+def test_rounds_are_reported_as_progress(method: TransClip | StatA, total: int) -> None:
+    queries = CASES[0].queries.take(torch.arange(20))
+    CASES[0].answer(method, queries=queries)
+    assert queries.told == [(done, total) for done in range(total)]
 
 
 def test_only_support_images_tie_it_to_their_classes() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,14 @@ class Seen:
     features: Tensor
     labels: Tensor
     scores: Tensor | None = None
+    told: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def progress(self, done: int, total: int) -> None:
+        """Keeps what is reported."""
+        self.told.append((done, total))
 
     def take(self, order: Tensor) -> Seen:
         """These images, in this order."""

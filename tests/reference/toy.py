@@ -114,6 +114,10 @@ class MemoryShots:
     def features(self) -> Tensor:
         return F.normalize(self.raw_features, dim=-1)
 
+    @property
+    def scores(self) -> Tensor:
+        raise AttributeError("these images are of a method on top of none")
+
     def views(
         self,
         count: int,

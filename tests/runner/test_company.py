@@ -14,6 +14,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.need import tell_left_out
+from fewshot_bench.runner.preflight import compute_needs
 from fewshot_bench.runner.request import Plan, expand
 from fewshot_bench.store.answer_files import load
 from fewshot_bench.store.predictions import Outcomes
@@ -133,6 +134,9 @@ def test_outcomes_know_the_groups_with_and_without_their_cache(tmp_path: Path) -
     record = run(tmp_path, SHIFT, queries="batch-64", limit=100)
     alone = run(tmp_path, "zero-shot", limit=100)
     expected = stored(tmp_path, record).answers.groups
+    results = fb.load(tmp_path)
+    assert (results.predictions(record).to_frame()["group"] == expected).all()
+    assert "group" not in results.predictions(alone).to_frame()
     for _ in range(2):
         outcomes = Outcomes(Store(tmp_path))
         outcomes.prepare([record, alone])
@@ -191,6 +195,15 @@ def test_a_cell_holds_what_its_method_needs() -> None:
     assert [cell.bystanders for cell in cells] == ["none", "new"]
     (views,) = plan(f"{FILE}:ManyViews", views=64, queries="all").cells
     assert (views.views, views.queries) == (8, "alone")
+
+
+def test_views_of_queries_are_among_what_a_run_needs() -> None:
+    needs = []
+    for views in (1, 8):
+        asked = plan(f"{FILE}:{'ManyViews' if views > 1 else 'MeanShift'}", queries="all", views=8)
+        needs.append(compute_needs(asked.cells, asked.datasets))
+    before, after = (need.rows["views"] for need in needs)
+    assert after - before == 7 * needs[0].rows["test images"]
 
 
 def test_a_pattern_leaves_out_what_the_run_does_not_allow() -> None:

@@ -57,3 +57,13 @@ def test_a_stream_that_looks_ahead_is_named(store: Path) -> None:
     records = run(store, "Streamed", "stream", STREAMS)
     assert {how: one.footprint["violations"] for how, one in records.items()} == STREAMS
     assert records["honest"].footprint["depends_on_queries"] is True
+
+
+def test_methods_that_answer_each_query_by_itself_are_verified(store: Path) -> None:
+    """The cheap ones; `python -m benchmarks.company` runs all."""
+    methods = ["zero-shot", "tip-adapter", "gda", "proker", "clip-lora"]
+    asked = ONE | {"options": {"clip-lora.iterations": 1}}
+    records = fb.run(methods, "digits", store=store / "alone", **asked)
+    names = ("depends_on_queries", "violations", "moved", "encoded_per_query", "test_steps")
+    stated = {record.spec.method: [*map(record.footprint.get, names)] for record in records}
+    assert stated == {method: [False, [], 0, 1, 0] for method in methods}

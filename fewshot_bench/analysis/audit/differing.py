@@ -20,6 +20,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, group
 from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.utils.text import option_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +81,7 @@ SAME = (
     Same(0, "method-version", "versions of one method", _METHOD, "method_version"),
     Same(0, "method-origin", "packages with one method", _METHOD, "method_origin"),
     Same(
-        0, "method-code", "code of one method", ("method", "method_version"), "code of done",
+        0, "method-code", "code of one method", ("code_name", "method_version"), "code of done",
         STALE_ADVICE,
     ),
     Same(0, "options", "defaults under one name", ("label", "method_version"), "options digest"),
@@ -91,7 +92,10 @@ SAME = (
 # Conditions already covered by `SAME`; all others must be equal everywhere.
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 _OTHERS = tuple(
-    Same(0, name, f"values of {about.title}", _ALL, f"condition {name}")
+    Same(
+        *(0, name, f"values of {about.title}", _ALL, f"condition {name}"),
+        f"choose what is allowed with {option_name(name)}" if about.proof else "",
+    )
     for name, about in CONDITIONS.items()
     if name not in _ABOVE
 )

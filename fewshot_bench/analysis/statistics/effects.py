@@ -18,8 +18,9 @@ Runs = Sequence[tuple[int, int]]
 """Per array the split seed (of the support set) and the training seed of the run."""
 Units = NDArray[np.int64]
 """(images,) the first image of each image's unit: images answered together are one draw."""
-# What was drawn for a test set: its images one by one, batches of them, or all of them at once.
-IMAGE, BATCH, SET = "image", "batch", "set"
+# What was drawn for a test set: its images one by one, images in batches that were drawn anew for
+# each run, batches that all runs share, or all images at once.
+IMAGE, ANEW, BATCH, SET = "image", "anew", "batch", "set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Spread:
     interaction: variance specific to one seed and one image; 0 for one seed.
     training: variance of `difference` under a new draw of training seeds, if all support sets were
         trained with the same `trainings` seeds; else 0, and that variance is part of `seed`.
-    unit: `IMAGE`, or what is counted in its place: `BATCH` (`images` is their number), or `SET`,
-        whose one draw says nothing about others: `image` is 0.
+    unit: what was drawn: of `BATCH`, `images` is the number of batches; one `SET` says nothing
+        about others, and `image` is 0.
     """
 
     seeds: int
@@ -137,7 +138,7 @@ def gather(
     if not any(own.any() for own in known):
         return values.mean(axis=1, keepdims=True), SET
     if len(known) < len(values) or any((own != known[0]).any() for own in known):
-        return values, IMAGE
+        return values, ANEW
     numbers, count = np.unique(known[0], return_inverse=True)[1], len(np.unique(known[0]))
     mean, scale = values.mean(), count / values.shape[1]
     sums = [np.bincount(numbers, row - mean, count) for row in values]

@@ -37,9 +37,9 @@ def explain_stars(table: Table) -> str:
 
 def _paired_over(results: Iterable[Comparison]) -> str:
     """What tests count beside seeds: `test images`; empty if test sets count as one draw each."""
-    words = {"image": "test images", "batch": "batches of test images"}
+    words = {"test images": {"image", "anew"}, "batches of test images": {"batch"}}
     units = frozenset[str]().union(*(result.units for result in results))
-    return joined([text for unit, text in words.items() if unit in units])
+    return joined([text for text, of in words.items() if of & units])
 
 
 def evidence(table: Table) -> Iterator[Grid]:

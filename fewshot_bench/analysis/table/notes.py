@@ -158,8 +158,13 @@ def _answered_together(table: Table) -> Iterator[str]:
     tests = table.significance.contrasts if table.significance else ()
     rows = {
         unit: list(dict.fromkeys(test.row for test in tests if unit in test.result.units))
-        for unit in ("batch", "set")
+        for unit in ("anew", "batch", "set")
     }
+    if rows["anew"]:
+        yield (
+            f"tests of {_some(rows['anew'])}: batches were drawn anew for every seed, so that what "
+            "images of a batch share counts as a difference between seeds"
+        )
     if rows["batch"]:
         yield (
             f"tests of {_some(rows['batch'])} count batches, not images: those of a batch were "
@@ -170,7 +175,7 @@ def _answered_together(table: Table) -> Iterator[str]:
         yield (
             f"tests of {_some(rows['set'])} are over seeds and data sets alone: the images of a "
             "test set were answered together, which is one draw and says nothing about others"
-            f"{'; of one seed there is no p-value' if single else ''}"
+            f"{'; without a difference between seeds, there is no p-value' if single else ''}"
         )
 
 

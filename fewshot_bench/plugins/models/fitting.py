@@ -119,7 +119,7 @@ class FitRunner:
                 if not len(queries):
                     return fitted, np.zeros((0, self.classes), np.float32)
                 incidents = Incidents()
-                _, logits = evaluate_within_memory(
+                _, logits, *_ = evaluate_within_memory(
                     fitted, cell, self._session, incidents, interrupted
                 )
             except BaseException:

@@ -87,7 +87,7 @@ def _about_code(kept: Kept) -> Iterator[str]:
     """A line on what was edited in the method since the record, if the store knows it."""
     from fewshot_bench.runner.resuming import Code, shorten_changes
 
-    method, digest = kept.record.spec.method, kept.record.code_digest
+    method, digest = kept.record.spec.code_name, kept.record.code_digest
     if kept.store is None or not digest:
         return
     code = Code.of([method])
