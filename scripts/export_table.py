@@ -1,7 +1,8 @@
 """Write the table of exported methods into docs/export.md: `python -m scripts.export_table`.
 
-Every built-in method is fitted on parts of scikit-learn's two photographs, kept, exported in both
-formats, and compared with its kept model on 200 other parts. Takes about 20 minutes of CPU time.
+Every built-in method that answers from one image is fitted on parts of scikit-learn's two
+photographs, kept, exported in both formats, and compared with its kept model on 200 other parts.
+Takes about 20 minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models.export import ABOUT, export
 from fewshot_bench.runner.fit import Fitted, fit_within_memory
@@ -69,11 +71,14 @@ def kept(name: str, photos: Path, folder: Path, backbone: str) -> Path:
 
 
 def rows(root: Path, backbone: str) -> Iterator[str]:
-    """Yield one table line per method."""
+    """Yield one table line per method that answers an image by itself."""
     photos = root / "photos"
     photographs(photos)
     images = [str(one) for one in sorted((photos / "test").rglob("*.png"))]
     for name in registry().methods.names():
+        card = card_of(registry().method_class(name)())
+        if card is None or (card.sees, card.views_per_query) != ("query", 1):
+            continue
         model = kept(name, photos, root / name, backbone)
         cells = []
         for form, precision in PROGRAMS:

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import ALONE
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils.devices import accelerator_kind
@@ -23,6 +25,7 @@ from tests.helpers import cells
 
 pytestmark = pytest.mark.gpu
 PRECISIONS = ("fp32", "bf16", "fp16")
+COMPANY = {"batch": "all", "stream": "stream"}
 # Three precisions of every method would take a CPU minutes.
 PAIRS = (
     [(name, precision) for name in NAMES for precision in PRECISIONS]
@@ -41,7 +44,10 @@ def answer(method: str, device: str, precision: str) -> tuple[torch.Tensor, dict
     """Logits and footprint of a short fit."""
     own = {one.name for one in hyperparameters(registry().method_class(method))}
     options = [f"{method}.{name}={SHORT[name]}" for name in sorted(own & SHORT.keys())]
-    (spec,) = cells(method, options=options, devices=(device,), precision=precision)
+    card = card_of(registry().method_class(method)())
+    assert card is not None
+    needs = {"queries": COMPANY.get(card.sees, ALONE), "views": card.views_per_query}
+    (spec,) = cells(method, options=options, devices=(device,), precision=precision, **needs)
     with low_scale():
         outcome = run_one(spec, session(device))
     assert outcome.record.status == "done", outcome.record.error

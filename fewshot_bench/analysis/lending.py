@@ -8,9 +8,10 @@ all`, too. What needs less than what, and which column of the frame proves it, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,28 +28,32 @@ _STEP = "only what is in the store can be compared"
 _LISTED = 8
 
 
-class Allowed(NamedTuple):
-    """Records of a table that allows some conditions, and notes on others that are left out."""
-
-    records: list[Record]
-    notes: tuple[str, ...] = ()
-
-
-def allow(records: Sequence[Record], filters: Mapping[str, str | None]) -> Allowed:
+def allow(
+    records: Sequence[Record], filters: Mapping[str, str | None]
+) -> tuple[list[Record], tuple[str, ...]]:
     """The records that match every filter (`select`), of conditions in `LENT` those that it allows.
 
-    UsageError for a value that no record can have.
+    With a note on methods of less that do not count. UsageError for a value that is none.
     """
     texts = {name: text for name in LENT if (text := filters.get(name)) is not None}
     chosen = select(records, {n: text for n, text in filters.items() if n not in texts})
     if not (chosen and texts):
-        return Allowed(chosen)
+        return chosen, ()
     allowed = {name: _read(records, name, text) for name, text in texts.items()}
     lent = lend(chosen, allowed)
     if not lent:
         # This raises: no record has one of the values, or all of them together.
-        return Allowed(select(chosen, texts))
-    return Allowed(lent, tuple(_list_left(chosen, lent, allowed)))
+        select(chosen, texts)
+    there, named = {record.spec.label for record in lent}, ", ".join(map(" ".join, texts.items()))
+    left = sorted({r.spec.label for r in chosen if _is_less(r, allowed)} - there)
+    note = f"{limited(left, _LISTED)} (run under less, and may depend on it)"
+    return lent, (f"left out of {named}: {note}",) if left else ()
+
+
+def _is_less(record: Record, allowed: Mapping[str, Any]) -> bool:
+    return record.status == "done" and all(
+        LENT[name].allows(value, getattr(record.spec, name)) for name, value in allowed.items()
+    )
 
 
 def _read(records: Sequence[Record], name: str, text: str) -> Any:
@@ -56,37 +61,18 @@ def _read(records: Sequence[Record], name: str, text: str) -> Any:
     about = LENT[name]
     own = {getattr(record.spec, name) for record in records}
     every = {about.text(value): value for value in (*about.words, about.default, *own)}
-    if about.kind is int and text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER:
+    if about.kind is int and re.fullmatch(rf"[0-9]{{1,{LONGEST_NUMBER}}}", text):
         every[text] = int(text)
     if text not in every:
         raise unknown(name, text, every, _STEP)
     return every[text]
 
 
-def _list_left(
-    records: Sequence[Record], lent: Sequence[Record], allowed: Mapping[str, Any]
-) -> list[str]:
-    """The note on methods without a record that counts, though their conditions are less."""
-    there = {record.spec.label for record in lent}
-    left = {
-        record.spec.label
-        for record in records
-        if record.status == "done"
-        and record.spec.label not in there
-        and all(LENT[n].allows(value, getattr(record.spec, n)) for n, value in allowed.items())
-    }
-    named = ", ".join(f"{name} {LENT[name].text(value)}" for name, value in allowed.items())
-    why = "run under less, and may depend on it"
-    return [f"left out of {named}: {limited(sorted(left), _LISTED)} ({why})"] if left else []
-
-
 def allowed_by(cells: Collection[RunSpec]) -> dict[str, str]:
     """What the cells of one run allow together, as filters: the value beside the default."""
-    every = {
-        name: {getattr(cell, name) for cell in cells} - {about.default}
-        for name, about in LENT.items()
-    }
-    return {name: LENT[name].text(max(own)) for name, own in every.items() if own}
+    every = {name: {getattr(cell, name) for cell in cells} for name in LENT}
+    more = {name: own - {LENT[name].default} for name, own in every.items()}
+    return {name: LENT[name].text(max(own)) for name, own in more.items() if own}
 
 
 def list_proved(records: Sequence[Record]) -> dict[str, frozenset[str]]:
@@ -121,13 +107,12 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
 
     def need(index: int) -> tuple[Any, ...]:
         spec = records[index].spec
-        own = {name: getattr(spec, name) for name in allowed}
-        return *((own[name] == value, own[name]) for name, value in allowed.items()), spec.key()
+        own = ((getattr(spec, name), value) for name, value in allowed.items())
+        return *((has == value, has) for has, value in own), spec.key()
 
     for index in sorted(np.flatnonzero(lent).tolist(), key=need, reverse=True):
         record = records[index].lend(**allowed)
-        cell = replace(record.spec).key()
-        if cell not in taken:
+        if (cell := replace(record.spec).key()) not in taken:
             taken.add(cell)
             counting[index] = record
     return [counting[index] for index in sorted(counting)]

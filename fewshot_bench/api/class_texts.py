@@ -95,7 +95,7 @@ def read_texts(given: str) -> ClassTexts:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
             f"texts '{given}': expected {BY_TEMPLATES}, {WAFFLE}, or a file that ends in "
-            f"{' or '.join(FORMATS)} (docs/texts.md)"
+            f"{' or '.join(FORMATS)} (docs/protocols.md)"
         )
     where = f"texts {given}"
     try:
@@ -106,7 +106,7 @@ def read_texts(given: str) -> ClassTexts:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(f"{where}, line {line}: is not UTF-8; save the file as UTF-8") from None
     read = _read_json if path.suffix.lower() == ".json" else _read_csv
-    texts = _tidy(path.name, where, read(text, where))
+    texts = tidy(path.name, where, read(text, where))
     _READ[split_texts(texts.text)[1]] = texts
     return texts
 
@@ -146,8 +146,8 @@ def _decode(name: str, content: bytes) -> ClassTexts:
 Entry = tuple[str, str, str]
 
 
-def _read_json(text: str, where: str) -> Iterator[Entry]:
-    """The data set ("" for all), class and text of each entry; a class without texts has none."""
+def read_lists(text: str, where: str) -> dict[str, Any]:
+    """A JSON object without a name that stands there twice; UsageError for anything else."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = Counter(name for name, _ in pairs)
@@ -160,9 +160,14 @@ def _read_json(text: str, where: str) -> Iterator[Entry]:
         content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}; {_EXPECTED}") from None
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise UsageError(f"{where}: {_EXPECTED}")
-    for name, value in content.items():
+    return content
+
+
+def _read_json(text: str, where: str) -> Iterator[Entry]:
+    """The data set ("" for all), class and text of each entry; a class without texts has none."""
+    for name, value in read_lists(text, where).items():
         inner = value if isinstance(value, Mapping) else {name: value}
         for of_class, texts in inner.items():
             if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
@@ -182,7 +187,7 @@ def _read_csv(text: str, where: str) -> Iterator[Entry]:
         yield row.get("dataset") or "", row["class"], row["text"]
 
 
-def _tidy(name: str, where: str, entries: Iterable[Entry]) -> ClassTexts:
+def tidy(name: str, where: str, entries: Iterable[Entry]) -> ClassTexts:
     """Texts by class, without empty ones; UsageError for two spellings of one name."""
     spelled: dict[tuple[str, str], str] = {}
     sections: dict[str, dict[str, list[str]]] = {}

@@ -18,7 +18,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.author_frame import error_text
@@ -124,15 +124,18 @@ class Answers:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
 
+    @property
+    def is_stream(self) -> bool:
+        """True if the queries came one after the other."""
+        return self.groups is not None and len({*self.groups.tolist()}) == len(self.groups)
+
     @cached_property
-    def arrivals(self) -> np.ndarray | None:
-        """(n,) the places of the queries in the order of their stream; None without a stream."""
+    def arrivals(self) -> np.ndarray:
+        """(n,) the places of the queries in the order of their stream; without one, as they are."""
         import numpy as np
 
-        if self.groups is None or len(np.unique(self.groups)) < len(self.groups):
-            return None
-        order: np.ndarray = np.argsort(self.groups)
-        return order
+        places = np.arange(len(self.labels))
+        return places if self.groups is None or not self.is_stream else np.argsort(self.groups)
 
 
 def are_probabilities(logits: np.ndarray) -> bool:
@@ -320,8 +323,8 @@ def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[
     """
     if not len(answers.labels):
         raise ValueError("no images: metrics need at least one")
-    of_stream = OF_STREAMS if answers.arrivals is not None else {}
-    chosen = [*METRICS.values(), *of_stream.values()] if metrics is None else metrics
+    built_in = BUILT_IN if answers.is_stream else METRICS
+    chosen = built_in.values() if metrics is None else metrics
     return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(answers.labels)}
 
 
@@ -412,8 +415,9 @@ def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
     return weighted
 
 
-def _quarter(hits: np.ndarray) -> int:
-    return max(1, len(hits) // 4)
+def _quarter_accuracy(end: str, hits: np.ndarray, arrivals: np.ndarray) -> float:
+    size = max(1, len(hits) // 4)
+    return 100 * float(hits[arrivals[:size] if end == "first" else arrivals[-size:]].mean())
 
 
 def _shift(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -481,24 +485,15 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
-# Of streams alone: a method with a memory learns on the way, so that its mean depends on the
-# length of the stream.
+# Of streams alone: a method with a memory learns on the way, so its mean depends on their length.
 OF_STREAMS: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            "first_quarter",
-            "top-1 accuracy of the first quarter of the stream",
-            lambda hits, arrivals: 100 * float(hits[arrivals[: _quarter(hits)]].mean()),
-            "first 1/4",
-        ),
-        Metric(
-            "last_quarter",
-            "top-1 accuracy of the last quarter of the stream",
-            lambda hits, arrivals: 100 * float(hits[arrivals[-_quarter(hits) :]].mean()),
-            "last 1/4",
-        ),
+    f"{end}_quarter": Metric(
+        f"{end}_quarter",
+        f"top-1 accuracy of the {end} quarter of the stream",
+        partial(_quarter_accuracy, end),
+        f"{end} 1/4",
     )
+    for end in ("first", "last")
 }
 BUILT_IN: Mapping[str, Metric] = {**METRICS, **OF_STREAMS}
 

@@ -34,6 +34,7 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,
+    TEXTS,
     Kind,
     checked,
     names,
@@ -80,7 +81,7 @@ def run(
     queries: str = ALONE,
     views: int = 1,
     bystanders: str = "none",
-    texts: str = BY_TEMPLATES,
+    texts: str | os.PathLike[str] = BY_TEMPLATES,
     pooling: str | None = None,
     skip_damaged: bool = False,
     limit: int | None = None,
@@ -314,6 +315,7 @@ _KINDS: Mapping[str, Callable[[RunOption], Kind]] = {
 # Every argument of `run` except `classnames` and options declared by engines and plug-ins, with the
 # kind of its values. The plan checks names and combinations.
 ARGUMENTS = {name: _KINDS[row.kind](row) for name, row in RUN_OPTIONS.items() if row.kind != "own"}
+ARGUMENTS["texts"] = TEXTS
 ARGUMENTS |= {"progress": optional(FLAG)} | {
     name: optional(kind)
     for name, kind in ARGUMENTS.items()

@@ -122,7 +122,7 @@ def evaluate(
         verdict, text_gap = Verdict(), None
         if not session.raises:
             verdict = verify(again, answers, meter, fitted, cell, session)
-            if spec.texts != BY_TEMPLATES:
+            if spec.texts != BY_TEMPLATES and cell.below is None:
                 text_gap = find_text_gap(answer_few, fitted, cell, session)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
@@ -180,6 +180,7 @@ def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
         "labels": max(chosen["labels"], below["labels"]),
     }
     own["violations"] = [*dict.fromkeys([*inner["violations"], *own["violations"]])]
+    own |= {"text_gap": inner["text_gap"]} if "text_gap" in inner else {}
     return own | {"peak_memory_mb": max(own["peak_memory_mb"], inner["peak_memory_mb"])}
 
 
@@ -283,11 +284,9 @@ def divide(
 
     for group in groups:
         size = part if is_stream(condition) else max(1, len(group))
-        parts = [group[at : at + size] for at in range(0, max(1, len(group)), size)]
-        starts = range(done, done + len(group) + 1, size)
+        cuts = ((at, group[at : at + size]) for at in range(0, max(1, len(group)), size))
         yield [
-            queries.part(some, functools.partial(report, start, len(some)))
-            for start, some in zip(starts, parts, strict=False)
+            queries.part(some, functools.partial(report, done + at, len(some))) for at, some in cuts
         ]
         done += len(group)
 

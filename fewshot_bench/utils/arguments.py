@@ -136,6 +136,7 @@ def _folder(value: Any) -> Path:
 
 FLAG = Kind("True or False", _is(bool))
 FOLDER = Kind("the path of a folder", _folder)
+TEXTS = Kind("templates, waffle or the path of a file", os.fspath)
 RENAMING = Kind(
     "a mapping of names to other names", lambda value: msgspec.convert(value, dict[str, str])
 )

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import torch
 
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_card import read_card
 from fewshot_bench.images import features
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.testing import toy_backbone
@@ -105,14 +106,15 @@ def rehearse(
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
     with small, low_scale():
         made = prepare(SETTING, _backbone(precision, device), parts)
+        made.sees = read_card(method).sees
         hear = hear_waits if can_hear(device) else lambda device: nullcontext(Waits())
         numbers = FiniteNumbers(method.name, method, made.context)
         fit, predict, logits, error = Waits(), Waits(), None, ""
         try:
             with hear(device) as fit, isolate(1), ParameterObserver(numbers).watch():
-                classifier = method.fit(made.task, made.backbone, made.context)
-            with hear(device) as predict, torch.no_grad():
-                logits = classifier.logits(made.view(QUERIES))
+                made.classifier = method.fit(made.task, made.backbone, made.context)
+            with hear(device) as predict:
+                logits = made.predict(QUERIES)
         except (RuntimeError, TypeError) as raised:
             error = f"{raised} at {_place(raised)}"
         return Rehearsal(device, fit, predict, logits, error)
@@ -123,9 +125,9 @@ def on_host(method: Any) -> torch.Tensor:
     """Logits of the same fit on the CPU."""
     with isolate(1):
         made = prepare(SETTING, _backbone("fp32", "cpu"))
-        classifier = method.fit(made.task, made.backbone, made.context)
-        with torch.no_grad():
-            logits: torch.Tensor = classifier.logits(made.view(QUERIES))
+        made.sees = read_card(method).sees
+        made.classifier = method.fit(made.task, made.backbone, made.context)
+        logits: torch.Tensor = made.predict(QUERIES)
     return logits
 
 

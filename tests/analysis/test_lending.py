@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -289,7 +288,7 @@ def test_every_value_of_a_condition_has_words(name: str) -> None:
     ]
     said = {describe(block) for block in blocks}
     assert len(said) == len(set(values))
-    assert not any(re.search(r"\\\d", text) for text in said)
+    assert not any("{" in text for text in said)
 
 
 def test_no_value_allows_another_one_but_less() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import ContractError
+from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.registry import registry
 from fewshot_bench.profiling.cost import Cost, count, counting
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
@@ -35,7 +36,11 @@ UNTRAINED = {"zero-shot", "tip-adapter", "ape", "gda", "proker", "linear-probe"}
 def _trained() -> list[str]:
     catalog = registry().methods
     names = {name for name in catalog.names() if catalog.find(name).origin.startswith("fewshot")}
-    return sorted(names - UNTRAINED)
+    trained = names - UNTRAINED
+    # Others learn nothing in `fit`.
+    return sorted(
+        name for name in trained if read_card(registry().method_class(name)).sees == "query"
+    )
 
 
 TRAINED = _trained()

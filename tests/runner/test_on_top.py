@@ -59,6 +59,10 @@ def test_names_with_options_are_one_name() -> None:
 
 
 def test_the_run_must_allow_what_it_needs() -> None:
+    with pytest.raises(UsageError, match=r"zlap\[on=mta\]: method 'mta' .* add --views 64"):
+        cells("zlap[on=mta]", queries="all")
+    (cell,) = cells("zlap[on=mta]", queries="all", views=64)
+    assert (cell.views, cell.inner["views"]) == (64, 64)
     with pytest.raises(UsageError, match=r"method 'zlap' .* add --queries all"):
         cells("zlap[on=zero-shot]", queries="alone")
 

@@ -105,15 +105,13 @@ def _marks(table: Table) -> Iterator[str]:
 
 def _lent(table: Table) -> Iterator[str]:
     """Notes on rows whose records were run under less than the table allows."""
-    by_own: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    rows: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for cell in table.cells.values():
         for record in cell.records.values():
-            if less := record.less:
-                by_own[", ".join(less)][cell.row.label] = None
-    for need, labels in sorted(by_own.items()):
-        yield (
-            f"run with {need}, and counted here as verified to need no more: {_some(list(labels))}"
-        )
+            rows[", ".join(record.less)][cell.row.label] = None
+    for less in sorted(filter(None, rows)):
+        why = "counted here as verified to need no more"
+        yield f"run with {less}, and {why}: {_some(list(rows[less]))}"
 
 
 def _equal_support_sets(table: Table) -> Iterator[str]:
@@ -156,27 +154,20 @@ def _one_draw(table: Table) -> Iterator[str]:
 def _answered_together(table: Table) -> Iterator[str]:
     """Notes on tests that count batches or whole test sets as draws, not images."""
     tests = table.significance.contrasts if table.significance else ()
-    rows = {
-        unit: list(dict.fromkeys(test.row for test in tests if unit in test.result.units))
-        for unit in ("anew", "batch", "set")
+    untested = any(not test.result.tested for test in tests)
+    meanings = {
+        "anew": "count what images of a batch share as a difference between seeds, for each of "
+        "which batches were drawn anew",
+        "batch": "count batches, not images: those of a batch were answered together",
+        "set": "are over seeds and data sets alone: the images of a test set were answered "
+        "together, which is one draw and says nothing about others"
+        + "; without a difference between seeds, there is no p-value"
+        * untested,
     }
-    if rows["anew"]:
-        yield (
-            f"tests of {_some(rows['anew'])}: batches were drawn anew for every seed, so that what "
-            "images of a batch share counts as a difference between seeds"
-        )
-    if rows["batch"]:
-        yield (
-            f"tests of {_some(rows['batch'])} count batches, not images: those of a batch were "
-            "answered together"
-        )
-    if rows["set"]:
-        single = not all(test.result.tested for test in tests)
-        yield (
-            f"tests of {_some(rows['set'])} are over seeds and data sets alone: the images of a "
-            "test set were answered together, which is one draw and says nothing about others"
-            f"{'; without a difference between seeds, there is no p-value' if single else ''}"
-        )
+    for unit, meaning in meanings.items():
+        rows = list(dict.fromkeys(test.row for test in tests if unit in test.result.units))
+        if rows:
+            yield f"tests of {_some(rows)} {meaning}"
 
 
 def _without_answers(table: Table) -> Iterator[str]:

@@ -62,6 +62,13 @@ def data() -> None:
     """Fetch data sets, see what is there, and check it."""
 
 
+data.add_lazy(
+    "texts",
+    "fewshot_bench.plugins.data.texts:texts",
+    "Make one file for --texts of published ones.",
+)
+
+
 @data.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
 @click.argument("names", metavar="NAME[,NAME]|SUITE", type=NAMES, shell_complete=_complete)
 @click.option(
