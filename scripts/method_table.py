@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.numbers import reasons
 
 
 class Row(NamedTuple):
@@ -291,7 +292,8 @@ def method_table(names: Sequence[str]) -> str:
         papers = ", ".join(f"[{paper.long_label}]({paper.url})" for paper in card.papers)
         cells = [link, papers, trained, count, validation, card.cost, card.text, hazard]
         lines.append(_line(cells))
-    return f"{_ABOUT}\n" + "\n".join(lines) + f"\n\n{_LEFT_OUT}"
+    left_out = "".join(f"- {name}: {reason}\n" for name, reason in reasons()["left_out"].items())
+    return f"{_ABOUT}\n" + "\n".join(lines) + f"\n\nLeft out, and why:\n\n{left_out}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -305,8 +307,4 @@ nothing is chosen, and the defaults hold. Cost is that of a fit on features that
 already, by what it runs: a closed form, steps on features (seconds), steps through an encoder or
 many trainings (minutes), or the prompts of all classes for every image (hours); records hold what
 was measured.
-"""
-_LEFT_OUT = """Tip-Adapter-X (Tip-X of SuS-X, Udandarao et al. 2023) is left out: its affinities of
-queries are rescaled by the extremes of the whole test set, and by those of validation images in the
-official code.
 """

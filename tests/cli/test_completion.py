@@ -96,7 +96,7 @@ def test_what_is_there_already_is_not_offered_again() -> None:
         (("run", "-d", "dem"), ["demo"]),
         (("run", "--transfer", "imagenet-v"), ["imagenet-v2"]),
         (("compare", "-m", "clip-l"), ["clip-lora"]),
-        (("compare", "--baseline", "zero"), ["zero-shot"]),
+        (("compare", "--baseline", "zero-"), ["zero-shot"]),
         (("report", "-d", "eur"), ["eurosat"]),
         (("check", "clip-l"), ["clip-lora"]),
         (("show", "eur"), ["eurosat"]),

@@ -91,13 +91,15 @@ def test_a_file_of_texts_is_known_by_its_name_and_its_pooling(tmp_path: Path) ->
     )
     made = {"backbone": "RN50/openai", "precision": "fp32"}
     others = [
-        of(cell, 10.0, texts="vdt@0123456789ab", **made),
-        of(cell, 20.0, texts="cupl@0123456789ab", pooling="mean", **made),
+        of(cell, 10.0, texts="vdt.json@0123456789ab", **made),
+        of(cell, 20.0, texts="cupl.json@0123456789ab", pooling="mean", **made),
         of(cell, 30.0, **made),
     ]
     store = save(tmp_path / "store", others)
     assert {row["ours"] for row in rows("cupl-rn50", "zero-shot", "dtd", store)} == {""}
-    store = save(tmp_path / "more", [*others, of(cell, 48.0, texts="cupl@0123456789ab", **made)])
+    store = save(
+        tmp_path / "more", [*others, of(cell, 48.0, texts="cupl.json@0123456789ab", **made)]
+    )
     first, *_ = rows("cupl-rn50", "zero-shot", "dtd", store)
     assert (first["ours"], first["paper"]) == ("48.0", "48.64")
 
@@ -122,6 +124,14 @@ def test_a_plan_holds_the_conditions_of_its_rows_and_nothing_that_no_run_has(
     plan(chosen, wanted, "tiny", "cpu", tmp_path)
     # Of TransCLIP's seven rows a run has `all` and batches of 64 of two to ten classes.
     assert len(asked) == 3
+
+
+def test_rows_that_no_run_of_their_method_has_are_not_planned() -> None:
+    table, wanted = reproduction("stata-streams"), Wanted(datasets=("dtd",))
+    chosen = cells(table, wanted)
+    offered = {(cell.number.method, cell.number.queries) for cell in chosen if cell.is_offered}
+    # StatA had batches within a stream there, and two of the orders are no conditions here.
+    assert offered == {("tda", "stream-g0.01"), ("tda", "stream-classes")}
 
 
 def test_what_is_left_out_says_why_where_it_is_asked_for() -> None:

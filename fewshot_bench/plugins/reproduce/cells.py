@@ -24,7 +24,9 @@ from fewshot_bench.plugins.reproduce.numbers import (
     tell_left_out,
 )
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
+from fewshot_bench.runner.need import find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
+from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 
@@ -98,9 +100,12 @@ class Cell:
 
     @property
     def is_offered(self) -> bool:
-        """True if a run can have its conditions without files of the user."""
+        """True if a run of its method can have its conditions without files of the user."""
         values = self.number.conditions
-        return values["queries"] in QUERIES and values["texts"] in (BY_TEMPLATES, WAFFLE)
+        if values["queries"] not in QUERIES or values["texts"] not in (BY_TEMPLATES, WAFFLE):
+            return False
+        texts = ChosenTexts(values["texts"], values["pooling"])
+        return self.variant is not None and not find_lack(self.variant, values, texts)
 
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
@@ -251,7 +256,7 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     groups: defaultdict[tuple[Any, ...], defaultdict[tuple[str, int, str], list[Variant]]]
     groups = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        if cell.variant and cell.is_offered:
+        if cell.variant is not None and cell.is_offered:
             setting, whole = cell.setting, cell.number.classes == "all"
             how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random, whole
             groups[*how, *cell.number.conditions.values()][cell.run].append(cell.variant)

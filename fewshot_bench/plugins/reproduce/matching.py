@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from pathlib import PurePath
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
 from fewshot_bench.analysis.lending import LENT, list_proved
@@ -99,9 +100,9 @@ class Matches:
         # What needs less than the cell allows counts as in a table.
         proved = self._proved[spec.key()]
         ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
-        # Published rows do not state the digest of a file of texts.
+        # Published rows do not state the digest of a file of texts: cupl.json@0123456789ab is cupl.
         own = {name: getattr(spec, name) for name in expected}
-        own["texts"] = own["texts"].partition("@")[0]
+        own["texts"] = PurePath(own["texts"].partition("@")[0]).stem
         return ", ".join(
             f"{name.replace('_', ' ')} {own[name]}"
             for name, value in expected.items()

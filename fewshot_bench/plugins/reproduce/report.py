@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.formats import document as doc
 from fewshot_bench.analysis.table.names import read_names
+from fewshot_bench.api.class_texts import WAFFLE
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import TOY, TOY_NOTE
+from fewshot_bench.api.spec import BY_TEMPLATES, TOY, TOY_NOTE
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import (
     STATUSES,
@@ -113,7 +114,7 @@ def build(
         ],
         "not_comparable": list(tell_incomparable(cell.number for cell in cells)),
         "notes": [*_note_data(lines, counts), *_note_rows(table, cells, settings, matches)],
-        "advice": list(_advise(lines, absent, command)),
+        "advice": [*_advise(lines, absent, command), *_ask_for_texts(cells)],
         "cells": _count_statuses(line for line in lines if not line.is_average),
         "means": _count_statuses(line for line in lines if line.is_average),
     }
@@ -248,6 +249,16 @@ def _advise(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> I
         yield f"to compute again what other code has computed: {command}"
 
 
+def _ask_for_texts(cells: Sequence[Cell]) -> Iterator[str]:
+    """The next step of rows that need a file of texts, which no run here has by itself."""
+    names = {cell.number.texts for cell in cells} - {BY_TEMPLATES, WAFFLE}
+    for name in sorted(names):
+        yield (
+            f"rows of texts {name} are compared with runs of your own file {name}.json (fsbench "
+            f"data texts makes one): fsbench run --texts {name}.json ..., then --only-existing"
+        )
+
+
 def no_data(names: Sequence[str]) -> str:
     """Next steps for missing data sets."""
     return (
@@ -361,6 +372,7 @@ def list_needs(report: Report, cells: Sequence[Cell], wanted: Wanted, command: s
         *meta["not_comparable"],
     ]
     steps = [
+        *_ask_for_texts(cells),
         f"to run what the data sets allow: {command}",
         f"what that takes: {command} --dry-run",
         "every number, the conditions of each row, what differs from the paper: "
