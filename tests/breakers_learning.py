@@ -7,14 +7,14 @@ import itertools
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
+from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary
 from tests.breakers import Head, Linear, breaks, rebuilt
 
 
@@ -272,6 +272,15 @@ class Peeks(Linear):
 @dataclass(frozen=True)
 class AsksForTestLabels(Head):
     fit = rebuilt(Peeks)
+
+
+@breaks("check_texts_of_classes_move_the_logits")
+@dataclass(frozen=True)
+class IgnoresTexts(Head):
+    card: ClassVar[MethodCard] = MethodCard("none")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        return super().fit(replace(task, texts=()), backbone, ctx)
 
 
 @dataclass

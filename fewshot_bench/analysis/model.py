@@ -46,7 +46,7 @@ from fewshot_bench.utils.errors import (
     UsageError,
 )
 from fewshot_bench.utils.plugin_code import plugin_code
-from fewshot_bench.utils.rng import derive
+from fewshot_bench.utils.rng import derive, seed_of_fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,7 +272,6 @@ class Model:
     ) -> Iterator[tuple[ImageView, Meter]]:
         """The images as a method sees them in a run, padded, and the meter of the work."""
         from fewshot_bench.images.features import image_view, pad_order
-        from fewshot_bench.runner.fit import seed_of_fit
 
         fit = self.config.data
         seed = int(fit.get("seed", 0))

@@ -39,7 +39,7 @@ def draw_noise(classnames: Sequence[str], seed: int) -> tuple[str, ...]:
     count = max(1, round(_mean([len(words) for words in named])))
     length = round(_mean([_mean([len(word) for word in words]) for words in named]))
     longest = math.ceil(_mean([max(map(len, words), default=1) for words in named]))
-    group = longest // count + 1
+    groups = round(_mean([len(words) - 1 for words in named])) + 1
 
     def pick(of: Sequence[str], times: int) -> list[str]:
         # Of the functions of `random`, this one alone is the same in all versions.
@@ -48,7 +48,9 @@ def draw_noise(classnames: Sequence[str], seed: int) -> tuple[str, ...]:
     noise = []
     for _ in range(PAIRS):
         noise.append(" ".join(word[: max(1, length)] for word in pick(read_words(), count)))
-        noise.append(", ".join("".join(pick(CHARACTERS, group)) for _ in range(count)))
+        noise.append(
+            ", ".join("".join(pick(CHARACTERS, longest // groups + 1)) for _ in range(groups))
+        )
     return tuple(noise)
 
 

@@ -48,7 +48,7 @@ from fewshot_bench.utils.cache_dir import only_read
 from fewshot_bench.utils.devices import empty_cache, is_accelerator
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
-from fewshot_bench.utils.rng import derive, isolate
+from fewshot_bench.utils.rng import isolate, seed_of_fit
 from fewshot_bench.utils.step_kind import Kind
 
 MOST_PARTS = 64
@@ -254,15 +254,6 @@ class Fitted:
 def seed_of(cell: Cell) -> int:
     """The seed of a cell's fit."""
     return seed_of_fit(cell.spec.train_seed, cell.spec.dataset, cell.spec.shots)
-
-
-def seed_of_fit(train_seed: int, dataset: str, shots: object) -> int:
-    """The seed of a fit.
-
-    Own data has a path in its name, which does not count: the same images give the same numbers
-    wherever they lie.
-    """
-    return derive(train_seed, "" if ":" in dataset else dataset, shots)
 
 
 def fit(

@@ -47,6 +47,7 @@ class Setting:
     """Settings of one fit; `classes` lists toy classes in the order of the task.
 
     most_steps: limits optimizer steps, each of which is undone at once; None leaves training alone.
+    texts: the toy class that the text of each class names, in a run with texts; empty for prompts.
     """
 
     shots: int = SHOTS
@@ -55,6 +56,7 @@ class Setting:
     precision: str = "fp32"
     step: Kind = "auto"
     most_steps: int | None = None
+    texts: tuple[int, ...] = ()
 
 
 @dataclass
@@ -200,6 +202,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
 def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
     """Task, queries and context on a backbone, at its precision, without a fit."""
     names = tuple(CLASSNAMES[index] for index in setting.classes)
+    texts = tuple((f"a photo of a {CLASSNAMES[index]}.",) for index in setting.texts)
     train = WatchedShots(_view(_source("train", setting.shots, setting, backbone), labeled=True))
     val = None
     if setting.validation:
@@ -208,7 +211,7 @@ def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
     queries, labels = _queries(setting, backbone)
     made = Fit(
         setting,
-        Task(names, TEMPLATES, train, val),
+        Task(names, TEMPLATES, train, val, texts=texts),
         backbone,
         Context(SEED, backbone.device, backbone.precision, parts=parts, step=setting.step),
         queries,

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import Transferable
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.metrics import TOLERANCE, gap
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.runner.text_conditions import NO_PROMPTS
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
@@ -131,6 +134,28 @@ def check_one_and_two_classes_work(bench: Bench) -> None:
     """Tasks of one class and of two classes are fitted and predicted like any other."""
     for classes in ((2,), (3, 0)):
         require_rows(bench.fit(shots=2, validation=1, classes=classes))
+
+
+def check_texts_of_classes_move_the_logits(bench: Bench) -> None:
+    """In a run with texts, texts of other classes give other logits, or it says why it has none.
+
+    Skipped if the card says that no prompt is read, or does not say it, and with a reason in
+    `cannot_take_texts`.
+    """
+    card = card_of(bench.method)
+    if card is None or card.text in NO_PROMPTS:
+        raise CheckSkipped("its card names no prompts as knowledge of classes")
+    if reason := getattr(bench.method, "cannot_take_texts", ""):
+        raise CheckSkipped(f"takes no texts: {reason}")
+    logits = as_floats(bench.fit(texts=PERMUTATION).logits)
+    expected = as_floats(bench.first.logits)
+    moved = gap(logits.numpy(), expected.numpy(), expected.numpy())
+    require(
+        moved > TOLERANCE["fp32"],
+        "with the texts of other classes its logits are as with prompts: start from "
+        "backbone.class_features(task), or give the card text='none' or a reason in "
+        "cannot_take_texts",
+    )
 
 
 def check_other_classes_are_answered_consistently(bench: Bench) -> None:

@@ -28,6 +28,15 @@ def generator(seed: int, *names: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
+def seed_of_fit(train_seed: int, dataset: str, shots: object) -> int:
+    """The seed of a fit.
+
+    Own data has a path in its name, which does not count: the same images give the same numbers
+    wherever they lie.
+    """
+    return derive(train_seed, "" if ":" in dataset else dataset, shots)
+
+
 def named_generator(seed: int, name: object, where: str) -> torch.Generator:
     """`generator` for a name that a method gave; ContractError, with `where`, for no name."""
     if not isinstance(name, str) or not name:
