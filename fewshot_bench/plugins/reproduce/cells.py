@@ -35,9 +35,9 @@ from fewshot_bench.utils.errors import UsageError, unknown
 class Wanted:
     """The part of a published table to repeat, and deliberate changes.
 
-    methods: names or labels; where: options and conditions that a row must have; options: `[method.]name=value`
-    on top of the paper's. An empty filter keeps all. versions: by method, if another version than
-    the installed one is to be shown.
+    methods: names or labels; where: options and conditions that a row must have; options:
+    `[method.]name=value` on top of the paper's. An empty filter keeps all. versions: by method, if
+    another version than the installed one is to be shown.
     """
 
     methods: tuple[str, ...] = ()
