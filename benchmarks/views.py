@@ -16,7 +16,8 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def cpu(work: Callable[[], Any], rounds: int) -> float:
         work()
         taken.append(time.process_time() - start)
     return min(taken)
+
+
+def each(answer: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> None:
+    """Answer all parts."""
+    for part in parts:
+        answer(part)
 
 
 class Pictures:
@@ -121,7 +128,7 @@ def print_tiny(count: int, rounds: int) -> None:
 
     encoding = cpu(encode, rounds)
     for name, classifier in classifiers(classes, backbone).items():
-        spent = cpu(lambda own=classifier: [own.answer(block) for block in blocks], rounds)
+        spent = cpu(partial(each, classifier.answer, blocks), rounds)
         print(
             f"tiny, {count} queries, 100 classes: {name:<5} {1e3 * spent / count:7.3f} ms a query, "
             f"encoding {1e3 * encoding / count:8.3f} ms, ratio {1 + spent / encoding:.4f}"
@@ -139,14 +146,14 @@ def print_large(rounds: int) -> None:
     for count in (100, 1000):
         classes = F.normalize(1 + torch.randn(count, WIDTH), dim=-1)
         for name, classifier in classifiers(classes, backbone).items():
-            spent = cpu(lambda own=classifier: own.answer(views), rounds) / len(views)
+            spent = cpu(partial(classifier.answer, views), rounds) / len(views)
             print(
                 f"ViT-B/16, {count:>4} classes: {name:<5} {1e3 * spent:7.3f} ms a query, encoding "
                 f"{1e3 * encoding:8.0f} ms, ratio {1 + spent / encoding:.5f}"
             )
         stream = TdaClassifier(classes, backbone, Tda()).start()
         features = views[:, 0].repeat(4, 1)
-        spent = cpu(lambda own=stream, rows=features: [own._answer(row) for row in rows], rounds)
+        spent = cpu(partial(each, stream._answer, [*features]), rounds)
         kept = (*vars(stream._positive).values(), *vars(stream._negative).values())
         held = sum(one.nbytes for one in kept)
         print(

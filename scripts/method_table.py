@@ -250,6 +250,23 @@ ROWS = {
         _NOTHING,
         "encodes every image four times; officially all seeds share one first stage",
     ),
+    "tpt": Row(
+        "a context of text prompts, anew for every query",
+        "4 x 512",
+        _NOTHING,
+        "64 encoded views of a query, and all prompts forward and backward",
+    ),
+    "mta": Row(_NOTHING, "", _NOTHING, "64 encoded views of a query"),
+    "zero": Row(
+        _NOTHING, "", _NOTHING, "64 encoded views of a query; crops hurt textures and satellites"
+    ),
+    "tda": Row(
+        _NOTHING,
+        "",
+        _NOTHING,
+        "a learning curve: the mean depends on the number and order of queries; officially two "
+        "constants per data set",
+    ),
 }
 _HEADER = (
     "method",

@@ -15,7 +15,7 @@ import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -204,8 +204,8 @@ class Record:
     incidents: Sequence[Mapping[str, str]] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
-    # What a table allows more than the cell had that was run: `queries alone`. Of no file.
-    less: ClassVar[tuple[str, ...]] = ()
+    # What the cell had that was run, where a table is lent its record: `queries alone`. In no file.
+    less: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @classmethod
     def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Any) -> Record:

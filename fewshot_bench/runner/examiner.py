@@ -478,7 +478,8 @@ class Examiner:
         train, val = self.files(lists.train).digests, self.files(lists.val).digests
         shuffled = self.files(lists.queries).digests
         test = dict(zip(cell.order, shuffled, strict=True))
-        return image_facts(train, val, [test[index] for index in range(len(test))])
+        # Bystanders are of no split: with them or not, it has the same images.
+        return image_facts(train, val, [test[index] for index in range(len(cell.split.test))])
 
     def _with_names(self, record: Record) -> Record:
         """The record with image ids in its error, which the process that failed did not have."""

@@ -63,7 +63,8 @@ class Setting:
 class Fit:
     """One fitted classifier, with everything observed during the fit.
 
-    steps: the training steps that `fit` got from its context. sees: of the method's card.
+    steps: the training steps that `fit` got from its context. trained: the parameters that it
+    moved, beside those that answers move. sees: of the method's card.
     """
 
     setting: Setting
@@ -73,6 +74,7 @@ class Fit:
     queries: ImageSource
     labels: Tensor
     steps: list[TrainStep] = field(default_factory=list)
+    trained: list[Tensor] = field(default_factory=list)
     sees: str = "query"
     classifier: Any = None
     logits: Any = None
@@ -190,7 +192,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
     look()
     with isolate(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
-        made.steps = made.context.take_steps()
+        made.steps, made.trained = made.context.take_steps(), seen.so_far()
         look()
         if callable(getattr(made.classifier, made.answers, None)):
             made.logits = made.predict()

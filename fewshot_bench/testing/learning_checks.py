@@ -26,10 +26,10 @@ PERMUTATION = (2, 0, 3, 1)
 
 
 def check_trained_parameters_are_stored(bench: Bench) -> None:
-    """Every parameter that an optimizer moved is accounted for in `tensors`."""
-    moved = bench.first.seen.moved
+    """Every parameter that an optimizer moved in `fit` is accounted for in `tensors`."""
+    moved = bench.first.trained
     if not moved:
-        raise CheckSkipped("no torch optimizer moved a parameter")
+        raise CheckSkipped("no torch optimizer moved a parameter in fit")
     missing = not_stored(moved, bench.first.tensors())
     shapes = listed(tuple(parameter.shape) for parameter in missing)
     require(

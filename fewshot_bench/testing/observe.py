@@ -287,12 +287,16 @@ _SEARCH = 10_000_000
 
 @dataclass
 class Observation:
-    """Side effects of a method: output, used global generators, state changes, moved parameters."""
+    """Side effects of a method: output, used global generators, state changes, moved parameters.
+
+    so_far: gives the parameters that were moved until now.
+    """
 
     printed: str = ""
     generators: list[str] = field(default_factory=list)
     state: list[str] = field(default_factory=list)
     moved: list[Tensor] = field(default_factory=list)
+    so_far: Callable[[], list[Tensor]] = list
     steps: int = 0
 
 
@@ -302,7 +306,8 @@ def observe(most_steps: int | None = None) -> Iterator[Observation]:
 
     most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
     """
-    seen, watch = Observation(), _StepWatch(most_steps)
+    watch = _StepWatch(most_steps)
+    seen = Observation(so_far=watch.moved)
     generators, state = _read_generators(), ProcessState()
     try:
         with _capture(seen), watch.watch():

@@ -140,7 +140,9 @@ class Tda:
     Queries come one after the other. The three of lowest entropy of each predicted class are a
     cache model that adds to the zero-shot logits; two more of middling entropy subtract from those
     of the classes that they may belong to. A query enters the caches before it is answered, so that
-    its own feature is usually among them.
+    its own feature is usually among them. The official code compares an entropy in nats with shares
+    of log2 C, and its thresholds were chosen so: middling ends at 72 % of the largest entropy, not
+    at 50 % (`unit=bits`).
     """
 
     name: ClassVar[str] = "tda"
@@ -148,7 +150,7 @@ class Tda:
     trains: ClassVar[bool] = False
     card: ClassVar[MethodCard] = MethodCard(
         "none",
-        at_test="other queries, those before",
+        at_test="the queries before it",
         sees="stream",
         family="memory of a stream",
         paper=papers.OF_METHOD["tda"],
@@ -160,9 +162,6 @@ class Tda:
             for (alpha, beta), sets in _PAIRS.items()
         ),
         deviations=(
-            "entropy in nats is compared with shares of log2 C, as in the official code, whose "
-            "thresholds were chosen so: the window ends at 72 % of the largest entropy (unit=bits: "
-            "at 50 %)",
             "every query has one view; the official code averages confident ones of 64 on "
             "ImageNet's variants",
         ),

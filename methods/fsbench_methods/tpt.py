@@ -158,7 +158,7 @@ class Tpt:
         return replace(CROPS, augmix=self.augmix)
 
     def quick(self) -> Self:
-        """Few views, and words and a rate at which the conformance kit's random text tower works."""
+        """Few views, and words and a rate for the random text tower of the conformance kit."""
         return replace(self, views=16, context_init="a picture of something", lr=1e-4)
 
     def views_per_image(self, shots: int, classes: int) -> int:

@@ -200,6 +200,8 @@ def test_a_stream_has_an_accuracy_of_its_ends(tmp_path: Path) -> None:
     assert record.metrics["last_quarter"] == pytest.approx(last)
     text = words(store, "stream", "--columns", "first_quarter,last_quarter", "--layout", "full")
     assert f"{first:.2f}" in text
+    # Metrics that are computed for a table do not make it forget what it was lent.
+    assert "run with queries alone, and counted here as verified to need no more: zs" in text
     assert f"{last:.2f}" in text
     shown = fsbench("show", Store(store).file(record.spec.key()))
     assert f"stream     first 1/4 {first:.2f} %, last 1/4 {last:.2f} %" in shown.out, shown

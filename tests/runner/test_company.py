@@ -162,6 +162,12 @@ def test_bystanders_are_asked_and_not_scored(tmp_path: Path) -> None:
     assert mixed.split["group_classes"] == [10] * 3
     assert stored(tmp_path, mixed).ids == stored(tmp_path, base).ids
     assert base.logits_digest != mixed.logits_digest
+    # A table has both for what it allows, and a second run finds the record whole.
+    assert [mixed.split[n] for n in ("images", "test_images")] == [
+        base.split[n] for n in ("images", "test_images")
+    ]
+    again = run(tmp_path, SHIFT, classes="base", queries="all", limit=60, bystanders="new")
+    assert again.timings == mixed.timings
     stream = run(tmp_path, MEAN, classes="base", queries="stream", limit=60, bystanders="new")
     positions = stored(tmp_path, stream).answers.groups
     assert len(set(positions)) == 60

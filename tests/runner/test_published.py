@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -181,9 +182,9 @@ def test_values_that_are_no_options_are_refused(
 
 def test_published_values_are_of_public_data_sets_and_fit_their_methods() -> None:
     known = registry()
-    public = set(known.expand_datasets(["all"]))
+    public = set(known.datasets.entries)
     for name in known.methods.entries:
         cls = known.method_class(name)
-        for one in getattr(getattr(cls, "card", None), "published", ()):
+        for one in getattr(card_of(cls), "published", ()):
             assert public.issuperset(one.datasets), name
             assert one.source, name

@@ -270,6 +270,17 @@ def test_a_method_that_ignores_its_texts_is_named_and_marked(tmp_path: Path, tex
     assert "ignores its texts" in fsbench("compare", "--store", store).out
 
 
+def test_texts_are_encoded_once_and_billed_to_each_cell(tmp_path: Path, texts: Path) -> None:
+    ended = run(tmp_path / "store", texts, method="zero-shot,tip-adapter")
+    assert ended.code == 0, ended.err
+
+    works = [one.footprint["work"] for one in Store(tmp_path / "store").records()]
+
+    first, second = sorted(work["computed"]["text_tokens"] for work in works)
+    assert first == 0 < second
+    assert [work["billed"]["text_tokens"] for work in works] == [second, second]
+
+
 def test_a_kept_model_has_the_texts_of_its_fit(tmp_path: Path, texts: Path) -> None:
     store = tmp_path / "store"
     ended = run(store, texts, "--pooling", "max", "--keep-models")

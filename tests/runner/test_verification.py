@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.violations import LEAK, LOOKS_AHEAD, NEEDS_MANY, POSITION, UNSTEADY
+from fewshot_bench.runner.verification import ASKED, MOST, Groups, Witness
 
 FILE = str(Path(__file__).parents[1] / "plugin_undeclared.py")
 BATCHES = {
@@ -67,3 +69,26 @@ def test_methods_that_answer_each_query_by_itself_are_verified(store: Path) -> N
     names = ("depends_on_queries", "violations", "moved", "encoded_per_query", "test_steps")
     stated = {record.spec.method: [*map(record.footprint.get, names)] for record in records}
     assert stated == {method: [False, [], 0, 1, 0] for method in methods}
+
+
+@pytest.mark.parametrize("found", [(), (POSITION,), (LEAK,)])
+def test_of_large_batches_a_part_is_asked_for(found: tuple[str, ...]) -> None:
+    rows = np.random.default_rng(0).standard_normal((700, 5))
+    asked: list[int] = []
+
+    def ask(groups: Groups, anew: bool = False) -> np.ndarray:
+        asked.extend(map(len, groups))
+        before = np.cumsum([0, *map(len, groups)])[:-1]
+        batches = [rows[list(group)] - rows[list(group)].mean(0) for group in groups]
+        for batch, seen in zip(batches, before, strict=True):
+            batch[:, 0] += np.arange(len(batch)) if POSITION in found else 0
+            batch[:, 0] += seen if LEAK in found else 0
+        return np.concatenate(batches)
+
+    groups = [range(300), range(300, 700)]
+    answers = ask(groups)
+    asked.clear()
+    witness = Witness(ask, answers, range(700), "fp32", ASKED)
+    witness.ask("batch", groups)
+    assert witness.verdict.violations == found
+    assert max(asked) == MOST
