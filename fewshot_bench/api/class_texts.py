@@ -160,6 +160,8 @@ def read_lists(text: str, where: str) -> dict[str, Any]:
         content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}; {_EXPECTED}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: its brackets are too deep; {_EXPECTED}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{where}: {_EXPECTED}")
     return content
