@@ -52,8 +52,14 @@ def allow(
 
 def _is_less(record: Record, allowed: Mapping[str, Any]) -> bool:
     return record.status == "done" and all(
-        LENT[name].allows(value, getattr(record.spec, name)) for name, value in allowed.items()
+        LENT[name].allows(value, getattr(record.spec, name)) and _has_cell(record.spec, name, value)
+        for name, value in allowed.items()
     )
+
+
+def _has_cell(spec: RunSpec, name: str, value: Any) -> bool:
+    """Whether a run can have these classes under the value: bystanders are among the base half."""
+    return name != "bystanders" or value == LENT[name].default or spec.classes == "base"
 
 
 def _read(records: Sequence[Record], name: str, text: str) -> Any:
@@ -98,6 +104,7 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
         same = np.array([each == value for each in has], bool)
         own &= same
         fits &= np.array([about.allows(value, each) for each in has], bool)
+        fits &= np.array([_has_cell(record.spec, name, value) for record in records], bool)
         proved &= same | is_true(data, about.proof)
     is_done, (rows, _) = is_true(data, "done"), group(data, ("row",))
     lent = fits & ~own & is_done & proved

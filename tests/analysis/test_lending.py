@@ -143,6 +143,16 @@ def test_what_is_not_verified_is_not_lent(depends: bool | None) -> None:
     assert notes == ("left out of queries all: coop (run under less, and may depend on it)",)
 
 
+def test_bystanders_are_among_queries_of_the_base_half_alone() -> None:
+    """No other cell exists, so a table that allows them neither holds one nor misses one."""
+    beside = stated("transclip", True, queries="all", bystanders="new", classes="base")
+    inductive = [stated("zero-shot", classes=classes) for classes in ("base", "new", "all")]
+
+    made = {block.title: block.records for block in blocks_of([beside, *inductive])}
+
+    assert {r.spec.classes for r in made["queries all, bystanders new"]} == {"base"}
+
+
 def test_texts_are_lent_to_methods_without_templates_alone() -> None:
     file = "cupl@0123456789ab"
     probe = stated("linear-probe", text="none")
