@@ -198,13 +198,9 @@ class MethodCard:
     @property
     def seen(self) -> str:
         """What the answer to a query may depend on, in words."""
-        words = {
-            "query": "the query",
-            "views": f"up to {self.views_per_query} views of the query",
-            "batch": "the other queries of its batch",
-            "stream": "the queries before it in a stream",
-        }
-        return words[self.sees]
+        own = "the query", f"up to {self.views_per_query} views of the query"
+        others = "the other queries of its batch", "the queries before it in a stream"
+        return (*own, *others)[SEES.index(self.sees)]
 
     @property
     def papers(self) -> tuple[Paper, ...]:

@@ -106,8 +106,8 @@ class Condition:
     help text and placeholder of the option that selects records. prefix: the start of a value
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too. panel: heading of the option in the help. refines: the condition
-    without whose default a run resolves the value, so that a reproducing command must state it.
+    of CSV and JSON omit it too. refines: the condition without whose default a run resolves the
+    value, so that a reproducing command must state it.
     proof: the column of `analysis.frame` that is true for records that count in tables of other
     values, too, if these allow more than they need; empty: none do.
     """
@@ -129,7 +129,6 @@ class Condition:
     assumed: Any = SAME
     quiet: bool = False
     late: bool = False
-    panel: str = "how"
     refines: str = ""
     proof: str = ""
 
@@ -190,7 +189,8 @@ class Condition:
 
 def condition(default: Any, filter: str, **about: Any) -> Any:
     """A field of `RunSpec` that is a condition; about: fields of `Condition`."""
-    made = Condition(default=default, filter=filter, **about)
+    quiet = about.pop("quiet", about.get("late", False))
+    made = Condition(default=default, filter=filter, quiet=quiet, **about)
     return dataclasses.field(default=default, metadata={"condition": made})
 
 
@@ -272,10 +272,8 @@ AUGMENT = ("host", "device")
 CLASSES = ("all", "base", "new")
 # Who may be used besides a query: nobody, the whole test list, batches of it, those before it.
 ALONE = "alone"
-QUERIES = (
-    *(ALONE, "all", "batch-64", "batch-1000", "batch-64-k2-10"),
-    *("stream", "stream-g0.01", "stream-classes"),
-)
+_BATCHES, _STREAMS = "all batch-64 batch-1000 batch-64-k2-10", "stream stream-g0.01 stream-classes"
+QUERIES = (ALONE, *_BATCHES.split(), *_STREAMS.split())
 # What describes a class where no file of texts does, and how its texts become one vector.
 BY_TEMPLATES = "templates"
 POOLING = ("unit-mean", "mean", "max")
@@ -422,7 +420,6 @@ class RunSpec(_Derived):
         kind=int,
         least=1,
         option="Most test images.",
-        panel="conditions",
         short="lim",
         quiet=True,
     )
@@ -434,9 +431,7 @@ class RunSpec(_Derived):
         title="way with EXIF orientations",
         words=EXIF,
         option="EXIF orientations.",
-        panel="conditions",
         short="exif",
-        quiet=True,
         late=True,
     )
     published: bool = condition(
@@ -446,9 +441,7 @@ class RunSpec(_Derived):
         title="published values",
         kind=bool,
         option="Authors' values.",
-        panel="conditions",
         short="pub",
-        quiet=True,
         late=True,
     )
     augment: str = condition(
@@ -458,9 +451,7 @@ class RunSpec(_Derived):
         title="place of augmentation",
         words=AUGMENT,
         option="Where crops are cut.",
-        panel="conditions",
         short="aug",
-        quiet=True,
         late=True,
     )
     queries: str = condition(
@@ -470,9 +461,7 @@ class RunSpec(_Derived):
         words=QUERIES,
         option="Company of a query: alone, all, batch-64, stream ...",
         short="q",
-        quiet=True,
         late=True,
-        panel="conditions",
         proof="independent",
     )
     views: int = condition(
@@ -483,9 +472,7 @@ class RunSpec(_Derived):
         least=1,
         option="Of a query.",
         short="views",
-        quiet=True,
         late=True,
-        panel="conditions",
         proof="sees as declared",
     )
     bystanders: str = condition(
@@ -495,9 +482,7 @@ class RunSpec(_Derived):
         words=BYSTANDERS,
         option="Others among base queries.",
         short="by",
-        quiet=True,
         late=True,
-        panel="conditions",
         proof="independent",
     )
     texts: str = condition(
@@ -506,9 +491,7 @@ class RunSpec(_Derived):
         metavar="NAME",
         option="FILE of texts per class, or waffle.",
         short="txt",
-        quiet=True,
         late=True,
-        panel="conditions",
         proof="without templates",
     )
     pooling: str = condition(
@@ -521,9 +504,7 @@ class RunSpec(_Derived):
         asked=None,
         refines="texts",
         short="pool",
-        quiet=True,
         late=True,
-        panel="conditions",
         proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)

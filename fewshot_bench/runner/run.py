@@ -236,10 +236,7 @@ def _without_result(
     return Record(
         spec=spec,
         status=status,
-        environment={
-            **environment.describe(spec.device),
-            "code": registry().code_of(spec),
-        },
+        environment={**environment.describe(spec.device), "code": registry().code_of(spec)},
         error={
             "type": type(error).__name__,
             "message": str(error) or repr(error),

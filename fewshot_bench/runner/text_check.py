@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,11 @@ from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.runner.examiner import LabelSpace
 from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verification import ASKED
 from fewshot_bench.utils.rng import isolate
 
 # Longest fit, in seconds, that is repeated.
 LONGEST = 2.0
-# Logits (some, classes) of a fit for some queries of a cell, metered.
-Ask = Callable[[Fitted, Cell, Meter], np.ndarray]
 
 
 def exchange(space: LabelSpace) -> LabelSpace | None:
@@ -38,11 +38,13 @@ def exchange(space: LabelSpace) -> LabelSpace | None:
     return replace(space, texts=tuple(texts))
 
 
-def find_text_gap(ask: Ask, fitted: Fitted, cell: Cell, session: Session) -> float | None:
+def find_text_gap(
+    answer: Callable[..., tuple[np.ndarray, Any]], fitted: Fitted, cell: Cell, session: Session
+) -> float | None:
     """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
 
-    ask: answers of a fit to some queries of a cell. 0 for a method that never read its texts. None
-    if it is unknown: the fit took long, or fails.
+    answer: as in `verify`. 0 for a method that never read its texts. None if it is unknown: the
+    fit took long, or fails.
     """
     space = fitted.cell.lists.fitted
     other = exchange(space)
@@ -57,14 +59,20 @@ def find_text_gap(ask: Ask, fitted: Fitted, cell: Cell, session: Session) -> flo
         for each in (space, other)
     )
     backbone, meter = fitted.backbone, Meter(fitted.backbone.device)
+    few = [range(min(ASKED, cell.lists.queries.count))]
+
+    def ask(other: Fitted) -> np.ndarray:
+        rows, columns = answer(other, other.cell, session, meter, few)
+        return np.asarray(rows[:, columns])
+
     context = Context(seed_of(own), backbone.device, cell.spec.precision, step="eager")
     try:
         with not_counted(), accounted(session.features, meter), lose_output():
-            before = ask(replace(fitted, cell=own), own, meter)
+            before = ask(replace(fitted, cell=own))
             with isolate(seed_of(own)):
                 task = make_task(changed, session, meter)
                 classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
-            after = ask(replace(fitted, cell=changed, classifier=classifier), changed, meter)
+            after = ask(replace(fitted, cell=changed, classifier=classifier))
     except Exception:
         return None
     return gap(after, before, before)
