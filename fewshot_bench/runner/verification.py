@@ -142,8 +142,9 @@ class Witness:
             self._ask_stream(groups[0])
         else:
             alone = [[place] for place in self.chosen]
+            self._ask_in_company(0, DEPENDENT)
             found, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
-            self._ask_in_company(0, DEPENDENT, found)
+            self._gap = max(self._gap, found)
 
     def _ask_batches(self, batches: Groups) -> None:
         """A batch after another one and in another order, and batches that are unusual."""
@@ -173,13 +174,12 @@ class Witness:
         self._judge(LOOKS_AHEAD, [head + tail], self._answers[head])
         self._ask_in_company(len(order))
 
-    def _ask_in_company(self, size: int, violation: str = "", known: float = 0.0) -> None:
-        """The chosen ones, behind others of a batch or stream of this size; known: a gap."""
+    def _ask_in_company(self, size: int, violation: str = "") -> None:
+        """The chosen ones, behind others of a batch or stream of this size."""
         places, others = self.chosen[::-1], self._ranked[len(self.chosen) :]
         count = max(0, min(min(size, MOST) - len(places), len(others) // 2))
         expected = self._answers[places]
-        found, rows = self._judge(violation, [others[:count] + places], expected, count)
-        self._gap = max(known, found)
+        self._gap, rows = self._judge(violation, [others[:count] + places], expected, count)
         if rows is not None:
             self._moved = float((rows.argmax(axis=1) != expected.argmax(axis=1)).mean())
 
