@@ -38,12 +38,12 @@ from fewshot_bench.api.spec import (
     RunSpec,
 )
 from fewshot_bench.runner.need import (
+    ChosenTexts,
     choose_runnable,
     conditions_of,
     find_lack,
     tell_left_out,
 )
-from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import (
     Configured,
     Option,
