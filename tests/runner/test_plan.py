@@ -16,7 +16,7 @@ from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
 from tests.answers import put_answers
-from tests.helpers import cells, fsbench
+from tests.helpers import cells, fsbench, inductive
 
 
 def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
@@ -29,8 +29,8 @@ def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
 def test_all_and_suites_are_expanded() -> None:
     found = cells("all", datasets=("demo", "digits"))
     assert {cell.dataset for cell in found} == {"digits", "letters", "shapes"}
-    assert {cell.method for cell in found} == set(registry().methods.names())
-    assert len(found) == 3 * len(registry().methods.names())
+    assert {cell.method for cell in found} == inductive()
+    assert len(found) == 3 * len(inductive())
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ from fewshot_bench.utils.errors import UsageError, unknown
 class Wanted:
     """The part of a published table to repeat, and deliberate changes.
 
-    methods: names or labels; where: options that a row must have; options: `[method.]name=value`
-    on top of the paper's. An empty filter keeps all. versions: by method, if another version than
-    the installed one is to be shown.
+    methods: names or labels; where: options and conditions that a row must have; options:
+    `[method.]name=value` on top of the paper's. An empty filter keeps all. versions: by method, if
+    another version than the installed one is to be shown.
     """
 
     methods: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     chosen = [
         cell
         for cell, options in configured
-        if all(name in options and str(options[name]) in texts for name, texts in asked)
+        if all(str({**cell.number.conditions, **options}.get(name)) in own for name, own in asked)
     ]
     if not chosen:
         raise UsageError(
@@ -148,7 +148,7 @@ def _rows(table: Reproduction) -> Iterator[Cell]:
         elif len(tables[number.name, number.under]) > 1 and number.table != table.tables[0][1]:
             label = f"{number.name} ({number.table})"
         if number.under:
-            label = f"{label}, {number.under}"
+            label = f"{label} [{number.under}]"
         if not number.is_mean:
             yield Cell(label, number, setting)
             continue

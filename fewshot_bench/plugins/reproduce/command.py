@@ -68,7 +68,7 @@ _THIS_CALL = (
     "--where",
     multiple=True,
     metavar="NAME=VALUE[,VALUE]",
-    help="Only rows whose configuration has this, such as rank=2.",
+    help="Only rows whose configuration has this, such as rank=2 or queries=all.",
 )
 @list_option(
     "--dataset",

@@ -122,8 +122,8 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
 
     @property
     def under(self) -> str:
-        """Its conditions where they are not the defaults: `queries all, views 64`."""
-        return ", ".join(
+        """Its conditions where they are not the defaults: `queries all; views 64`."""
+        return "; ".join(
             f"{name} {value}"
             for name, value in self.conditions.items()
             if value != CONDITIONS[name].default
