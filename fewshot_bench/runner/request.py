@@ -38,8 +38,13 @@ from fewshot_bench.api.spec import (
     RunSpec,
     method_label,
 )
-from fewshot_bench.runner.need import choose_runnable, conditions_of, find_lack, tell_left_out
-from fewshot_bench.runner.text_conditions import ChosenTexts
+from fewshot_bench.runner.need import (
+    ChosenTexts,
+    choose_runnable,
+    conditions_of,
+    find_lack,
+    tell_left_out,
+)
 from fewshot_bench.runner.variants import (
     Configured,
     Option,
