@@ -20,16 +20,12 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=BILINEAR)
 
 
-def _rotate(image: Image.Image, share: float, sign: int) -> Image.Image:
-    return image.rotate(sign * int(30 * share), resample=BILINEAR)
-
-
 # Each gets the image, the share of its range, and a sign.
 OPERATIONS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
     lambda image, share, sign: ImageOps.autocontrast(image),
     lambda image, share, sign: ImageOps.equalize(image),
     lambda image, share, sign: ImageOps.posterize(image, 4 - int(4 * share)),
-    _rotate,
+    lambda image, share, sign: image.rotate(sign * int(30 * share), resample=BILINEAR),
     lambda image, share, sign: ImageOps.solarize(image, 256 - int(256 * share)),
     lambda image, share, sign: _affine(image, 1, sign * 0.3 * share, 0, 0, 1, 0),
     lambda image, share, sign: _affine(image, 1, 0, 0, sign * 0.3 * share, 1, 0),

@@ -265,8 +265,7 @@ def fit(
         only_read()
         _check_found(cell, session, incidents)
     backbone, fingerprint = session.backbone(spec)
-    below = cell.below and copy.deepcopy(cell.below.meter)
-    meter = below or Meter(backbone.device)
+    meter = (cell.below and copy.deepcopy(cell.below.meter)) or Meter(backbone.device)
     memory = PeakMemory(backbone.device)
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:

@@ -144,10 +144,8 @@ def _compute(
     """
     key, incidents = spec.fit_key(), Incidents()
     if below is not None and below.record.status != "done":
-        code = {"code": registry().code_of(spec)}
-        return Answered(
-            replace(below.record, spec=spec, environment={**below.record.environment, **code})
-        )
+        facts = {**below.record.environment, "code": registry().code_of(spec)}
+        return Answered(replace(below.record, spec=spec, environment=facts))
     try:
         if below and below.record.footprint["depends_on_queries"]:
             raise ContractError(

@@ -70,7 +70,10 @@ def verify(
     try:
         with not_counted(), accounted(session.features, other), lose_output():
             source = session.source(cell.lists.queries, cell.spec)
-            ranked = rank(source.digests, cell.lists.picks)
+            # An order that follows from the images of queries and support alone.
+            key = cell.lists.picks.encode()[:64]
+            ranks = [hashlib.blake2b(digest, key=key).digest() for digest in source.digests]
+            ranked = sorted(range(len(ranks)), key=ranks.__getitem__)
             count = min(ASKED, max(1, len(ranked) // 2))
             witness = Witness(ask, answers, ranked, cell.spec.precision, count)
             witness.ask(card.sees, cell.lists.groups)
@@ -90,12 +93,6 @@ def encoded_each(count: int, meter: Meter, of_fit: Meter) -> float | None:
     if billed is None or before is None or not count:
         return None
     return round((billed - before) / count, 4)
-
-
-def rank(digests: Sequence[bytes], seed: str) -> list[int]:
-    """Places of queries in an order that follows from their images and a seed alone."""
-    ranks = [hashlib.blake2b(digest, key=seed.encode()[:64]).digest() for digest in digests]
-    return sorted(range(len(ranks)), key=ranks.__getitem__)
 
 
 class Witness:
