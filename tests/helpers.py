@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_bench.api.method_card import read_card
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
@@ -89,6 +91,13 @@ def quick(methods: Sequence[str]) -> tuple[str, ...]:
 def flags(options: Sequence[str]) -> list[str]:
     """Option settings as `-o` arguments."""
     return [part for option in options for part in ("-o", option)]
+
+
+def inductive() -> set[str]:
+    """The methods that see a query alone, which any run allows."""
+    catalog = registry()
+    names = catalog.methods.names()
+    return {name for name in names if read_card(catalog.method_class(name)).sees == "query"}
 
 
 def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[RunSpec]:

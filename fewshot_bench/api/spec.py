@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.file_texts import list_files, show, split_texts, without_names
+from fewshot_bench.api.file_texts import list_files, show, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -583,7 +583,7 @@ class RunSpec(_Derived):
         values = self.to_dict()
         for name in ("options", "overrides"):
             values[name] = without_names(values[name])
-        values["texts"] = split_texts(self.texts)[1] or self.texts
+        values |= without_names({"texts": self.texts})
         for name in values.keys() - KEYED:
             if values[name] == _defaults()[name]:
                 del values[name]
@@ -619,7 +619,7 @@ class RunSpec(_Derived):
     @property
     def files(self) -> list[str]:
         """The files that it states, as `store/kept_files.py` takes them."""
-        return list_files(self.options, self.texts)
+        return list_files(*self.options.values(), self.texts)
 
     @property
     def skipped(self) -> int:

@@ -182,9 +182,10 @@ class _Run:
         from fewshot_bench.store.store import METHODS
 
         try:
-            keep_methods(self.store.path, (cell.method for cell in self.plan.cells))
+            every = [part for cell in self.plan.cells for part in (cell, cell.lowest)]
+            keep_methods(self.store.path, (cell.method for cell in every))
             keep_code(self.store.path, code.digests, code.parts)
-            keep_files(self.store.path, chain.from_iterable(c.files for c in self.plan.cells))
+            keep_files(self.store.path, chain.from_iterable(cell.files for cell in every))
         except OSError as error:
             raise self.store.cannot_write(self.store.path / METHODS, error) from error
 
@@ -289,9 +290,8 @@ class _Run:
 
     def _announce(self, state: Resume) -> None:
         """Print the cells that are left out, notes, and the number of cells."""
-        from fewshot_bench.runner.need import tell_left_out
+        from fewshot_bench.runner.need import note_texts, tell_left_out
         from fewshot_bench.runner.preflight import long_prompts
-        from fewshot_bench.runner.text_conditions import note_texts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines
 

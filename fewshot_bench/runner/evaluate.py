@@ -20,12 +20,13 @@ from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES
 from fewshot_bench.api.task import Images
+from fewshot_bench.api.violations import TEXTS_UNUSED
 from fewshot_bench.images.features import ImageView, accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
@@ -45,7 +46,7 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
-from fewshot_bench.runner.text_check import find_text_gap, list_unused
+from fewshot_bench.runner.text_check import find_text_gap
 from fewshot_bench.runner.verification import ASKED, Verdict, encoded_for, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
@@ -124,6 +125,7 @@ def evaluate(
             verdict = verify(again, answers, meter, fitted, cell, session)
             if spec.texts != BY_TEMPLATES and cell.below is None:
                 text_gap = find_text_gap(answer_few, fitted, cell, session)
+        unused = text_gap is not None and text_gap <= TOLERANCE[spec.precision]
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -144,7 +146,7 @@ def evaluate(
         "depends_on_queries": verdict.depends,
         "query_gap": verdict.gap,
         "moved": verdict.moved,
-        "violations": [*verdict.violations, *list_unused(text_gap, spec.precision)],
+        "violations": [*verdict.violations, *[TEXTS_UNUSED] * unused],
         **({} if spec.texts == BY_TEMPLATES else {"text_gap": text_gap}),
         "encoded_per_query": encoded_for(answers, meter, fitted),
         "test_steps": observer.steps,

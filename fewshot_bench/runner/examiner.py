@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.api.class_texts import WAFFLE, find
 from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
-from fewshot_bench.api.file_texts import TEXTS_DIGITS
+from fewshot_bench.api.file_texts import LONG
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.method import Classifier, Transferable
 from fewshot_bench.api.metrics import Answers, rounded
@@ -132,7 +132,7 @@ def texts_in(spec: RunSpec, card: DatasetCard, source: DatasetCard) -> Sequence[
     if spec.texts == WAFFLE:
         noise = draw_noise(source.classnames, spec.train_seed)
         return [describe(name, noise) for name in card.classnames]
-    return find(spec.texts).of(card.name, card.classnames)
+    return find(spec.texts).describe(card.name, card.classnames)
 
 
 def adapt_classifier(
@@ -464,7 +464,7 @@ class Examiner:
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         if evaluated.texts:
             counts = [len(texts) for texts in evaluated.texts]
-            digest = digest_text(canonical_json([*evaluated.texts]), TEXTS_DIGITS)
+            digest = digest_text(canonical_json([*evaluated.texts]), LONG)
             sizes = {"count": sum(counts), "least": min(counts), "most": max(counts)}
             facts |= {"texts": {**sizes, "digest": digest}}
         if groups:

@@ -7,13 +7,97 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.spec import ALONE, CONDITIONS
-from fewshot_bench.runner.text_conditions import ChosenTexts
+from fewshot_bench.api.class_texts import WAFFLE, find, read_texts
+from fewshot_bench.api.file_texts import split
+from fewshot_bench.api.method_card import TEXT_KNOWLEDGE
+from fewshot_bench.api.option_files import open_files
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, CONDITIONS, POOLING, RunSpec
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.splits.groups import is_stream
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset
+
+# What `MethodCard.text` says of methods that read no prompt.
+NO_PROMPTS = TEXT_KNOWLEDGE[:2]
+# Poolings that a method takes unless its class attribute `poolings` says otherwise: one vector of a
+# class, of any length.
+ONE_VECTOR = POOLING[:2]
+
+
+@dataclass(frozen=True)
+class ChosenTexts:
+    """The conditions `texts` and `pooling` of a request."""
+
+    texts: str = BY_TEMPLATES
+    pooling: str = POOLING[0]
+
+    @classmethod
+    def of(cls, texts: str, pooling: str | None) -> ChosenTexts:
+        """The texts of two options; UsageError for a wrong value or an unusable file.
+
+        pooling: None for the usual one, which for random texts is their mean, as in WaffleCLIP.
+        """
+        if pooling not in (None, *POOLING):
+            raise unknown("pooling", pooling, POOLING, "fsbench run --help")
+        if texts == BY_TEMPLATES and pooling not in (None, POOLING[0]):
+            raise UsageError(
+                f"--pooling {pooling} pools texts, and prompts of templates describe the classes: "
+                "add --texts FILE, or leave it out"
+            )
+        stated = texts if texts in (BY_TEMPLATES, WAFFLE) else read_texts(texts).text
+        return cls(stated, pooling or POOLING[texts == WAFFLE])
+
+    def describe(self, variant: Variant) -> bool:
+        """True if texts describe the classes of a method's cells: it reads prompts otherwise."""
+        return self.texts != BY_TEMPLATES and variant.card.text not in NO_PROMPTS
+
+    def needed_by(self, variant: Variant) -> dict[str, Any]:
+        """The two conditions of the cells of a method."""
+        needed = self if self.describe(variant) else PROMPTS
+        return {"texts": needed.texts, "pooling": needed.pooling}
+
+    def find_lack(self, variant: Variant) -> str:
+        """The reason why a method can take neither texts nor this pooling; empty if it can."""
+        if not self.describe(variant):
+            return ""
+        method: Any = registry().method_class(variant.method)(**open_files(variant.options))
+        if reason := getattr(method, "cannot_take_texts", ""):
+            return f"takes no texts of classes, as {reason}: leave it out, or --texts"
+        taken = getattr(method, "poolings", ONE_VECTOR)
+        if self.pooling in taken:
+            return ""
+        other = f"expected {' or '.join(taken)}, the forms of class vectors that it starts from"
+        return f"takes no texts with --pooling {self.pooling}: {other}; or leave it out"
+
+    def check(self, datasets: Mapping[str, Dataset]) -> None:
+        """UsageError for a class of a data set that the file has no text for."""
+        for dataset in datasets.values() if split(self.texts)[0] else ():
+            find(self.texts).describe(dataset.card().name, dataset.card().classnames)
+
+
+# Prompts of templates describe the classes.
+PROMPTS = ChosenTexts()
+
+
+def note_texts(cells: Iterable[RunSpec], datasets: Mapping[str, Dataset]) -> Iterator[str]:
+    """What is odd about the texts of files that cells state, one line each."""
+    used: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for cell in cells:
+        if split(cell.texts)[0]:
+            used[cell.texts, cell.backbone] |= {cell.dataset: None, cell.target: None}
+    for (text, backbone), names in used.items():
+        from fewshot_bench.backbones.shape import too_long
+
+        texts, cards = find(text), [datasets[name].card() for name in names if name]
+        classes = {card.name: card.classnames for card in cards}
+        every = [one for own in classes.items() for of in texts.describe(*own) for one in of]
+        yield from texts.list_oddities(classes, too_long(backbone, every))
 
 
 def conditions_of(

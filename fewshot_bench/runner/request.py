@@ -36,14 +36,15 @@ from fewshot_bench.api.spec import (
     TOY_TEXT,
     AllShots,
     RunSpec,
+    method_label,
 )
 from fewshot_bench.runner.need import (
+    ChosenTexts,
     choose_runnable,
     conditions_of,
     find_lack,
     tell_left_out,
 )
-from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import (
     Configured,
     Option,
@@ -294,6 +295,9 @@ def _put_on(
     fields |= {"method": inner.method, "method_version": inner.version}
     own = {name: getattr(cell, name) for name in needed if name != "queries"}
     more = {name: needed[name] for name in own if own[name] == CONDITIONS[name].default}
+    # However it was spelled, such as by a file.
+    on = {"on": method_label(inner.method, inner.overrides)}
+    more |= {name: {**getattr(cell, name), **on} for name in ("options", "overrides")}
     return dataclasses.replace(cell, inner=fields, **more)
 
 

@@ -1,6 +1,7 @@
 """Whether a method uses the texts of its classes: it is fitted again with two classes' exchanged.
 
-A fit that took long is not repeated: of it alone the reading of its texts is known.
+A fit that trains is not repeated: its texts may act through a loss that need not move it (ProGrad
+without a conflict of gradients). Of it, the reading of its texts is known.
 """
 
 from __future__ import annotations
@@ -11,65 +12,50 @@ from dataclasses import replace
 
 import numpy as np
 
-from fewshot_bench.api.metrics import TOLERANCE, gap
-from fewshot_bench.api.violations import TEXTS_UNUSED
+from fewshot_bench.api.metrics import gap
 from fewshot_bench.images.features import accounted
 from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.cell_log import lose_output
-from fewshot_bench.runner.examiner import LabelSpace
 from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.rng import isolate
 
-# Longest fit, in seconds, that is repeated.
-LONGEST = 2.0
 # Logits (some, classes) of a fit for some queries of a cell, metered.
 Ask = Callable[[Fitted, Cell, Meter], np.ndarray]
-
-
-def exchange(space: LabelSpace) -> LabelSpace | None:
-    """The classes with the texts of the first two that differ in them exchanged; None without."""
-    texts = [*space.texts]
-    other = next((index for index, each in enumerate(texts) if each != texts[0]), 0)
-    if not other:
-        return None
-    texts[0], texts[other] = texts[other], texts[0]
-    return replace(space, texts=tuple(texts))
 
 
 def find_text_gap(ask: Ask, fitted: Fitted, cell: Cell, session: Session) -> float | None:
     """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
 
-    ask: answers of a fit to some queries of a cell. 0 for a method that never read its texts. None
-    if it is unknown: the fit took long, or fails.
+    0 for a method that never read its texts. None if it is unknown: the fit trained or fails, or
+    all classes have the same texts.
     """
     space = fitted.cell.lists.fitted
-    other = exchange(space)
-    if other is None:
-        return None
-    if not fitted.texts_read:
+    first, *others = space.texts
+    other = next((place for place, texts in enumerate(others, 1) if texts != first), 0)
+    if other and not fitted.texts_read:
         return 0.0
-    if fitted.meter.timings()["phases"]["fit"]["elapsed"]["wall"] > LONGEST:
+    if not other or fitted.trained["trained"] != 0:
         return None
-    own, changed = (
-        replace(cell, lists=replace(cell.lists, fitted=each, evaluated=each))
-        for each in (space, other)
-    )
-    backbone, meter = fitted.backbone, Meter(fitted.backbone.device)
-    context = Context(seed_of(own), backbone.device, cell.spec.precision, step="eager")
+    exchanged = (space.texts[other], *others[: other - 1], first, *others[other:])
+    meter = Meter(fitted.backbone.device)
+
+    def answer(texts: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        described = replace(space, texts=texts)
+        own = replace(cell, lists=replace(cell.lists, fitted=described, evaluated=described))
+        seed, backbone = seed_of(own), fitted.backbone
+        if texts == space.texts:
+            return ask(replace(fitted, cell=own), own, meter)
+        context = Context(seed, backbone.device, cell.spec.precision, step="eager")
+        with isolate(seed):
+            task = make_task(own, session, meter)
+            classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
+        return ask(replace(fitted, cell=own, classifier=classifier), own, meter)
+
     try:
         with not_counted(), accounted(session.features, meter), lose_output():
-            before = ask(replace(fitted, cell=own), own, meter)
-            with isolate(seed_of(own)):
-                task = make_task(changed, session, meter)
-                classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
-            after = ask(replace(fitted, cell=changed, classifier=classifier), changed, meter)
+            before, after = answer(space.texts), answer(exchanged)
     except Exception:
         return None
     return gap(after, before, before)
-
-
-def list_unused(text_gap: float | None, precision: str) -> list[str]:
-    """The violation of a method that does not use its texts."""
-    return [TEXTS_UNUSED] if text_gap is not None and text_gap <= TOLERANCE[precision] else []

@@ -42,7 +42,7 @@ OTHERS: Mapping[str, Any] = {
     "queries": "all",
     "views": 64,
     "bystanders": "new",
-    "texts": "cupl@0123456789ab",
+    "texts": "cupl@sha256:0123456789abcdef",
     "pooling": "max",
 }
 
@@ -156,7 +156,7 @@ def test_what_is_not_as_its_card_declares_is_lent_to_no_block() -> None:
 
 
 def test_texts_are_lent_to_methods_without_templates_alone() -> None:
-    file = "cupl@0123456789ab"
+    file = "cupl@sha256:0123456789abcdef"
     probe = stated("linear-probe", text="none")
     both = [stated(), probe, stated("zs", texts=file, pooling="max")]
     found = blocks(both)

@@ -13,9 +13,9 @@ from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_rules import cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import Result, fsbench
+from tests.helpers import Result, fsbench, inductive
 
-OTHERS = len(registry().methods.names())
+OTHERS = len(inductive())
 FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--dry-run", "--store")
 HEAD = """
 from __future__ import annotations

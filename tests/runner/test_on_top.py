@@ -207,12 +207,27 @@ def test_scores_follow_the_queries(session: Session) -> None:
         _ = bare.scores
 
 
-def test_it_runs_as_a_command(tmp_path: Path) -> None:
+BASE = """
+from dataclasses import dataclass
+from fewshot_bench.training import LinearClassifier
+
+@dataclass(frozen=True)
+class Base:
+    name = "base"
+
+    def fit(self, task, backbone, ctx):
+        return LinearClassifier(1.0 * backbone.logit_scale * backbone.class_features(task))
+"""
+
+
+def test_an_edit_of_a_file_below_makes_results_stale(tmp_path: Path) -> None:
+    file = tmp_path / "base.py"
+    file.write_text(BASE, encoding="utf-8")
     arguments = ["-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "40", "--store"]
-    arguments += [str(tmp_path), "--backbone", "tiny", "--queries", "all", "--jobs", "1"]
-    top = "zlap[on=zero-shot,gamma=3]"
-    said = fsbench("run", "-m", f"{top},zero-shot", *arguments)
+    arguments += [str(tmp_path / "store"), "--backbone", "tiny", "--queries", "all", "--jobs", "1"]
+    said = fsbench("run", "-m", f"zlap[on={file}:Base]", *arguments)
     assert said.code == 0, said.err
-    assert "zlap[gamma=3.0,on=zero-shot] on digits" in said.out
-    again = fsbench("run", "-m", top, *arguments)
-    assert "1 done already, 0 to run" in again.out
+    assert "zlap[on=base] on digits" in said.out
+    file.write_text(BASE.replace("1.0", "2.0"), encoding="utf-8")
+    again = fsbench("run", "-m", f"zlap[on={file}:Base]", *arguments, "--dry-run")
+    assert "1 cell of zlap on base is stale: base.Base.fit changed" in again.out

@@ -9,7 +9,6 @@ import pytest
 
 from fewshot_bench import UsageError
 from fewshot_bench.analysis.signature.commands import commands_of
-from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
@@ -17,7 +16,7 @@ from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
 from tests.answers import put_answers
-from tests.helpers import cells, fsbench
+from tests.helpers import cells, fsbench, inductive
 
 
 def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
@@ -30,11 +29,8 @@ def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
 def test_all_and_suites_are_expanded() -> None:
     found = cells("all", datasets=("demo", "digits"))
     assert {cell.dataset for cell in found} == {"digits", "letters", "shapes"}
-    # Queries are alone, with one view each.
-    cards = {name: read_card(registry().method_class(name)) for name in registry().methods.names()}
-    inductive = {name for name, card in cards.items() if card.sees == "query"}
-    assert {cell.method for cell in found} == inductive
-    assert len(found) == 3 * len(inductive)
+    assert {cell.method for cell in found} == inductive()
+    assert len(found) == 3 * len(inductive())
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,8 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.runner.need import tell_left_out
+from fewshot_bench.runner.need import ChosenTexts, note_texts, tell_left_out
 from fewshot_bench.runner.own_data import read_own_data
-from fewshot_bench.runner.text_conditions import ChosenTexts, note_texts
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (

@@ -20,7 +20,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.images.decode import decode_or_explain, upright
 from fewshot_bench.plugins.models.material import Material, with_validation
-from fewshot_bench.runner.text_conditions import PROMPTS, ChosenTexts
+from fewshot_bench.runner.need import PROMPTS, ChosenTexts
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 

@@ -24,9 +24,8 @@ from fewshot_bench.plugins.reproduce.numbers import (
     tell_left_out,
 )
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
-from fewshot_bench.runner.need import find_lack
+from fewshot_bench.runner.need import ChosenTexts, find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
-from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 

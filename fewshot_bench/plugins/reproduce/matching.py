@@ -100,7 +100,7 @@ class Matches:
         # What needs less than the cell allows counts as in a table.
         proved = self._proved[spec.key()]
         ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
-        # Published rows do not state the digest of a file of texts: cupl.json@0123456789ab is cupl.
+        # Published rows do not state the digest of a file of texts: cupl.json@sha256:0123 is cupl.
         own = {name: getattr(spec, name) for name in expected}
         own["texts"] = PurePath(own["texts"].partition("@")[0]).stem
         return ", ".join(
