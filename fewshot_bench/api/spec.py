@@ -194,6 +194,10 @@ def condition(default: Any, filter: str, **about: Any) -> Any:
     return dataclasses.field(default=default, metadata={"condition": made})
 
 
+# One that few runs change.
+rare_condition = functools.partial(condition, quiet=True, late=True, panel="conditions")
+
+
 def list_conditions(spec: type) -> Mapping[str, Condition]:
     """The conditions among the fields of a dataclass, by name, in field order."""
     return {
@@ -427,91 +431,70 @@ class RunSpec(_Derived):
         quiet=True,
     )
     weights: str = condition("", "weights", metavar="PREFIX", prefix=True)
-    exif: str = condition(
+    exif: str = rare_condition(
         "ignore",
         "EXIF",
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
         option="EXIF orientations.",
-        panel="conditions",
         short="exif",
-        quiet=True,
-        late=True,
     )
-    published: bool = condition(
+    published: bool = rare_condition(
         False,
         "authors' values",
         metavar="yes|no",
         title="published values",
         kind=bool,
         option="Authors' values.",
-        panel="conditions",
         short="pub",
-        quiet=True,
-        late=True,
     )
-    augment: str = condition(
+    augment: str = rare_condition(
         "host",
         "crops",
         metavar="WORD",
         title="place of augmentation",
         words=AUGMENT,
         option="Where crops are cut.",
-        panel="conditions",
         short="aug",
-        quiet=True,
-        late=True,
     )
-    queries: str = condition(
+    queries: str = rare_condition(
         ALONE,
-        "company of a query",
+        "company",
         metavar="WORD",
         words=QUERIES,
         option="Company of a query: alone, all, batch-64, stream ...",
         short="q",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="independent",
     )
-    views: int = condition(
+    views: int = rare_condition(
         1,
-        "views of a query",
+        "of a query",
         metavar="N",
         kind=int,
         least=1,
         option="Of a query.",
         short="views",
-        quiet=True,
-        late=True,
-        panel="conditions",
-        proof="sees as declared",
+        proof="verified",
     )
-    bystanders: str = condition(
+    bystanders: str = rare_condition(
         "none",
-        "others among them",
+        "others there",
         metavar="WORD",
         words=BYSTANDERS,
         option="Others among base queries.",
         short="by",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="independent",
     )
-    texts: str = condition(
+    texts: str = rare_condition(
         BY_TEMPLATES,
-        "texts of a class",
+        "of a class",
         metavar="NAME",
         option="FILE of texts per class, or waffle.",
         short="txt",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="without templates",
     )
-    pooling: str = condition(
+    pooling: str = rare_condition(
         POOLING[0],
         "their pooling",
         title="pooling of texts",
@@ -521,9 +504,6 @@ class RunSpec(_Derived):
         asked=None,
         refines="texts",
         short="pool",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)
