@@ -189,9 +189,12 @@ class Condition:
 
 def condition(default: Any, filter: str, **about: Any) -> Any:
     """A field of `RunSpec` that is a condition; about: fields of `Condition`."""
-    quiet = about.pop("quiet", about.get("late", False))
-    made = Condition(default=default, filter=filter, quiet=quiet, **about)
+    made = Condition(default=default, filter=filter, **about)
     return dataclasses.field(default=default, metadata={"condition": made})
+
+
+# One that few runs change.
+rare_condition = functools.partial(condition, quiet=True, late=True)
 
 
 def list_conditions(spec: type) -> Mapping[str, Condition]:
@@ -272,8 +275,10 @@ AUGMENT = ("host", "device")
 CLASSES = ("all", "base", "new")
 # Who may be used besides a query: nobody, the whole test list, batches of it, those before it.
 ALONE = "alone"
-_BATCHES, _STREAMS = "all batch-64 batch-1000 batch-64-k2-10", "stream stream-g0.01 stream-classes"
-QUERIES = (ALONE, *_BATCHES.split(), *_STREAMS.split())
+QUERIES = (
+    *(ALONE, "all", "batch-64", "batch-1000", "batch-64-k2-10"),
+    *("stream", "stream-g0.01", "stream-classes"),
+)
 # What describes a class where no file of texts does, and how its texts become one vector.
 BY_TEMPLATES = "templates"
 POOLING = ("unit-mean", "mean", "max")
@@ -424,7 +429,7 @@ class RunSpec(_Derived):
         quiet=True,
     )
     weights: str = condition("", "weights", metavar="PREFIX", prefix=True)
-    exif: str = condition(
+    exif: str = rare_condition(
         "ignore",
         "EXIF",
         metavar="WORD",
@@ -432,9 +437,8 @@ class RunSpec(_Derived):
         words=EXIF,
         option="EXIF orientations.",
         short="exif",
-        late=True,
     )
-    published: bool = condition(
+    published: bool = rare_condition(
         False,
         "authors' values",
         metavar="yes|no",
@@ -442,9 +446,8 @@ class RunSpec(_Derived):
         kind=bool,
         option="Authors' values.",
         short="pub",
-        late=True,
     )
-    augment: str = condition(
+    augment: str = rare_condition(
         "host",
         "crops",
         metavar="WORD",
@@ -452,49 +455,44 @@ class RunSpec(_Derived):
         words=AUGMENT,
         option="Where crops are cut.",
         short="aug",
-        late=True,
     )
-    queries: str = condition(
+    queries: str = rare_condition(
         ALONE,
-        "company of a query",
+        "company",
         metavar="WORD",
         words=QUERIES,
         option="Company of a query: alone, all, batch-64, stream ...",
         short="q",
-        late=True,
         proof="independent",
     )
-    views: int = condition(
+    views: int = rare_condition(
         1,
-        "views of a query",
+        "of a query",
         metavar="N",
         kind=int,
         least=1,
         option="Of a query.",
         short="views",
-        late=True,
-        proof="sees as declared",
+        proof="verified",
     )
-    bystanders: str = condition(
+    bystanders: str = rare_condition(
         "none",
-        "others among them",
+        "others there",
         metavar="WORD",
         words=BYSTANDERS,
         option="Others among base queries.",
         short="by",
-        late=True,
         proof="independent",
     )
-    texts: str = condition(
+    texts: str = rare_condition(
         BY_TEMPLATES,
-        "texts of a class",
+        "of a class",
         metavar="NAME",
         option="FILE of texts per class, or waffle.",
         short="txt",
-        late=True,
         proof="without templates",
     )
-    pooling: str = condition(
+    pooling: str = rare_condition(
         POOLING[0],
         "their pooling",
         title="pooling of texts",
@@ -504,7 +502,6 @@ class RunSpec(_Derived):
         asked=None,
         refines="texts",
         short="pool",
-        late=True,
         proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)

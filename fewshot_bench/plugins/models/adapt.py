@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,13 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.runner.need import ChosenTexts, note_texts, tell_left_out
+from fewshot_bench.runner.need import (
+    check_texts,
+    find_text_lack,
+    note_texts,
+    settle_texts,
+    tell_left_out,
+)
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -165,11 +171,12 @@ def adapt(
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, dataset)
-    described = ChosenTexts.of(given["texts"], given["pooling"])
+    described = settle_texts(given["texts"], given["pooling"])
     variants = _variants(method, options, described, say)
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif, described)
+    conditions = _conditions(dataset, backbone, precision, device)
+    chosen = Chosen(replace(conditions, **described), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
@@ -177,7 +184,7 @@ def adapt(
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
         datasets = {material.dataset.card().name: material.dataset}
-        described.check(datasets)
+        check_texts(described["texts"], datasets)
         for line in note_texts(map(runner.spec, variants), datasets):
             say(line)
         search = Search(runner, variants, clock, say, REPEATS)
@@ -237,7 +244,7 @@ def _refuse_inside(folder: Path, dataset: str) -> None:
 def _variants(
     method: str,
     options: Mapping[str, Any] | Sequence[str],
-    texts: ChosenTexts,
+    texts: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> list[Variant]:
     """The methods to choose among, from cheap to expensive; only one if it was named.
@@ -250,8 +257,9 @@ def _variants(
         if isinstance(options, Mapping)
         else list(options)
     )
+    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
+    variants = expand_methods([method] if method != AUTO else kept, given, plugins)
     if method != AUTO:
-        variants = expand_methods([method], given, plugins)
         if len(variants) != 1:
             raise UsageError(
                 f"method '{method}' and its options stand for {len(variants)}: give one"
@@ -259,15 +267,12 @@ def _variants(
         reason = reason_not_to_keep(plugins.method_class(variants[0].method))
         if reason:
             raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
-        if lack := texts.find_lack(variants[0]):
-            raise UsageError(f"method '{method}' {lack}")
-        return variants
-    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
-    every = expand_methods(kept, given, plugins)
-    lacks = {one.method: lack for one in every if (lack := texts.find_lack(one))}
+    lacks = {one.method: lack for one in variants if (lack := find_text_lack(one, texts))}
+    if method != AUTO and lacks:
+        raise UsageError(f"method '{method}' {lacks[variants[0].method]}")
     for line in tell_left_out(lacks):
         say(f"left out: {line}")
-    return [one for one in every if one.method not in lacks]
+    return [one for one in variants if one.method not in lacks]
 
 
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:

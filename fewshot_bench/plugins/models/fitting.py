@@ -20,7 +20,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.images.decode import decode_or_explain, upright
 from fewshot_bench.plugins.models.material import Material, with_validation
-from fewshot_bench.runner.need import PROMPTS, ChosenTexts
+from fewshot_bench.runner.need import conditions_of
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 
@@ -49,7 +49,6 @@ class Chosen:
     conditions: Request
     seed: int = 1
     exif: str = "ignore"
-    texts: ChosenTexts = PROMPTS
 
 
 class FitRunner:
@@ -90,7 +89,7 @@ class FitRunner:
             revision=material.revision,
             method_version=variant.version,
             data=material.data,
-            **chosen.texts.needed_by(variant),
+            **conditions_of(variant, chosen.conditions.conditions()),
         )
 
     def fit(
