@@ -91,7 +91,6 @@ def evaluate(
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
-
     # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
