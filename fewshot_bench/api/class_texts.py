@@ -8,13 +8,12 @@ that one file describes have one value.
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import io
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,17 +90,20 @@ class ClassTexts:
         return tuple(tuple(section[in_prompts(name)]) for name in classnames)
 
     def list_oddities(
-        self, datasets: Mapping[str, Sequence[str]], too_long: Container[str]
+        self,
+        datasets: Mapping[str, Sequence[str]],
+        too_long: Callable[[Sequence[str]], Container[str]],
     ) -> Iterator[str]:
         """What a user should know before a run, one line each.
 
-        datasets: class names by data set. too_long: texts that the encoder cuts.
+        datasets: class names by data set. too_long: gets those of some texts that the encoder cuts.
         """
         known = {in_prompts(name) for names in datasets.values() for name in names}
         odd = {"texts without a word, left out": [""] * self.empty}
         for dataset, names in datasets.items():
             section, own = self.section(dataset), {in_prompts(name) for name in names}
             pairs = [(name, text) for name in own for text in section[name]]
+            cut = too_long([text for _, text in pairs])
             odd |= {
                 f"names of no class of {dataset}": sorted(section.keys() - known),
                 f"texts of {dataset} twice in their class, where they count twice": [
@@ -111,7 +113,7 @@ class ClassTexts:
                     text for name, text in pairs if name not in in_prompts(text)
                 ],
                 f"texts of {dataset} of more tokens than the text encoder reads, cut": [
-                    text for _, text in pairs if text in too_long
+                    text for _, text in pairs if text in cut
                 ],
             }
         for what, found in odd.items():
@@ -149,12 +151,6 @@ def find(text: str) -> ClassTexts:
             )
         READ[digest] = ClassTexts.of(name, _read_json(read_regular_text(path), f"texts {path}"))
     return READ[digest]
-
-
-@functools.lru_cache(maxsize=1024)
-def count_texts(text: str, dataset: str, classnames: tuple[str, ...]) -> int:
-    """The number of texts for a data set in a file that a cell states."""
-    return sum(map(len, find(text).describe(dataset, classnames)))
 
 
 def read_entries(path: Path) -> Iterator[Entry]:

@@ -83,15 +83,13 @@ class LabelSpace(Vocabulary):
     def of_fit(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
         """The classes that a cell is fitted on; `card`: the card of its data set."""
         part = "all" if spec.classes == "all" else "base"
-        texts = texts_in(spec, card, card)
-        return cls.of(card, spec.prompts, part, texts, spec.pooling)
+        return cls.of(card, spec.prompts, part, texts_in(spec, card, card), spec.pooling)
 
     @classmethod
     def of_evaluation(cls, card: DatasetCard, spec: RunSpec, source: DatasetCard) -> LabelSpace:
         """The classes that a cell is evaluated on; `card`: the card of its target."""
         part = "all" if spec.target else spec.classes
-        texts = texts_in(spec, card, source)
-        return cls.of(card, spec.prompts, part, texts, spec.pooling)
+        return cls.of(card, spec.prompts, part, texts_in(spec, card, source), spec.pooling)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -15,7 +15,7 @@ import torch
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.waffle import PAIRS, read_words
-from fewshot_bench.runner.need import ChosenTexts, find_lack
+from fewshot_bench.runner.need import find_lack, reads_texts
 from fewshot_bench.runner.variants import expand_methods
 from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench
@@ -196,14 +196,13 @@ TOY = random_backbone()
 @pytest.mark.parametrize("method", METHODS)
 def test_no_method_ignores_texts_silently(method: str) -> None:
     (variant,) = expand_methods([method], [], registry())
-    chosen = ChosenTexts("waffle", "unit-mean")
-    if not chosen.describe(variant):
+    company = "stream" if variant.card.sees == "stream" else "all"
+    allowed = {"queries": company, "views": 64, "texts": "waffle", "pooling": "unit-mean"}
+    if not reads_texts(variant, allowed):
         assert variant.card.text in ("none", "class names")
         return
-    company = "stream" if variant.card.sees == "stream" else "all"
-    allowed = {"queries": company, "bystanders": "none", "views": 64}
-    if find_lack(variant, allowed, chosen):
-        assert find_lack(variant, allowed, ChosenTexts()) == ""
+    if find_lack(variant, allowed):
+        assert find_lack(variant, allowed | {"texts": "templates"}) == ""
         return
     built: Any = registry().method_class(method)()
     task = random_task(TOY, shots=2, templates=("a photo of a {}.",))

@@ -19,7 +19,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES, QUERIES, RunSpec
 from fewshot_bench.plugins.reproduce.numbers import Number, as_options, sources, tell_left_out
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
-from fewshot_bench.runner.need import ChosenTexts, find_lack
+from fewshot_bench.runner.need import find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -98,8 +98,7 @@ class Cell:
         values = self.number.conditions
         if values["queries"] not in QUERIES or values["texts"] not in (BY_TEMPLATES, WAFFLE):
             return False
-        texts = ChosenTexts(values["texts"], values["pooling"])
-        return self.variant is not None and not find_lack(self.variant, values, texts)
+        return self.variant is not None and not find_lack(self.variant, values)
 
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
