@@ -9,6 +9,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from fewshot_bench.profiling.cost import not_counted, telling
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.runner.faults import device_fault, out_of_memory
-from fewshot_bench.runner.fit import Fitted, seed_of
+from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.rng import derive, isolate
 
@@ -242,3 +243,38 @@ class Witness:
             if device_fault(error) or out_of_memory(error):
                 raise
             return None
+
+
+def find_text_gap(
+    ask: Callable[[Fitted, Cell, Meter], np.ndarray], fitted: Fitted, cell: Cell, session: Session
+) -> float | None:
+    """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
+
+    ask: logits of a fit for some queries of a cell. 0 for a method that never read its texts. None
+    if it is unknown: all classes have the same texts, the fit fails, or it trains, so that texts
+    may act by a loss that need not move it (ProGrad without a conflict of gradients).
+    """
+    space, backbone = fitted.cell.lists.fitted, fitted.backbone
+    texts, meter = [*space.texts], Meter(fitted.backbone.device)
+    other = next((place for place, each in enumerate(texts) if each != texts[0]), 0)
+    if other and not fitted.texts_read:
+        return 0.0
+    if not other or fitted.trained["trained"] != 0:
+        return None
+    texts[0], texts[other] = texts[other], texts[0]
+    changed = replace(space, texts=tuple(texts))
+    own, exchanged = (
+        replace(cell, lists=replace(cell.lists, fitted=each, evaluated=each))
+        for each in (space, changed)
+    )
+    context = Context(seed_of(own), backbone.device, cell.spec.precision, step="eager")
+    try:
+        with not_counted(), accounted(session.features, meter), lose_output():
+            before = ask(replace(fitted, cell=own), own, meter)
+            with isolate(seed_of(own)):
+                task = make_task(exchanged, session, meter)
+                classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
+            other_fit = replace(fitted, cell=exchanged, classifier=classifier)
+            return gap(ask(other_fit, exchanged, meter), before, before)
+    except Exception:
+        return None
