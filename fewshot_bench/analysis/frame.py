@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fewshot_bench.api.dataset import SKIPPED
+from fewshot_bench.api.method_card import NO_PROMPTS
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
     IMPORTED,
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 # Fields of records; other names without a dot are fields of their specifications.
 _OF_RECORD = frozenset({"status", "error", "incidents"})
 UNKNOWN = "unknown"
-# What methods know of a class for which it does not matter what texts may describe it.
-NO_TEMPLATES = ("none", "class names")
 # Phases of a cell: those of a fit, and those of its answers.
 TRAINING = ("encode_support", "encode_text", "fit")
 ANSWERING = ("encode_queries", "predict")
@@ -360,7 +359,7 @@ COLUMNS: Mapping[str, Computed] = {
     # Proofs of `Condition.proof`, by which records count in tables that allow more.
     "independent": _proof("footprint.depends_on_queries", lambda depends: depends is False),
     "verified": _proof("footprint.depends_on_queries", lambda depends: depends is not None),
-    "without templates": _proof("footprint.card.text", NO_TEMPLATES.__contains__),
+    "without templates": _proof("footprint.card.text", NO_PROMPTS.__contains__),
     # Only finished cells have numbers that could be mixed.
     "done": Computed(("status",), "done".__eq__),
     "kept model": Computed(("protocol",), KEPT_MODEL.__eq__),

@@ -19,6 +19,8 @@ SEES = ("query", "views", "batch", "stream")
 # Those that depend on other queries.
 IN_COMPANY = SEES[2:]
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
+# Of methods that read no prompt: whatever texts describe the classes, their cells are the same.
+NO_PROMPTS = TEXT_KNOWLEDGE[:2]
 # The schedule of a method without training.
 UNTRAINED = "none"
 

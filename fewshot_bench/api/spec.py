@@ -164,9 +164,9 @@ class Condition:
 
         The default is the least; numbers count in order.
         """
-        if own == allowed or not self.proof:
+        if not self.proof:
             return bool(own == allowed)
-        return bool(own == self.default or (self.kind is int and own < allowed))
+        return own in (allowed, self.default) or (self.kind is int and own < allowed)
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""
@@ -194,7 +194,7 @@ def condition(default: Any, filter: str, **about: Any) -> Any:
 
 
 # One that few runs change.
-rare_condition = functools.partial(condition, quiet=True, late=True)
+rare_condition = functools.partial(condition, metavar="WORD", quiet=True, late=True)
 
 
 def list_conditions(spec: type) -> Mapping[str, Condition]:
@@ -432,7 +432,6 @@ class RunSpec(_Derived):
     exif: str = rare_condition(
         "ignore",
         "EXIF",
-        metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
         option="EXIF orientations.",
@@ -450,7 +449,6 @@ class RunSpec(_Derived):
     augment: str = rare_condition(
         "host",
         "crops",
-        metavar="WORD",
         title="place of augmentation",
         words=AUGMENT,
         option="Where crops are cut.",
@@ -459,7 +457,6 @@ class RunSpec(_Derived):
     queries: str = rare_condition(
         ALONE,
         "company",
-        metavar="WORD",
         words=QUERIES,
         option="Company of a query: alone, all, batch-64, stream ...",
         short="q",
@@ -478,7 +475,6 @@ class RunSpec(_Derived):
     bystanders: str = rare_condition(
         "none",
         "others there",
-        metavar="WORD",
         words=BYSTANDERS,
         option="Others among base queries.",
         short="by",
@@ -496,7 +492,6 @@ class RunSpec(_Derived):
         POOLING[0],
         "their pooling",
         title="pooling of texts",
-        metavar="WORD",
         words=POOLING,
         option="Of these texts.",
         asked=None,

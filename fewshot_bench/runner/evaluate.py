@@ -46,8 +46,7 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
-from fewshot_bench.runner.text_check import find_text_gap
-from fewshot_bench.runner.verification import UNKNOWN, encoded_each, verify
+from fewshot_bench.runner.verification import UNKNOWN, encoded_each, find_text_gap, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError

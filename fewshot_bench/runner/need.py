@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.class_texts import WAFFLE, find, read_texts
 from fewshot_bench.api.file_texts import split
-from fewshot_bench.api.method_card import TEXT_KNOWLEDGE
+from fewshot_bench.api.method_card import NO_PROMPTS
 from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, CONDITIONS, POOLING, RunSpec
@@ -23,8 +23,6 @@ from fewshot_bench.utils.errors import UsageError, unknown
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
-# What `MethodCard.text` says of methods that read no prompt.
-NO_PROMPTS = TEXT_KNOWLEDGE[:2]
 # Poolings that a method takes unless its class attribute `poolings` says otherwise: one vector of a
 # class, of any length.
 ONE_VECTOR = POOLING[:2]

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from fewshot_bench.profiling.cost import not_counted, telling
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.runner.faults import device_fault, out_of_memory
-from fewshot_bench.runner.fit import Fitted, seed_of
+from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.rng import derive, isolate
 
@@ -40,6 +41,8 @@ from fewshot_bench.utils.rng import derive, isolate
 ASKED, FEW, MOST, PART = 16, 5, 256, 7
 
 Groups = Sequence[Sequence[int]]
+# Rows and the columns of them that count, as `evaluate` asks for them.
+Answer = Callable[..., tuple[np.ndarray, Any]]
 # What a footprint states where nothing was verified; see `Witness.facts`.
 UNKNOWN: Mapping[str, Any] = dict.fromkeys(("depends_on_queries", "query_gap", "moved")) | {
     "violations": []
@@ -47,7 +50,7 @@ UNKNOWN: Mapping[str, Any] = dict.fromkeys(("depends_on_queries", "query_gap", "
 
 
 def verify(
-    answer: Callable[..., tuple[np.ndarray, Any]],
+    answer: Answer,
     answers: np.ndarray,
     meter: Meter,
     fitted: Fitted,
@@ -56,8 +59,8 @@ def verify(
 ) -> Mapping[str, Any]:
     """Compare the answers to a cell's queries, (n, classes), with those in other company.
 
-    answer: gives rows and columns, as `evaluate` has it. meter: the bill of the answers. Returns
-    facts for a footprint: nothing is known of a method that runs out of memory here.
+    meter: the bill of the answers. Returns facts for a footprint: nothing is known of a method that
+    runs out of memory here.
     """
     other, declared = copy.deepcopy(fitted.meter), fitted.context.declarations()
     card = read_card(cell.method)
@@ -232,3 +235,42 @@ class Witness:
             if device_fault(error) or out_of_memory(error):
                 raise
             return None
+
+
+def find_text_gap(answer: Answer, fitted: Fitted, cell: Cell, session: Session) -> float | None:
+    """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
+
+    0 for a method that never read its texts. None if it is unknown: all classes have the same
+    texts, the fit fails, or it trains, so that texts may act by a loss that need not move it
+    (ProGrad without a conflict of gradients).
+    """
+    space, backbone = fitted.cell.lists.fitted, fitted.backbone
+    texts, meter = [*space.texts], Meter(fitted.backbone.device)
+    other = next((place for place, each in enumerate(texts) if each != texts[0]), 0)
+    if other and not fitted.texts_read:
+        return 0.0
+    if not other or fitted.trained["trained"] != 0:
+        return None
+    texts[0], texts[other] = texts[other], texts[0]
+    changed = replace(space, texts=tuple(texts))
+    own, exchanged = (
+        replace(cell, lists=replace(cell.lists, fitted=each, evaluated=each))
+        for each in (space, changed)
+    )
+    context = Context(seed_of(own), backbone.device, cell.spec.precision, step="eager")
+    few = [range(min(ASKED, cell.lists.queries.count))]
+
+    def ask(other: Fitted) -> np.ndarray:
+        rows, columns = answer(other, other.cell, session, meter, few)
+        return np.asarray(rows[:, columns])
+
+    try:
+        with not_counted(), accounted(session.features, meter), lose_output():
+            before = ask(replace(fitted, cell=own))
+            with isolate(seed_of(own)):
+                task = make_task(exchanged, session, meter)
+                classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
+            after = ask(replace(fitted, cell=exchanged, classifier=classifier))
+            return gap(after, before, before)
+    except Exception:
+        return None

@@ -19,8 +19,7 @@ from fewshot_bench.analysis.conditions import (
     STALE_ADVICE,
 )
 from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, group
-from fewshot_bench.api.spec import CONDITIONS, Condition
-from fewshot_bench.utils.text import option_name
+from fewshot_bench.api.spec import CONDITIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,19 +88,14 @@ SAME = (
     Same(0, "versions", "commits", _ALL, "commit"),
     Same(0, "versions", "versions of Python", _ALL, "python"),
 )  # fmt: skip
-
-
-def _apart(about: Condition) -> tuple[str, Level]:
-    """Why, and how bad: what a table allows divides `compare`, which lends what needs less."""
-    if about.proof:
-        return f"tables apart; choose one with {option_name(about.name)}", "note"
-    return "", "finding"
-
-
 # Conditions already covered by `SAME`; all others must be equal everywhere.
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 _OTHERS = tuple(
-    Same(0, name, f"values of {about.title}", _ALL, f"condition {name}", *_apart(about))
+    Same(
+        *(0, name, f"values of {about.title}", _ALL, f"condition {name}"),
+        "tables apart, whose records are lent where they need less" if about.proof else "",
+        "note" if about.proof else "finding",
+    )
     for name, about in CONDITIONS.items()
     if name not in _ABOVE
 )

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import AUTO, BY_TEMPLATES, EXIF
+from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
@@ -27,13 +27,6 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.runner.need import (
-    check_texts,
-    find_text_lack,
-    note_texts,
-    settle_texts,
-    tell_left_out,
-)
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -51,7 +44,6 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,
-    TEXTS,
     Kind,
     checked,
     names,
@@ -86,8 +78,6 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "precision": text("a name"),
     "device": text("a name"),
     "templates": names("prompts", 0),
-    "texts": TEXTS,
-    "pooling": optional(text("a name")),
     "shots": optional(whole(1)),
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
@@ -138,8 +128,6 @@ def adapt(
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
-    texts: str | os.PathLike[str] = BY_TEMPLATES,
-    pooling: str | None = None,
     exif: str = "ignore",
     skip_damaged: bool = False,
     force: bool = False,
@@ -171,22 +159,16 @@ def adapt(
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, dataset)
-    described = settle_texts(given["texts"], given["pooling"])
-    variants = _variants(method, options, described, say)
+    variants = _variants(method, options)
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    conditions = _conditions(dataset, backbone, precision, device)
-    chosen = Chosen(replace(conditions, **described), seed, exif)
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
-        datasets = {material.dataset.card().name: material.dataset}
-        check_texts(described["texts"], datasets)
-        for line in note_texts(map(runner.spec, variants), datasets):
-            say(line)
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.choose()
@@ -241,25 +223,16 @@ def _refuse_inside(folder: Path, dataset: str) -> None:
         )
 
 
-def _variants(
-    method: str,
-    options: Mapping[str, Any] | Sequence[str],
-    texts: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> list[Variant]:
-    """The methods to choose among, from cheap to expensive; only one if it was named.
-
-    Without those that cannot take the texts, of which one line says so.
-    """
+def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
+    """The methods to choose among, from cheap to expensive; only one if it was named."""
     plugins = registry()
     given = (
         [(key, (value,)) for key, value in options.items()]
         if isinstance(options, Mapping)
         else list(options)
     )
-    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
-    variants = expand_methods([method] if method != AUTO else kept, given, plugins)
     if method != AUTO:
+        variants = expand_methods([method], given, plugins)
         if len(variants) != 1:
             raise UsageError(
                 f"method '{method}' and its options stand for {len(variants)}: give one"
@@ -267,12 +240,9 @@ def _variants(
         reason = reason_not_to_keep(plugins.method_class(variants[0].method))
         if reason:
             raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
-    lacks = {one.method: lack for one in variants if (lack := find_text_lack(one, texts))}
-    if method != AUTO and lacks:
-        raise UsageError(f"method '{method}' {lacks[variants[0].method]}")
-    for line in tell_left_out(lacks):
-        say(f"left out: {line}")
-    return [one for one in variants if one.method not in lacks]
+        return variants
+    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
+    return expand_methods(kept, given, plugins)
 
 
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
@@ -348,7 +318,7 @@ def _config(
         winner.name,
         fitted.cell.method,
         fitted.backbone,
-        fitted.cell.lists.fitted,
+        runner.space,
         classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
         data={

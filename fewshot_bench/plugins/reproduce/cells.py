@@ -17,12 +17,7 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES, QUERIES, RunSpec
-from fewshot_bench.plugins.reproduce.numbers import (
-    Number,
-    as_options,
-    sources,
-    tell_left_out,
-)
+from fewshot_bench.plugins.reproduce.numbers import Number, as_options, sources, tell_left_out
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.need import find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
@@ -257,10 +252,9 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
         if cell.variant is not None and cell.is_offered:
             setting, whole = cell.setting, cell.number.classes == "all"
             how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random, whole
-            groups[*how, *cell.number.conditions.values()][cell.run].append(cell.variant)
+            groups[*how, tuple(cell.number.conditions.items())][cell.run].append(cell.variant)
     specs: dict[str, RunSpec] = {}
-    for key, variants in groups.items():
-        protocol, val, prompts, published, random, _, queries, views, texts, pooling = key
+    for (protocol, val, prompts, published, random, _, conditions), variants in groups.items():
         columns = zip(*variants, strict=True)
         datasets, shots, classes = (tuple(dict.fromkeys(column)) for column in columns)
         request = Request(
@@ -277,13 +271,10 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
             prompts=prompts,
             limit=wanted.limit,
             published=published,
-            queries=queries,
-            views=views,
-            texts=texts,
-            pooling=pooling,
             classes=classes,
             store=store,
             partial=True,
+            **dict(conditions),
         )
         expanded = expand(request)
         merged.datasets |= expanded.datasets

@@ -79,20 +79,16 @@ class Matches:
         """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
         installed = cell.variant.version if cell.variant else ""
         # All papers have the default values of the other conditions.
-        defaults = {name: about.default for name, about in CONDITIONS.items()}
-        expected = (
-            defaults
-            | cell.number.conditions
-            | {
-                "backbone": self.backbone,
-                "precision": self.wanted.precision,
-                "limit": self.wanted.limit,
-                "protocol": cell.setting.protocol,
-                "val": cell.val,
-                "prompts": cell.prompts,
-                "method_version": self.wanted.versions.get(cell.setting.method, installed),
-            }
-        )
+        expected = {name: about.default for name, about in CONDITIONS.items()} | {
+            **cell.number.conditions,
+            "backbone": self.backbone,
+            "precision": self.wanted.precision,
+            "limit": self.wanted.limit,
+            "protocol": cell.setting.protocol,
+            "val": cell.val,
+            "prompts": cell.prompts,
+            "method_version": self.wanted.versions.get(cell.setting.method, installed),
+        }
         ignored = {"device", "weights", "revision", "published"}
         if not cell.setting.random:
             # If nothing is drawn, the sampling does not matter.
