@@ -18,7 +18,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, CONDITIONS, POOLING, RunSpec
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.splits.groups import is_stream
-from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -33,8 +33,6 @@ def settle_texts(texts: str, pooling: str | None) -> dict[str, Any]:
 
     pooling: None for the usual one, which for random texts is their mean, as in WaffleCLIP.
     """
-    if pooling not in (None, *POOLING):
-        raise unknown("pooling", pooling, POOLING, "fsbench run --help")
     if texts == BY_TEMPLATES and pooling not in (None, POOLING[0]):
         raise UsageError(
             f"--pooling {pooling} pools texts, and prompts of templates describe the classes: add "
@@ -89,11 +87,6 @@ def find_lack(variant: Variant, allowed: Mapping[str, Any]) -> str:
     if card.views_per_query > allowed["views"]:
         views = f"{card.views_per_query} views of a query, and --views is {allowed['views']}"
         return f"encodes {views}: add --views {card.views_per_query}"
-    return find_text_lack(variant, allowed)
-
-
-def find_text_lack(variant: Variant, allowed: Mapping[str, Any]) -> str:
-    """The reason why a method can take neither texts nor their pooling; empty if it can."""
     if not reads_texts(variant, allowed):
         return ""
     method: Any = registry().method_class(variant.method)(**open_files(variant.options))

@@ -182,11 +182,11 @@ def expand(request: Request) -> Plan:
         (v.method, str(v.options.get("on"))): find_inner(v, plugins, request.store)
         for v in variants
     }
-    request = dataclasses.replace(request, **settle_texts(request.texts, request.pooling))
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
+    request = dataclasses.replace(request, **settle_texts(request.texts, request.pooling))
     # The methods of `all` and of suites are registered, and not asked for by their names.
     asked = (method if isinstance(method, str) else method.method for method in request.methods)
     named = {method.partition("[")[0] for method in asked}

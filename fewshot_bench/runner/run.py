@@ -79,7 +79,9 @@ def run_group(
     fits: dict[str, Fitted | Failure] = {}
     inner = {lower.key(): lower for spec in specs if (lower := spec.inner_cell())}
     done: dict[str, Answered] = {}
-    left = Counter(each.fit_key() for each in {**inner, **{s.key(): s for s in specs}}.values())
+    own = {spec.key() for spec in specs}
+    lower_alone = (spec for key, spec in inner.items() if key not in own)
+    left = Counter(spec.fit_key() for spec in (*specs, *lower_alone))
 
     def compute(spec: RunSpec, log: CellLog, below: Answered | None = None) -> Answered:
         left[spec.fit_key()] -= 1
