@@ -96,6 +96,20 @@ class NoStream(MeanShift):
     card: ClassVar[MethodCard] = MethodCard("no training", sees="stream")
 
 
+@dataclass
+class Silent(Shifted):
+    def start(self) -> None:
+        """No stream."""
+
+
+@dataclass(frozen=True)
+class EmptyStream(NoStream):
+    name: ClassVar[str] = "empty-stream"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Silent:
+        return Silent(**vars(super().fit(task, backbone, ctx)))
+
+
 @dataclass(frozen=True)
 class ManyViews(MeanShift):
     name: ClassVar[str] = "many-views"

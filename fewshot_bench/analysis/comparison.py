@@ -36,12 +36,7 @@ from fewshot_bench.api.metrics import METRICS, OF_STREAMS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, plain
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.errors import (
-    DataMissingError,
-    PluginError,
-    StoreError,
-    UsageError,
-)
+from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
 from fewshot_bench.utils.text import option_name
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fewshot_bench.api.dataset import SKIPPED
+from fewshot_bench.api.method_card import NO_PROMPTS
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
-    ALONE,
     IMPORTED,
     KEPT_MODEL,
     AllShots,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 # Fields of records; other names without a dot are fields of their specifications.
 _OF_RECORD = frozenset({"status", "error", "incidents"})
 UNKNOWN = "unknown"
-# What methods know of a class for which it does not matter what texts may describe it.
-NO_TEMPLATES = ("none", "class names")
 # Phases of a cell: those of a fit, and those of its answers.
 TRAINING = ("encode_support", "encode_text", "fit")
 ANSWERING = ("encode_queries", "predict")
@@ -322,10 +320,12 @@ def _state(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _sees_as_declared(queries: str, depends: Any, violations: str | None) -> bool:
-    """True for a record that was verified to look at queries and views as it declares."""
-    is_alone = depends is False or (depends is True and queries != ALONE)
-    return is_alone and not decode(violations)
+def _proof(name: str, holds: Callable[[Any], bool]) -> Computed:
+    """True for records of which this entry holds, and that do as their cards declare."""
+    return Computed(
+        (name, "footprint.violations"),
+        lambda value, violations: holds(value) and not decode(violations),
+    )
 
 
 def sum_of(*parts: float | None) -> float | None:
@@ -357,11 +357,9 @@ COLUMNS: Mapping[str, Computed] = {
     ),
     "loaded weights": Computed(("status", "weights", "environment.weights_digest"), weights_text),
     # Proofs of `Condition.proof`, by which records count in tables that allow more.
-    "independent": Computed(("footprint.depends_on_queries",), lambda depends: depends is False),
-    "sees as declared": Computed(
-        ("queries", "footprint.depends_on_queries", "footprint.violations"), _sees_as_declared
-    ),
-    "without templates": Computed(("footprint.card.text",), NO_TEMPLATES.__contains__),
+    "independent": _proof("footprint.depends_on_queries", lambda depends: depends is False),
+    "verified": _proof("footprint.depends_on_queries", lambda depends: depends is not None),
+    "without templates": _proof("footprint.card.text", NO_PROMPTS.__contains__),
     # Only finished cells have numbers that could be mixed.
     "done": Computed(("status",), "done".__eq__),
     "kept model": Computed(("protocol",), KEPT_MODEL.__eq__),

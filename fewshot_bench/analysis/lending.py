@@ -24,8 +24,6 @@ from fewshot_bench.utils.text import limited
 
 # The conditions of which records are lent.
 LENT = {name: about for name, about in CONDITIONS.items() if about.proof}
-_STEP = "only what is in the store can be compared"
-_LISTED = 8
 
 
 def allow(
@@ -40,26 +38,17 @@ def allow(
     if not (chosen and texts):
         return chosen, ()
     allowed = {name: _read(records, name, text) for name, text in texts.items()}
-    lent = lend(chosen, allowed)
-    if not lent:
-        # This raises: no record has one of the values, or all of them together.
-        select(chosen, texts)
-    there, named = {record.spec.label for record in lent}, ", ".join(map(" ".join, texts.items()))
-    left = sorted({r.spec.label for r in chosen if _is_less(r, allowed)} - there)
-    note = f"{limited(left, _LISTED)} (run under less, and may depend on it)"
+    # `select` raises: no record has one of the values, or all of them together.
+    lent = lend(chosen, allowed) or select(chosen, texts)
+    left = {
+        record.spec.label
+        for record in chosen
+        if record.status == "done"
+        and all(LENT[n].allows(value, getattr(record.spec, n)) for n, value in allowed.items())
+    } - {record.spec.label for record in lent}
+    note = f"{limited(sorted(left), 8)} (run under less, and may depend on it)"
+    named = ", ".join(map(" ".join, texts.items()))
     return lent, (f"left out of {named}: {note}",) if left else ()
-
-
-def _is_less(record: Record, allowed: Mapping[str, Any]) -> bool:
-    return record.status == "done" and all(
-        LENT[name].allows(value, getattr(record.spec, name)) and _has_cell(record.spec, name, value)
-        for name, value in allowed.items()
-    )
-
-
-def _has_cell(spec: RunSpec, name: str, value: Any) -> bool:
-    """Whether a run can have these classes under the value: bystanders are among the base half."""
-    return name != "bystanders" or value == LENT[name].default or spec.classes == "base"
 
 
 def _read(records: Sequence[Record], name: str, text: str) -> Any:
@@ -70,7 +59,7 @@ def _read(records: Sequence[Record], name: str, text: str) -> Any:
     if about.kind is int and re.fullmatch(rf"[0-9]{{1,{LONGEST_NUMBER}}}", text):
         every[text] = int(text)
     if text not in every:
-        raise unknown(name, text, every, _STEP)
+        raise unknown(name, text, every, "only what is in the store can be compared")
     return every[text]
 
 
@@ -104,7 +93,9 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
         same = np.array([each == value for each in has], bool)
         own &= same
         fits &= np.array([about.allows(value, each) for each in has], bool)
-        fits &= np.array([_has_cell(record.spec, name, value) for record in records], bool)
+        if name == "bystanders" and value != about.default:
+            # No other classes have a cell with bystanders.
+            fits &= np.array([record.spec.classes == "base" for record in records], bool)
         proved &= same | is_true(data, about.proof)
     is_done, (rows, _) = is_true(data, "done"), group(data, ("row",))
     lent = fits & ~own & is_done & proved

@@ -39,13 +39,7 @@ from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, check_options, check_stack
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.api.spec import (
-    CONDITIONS,
-    DEFAULT_STORE,
-    RunSpec,
-    canonical_json,
-    plain,
-)
+from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, plain
 from fewshot_bench.store.kept_models import model_of
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store

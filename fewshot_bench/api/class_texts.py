@@ -1,245 +1,191 @@
 """Texts that describe classes, of a file (`--texts FILE`): JSON or CSV, class name to texts.
 
-Cells state `NAME@DIGEST`: the digest is that of what the file says, whatever its layout, spelling
-of names and order of classes, and alone enters a cell's key. It covers the whole file, so that the
-cells of all data sets that one file describes have one value. `read_texts` reads a file, `find`
-gets what a cell states from this process, or from a store that `option_files.look_in` was given.
+Cells state them as other files; the digest is that of what the file says, whatever its layout,
+spelling of names and order of classes. It covers the whole file, so that the cells of all data sets
+that one file describes have one value.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import io
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from fewshot_bench.api import option_files
-from fewshot_bench.api.file_texts import TEXTS_DIGITS, split_texts
+from fewshot_bench.api.file_texts import LONG, split
 from fewshot_bench.api.spec import BY_TEMPLATES
 from fewshot_bench.utils.errors import StoreError, UsageError, suggestion
-from fewshot_bench.utils.files import read_regular, read_regular_text
-from fewshot_bench.utils.text import counted, few, in_prompts
+from fewshot_bench.utils.files import read_regular_text
+from fewshot_bench.utils.text import few, in_prompts
 
 # What describes classes without a file, beside prompts: random words.
 WAFFLE = "waffle"
-FORMATS = (".json", ".csv")
-_EXPECTED = 'expected {"class name": ["text", ...]}, or that for each data set by its name'
-_COLUMNS = "expected the columns class and text (and dataset, where it has texts of several)"
-
-Section = Mapping[str, tuple[str, ...]]
+_EXPECTED = (
+    'expected {"class name": ["text", ...]}, or that for each data set by its name; in CSV the '
+    "columns class and text, and dataset for texts of several"
+)
+# Data set ("" for all), class and some of its texts.
+Entry = tuple[str, str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class ClassTexts:
     """What a file says: by data set ("" for all), by name of a class (`in_prompts`), its texts.
 
-    name: of the file. notes: what is odd about it, in words.
+    name: of the file. empty: number of texts without a word, which are left out.
     """
 
     name: str
-    sections: Mapping[str, Section]
-    notes: tuple[str, ...] = ()
+    sections: Mapping[str, Mapping[str, Sequence[str]]]
+    empty: int
+
+    @classmethod
+    def of(cls, name: str, entries: Iterable[Entry]) -> ClassTexts:
+        """Entries of one class are put together; UsageError if there is no text."""
+        sections: dict[str, dict[str, list[str]]] = {}
+        empty = 0
+        for dataset, classname, texts in entries:
+            for text in (" ".join(unicodedata.normalize("NFC", each).split()) for each in texts):
+                if text:
+                    section = sections.setdefault(dataset, {})
+                    section.setdefault(in_prompts(classname), []).append(text)
+                empty += not text
+        if not sections:
+            raise UsageError(f"texts {name}: holds no text; {_EXPECTED}")
+        return cls(name, sections, empty)
 
     @cached_property
     def content(self) -> bytes:
         """What the file says as JSON, one form for all layouts: the file that a store keeps."""
-        sections = {name: dict(section) for name, section in self.sections.items()}
-        return json.dumps(sections, sort_keys=True, ensure_ascii=False).encode()
+        return json.dumps(self.sections, sort_keys=True, ensure_ascii=False).encode()
 
     @property
     def text(self) -> str:
         """What cells state."""
-        return f"{self.name}@{hashlib.sha256(self.content).hexdigest()[:TEXTS_DIGITS]}"
+        return f"{self.name}@sha256:{hashlib.sha256(self.content).hexdigest()[:LONG]}"
 
-    def section(self, dataset: str) -> Section:
+    def section(self, dataset: str) -> Mapping[str, Sequence[str]]:
         """The texts for a data set: its own, and those for all."""
         return {**self.sections.get("", {}), **self.sections.get(dataset, {})}
 
-    def of(self, dataset: str, classnames: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    def describe(self, dataset: str, classnames: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """The texts of each class; UsageError for classes without any."""
         section = self.section(dataset)
         missing = [name for name in classnames if in_prompts(name) not in section]
-        if not missing:
-            return tuple(section[in_prompts(name)] for name in classnames)
-        spare = sorted(section.keys() - {in_prompts(name) for name in classnames})
-        alike = suggestion(in_prompts(missing[0]), spare) if len(section) > 0 else ""
-        where = f"for {len(missing):,} of {len(classnames):,} classes of {dataset}"
-        others = [name for name in self.sections if name]
-        if not section and others:
-            where += f" (it has texts for {few(others)})"
-        raise UsageError(
-            f"texts {self.name}: none {where}, such as {few(missing)}{alike}: expected a text for "
-            f"each class; add them, write the names as fsbench show {dataset} does, or leave it out"
-        )
+        if missing:
+            has = f" (it has texts for {few(self.sections)})" if not section else ""
+            alike = suggestion(in_prompts(missing[0]), section) if section else ""
+            raise UsageError(
+                f"texts {self.name}: none for {len(missing):,} of {len(classnames):,} classes of "
+                f"{dataset}{has}, such as {few(missing)}{alike}: expected a text for each class; "
+                f"add them, write the names as fsbench show {dataset} does, or leave it out"
+            )
+        return tuple(tuple(section[in_prompts(name)]) for name in classnames)
+
+    def list_oddities(
+        self,
+        datasets: Mapping[str, Sequence[str]],
+        too_long: Callable[[Sequence[str]], Container[str]],
+    ) -> Iterator[str]:
+        """What a user should know before a run, one line each.
+
+        datasets: class names by data set. too_long: gets those of some texts that the encoder cuts.
+        """
+        known = {in_prompts(name) for names in datasets.values() for name in names}
+        odd = {"texts without a word, left out": [""] * self.empty}
+        for dataset, names in datasets.items():
+            section, own = self.section(dataset), {in_prompts(name) for name in names}
+            pairs = [(name, text) for name in own for text in section[name]]
+            cut = too_long([text for _, text in pairs])
+            odd |= {
+                f"names of no class of {dataset}": sorted(section.keys() - known),
+                f"texts of {dataset} twice in their class, where they count twice": [
+                    text for (_, text), count in Counter(pairs).items() for _ in range(1, count)
+                ],
+                f"texts of {dataset} without the name of their class": [
+                    text for name, text in pairs if name not in in_prompts(text)
+                ],
+                f"texts of {dataset} of more tokens than the text encoder reads, cut": [
+                    text for _, text in pairs if text in cut
+                ],
+            }
+        for what, found in odd.items():
+            if found:
+                yield f"texts {self.name}: {what} ({len(found):,}): {few(t[:60] for t in found)}"
 
 
-_READ: dict[str, ClassTexts] = {}
+# By digest: those that this process has read.
+READ: dict[str, ClassTexts] = {}
 
 
 def read_texts(given: str) -> ClassTexts:
     """The texts of a file, or of what a cell states; UsageError for what is neither."""
-    if split_texts(given)[0] and not Path(given).exists():
-        try:
-            return find(given)
-        except StoreError as error:
-            raise UsageError(str(error)) from None
     path = Path(given)
-    if path.suffix.lower() not in FORMATS:
+    if split(given)[0] and not path.exists():
+        return find(given)
+    if path.suffix.lower() not in (".json", ".csv"):
         raise UsageError(
-            f"texts '{given}': expected {BY_TEMPLATES}, {WAFFLE}, or a file that ends in "
-            f"{' or '.join(FORMATS)} (docs/protocols.md)"
+            f"texts '{given}': expected {BY_TEMPLATES}, {WAFFLE}, or a file that ends in .json or "
+            ".csv (docs/protocols.md)"
         )
-    where = f"texts {given}"
-    try:
-        text = read_regular_text(path)
-    except OSError as error:
-        raise UsageError(f"{where} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{where}, line {line}: is not UTF-8; save the file as UTF-8") from None
-    read = _read_json if path.suffix.lower() == ".json" else _read_csv
-    texts = tidy(path.name, where, read(text, where))
-    _READ[split_texts(texts.text)[1]] = texts
-    return texts
+    texts = ClassTexts.of(path.name, read_entries(path))
+    return READ.setdefault(split(texts.text)[1], texts)
 
 
 def find(text: str) -> ClassTexts:
     """What a cell states, as it was read here or from the copy in a store; StoreError without."""
-    name, digest = split_texts(text)
-    if digest not in _READ:
-        for path in option_files.list_copies(digest):
-            _READ[digest] = _decode(name, read_regular(path))
-            break
-        else:
+    name, digest = split(text)
+    if digest not in READ:
+        path = next(iter(option_files.list_copies(digest)), None)
+        if path is None:
             raise StoreError(
                 f"the texts {name} (digest {digest}) are in no store that was looked in: merge the "
                 "store that has them (fsbench store merge), or give --texts FILE"
             )
-    return _READ[digest]
+        READ[digest] = ClassTexts.of(name, _read_json(read_regular_text(path), f"texts {path}"))
+    return READ[digest]
 
 
-@functools.lru_cache(maxsize=1024)
-def count_texts(text: str, dataset: str, classnames: tuple[str, ...]) -> int:
-    """The number of texts for a data set in a file that a cell states."""
-    return sum(map(len, find(text).of(dataset, classnames)))
-
-
-def _decode(name: str, content: bytes) -> ClassTexts:
-    sections = json.loads(content)
-    return ClassTexts(
-        name,
-        {
-            dataset: {of_class: tuple(texts) for of_class, texts in section.items()}
-            for dataset, section in sections.items()
-        },
-    )
-
-
-Entry = tuple[str, str, str]
-
-
-def read_lists(text: str, where: str) -> dict[str, Any]:
-    """A JSON object without a name that stands there twice; UsageError for anything else."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = Counter(name for name, _ in pairs)
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            raise UsageError(f"{where}: '{twice[0]}' stands there twice; leave one out")
-        return dict(pairs)
-
+def read_entries(path: Path) -> Iterator[Entry]:
+    """What a JSON or CSV file says; UsageError for one that cannot be read."""
+    where = f"texts {path}"
     try:
-        content = json.loads(text, object_pairs_hook=once)
+        text = read_regular_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} cannot be read as UTF-8: {error}") from None
+    return (_read_csv if path.suffix.lower() == ".csv" else _read_json)(text, where)
+
+
+def _read_json(text: str, where: str) -> Iterator[Entry]:
+    try:
+        # Objects are tuples of pairs, so that a name that stands there twice loses nothing.
+        content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}; {_EXPECTED}") from None
     except RecursionError:
         raise UsageError(f"{where}: its brackets are too deep; {_EXPECTED}") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, tuple):
         raise UsageError(f"{where}: {_EXPECTED}")
-    return content
-
-
-def _read_json(text: str, where: str) -> Iterator[Entry]:
-    """The data set ("" for all), class and text of each entry; a class without texts has none."""
-    for name, value in read_lists(text, where).items():
-        inner = value if isinstance(value, Mapping) else {name: value}
-        for of_class, texts in inner.items():
-            if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
-                raise UsageError(f"{where}, '{of_class}': {str(texts)!r:.60}: {_EXPECTED}")
-            yield from ((name if isinstance(value, Mapping) else "", of_class, t) for t in texts)
+    for name, value in content:
+        nested = isinstance(value, tuple)
+        for classname, texts in value if nested else [(name, value)]:
+            if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+                raise UsageError(f"{where}, '{classname}': {str(texts)!r:.60}: {_EXPECTED}")
+            yield name if nested else "", classname, texts
 
 
 def _read_csv(text: str, where: str) -> Iterator[Entry]:
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    if not {"class", "text"} <= {*(rows.fieldnames or ())} <= {"dataset", "class", "text"}:
-        raise UsageError(
-            f"{where}: its first line is '{','.join(rows.fieldnames or ())}'; {_COLUMNS}"
-        )
     for row in rows:
-        if None in row or row["class"] is None or row["text"] is None:
-            raise UsageError(f"{where}, line {rows.line_num}: other columns than the first line's")
-        yield row.get("dataset") or "", row["class"], row["text"]
-
-
-def tidy(name: str, where: str, entries: Iterable[Entry]) -> ClassTexts:
-    """Texts by class, without empty ones; UsageError for two spellings of one name."""
-    spelled: dict[tuple[str, str], str] = {}
-    sections: dict[str, dict[str, list[str]]] = {}
-    empty, twice = 0, 0
-    for dataset, of_class, given in entries:
-        key = in_prompts(of_class)
-        if spelled.setdefault((dataset, key), of_class) != of_class:
-            both = f"'{spelled[dataset, key]}' and '{of_class}'"
-            raise UsageError(f"{where}: {both} are one class; put their texts together")
-        text = " ".join(unicodedata.normalize("NFC", given).split())
-        if not text:
-            empty += 1
-            continue
-        texts = sections.setdefault(dataset, {}).setdefault(key, [])
-        twice += text in texts
-        texts.append(text)
-    if not sections:
-        raise UsageError(f"{where}: holds no text; {_EXPECTED}")
-    notes = [f"{counted(empty, 'text')} without a word, left out"] if empty else []
-    notes += [f"{counted(twice, 'text')} that a class has already, counted again"] if twice else []
-    every = {d: {c: tuple(texts) for c, texts in s.items()} for d, s in sections.items()}
-    return ClassTexts(name, every, tuple(notes))
-
-
-def list_oddities(
-    texts: ClassTexts, datasets: Mapping[str, Sequence[str]], too_long: Mapping[str, int]
-) -> Iterator[str]:
-    """What a user should know about texts before a run, one line each.
-
-    datasets: class names by data set. too_long: tokens of texts that the encoder cuts.
-    """
-    start = f"texts {texts.name}"
-    yield from (f"{start}: {note}" for note in texts.notes)
-    used = {in_prompts(name) for names in datasets.values() for name in names}
-    for dataset, names in datasets.items():
-        own = texts.sections.get(dataset)
-        spare = sorted((texts.sections.get("", {}) if own is None else own).keys() - used)
-        if spare:
-            yield f"{start}: {counted(len(spare), 'name')} of no class of {dataset}: {few(spare)}"
-        section = texts.section(dataset)
-        pairs = [(name, text) for name in names for text in section.get(in_prompts(name), ())]
-        lacking = [text for name, text in pairs if in_prompts(name) not in in_prompts(text)]
-        if lacking:
-            share = f"{len(lacking):,} of {len(pairs):,} texts of {dataset}"
-            yield f"{start}: {share} lack the name of their class, such as {few(lacking[:1])}"
-        cut = [text for _, text in pairs if text in too_long]
-        if cut:
-            longest = max(cut, key=lambda text: too_long[text])
-            yield (
-                f"{start}: {len(cut):,} of {len(pairs):,} texts of {dataset} have more tokens than "
-                f"the text encoder reads, and are cut, such as '{longest[:60]}...' "
-                f"({too_long[longest]})"
-            )
+        if not {"class", "text"} <= row.keys() <= {"dataset", "class", "text"} or None in [
+            *row.values()
+        ]:
+            raise UsageError(f"{where}, line {rows.line_num}: {_EXPECTED}")
+        yield row.get("dataset") or "", row["class"], [row["text"]]

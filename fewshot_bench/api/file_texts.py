@@ -1,4 +1,4 @@
-"""Files as cells state them: of hyper-parameters `NAME@sha256:DIGEST`, of texts `NAME@DIGEST`.
+"""Files as cells state them, hyper-parameters and texts of classes: `NAME@sha256:DIGEST`.
 
 The digest of the content is a part of a cell's key, the name is for people alone.
 """
@@ -11,17 +11,7 @@ from typing import Any
 
 # Hex digits of a digest in cells, and in labels of tables.
 LONG, SHORT = 16, 4
-# Of the digest of texts that describe classes.
-TEXTS_DIGITS = 12
 _FORM = re.compile(rf"(?P<name>[^/\\\0]+)@sha256:(?P<digest>[0-9a-f]{{{LONG}}})", re.DOTALL)
-
-_TEXTS = re.compile(rf"(?P<name>[^/\\\0]+)@(?P<digest>[0-9a-f]{{{TEXTS_DIGITS}}})", re.DOTALL)
-
-
-def split_texts(value: str) -> tuple[str, str]:
-    """Name and digest in a value of the condition `texts`; two empty texts for another one."""
-    match = _TEXTS.fullmatch(value)
-    return (match["name"], match["digest"]) if match else ("", "")
 
 
 def split(value: Any) -> tuple[str, str]:
@@ -30,15 +20,9 @@ def split(value: Any) -> tuple[str, str]:
     return (match["name"], match["digest"]) if match else ("", "")
 
 
-def name_and_digest(text: str) -> tuple[str, str]:
-    """Name and digest of a file that a cell states, in either form."""
-    return split_texts(text) if split_texts(text)[0] else split(text)
-
-
-def list_files(options: Mapping[str, Any], texts: str = "") -> list[str]:
-    """The texts of the files that a cell states by its options and its condition `texts`."""
-    named = [value for value in options.values() if split(value)[0]]
-    return [*named, texts] if split_texts(texts)[0] else named
+def list_files(*values: Any) -> list[str]:
+    """The texts of the files among values that a cell states."""
+    return [value for value in values if split(value)[0]]
 
 
 def without_names(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ SEES = ("query", "views", "batch", "stream")
 # Those that depend on other queries.
 IN_COMPANY = SEES[2:]
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
+# Of methods that read no prompt: whatever texts describe the classes, their cells are the same.
+NO_PROMPTS = TEXT_KNOWLEDGE[:2]
 # The schedule of a method without training.
 UNTRAINED = "none"
 
@@ -198,13 +200,9 @@ class MethodCard:
     @property
     def seen(self) -> str:
         """What the answer to a query may depend on, in words."""
-        words = {
-            "query": "the query",
-            "views": f"up to {self.views_per_query} views of the query",
-            "batch": "the other queries of its batch",
-            "stream": "the queries before it in a stream",
-        }
-        return words[self.sees]
+        own = "the query", f"up to {self.views_per_query} views of the query"
+        others = "the other queries of its batch", "the queries before it in a stream"
+        return (*own, *others)[SEES.index(self.sees)]
 
     @property
     def papers(self) -> tuple[Paper, ...]:

@@ -162,19 +162,19 @@ _STEP = "Training steps."
 _SPLIT = "Where own splits go (store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
-    ("what", "plan"): (*(_METHODS, _DATASETS, _SHOTS, _SEEDS, _OPTIONS, _CLASSES, _TRANSFER),),
+    ("what", "plan"): (_METHODS, _DATASETS, _SHOTS, _SEEDS, _OPTIONS, _CLASSES, _TRANSFER),
     ("conditions", "plan"): (
         RunOption("classnames", "own", "A file of own names.", metavar="FILE"),
         RunOption("templates", "texts", "Own prompt with {}, or a file.", (), metavar="TEXT"),
         RunOption("holdout", "share", "Of own images, for testing.", metavar="SHARE"),
     ),
     **{
-        (panel, "condition"): tuple(
+        (("how", "conditions")[quiet], "condition"): tuple(
             _condition(about)
             for about in CONDITIONS.values()
-            if about.option and about.panel == panel
+            if about.option and about.quiet == quiet
         )
-        for panel in ("how", "conditions")
+        for quiet in (False, True)
     },
     ("where", "engine"): (
         RunOption("store", "store", "Folder of results.", DEFAULT_STORE, metavar="DIR"),
@@ -200,12 +200,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
-        RunOption(
-            *("threads", "count", "Per worker."),
-            metavar="N",
-            least=1,
-            most=MOST_THREADS,
-        ),
+        RunOption(*("threads", "count", "Per worker."), metavar="N", least=1, most=MOST_THREADS),
         RunOption("timeout", "above", "Limit of a cell.", metavar="SECONDS"),
         RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),

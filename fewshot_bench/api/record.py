@@ -243,9 +243,9 @@ class Record:
         """
         lent, spec = object.__new__(Record), self.spec.lend(**allowed)
         less = [
-            f"{name} {about.text(own)}"
-            for name, about in CONDITIONS.items()
-            if (own := getattr(self.spec, name)) != getattr(spec, name)
+            f"{name} {CONDITIONS[name].text(own)}"
+            for name, value in allowed.items()
+            if (own := getattr(self.spec, name)) != value
         ]
         lent.__dict__.update(self.__dict__, spec=spec, less=(*self.less, *less))
         return lent

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.file_texts import list_files, show, split_texts, without_names
+from fewshot_bench.api.file_texts import list_files, show, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -106,8 +106,8 @@ class Condition:
     help text and placeholder of the option that selects records. prefix: the start of a value
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too. panel: heading of the option in the help. refines: the condition
-    without whose default a run resolves the value, so that a reproducing command must state it.
+    of CSV and JSON omit it too. refines: the condition without whose default a run resolves the
+    value, so that a reproducing command must state it.
     proof: the column of `analysis.frame` that is true for records that count in tables of other
     values, too, if these allow more than they need; empty: none do.
     """
@@ -129,7 +129,6 @@ class Condition:
     assumed: Any = SAME
     quiet: bool = False
     late: bool = False
-    panel: str = "how"
     refines: str = ""
     proof: str = ""
 
@@ -165,9 +164,9 @@ class Condition:
 
         The default is the least; numbers count in order.
         """
-        if own == allowed or not self.proof:
+        if not self.proof:
             return bool(own == allowed)
-        return bool(own == self.default or (self.kind is int and own < allowed))
+        return own in (allowed, self.default) or (self.kind is int and own < allowed)
 
     def problem(self, value: Any) -> str:
         """The reason why a value is invalid; empty if it is valid."""
@@ -192,6 +191,10 @@ def condition(default: Any, filter: str, **about: Any) -> Any:
     """A field of `RunSpec` that is a condition; about: fields of `Condition`."""
     made = Condition(default=default, filter=filter, **about)
     return dataclasses.field(default=default, metadata={"condition": made})
+
+
+# One that few runs change.
+rare_condition = functools.partial(condition, metavar="WORD", quiet=True, late=True)
 
 
 def list_conditions(spec: type) -> Mapping[str, Condition]:
@@ -422,108 +425,78 @@ class RunSpec(_Derived):
         kind=int,
         least=1,
         option="Most test images.",
-        panel="conditions",
         short="lim",
         quiet=True,
     )
     weights: str = condition("", "weights", metavar="PREFIX", prefix=True)
-    exif: str = condition(
+    exif: str = rare_condition(
         "ignore",
         "EXIF",
-        metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
         option="EXIF orientations.",
-        panel="conditions",
         short="exif",
-        quiet=True,
-        late=True,
     )
-    published: bool = condition(
+    published: bool = rare_condition(
         False,
         "authors' values",
         metavar="yes|no",
         title="published values",
         kind=bool,
         option="Authors' values.",
-        panel="conditions",
         short="pub",
-        quiet=True,
-        late=True,
     )
-    augment: str = condition(
+    augment: str = rare_condition(
         "host",
         "crops",
-        metavar="WORD",
         title="place of augmentation",
         words=AUGMENT,
         option="Where crops are cut.",
-        panel="conditions",
         short="aug",
-        quiet=True,
-        late=True,
     )
-    queries: str = condition(
+    queries: str = rare_condition(
         ALONE,
-        "company of a query",
-        metavar="WORD",
+        "company",
         words=QUERIES,
         option="Company of a query: alone, all, batch-64, stream ...",
         short="q",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="independent",
     )
-    views: int = condition(
+    views: int = rare_condition(
         1,
-        "views of a query",
+        "of a query",
         metavar="N",
         kind=int,
         least=1,
         option="Of a query.",
         short="views",
-        quiet=True,
-        late=True,
-        panel="conditions",
-        proof="sees as declared",
+        proof="verified",
     )
-    bystanders: str = condition(
+    bystanders: str = rare_condition(
         "none",
-        "others among them",
-        metavar="WORD",
+        "others there",
         words=BYSTANDERS,
         option="Others among base queries.",
         short="by",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="independent",
     )
-    texts: str = condition(
+    texts: str = rare_condition(
         BY_TEMPLATES,
-        "texts of a class",
+        "of a class",
         metavar="NAME",
         option="FILE of texts per class, or waffle.",
         short="txt",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="without templates",
     )
-    pooling: str = condition(
+    pooling: str = rare_condition(
         POOLING[0],
         "their pooling",
         title="pooling of texts",
-        metavar="WORD",
         words=POOLING,
         option="Of these texts.",
         asked=None,
         refines="texts",
         short="pool",
-        quiet=True,
-        late=True,
-        panel="conditions",
         proof="without templates",
     )
     options: Options = dataclasses.field(default_factory=dict)
@@ -603,7 +576,7 @@ class RunSpec(_Derived):
         values = self.to_dict()
         for name in ("options", "overrides"):
             values[name] = without_names(values[name])
-        values["texts"] = split_texts(self.texts)[1] or self.texts
+        values |= without_names({"texts": self.texts})
         for name in values.keys() - KEYED:
             if values[name] == _defaults()[name]:
                 del values[name]
@@ -639,7 +612,7 @@ class RunSpec(_Derived):
     @property
     def files(self) -> list[str]:
         """The files that it states, as `store/kept_files.py` takes them."""
-        return list_files(self.options, self.texts)
+        return list_files(*self.options.values(), self.texts)
 
     @property
     def skipped(self) -> int:

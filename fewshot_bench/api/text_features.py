@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.task import Vocabulary
-
-# Products of images and texts at once, in `score_classes`.
-AT_ONCE = 1 << 24
 
 
 def pool_class_features(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> Tensor:
@@ -30,22 +28,27 @@ def pool_class_features(encode: Callable[..., Tensor], vocabulary: Vocabulary) -
     import torch
     import torch.nn.functional as F
 
-    if not vocabulary.texts:
-        prompts = map(vocabulary.prompts, vocabulary.templates)
-        every = [F.normalize(encode(of_template), dim=-1) for of_template in prompts]
-        return F.normalize(torch.stack(every).mean(dim=0), dim=-1)
-    parts = [F.normalize(part, dim=-1) for part in _encode_each(encode, vocabulary)]
-    if vocabulary.pooling == "max":
+    unit = functools.partial(F.normalize, dim=-1)
+    if vocabulary.texts and vocabulary.pooling == "max":
+        parts = [unit(part) for part in _encode_texts(encode, vocabulary)]
         most = max(map(len, parts))
-        return torch.stack(
-            [torch.cat([part, part[:1].expand(most - len(part), -1)]) for part in parts]
-        )
-    means = torch.stack([part.mean(dim=0) for part in parts])
-    return F.normalize(means, dim=-1) if vocabulary.pooling == "unit-mean" else means
+        return torch.stack([torch.cat([p, p[:1].expand(most - len(p), -1)]) for p in parts])
+    means = _mean_features(lambda *texts, **way: unit(encode(*texts, **way)), vocabulary)
+    return means if vocabulary.texts and vocabulary.pooling == "mean" else unit(means)
 
 
-def _encode_each(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> tuple[Tensor, ...]:
-    """(texts, embed) raw features of each class.
+def _mean_features(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> Tensor:
+    """(classes, embed) mean of the features of each class's prompts or texts."""
+    import torch
+
+    if vocabulary.texts:
+        return torch.stack([part.mean(dim=0) for part in _encode_texts(encode, vocabulary)])
+    prompts = map(vocabulary.prompts, vocabulary.templates)
+    return torch.stack([encode(each) for each in prompts]).mean(dim=0)
+
+
+def _encode_texts(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> tuple[Tensor, ...]:
+    """(texts, embed) features of the texts of each class.
 
     All are encoded at once, each once and in an order of their own: the same texts are found again,
     whichever classes have them.
@@ -53,9 +56,8 @@ def _encode_each(encode: Callable[..., Tensor], vocabulary: Vocabulary) -> tuple
     import torch
 
     texts = [text for of_class in vocabulary.texts for text in of_class]
-    distinct = sorted(set(texts))
-    places = {text: place for place, text in enumerate(distinct)}
-    rows = encode(distinct, cut=True)
+    places = {text: place for place, text in enumerate(sorted(set(texts)))}
+    rows = encode([*places], cut=True)
     each = torch.tensor([places[text] for text in texts], device=rows.device)
     return torch.split(rows[each], [len(of_class) for of_class in vocabulary.texts])
 
@@ -68,13 +70,7 @@ def raw_class_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
 
     >>> base = raw_class_features(backbone, task)
     """
-    import torch
-
-    if not vocabulary.texts:
-        prompts = map(vocabulary.prompts, vocabulary.templates)
-        return torch.stack([backbone.encode_text(each) for each in prompts]).mean(dim=0)
-    parts = _encode_each(backbone.encode_text, vocabulary)
-    return torch.stack([part.mean(dim=0) for part in parts])
+    return _mean_features(backbone.encode_text, vocabulary)
 
 
 def text_samples(backbone: Backbone, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
@@ -84,16 +80,14 @@ def text_samples(backbone: Backbone, vocabulary: Vocabulary) -> tuple[Tensor, Te
     """
     import torch
 
-    count = len(vocabulary.classnames)
-    if not vocabulary.texts:
-        prompts = map(vocabulary.prompts, vocabulary.templates)
-        features = torch.cat([backbone.encode_text(each) for each in prompts])
-        labels = torch.arange(count, device=features.device).repeat(len(vocabulary.templates))
-        return features, labels
-    features = torch.cat(_encode_each(backbone.encode_text, vocabulary))
-    each = torch.tensor([len(texts) for texts in vocabulary.texts], device=features.device)
-    labels = torch.arange(count, device=features.device)
-    return features, labels.repeat_interleave(each, output_size=len(features))
+    classes, templates = range(len(vocabulary.classnames)), vocabulary.templates
+    if vocabulary.texts:
+        features = torch.cat(_encode_texts(backbone.encode_text, vocabulary))
+        labels = [label for label in classes for _ in vocabulary.texts[label]]
+    else:
+        features = torch.cat([backbone.encode_text(vocabulary.prompts(t)) for t in templates])
+        labels = [label for _ in templates for label in classes]
+    return features, torch.tensor(labels, device=features.device)
 
 
 def score_classes(images: Tensor, classes: Tensor) -> Tensor:
@@ -108,7 +102,4 @@ def score_classes(images: Tensor, classes: Tensor) -> Tensor:
 
     if classes.dim() == 2:
         return images @ classes.T
-    flat = classes.flatten(0, 1).T
-    blocks = torch.split(images, max(1, AT_ONCE // flat.shape[1]))
-    scores = [(block @ flat).view(len(block), *classes.shape[:2]).amax(-1) for block in blocks]
-    return torch.cat(scores)
+    return functools.reduce(torch.maximum, (images @ each.T for each in classes.unbind(1)))

@@ -15,10 +15,10 @@ import random
 import string
 from collections.abc import Sequence
 from importlib import resources
+from statistics import fmean
 
 PAIRS = 15
 FORM = "A photo of a {}, which has {}."
-CHARACTERS = string.ascii_letters + string.digits
 
 
 @functools.cache
@@ -28,18 +28,18 @@ def read_words() -> tuple[str, ...]:
     return tuple(file.read_text(encoding="utf-8").split())
 
 
-def draw_noise(classnames: Sequence[str], seed: int) -> tuple[str, ...]:
+def draw_noise(classnames: Sequence[str], seed: int) -> list[str]:
     """`PAIRS` pairs of random words and of random characters, one after the other.
 
-    There are as many words as in the mean class name, cut to its mean length of a word; the
-    characters stand in as many groups, which together are a little longer than a mean name's
-    longest word (waffle_tools.py, mode `waffle`). The same in all versions of Python.
+    There are as many words as in the mean class name, cut to its mean length of a word, and as many
+    groups of characters, which together are a little longer than a mean name's longest word
+    (waffle_tools.py, mode `waffle`). The same in all versions of Python.
     """
-    rng, named = random.Random(f"waffle {seed}"), [_plain(name).split() for name in classnames]
-    count = max(1, round(_mean([len(words) for words in named])))
-    length = round(_mean([_mean([len(word) for word in words]) for words in named]))
-    longest = math.ceil(_mean([max(map(len, words), default=1) for words in named]))
-    groups = round(_mean([len(words) - 1 for words in named])) + 1
+    rng = random.Random(f"waffle {seed}")
+    lengths = [[len(word) for word in name.replace("_", " ").split()] or [0] for name in classnames]
+    count = max(1, round(fmean(map(len, lengths))))
+    length = max(1, round(fmean(map(fmean, lengths))))
+    each = math.ceil(fmean(map(max, lengths))) // count + 1
 
     def pick(of: Sequence[str], times: int) -> list[str]:
         # Of the functions of `random`, this one alone is the same in all versions.
@@ -47,22 +47,12 @@ def draw_noise(classnames: Sequence[str], seed: int) -> tuple[str, ...]:
 
     noise = []
     for _ in range(PAIRS):
-        noise.append(" ".join(word[: max(1, length)] for word in pick(read_words(), count)))
-        noise.append(
-            ", ".join("".join(pick(CHARACTERS, longest // groups + 1)) for _ in range(groups))
-        )
-    return tuple(noise)
+        noise.append(" ".join(word[:length] for word in pick(read_words(), count)))
+        letters = ("".join(pick(string.ascii_letters + string.digits, each)) for _ in range(count))
+        noise.append(", ".join(letters))
+    return noise
 
 
 def describe(classname: str, noise: Sequence[str]) -> tuple[str, ...]:
     """The texts of a class."""
-    return tuple(FORM.format(_plain(classname), text) for text in noise)
-
-
-def _plain(name: str) -> str:
-    """A class name as it stands in prompts."""
-    return name.replace("_", " ")
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / max(1, len(numbers))
+    return tuple(FORM.format(classname.replace("_", " "), text) for text in noise)

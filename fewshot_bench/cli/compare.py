@@ -232,7 +232,7 @@ _advanced = partial(option, panel="advanced")
     "--columns",
     metavar="NAMES",
     panel=_TABLE,
-    help=f"Beside it: metrics, curve, {', '.join((*every_cost(), *FACTS))}, plug-ins' columns.",
+    help=f"Beside it: curve, {', '.join((*every_cost(), *FACTS))}, or metrics.",
 )
 @_in_table(
     "--sort",

@@ -36,14 +36,7 @@ from fewshot_bench.cli.completion import (
 from fewshot_bench.cli.panels import COMPACT, Command, ListOption, Option, add_options, option
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import (
-    LONGEST,
-    SIZES,
-    option_name,
-    printable,
-    read_size,
-    split_names,
-)
+from fewshot_bench.utils.text import LONGEST, SIZES, option_name, printable, read_size, split_names
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

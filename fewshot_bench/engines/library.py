@@ -17,14 +17,7 @@ from fewshot_bench.api import code_closure, method_code, own_methods
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.api.spec import (
-    ALL_SHOTS,
-    ALONE,
-    AUTO,
-    BY_TEMPLATES,
-    DEFAULT_STORE,
-    WORD,
-)
+from fewshot_bench.api.spec import ALL_SHOTS, ALONE, AUTO, BY_TEMPLATES, DEFAULT_STORE, WORD
 from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter

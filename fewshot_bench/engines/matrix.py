@@ -290,9 +290,8 @@ class _Run:
 
     def _announce(self, state: Resume) -> None:
         """Print the cells that are left out, notes, and the number of cells."""
-        from fewshot_bench.runner.need import tell_left_out
+        from fewshot_bench.runner.need import note_texts, tell_left_out
         from fewshot_bench.runner.preflight import long_prompts
-        from fewshot_bench.runner.text_conditions import note_texts
         from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.draw import short_lines
 

@@ -81,18 +81,17 @@ class OpenCell:
 
         By batches, or as a stream: `cell.accuracy(cell.logits(classifier))`.
         """
+        import numpy as np
         import torch
 
         from fewshot_bench.runner.evaluate import begin, divide
 
         queries: Any = self.queries
-        groups, rows = self.groups or (range(len(queries)),), []
+        groups, rows = self.groups or (range(len(queries)),), list[torch.Tensor]()
         with torch.no_grad():
             for parts in divide(queries, groups, self.spec.queries):
-                answer = begin(classifier, self.spec.queries)
-                rows += [answer(part) for part in parts]
-        order = torch.tensor([number for group in groups for number in group])
-        return torch.cat(rows)[order.argsort().to(rows[0].device)]
+                rows += map(begin(classifier, self.spec.queries), parts)
+        return torch.cat(rows)[np.argsort(np.concatenate(groups))]
 
     def accuracy(self, logits: Tensor) -> float:
         """Top-1 in percent of (n, classes) logits for all queries in their order."""

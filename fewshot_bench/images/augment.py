@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot_bench.api.task import Augment
-from fewshot_bench.images.augmix import Pixels, draw_rows, mix, mixing_numbers
+from fewshot_bench.images.augmix import NUMBERS as MIXING
+from fewshot_bench.images.augmix import Pixels, mix
 from fewshot_bench.utils.prefetch import spread
 
 ATTEMPTS = 10
@@ -89,9 +90,19 @@ def view_key(digest: bytes, seed: int, number: int) -> bytes:
     return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
-def uniforms_of(keys: Sequence[bytes]) -> Tensor:
-    """(b, NUMBERS) float64 in [0, 1): one row per key, which depends on the key alone."""
-    return draw_rows(keys, NUMBERS)
+def uniforms_of(keys: Sequence[bytes], count: int = NUMBERS) -> Tensor:
+    """(b, count) float64 in [0, 1): one row per key, which depends on the key alone."""
+    stream = torch.Generator()
+    rows = torch.empty(len(keys), count, dtype=torch.float64)
+    for row, key in zip(rows, keys, strict=True):
+        stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
+        row.uniform_(generator=stream)
+    return rows
+
+
+def mixing_numbers(uniforms: Tensor) -> Tensor:
+    """(b, MIXING) in [0, 1): what views draw beyond the numbers (b, n) of their crops."""
+    return uniforms_of([hashlib.sha256(row.numpy().tobytes()).digest() for row in uniforms], MIXING)
 
 
 def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:

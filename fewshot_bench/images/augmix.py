@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 CHAINS, LONGEST = 3, 3
@@ -23,37 +20,18 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=BILINEAR)
 
 
-def _rotate(image: Image.Image, share: float, sign: int) -> Image.Image:
-    return image.rotate(sign * int(30 * share), resample=BILINEAR)
-
-
 # Each gets the image, the share of its range, and a sign.
 OPERATIONS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
     lambda image, share, sign: ImageOps.autocontrast(image),
     lambda image, share, sign: ImageOps.equalize(image),
     lambda image, share, sign: ImageOps.posterize(image, 4 - int(4 * share)),
-    _rotate,
+    lambda image, share, sign: image.rotate(sign * int(30 * share), resample=BILINEAR),
     lambda image, share, sign: ImageOps.solarize(image, 256 - int(256 * share)),
     lambda image, share, sign: _affine(image, 1, sign * 0.3 * share, 0, 0, 1, 0),
     lambda image, share, sign: _affine(image, 1, 0, 0, sign * 0.3 * share, 1, 0),
     lambda image, share, sign: _affine(image, 1, 0, sign * int(image.width / 3 * share), 0, 1, 0),
     lambda image, share, sign: _affine(image, 1, 0, 0, 0, 1, sign * int(image.height / 3 * share)),
 )
-
-
-def draw_rows(keys: Sequence[bytes], count: int) -> Tensor:
-    """(b, count) float64 in [0, 1): one row per key, which depends on the key alone."""
-    stream = torch.Generator()
-    rows = torch.empty(len(keys), count, dtype=torch.float64)
-    for row, key in zip(rows, keys, strict=True):
-        stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
-        row.uniform_(generator=stream)
-    return rows
-
-
-def mixing_numbers(uniforms: Tensor) -> Tensor:
-    """(b, NUMBERS) in [0, 1): what views draw beyond the numbers (b, n) of their crops."""
-    return draw_rows([hashlib.sha256(row.numpy().tobytes()).digest() for row in uniforms], NUMBERS)
 
 
 def mix(pixels: Pixels, numbers: Sequence[float]) -> Pixels:

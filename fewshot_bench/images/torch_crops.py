@@ -8,7 +8,7 @@ their weights are rounded otherwise, so that few pixels differ, by a level or tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +94,7 @@ def resize(packed: Sequence[Packed], size: tuple[int, int], device: torch.device
 def _resize(packed: Packed, size: tuple[int, int], device: torch.device) -> Tensor:
     pixels, shapes = send(packed.pixels, device), send(packed.shapes, device)
     count, height, width, _ = pixels.shape
-    kernel, never = KERNELS[packed.interpolation], torch.zeros_like(shapes[:, 2])
+    kernel, never = packed.interpolation, torch.zeros_like(shapes[:, 2])
     across = _weights(shapes[:, 1], size[1], width, shapes[:, 2], kernel)
     down = _weights(shapes[:, 0], size[0], height, never, kernel)
     rows = pixels.permute(0, 3, 1, 2).float().reshape(count, 3 * height, width)
@@ -106,10 +106,6 @@ def _levels(values: Tensor) -> Tensor:
     return values.round_().clamp_(0, 255)
 
 
-def _triangle(away: Tensor) -> Tensor:
-    return (1 - away).clamp(min=0)
-
-
 def _cubic(away: Tensor) -> Tensor:
     """Keys' cubic convolution of Pillow."""
     near = ((CUBIC + 2) * away - (CUBIC + 3)) * away * away + 1
@@ -117,15 +113,16 @@ def _cubic(away: Tensor) -> Tensor:
     return torch.where(away < 1, near, far) * (away < 2)
 
 
-KERNELS = {"bicubic": _cubic, "bilinear": _triangle}
+KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "bicubic": _cubic,
+    "bilinear": lambda away: (1 - away).clamp(min=0),
+}
 
 
-def _weights(
-    lengths: Tensor, size: int, most: int, mirrored: Tensor, kernel: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _weights(lengths: Tensor, size: int, most: int, mirrored: Tensor, kernel: str) -> Tensor:
     """(n, size, most): the weights of `lengths` (n,) values in each of `size` resized ones.
 
-    kernel: of a distance, widened by the factor of a reduction. mirrored: (n,), 1 for weights in
+    kernel: of `KERNELS`, widened by the factor of a reduction. mirrored: (n,), 1 for weights in
     reverse order.
     """
     scale = (lengths / size)[:, None, None]
@@ -134,5 +131,5 @@ def _weights(
     places = places + flipped * (size - 1 - 2 * places)
     values = torch.arange(most, dtype=torch.float32, device=lengths.device)
     away = ((values + 0.5 - (places + 0.5) * scale) / scale.clamp(min=1)).abs()
-    weights = kernel(away) * (values < lengths[:, None, None])
+    weights = KERNELS[kernel](away) * (values < lengths[:, None, None])
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -20,12 +20,13 @@ from fewshot_bench.api import own_methods
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES
 from fewshot_bench.api.task import Images
+from fewshot_bench.api.violations import TEXTS_UNUSED
 from fewshot_bench.images.features import ImageView, accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
@@ -45,8 +46,7 @@ from fewshot_bench.runner.fit import (
 )
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Answered, Cell, Session
-from fewshot_bench.runner.text_check import find_text_gap, list_unused
-from fewshot_bench.runner.verification import ASKED, Verdict, encoded_for, verify
+from fewshot_bench.runner.verification import UNKNOWN, encoded_each, find_text_gap, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -90,16 +90,6 @@ def evaluate(
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
-
-    def again(other: Meter, groups: Sequence[Sequence[int]], part: int) -> np.ndarray:
-        rows, columns = _answer(fitted, cell, session, other, groups, part=part)
-        return np.asarray(rows[:, columns])
-
-    def answer_few(other: Fitted, asked: Cell, meter: Meter) -> np.ndarray:
-        few = [range(min(ASKED, asked.lists.queries.count))]
-        rows, columns = _answer(other, asked, session, meter, few)
-        return np.asarray(rows[:, columns])
-
     # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
@@ -119,11 +109,12 @@ def evaluate(
             answers = answers[np.argsort(np.concatenate(groups))]
         scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
-        verdict, text_gap = Verdict(), None
+        verified, text_gap = UNKNOWN, None
         if not session.raises:
-            verdict = verify(again, answers, meter, fitted, cell, session)
+            verified = verify(_answer, answers, meter, fitted, cell, session)
             if spec.texts != BY_TEMPLATES and cell.below is None:
-                text_gap = find_text_gap(answer_few, fitted, cell, session)
+                text_gap = find_text_gap(_answer, fitted, cell, session)
+        unused = text_gap is not None and text_gap <= TOLERANCE[spec.precision]
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         tensors: Any = fitted.classifier.tensors()
         if not isinstance(tensors, Mapping) or not all(
@@ -141,12 +132,10 @@ def evaluate(
         "images_encoded": meter.images_encoded,
         "work": meter.work(),
         "metered": meter.is_complete,
-        "depends_on_queries": verdict.depends,
-        "query_gap": verdict.gap,
-        "moved": verdict.moved,
-        "violations": [*verdict.violations, *list_unused(text_gap, spec.precision)],
+        **verified,
+        "violations": [*verified["violations"], *[TEXTS_UNUSED] * unused],
         **({} if spec.texts == BY_TEMPLATES else {"text_gap": text_gap}),
-        "encoded_per_query": encoded_for(answers, meter, fitted),
+        "encoded_per_query": encoded_each(len(answers), meter, fitted.meter),
         "test_steps": observer.steps,
         "selection": fitted.context.selection,
         **card,
@@ -295,8 +284,11 @@ def begin(classifier: Any, condition: str) -> Callable[[Images], Tensor]:
     """What answers the queries of one group: `logits`, or `answer` of a new stream."""
     # A copy, so that attributes set for one group do not reach the next one.
     own = copy.copy(classifier)
-    answer: Callable[[Images], Tensor]
-    answer = own.start().answer if is_stream(condition) else own.logits
+    answer: Callable[[Images], Tensor] | None = None if is_stream(condition) else own.logits
+    if answer is None and (answer := getattr(given := own.start(), "answer", None)) is None:
+        raise ContractError(
+            f"start() returned {type(given).__name__} without answer(); return a Stream"
+        )
     return answer
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.api.class_texts import WAFFLE, find
 from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
-from fewshot_bench.api.file_texts import TEXTS_DIGITS
+from fewshot_bench.api.file_texts import LONG
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.method import Classifier, Transferable
 from fewshot_bench.api.metrics import Answers, rounded
@@ -83,15 +83,13 @@ class LabelSpace(Vocabulary):
     def of_fit(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
         """The classes that a cell is fitted on; `card`: the card of its data set."""
         part = "all" if spec.classes == "all" else "base"
-        texts = texts_in(spec, card, card)
-        return cls.of(card, spec.prompts, part, texts, spec.pooling)
+        return cls.of(card, spec.prompts, part, texts_in(spec, card, card), spec.pooling)
 
     @classmethod
     def of_evaluation(cls, card: DatasetCard, spec: RunSpec, source: DatasetCard) -> LabelSpace:
         """The classes that a cell is evaluated on; `card`: the card of its target."""
         part = "all" if spec.target else spec.classes
-        texts = texts_in(spec, card, source)
-        return cls.of(card, spec.prompts, part, texts, spec.pooling)
+        return cls.of(card, spec.prompts, part, texts_in(spec, card, source), spec.pooling)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -132,7 +130,7 @@ def texts_in(spec: RunSpec, card: DatasetCard, source: DatasetCard) -> Sequence[
     if spec.texts == WAFFLE:
         noise = draw_noise(source.classnames, spec.train_seed)
         return [describe(name, noise) for name in card.classnames]
-    return find(spec.texts).of(card.name, card.classnames)
+    return find(spec.texts).describe(card.name, card.classnames)
 
 
 def adapt_classifier(
@@ -244,7 +242,8 @@ class _Cell:
     bystanders: Sequence[Item]
     order: tuple[int, ...]
 
-    def list_queries(self) -> tuple[Item, ...]:
+    @property
+    def queries(self) -> tuple[Item, ...]:
         """The test list, then the bystanders."""
         return (*self.split.test, *self.bystanders)
 
@@ -252,9 +251,8 @@ class _Cell:
         """Groups of positions; empty if each query is alone."""
         if spec.queries == ALONE:
             return ()
-        listed = ("test", self.split.test), ("bystanders", self.bystanders)
-        labels = [item.label for item in self.list_queries()]
-        return draw_groups(spec.queries, labels, spec.train_seed, digest_of(listed))
+        listed = digest_of((("test", self.split.test), ("bystanders", self.bystanders)))
+        return draw_groups(spec.queries, [q.label for q in self.queries], spec.train_seed, listed)
 
 
 class Examiner:
@@ -284,17 +282,14 @@ class Examiner:
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
         cell, split = self._cell(spec), self._cell(spec).split
-        asked = cell.list_queries()
         numbers = {position: number for number, position in enumerate(cell.order)}
         return CellLists(
             *self._label_spaces(spec),
             train=self._list_labeled(cell, split.train),
             val=self._list_labeled(cell, split.val),
-            queries=self.images(cell.target, tuple(asked[index] for index in cell.order), ()),
+            queries=self.images(cell.target, tuple(map(cell.queries.__getitem__, cell.order)), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
-            groups=tuple(
-                tuple(numbers[position] for position in group) for group in cell.draw_groups(spec)
-            ),
+            groups=tuple(tuple(numbers[at] for at in group) for group in cell.draw_groups(spec)),
         )
 
     def query_labels(self, spec: RunSpec) -> list[int]:
@@ -338,8 +333,8 @@ class Examiner:
         labels = np.array([item.label for item in cell.split.test], dtype=np.int64)
         groups, drawn = None, cell.draw_groups(spec)
         if drawn:
-            numbers = number_groups(spec.queries, drawn, len(cell.order))
-            groups = np.array(numbers[: len(labels)], dtype=np.int32)
+            groups = np.array(number_groups(spec.queries, drawn, len(cell.order)), dtype=np.int32)
+            groups = groups[: len(labels)]
         marked = Answers.of(logits[: len(labels)], labels, groups)
         record = replace(
             record,
@@ -464,12 +459,11 @@ class Examiner:
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         if evaluated.texts:
             counts = [len(texts) for texts in evaluated.texts]
-            digest = digest_text(canonical_json([*evaluated.texts]), TEXTS_DIGITS)
+            digest = digest_text(canonical_json([*evaluated.texts]), LONG)
             sizes = {"count": sum(counts), "least": min(counts), "most": max(counts)}
             facts |= {"texts": {**sizes, "digest": digest}}
         if groups:
-            labels = [item.label for item in cell.list_queries()]
-            facts |= describe_groups(spec.queries, groups, labels)
+            facts |= describe_groups(spec.queries, groups, [item.label for item in cell.queries])
         facts |= {"bystanders": len(cell.bystanders)} if cell.bystanders else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 

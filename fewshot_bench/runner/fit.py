@@ -265,8 +265,7 @@ def fit(
         only_read()
         _check_found(cell, session, incidents)
     backbone, fingerprint = session.backbone(spec)
-    below = cell.below and copy.deepcopy(cell.below.meter)
-    meter = below or Meter(backbone.device)
+    meter = (cell.below and copy.deepcopy(cell.below.meter)) or Meter(backbone.device)
     memory = PeakMemory(backbone.device)
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
@@ -279,14 +278,12 @@ def fit(
             classifier = cell.method.fit(task, backbone, context)
         steps = _settle(context, spec.method, incidents)
         curves = _finish(context, spec.method, incidents)
-        asked, kind = (
-            ("start", "Streaming") if is_stream(spec.queries) else ("logits", "Classifier")
-        )
-        for part in (asked, "tensors"):
+        streams = is_stream(spec.queries)
+        for part in ("start" if streams else "logits", "tensors"):
             if not callable(getattr(classifier, part, None)):
                 raise ContractError(
                     f"{spec.method}.fit returned {type(classifier).__name__} without {part}(); "
-                    f"return a {kind}"
+                    f"return a {'Streaming' if streams else 'Classifier'}"
                 )
         _check_options(cell)
         check_backbone(backbone, fingerprint, f"{spec.method}.fit")

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.class_texts import WAFFLE, count_texts
+from fewshot_bench.api.class_texts import WAFFLE, find
 from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
+from fewshot_bench.api.file_texts import split
 from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.registry import registry
@@ -493,10 +494,10 @@ class Counts:
         classes = asked.part("all" if cell.target else cell.classes)
         card = asked.dataset.card()
         prompts = classes * len(card.templates(cell.prompts))
-        if cell.texts != BY_TEMPLATES:
-            of_file = cell.texts != WAFFLE
-            named = cell.texts, card.name, card.classnames
-            prompts = count_texts(*named) if of_file else classes * 2 * PAIRS
+        if cell.texts == WAFFLE:
+            prompts = classes * 2 * PAIRS
+        if split(cell.texts)[0]:
+            prompts = sum(map(len, find(cell.texts).section(card.name).values()))
         support = min(fitted.train, shots * own)
         fit = cell.method, canonical_json(dict(cell.options)), cell.backbone, support, shots, own
         if fit not in fits:

@@ -39,12 +39,14 @@ from fewshot_bench.api.spec import (
     method_label,
 )
 from fewshot_bench.runner.need import (
+    check_texts,
     choose_runnable,
     conditions_of,
     find_lack,
+    reads_texts,
+    settle_texts,
     tell_left_out,
 )
-from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import (
     Configured,
     Option,
@@ -180,16 +182,16 @@ def expand(request: Request) -> Plan:
         (v.method, str(v.options.get("on"))): find_inner(v, plugins, request.store)
         for v in variants
     }
-    texts = ChosenTexts.of(request.texts, request.pooling)
     names = plugins.expand_datasets(request.datasets)
     targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
+    request = dataclasses.replace(request, **settle_texts(request.texts, request.pooling))
     # The methods of `all` and of suites are registered, and not asked for by their names.
     asked = (method if isinstance(method, str) else method.method for method in request.methods)
     named = {method.partition("[")[0] for method in asked}
     named |= {variant.method for variant in variants} - {*plugins.methods.entries}
-    variants = choose_runnable(variants, request.conditions(), texts, named, plan.lacking)
+    variants = choose_runnable(variants, request.conditions(), named, plan.lacking)
     if plan.lacking and not variants:
         raise UsageError(f"nothing is left to run: {'; '.join(tell_left_out(plan.lacking))}")
     if "templates" in request.data and prompts != "custom":
@@ -206,8 +208,8 @@ def expand(request: Request) -> Plan:
     evaluated = _open_all(targets, request.transfer, plan, lambda name: _open_target(name, request))
     if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
-    if any(map(texts.describe, variants)):
-        texts.check(plan.datasets)
+    if any(reads_texts(variant, request.conditions()) for variant in variants):
+        check_texts(request.texts, plan.datasets)
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks: dict[tuple[str, int, int], str] = {}
@@ -245,7 +247,7 @@ def expand(request: Request) -> Plan:
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
-            **{**request.others, **conditions_of(whole, request.conditions(), texts)},
+            **{**request.others, **conditions_of(whole, request.conditions())},
         )
         half = choose(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
@@ -268,7 +270,7 @@ def expand(request: Request) -> Plan:
             if target != name
         ]
     plan.cells = [
-        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request, texts)
+        _put_on(cell, inner[cell.method, str(cell.options.get("on"))], choose, request)
         for cell in plan.cells
     ]
     return plan
@@ -279,7 +281,6 @@ def _put_on(
     inner: Variant | None,
     choose: Callable[[Variant, FitSetting], Variant],
     request: Request,
-    texts: ChosenTexts,
 ) -> RunSpec:
     """The cell on top of another method, which answers for the same queries, each alone.
 
@@ -288,9 +289,9 @@ def _put_on(
     if inner is None:
         return cell
     inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
-    if lack := find_lack(inner, request.conditions(), texts):
+    if lack := find_lack(inner, request.conditions()):
         raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
-    needed = conditions_of(inner, request.conditions(), texts) | {"bystanders": cell.bystanders}
+    needed = conditions_of(inner, request.conditions()) | {"bystanders": cell.bystanders}
     fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
     fields |= {"method": inner.method, "method_version": inner.version}
     own = {name: getattr(cell, name) for name in needed if name != "queries"}

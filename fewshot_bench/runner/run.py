@@ -79,7 +79,9 @@ def run_group(
     fits: dict[str, Fitted | Failure] = {}
     inner = {lower.key(): lower for spec in specs if (lower := spec.inner_cell())}
     done: dict[str, Answered] = {}
-    left = Counter(each.fit_key() for each in {**inner, **{s.key(): s for s in specs}}.values())
+    own = {spec.key() for spec in specs}
+    lower_alone = (spec for key, spec in inner.items() if key not in own)
+    left = Counter(spec.fit_key() for spec in (*specs, *lower_alone))
 
     def compute(spec: RunSpec, log: CellLog, below: Answered | None = None) -> Answered:
         left[spec.fit_key()] -= 1
@@ -144,10 +146,8 @@ def _compute(
     """
     key, incidents = spec.fit_key(), Incidents()
     if below is not None and below.record.status != "done":
-        code = {"code": registry().code_of(spec)}
-        return Answered(
-            replace(below.record, spec=spec, environment={**below.record.environment, **code})
-        )
+        facts = {**below.record.environment, "code": registry().code_of(spec)}
+        return Answered(replace(below.record, spec=spec, environment=facts))
     try:
         if below and below.record.footprint["depends_on_queries"]:
             raise ContractError(
@@ -236,10 +236,7 @@ def _without_result(
     return Record(
         spec=spec,
         status=status,
-        environment={
-            **environment.describe(spec.device),
-            "code": registry().code_of(spec),
-        },
+        environment={**environment.describe(spec.device), "code": registry().code_of(spec)},
         error={
             "type": type(error).__name__,
             "message": str(error) or repr(error),

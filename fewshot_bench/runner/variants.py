@@ -40,9 +40,6 @@ _BETWEEN = re.compile(r",(?![^\[]*\])")
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 
-NO_CARD = MethodCard("")
-
-
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A method with one set of hyper-parameters.
@@ -56,7 +53,7 @@ class Variant:
     overrides: Mapping[str, Any]
     version: str
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    card: MethodCard = NO_CARD
+    card: MethodCard = dataclasses.field(default=MethodCard(""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +280,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     fields, files = hyperparameters(cls), find_files(name, cls, chosen)
     method = _build(name, cls, {**chosen, **files})
     try:
-        card = card_of(method) or NO_CARD
+        card = card_of(method) or MethodCard("")
     except ContractError as error:
         raise PluginError(f"method '{name}': {error} (fsbench show {shlex.quote(name)})") from error
     options = configuration(method)
@@ -339,7 +336,7 @@ def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:
             asked[cell.method][cell.dataset] = None
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for method, datasets in asked.items():
-        card = card_of(registry().method_class(method)) or NO_CARD
+        card = card_of(registry().method_class(method)) or MethodCard("")
         alike[card.without_own_values(datasets)].append(method)
     for without, methods in alike.items():
         if without:

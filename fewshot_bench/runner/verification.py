@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,37 +27,26 @@ from fewshot_bench.api.violations import (
     UNSTEADY,
 )
 from fewshot_bench.images.features import accounted
+from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import not_counted, telling
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.runner.faults import device_fault, out_of_memory
-from fewshot_bench.runner.fit import Fitted, seed_of
+from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.rng import derive, isolate
 
-# Queries that are asked for again, in how small a batch, and in how large a batch or stream.
-ASKED, FEW, MOST = 16, 5, 256
-# Queries of a stream that are answered at once then.
-PART = 7
+# Queries that are asked for again, in how small a batch, in how large a batch or stream, and in
+# which parts of a stream.
+ASKED, FEW, MOST, PART = 16, 5, 256, 7
 
 Groups = Sequence[Sequence[int]]
-# Logits (places, classes) of groups of places among the queries, one group after the other: metered
-# by a meter, and streams in parts of a size.
-Answer = Callable[[Meter, Groups, int], np.ndarray]
-
-
-class Verdict(NamedTuple):
-    """What a record states of a verification.
-
-    depends: whether logits change with the other queries; None if it is unknown. gap: by how much,
-    as `metrics.gap`; None if the method failed. moved: the share of answers that other companions
-    change. violations: what is not as the card declares, of `VIOLATIONS`.
-    """
-
-    depends: bool | None = None
-    gap: float | None = None
-    moved: float | None = None
-    violations: tuple[str, ...] = ()
+# Rows and the columns of them that count, as `evaluate` asks for them.
+Answer = Callable[..., tuple[np.ndarray, Any]]
+# What a footprint states where nothing was verified; see `Witness.facts`.
+UNKNOWN: Mapping[str, Any] = dict.fromkeys(("depends_on_queries", "query_gap", "moved")) | {
+    "violations": []
+}
 
 
 def verify(
@@ -66,51 +56,46 @@ def verify(
     fitted: Fitted,
     cell: Cell,
     session: Session,
-) -> Verdict:
+) -> Mapping[str, Any]:
     """Compare the answers to a cell's queries, (n, classes), with those in other company.
 
-    meter: the bill of the answers. A method that runs out of memory here has no verdict.
+    meter: the bill of the answers. Returns facts for a footprint: nothing is known of a method that
+    runs out of memory here.
     """
     other, declared = copy.deepcopy(fitted.meter), fitted.context.declarations()
     card = read_card(cell.method)
 
     def ask(groups: Groups, anew: bool) -> np.ndarray:
         with isolate(derive(seed_of(fitted.cell), "again" if anew else "predict")):
-            return answer(other, groups, PART)
+            rows, columns = answer(fitted, cell, session, other, groups, part=PART)
+        return np.asarray(rows[:, columns])
 
     try:
         with not_counted(), accounted(session.features, other), lose_output():
             source = session.source(cell.lists.queries, cell.spec)
-            ranked = rank(source.digests, cell.lists.picks)
+            # An order that follows from the images of queries and support alone.
+            key = cell.lists.picks.encode()[:64]
+            ranks = [hashlib.blake2b(digest, key=key).digest() for digest in source.digests]
+            ranked = sorted(range(len(ranks)), key=ranks.__getitem__)
             count = min(ASKED, max(1, len(ranked) // 2))
             witness = Witness(ask, answers, ranked, cell.spec.precision, count)
-            if len(answers) > 1:
-                witness.ask(card.sees, cell.lists.groups)
-            if (encoded_for(answers, meter, fitted) or 0) > card.views_per_query:
-                augmented = (meter.views_encoded - fitted.meter.views_encoded) / len(answers)
-                plain = source.batches(ASKED, witness.chosen)
-                witness.count_views(plain, augmented, card.views_per_query)
+            witness.ask(card.sees, cell.lists.groups)
+            witness.count_views(source, meter, fitted.meter, card.views_per_query)
     except (Exception, SystemExit) as error:
         if not out_of_memory(error):
             raise
-        return Verdict()
+        return UNKNOWN
     finally:
         fitted.context.restore(declared)
-    return witness.verdict
+    return witness.facts
 
 
-def encoded_for(answers: np.ndarray, meter: Meter, fitted: Fitted) -> float | None:
-    """Images encoded per query on the bill of the answers; None if that is not known."""
-    with_fit, of_fit = meter.images_billed, fitted.meter.images_billed
-    if with_fit is None or of_fit is None or not len(answers):
+def encoded_each(count: int, meter: Meter, of_fit: Meter) -> float | None:
+    """Images encoded for each of some queries, by the bill of a cell; None if that is not known."""
+    billed, before = meter.images_billed, of_fit.images_billed
+    if billed is None or before is None or not count:
         return None
-    return round((with_fit - of_fit) / len(answers), 4)
-
-
-def rank(digests: Sequence[bytes], seed: str) -> list[int]:
-    """Places of queries in an order that follows from their images and a seed alone."""
-    ranks = [hashlib.blake2b(digest, key=seed.encode()[:64]).digest() for digest in digests]
-    return sorted(range(len(ranks)), key=ranks.__getitem__)
+    return round((billed - before) / count, 4)
 
 
 class Witness:
@@ -130,30 +115,36 @@ class Witness:
     ) -> None:
         self._ask, self._answers, self._tolerance = ask, answers, TOLERANCE[precision]
         self._ranked, self.chosen = [*ranked], [*ranked[:count]]
-        self._gap, self._moved = 0.0, math.nan
+        self._gap, self._moved = math.nan, math.nan
         self._violations: dict[str, None] = {}
 
     @property
-    def verdict(self) -> Verdict:
-        """What was found so far."""
-        known = len(self._answers) > 1
-        return Verdict(
-            self._gap > self._tolerance if known else None,
-            self._gap if known and math.isfinite(self._gap) else None,
-            self._moved if math.isfinite(self._moved) else None,
-            (*self._violations,),
-        )
+    def facts(self) -> Mapping[str, Any]:
+        """What was found so far, as a footprint states it.
+
+        Whether logits depend on other queries, and by how much (`metrics.gap`; None if the method
+        failed); the share of answers that others change; what is not as declared (`VIOLATIONS`).
+        """
+        return {
+            "depends_on_queries": None if math.isnan(self._gap) else self._gap > self._tolerance,
+            "query_gap": self._gap if math.isfinite(self._gap) else None,
+            "moved": self._moved if math.isfinite(self._moved) else None,
+            "violations": [*self._violations],
+        }
 
     def ask(self, sees: str, groups: Groups) -> None:
         """Ask for what must not change the answers. groups: those of the answers."""
+        if len(self._answers) < 2:
+            return
         if sees == "batch":
             self._ask_batches(groups)
         elif sees == "stream":
             self._ask_stream(groups[0])
         else:
             alone = [[place] for place in self.chosen]
-            self._gap, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
             self._ask_in_company(0, DEPENDENT)
+            found, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
+            self._gap = max(self._gap, found)
 
     def _ask_batches(self, batches: Groups) -> None:
         """A batch after another one and in another order, and batches that are unusual."""
@@ -188,24 +179,26 @@ class Witness:
         places, others = self.chosen[::-1], self._ranked[len(self.chosen) :]
         count = max(0, min(min(size, MOST) - len(places), len(others) // 2))
         expected = self._answers[places]
-        found, rows = self._judge(violation, [others[:count] + places], expected, count)
-        self._gap = max(self._gap, found)
+        self._gap, rows = self._judge(violation, [others[:count] + places], expected, count)
         if rows is not None:
             self._moved = float((rows.argmax(axis=1) != expected.argmax(axis=1)).mean())
 
-    def count_views(self, plain: Iterable[Tensor], augmented: float, most: int) -> None:
+    def count_views(self, source: ImageSource, meter: Meter, of_fit: Meter, most: int) -> None:
         """A violation if more than `most` views of a query are encoded, the plain one included.
 
-        plain: pixels of the chosen ones. augmented: frozen features of views per query. What a
-        method encodes by itself is counted by content, as several encoders may see one view.
+        meter: the bill of the answers. What a method encodes by itself is counted by content, as
+        several encoders may see one view.
         """
+        if (encoded_each(len(self._answers), meter, of_fit) or 0) <= most:
+            return
+        augmented = (meter.views_encoded - of_fit.views_encoded) / len(self._answers)
         seen: set[bytes] = set()
 
         def tell(images: Tensor) -> None:
             rows = images.detach().float().cpu().numpy()
             seen.update(hashlib.blake2b(row.tobytes()).digest() for row in rows)
 
-        for pixels in plain:
+        for pixels in source.batches(ASKED, self.chosen):
             tell(pixels)
         with telling(tell):
             self._rows([[place] for place in self.chosen])
@@ -242,3 +235,42 @@ class Witness:
             if device_fault(error) or out_of_memory(error):
                 raise
             return None
+
+
+def find_text_gap(answer: Answer, fitted: Fitted, cell: Cell, session: Session) -> float | None:
+    """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
+
+    0 for a method that never read its texts. None if it is unknown: all classes have the same
+    texts, the fit fails, or it trains, so that texts may act by a loss that need not move it
+    (ProGrad without a conflict of gradients).
+    """
+    space, backbone = fitted.cell.lists.fitted, fitted.backbone
+    texts, meter = [*space.texts], Meter(fitted.backbone.device)
+    other = next((place for place, each in enumerate(texts) if each != texts[0]), 0)
+    if other and not fitted.texts_read:
+        return 0.0
+    if not other or fitted.trained["trained"] != 0:
+        return None
+    texts[0], texts[other] = texts[other], texts[0]
+    changed = replace(space, texts=tuple(texts))
+    own, exchanged = (
+        replace(cell, lists=replace(cell.lists, fitted=each, evaluated=each))
+        for each in (space, changed)
+    )
+    context = Context(seed_of(own), backbone.device, cell.spec.precision, step="eager")
+    few = [range(min(ASKED, cell.lists.queries.count))]
+
+    def ask(other: Fitted) -> np.ndarray:
+        rows, columns = answer(other, other.cell, session, meter, few)
+        return np.asarray(rows[:, columns])
+
+    try:
+        with not_counted(), accounted(session.features, meter), lose_output():
+            before = ask(replace(fitted, cell=own))
+            with isolate(seed_of(own)):
+                task = make_task(exchanged, session, meter)
+                classifier = copy.copy(fitted.cell.method).fit(task, backbone, context)
+            after = ask(replace(fitted, cell=exchanged, classifier=classifier))
+            return gap(after, before, before)
+    except Exception:
+        return None

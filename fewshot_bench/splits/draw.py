@@ -101,10 +101,8 @@ def find_bystanders(spec: RunSpec, split: Split, classes: int) -> Sequence[Item]
     if spec.bystanders == "none":
         return ()
     half = class_half(classes, "new")
-    return _limit(
-        relabeled(split.test, lambda label, name: (label, name) if label in half else None),
-        spec.limit,
-    )
+    others = relabeled(split.test, lambda label, name: (label, name) if label in half else None)
+    return _limit(others, spec.limit)
 
 
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:

@@ -11,6 +11,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from statistics import median_low
 from typing import Any
 
@@ -39,31 +40,23 @@ def draw_groups(queries: str, labels: Sequence[int], seed: int, digest: str) -> 
     rng = random.Random(derive(seed, "queries", queries, digest))
     places = list(range(len(labels)))
     rng.shuffle(places)
+    by_class: defaultdict[int, list[int]] = defaultdict(list)
+    for place in places:
+        by_class[labels[place]].append(place)
     if queries in (ALL, STREAM):
         return (tuple(places),)
     if queries == BY_CLASS:
-        by_class = _by_class(places, labels)
-        return (_join(by_class[label] for label in rng.sample(sorted(by_class), len(by_class))),)
+        classes = rng.sample(sorted(by_class), len(by_class))
+        return (tuple(chain.from_iterable(by_class[label] for label in classes)),)
     if found := _SPREAD.fullmatch(queries):
-        return (_spread(_by_class(places, labels), float(found[1]), rng),)
+        return (_spread(by_class, float(found[1]), rng),)
     found = _BATCH.fullmatch(queries)
     if found is None:
         raise ValueError(f"queries '{queries}': expected a value of the condition")
     size, least, most = (int(number or 0) for number in found.groups())
     if most:
-        return tuple(_draw_of_few(_by_class(places, labels), size, range(least, most + 1), rng))
+        return tuple(_draw_of_few(by_class, size, range(least, most + 1), rng))
     return tuple(tuple(places[at : at + size]) for at in range(0, len(places), size))
-
-
-def _by_class(places: Iterable[int], labels: Sequence[int]) -> dict[int, list[int]]:
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for place in places:
-        groups[labels[place]].append(place)
-    return dict(groups)
-
-
-def _join(parts: Iterable[Sequence[int]]) -> Group:
-    return tuple(place for part in parts for place in part)
 
 
 def _draw_of_few(
@@ -101,7 +94,7 @@ def _spread(by_class: dict[int, list[int]], gamma: float, rng: random.Random) ->
             start = end
     for slot in slots:
         rng.shuffle(slot)
-    return _join(slots)
+    return tuple(chain.from_iterable(slots))
 
 
 def _draw_dirichlet(gamma: float, count: int, rng: random.Random) -> list[float]:
@@ -125,15 +118,10 @@ def describe_groups(queries: str, groups: Sequence[Group], labels: Sequence[int]
     parts = [group[at : at + PART] for group in groups for at in range(0, len(group), PART)]
     counted = parts if is_stream(queries) else groups
     classes = [len({labels[place] for place in group}) for group in counted]
-    return {
-        "groups": len(groups),
-        "group_sizes": _range(list(map(len, groups))),
-        "group_classes": _range(classes),
+    ranges = {"group_sizes": [*map(len, groups)], "group_classes": classes}
+    return {"groups": len(groups)} | {
+        name: [min(of), median_low(of), max(of)] for name, of in ranges.items()
     }
-
-
-def _range(numbers: Sequence[int]) -> list[int]:
-    return [min(numbers), median_low(numbers), max(numbers)]
 
 
 def number_groups(queries: str, groups: Sequence[Group], count: int) -> list[int]:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fewshot_bench.api import class_texts
-from fewshot_bench.api.file_texts import name_and_digest, split_texts
+from fewshot_bench.api.class_texts import READ
+from fewshot_bench.api.file_texts import LONG, split
 from fewshot_bench.api.option_files import FILES, digest_file, find
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -25,17 +25,11 @@ def keep_files(store: Path, stated: Iterable[str]) -> None:
     StoreError for a file that was changed since the cells were planned.
     """
     for text in dict.fromkeys(stated):
-        if split_texts(text)[0]:
-            _keep_texts(text, store)
-        else:
+        name, digest = split(text)
+        if digest not in READ:
             _copy(find(text), text, store)
-
-
-def _keep_texts(text: str, store: Path) -> None:
-    name, digest = split_texts(text)
-    if not any(_list_copies(store, text)):
-        (store / FILES / digest).mkdir(parents=True, exist_ok=True)
-        write_whole(store / FILES / digest / name, class_texts.find(text).content)
+        elif not any(_list_copies(store, text)):
+            write_whole(store / FILES / digest / name, READ[digest].content)
 
 
 def copy_files(source: Path, stated: Iterable[str], destination: Path) -> None:
@@ -48,7 +42,7 @@ def copy_files(source: Path, stated: Iterable[str], destination: Path) -> None:
 
 
 def _copy(path: Path | None, text: str, store: Path) -> None:
-    name, digest = name_and_digest(text)
+    name, digest = split(text)
     if any(_list_copies(store, text)):
         return
     if path is None:
@@ -57,13 +51,13 @@ def _copy(path: Path | None, text: str, store: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / name) as temporary:
         shutil.copyfile(path, temporary)
-        if not digest_file(temporary).startswith(digest):
+        if digest_file(temporary)[:LONG] != digest:
             raise StoreError(f"'{path}' was changed while it was copied; run again")
 
 
 def list_lacking(store: Path, stated: Iterable[str]) -> list[str]:
     """The names of files that a cell states and a store lacks."""
-    return [name_and_digest(text)[0] for text in stated if not any(_list_copies(store, text))]
+    return [split(text)[0] for text in stated if not any(_list_copies(store, text))]
 
 
 def list_unused_files(store: Store, seconds: float) -> Iterator[Path]:
@@ -71,7 +65,7 @@ def list_unused_files(store: Store, seconds: float) -> Iterator[Path]:
     old = [path for path in _list_all(store.path) if time.time() - path.stat().st_mtime > seconds]
     if old:
         files = (text for record in store.records() for text in record.spec.files)
-        stated = {name_and_digest(text)[1] for text in files}
+        stated = {split(text)[1] for text in files}
         yield from (path for path in old if path.parent.name not in stated)
 
 
@@ -87,11 +81,11 @@ def _list_all(store: Path) -> list[Path]:
 
 
 def _list_copies(store: Path, text: str) -> list[Path]:
-    return list_entries(store / FILES / name_and_digest(text)[1])
+    return list_entries(store / FILES / split(text)[1])
 
 
 def _is_whole(path: Path) -> bool:
     try:
-        return digest_file(path).startswith(path.parent.name)
+        return digest_file(path)[:LONG] == path.parent.name
     except OSError:
         return False

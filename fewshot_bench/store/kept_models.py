@@ -246,7 +246,7 @@ def write_model(
     tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
-    keep_files(folder, list_files(config.options))
+    keep_files(folder, list_files(*config.options.values()))
     stated = msgspec.structs.replace(
         config,
         tensors=hashlib.sha256(content).hexdigest(),
@@ -456,7 +456,7 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
     for name in FILES:
         with open_regular(model_of(source, record) / name) as file:
             write_whole(target / name, iter(partial(file.read, _CHUNK), b""))
-    copy_files(model_of(source, record), list_files(record.spec.options), target)
+    copy_files(model_of(source, record), list_files(*record.spec.options.values()), target)
 
 
 def remove_model(store: Path, key: str) -> None:

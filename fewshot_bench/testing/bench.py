@@ -18,6 +18,7 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.evaluate import begin
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
@@ -95,12 +96,9 @@ class Fit:
         own, rows = classifier or self.classifier, []
         with torch.no_grad():
             for group in groups:
-                if self.sees != "stream":
-                    rows.append(own.logits(self.view(group)))
-                    continue
-                stream = own.start()
-                parts = (group[at : at + part] for at in range(0, len(group), part))
-                rows += [stream.answer(self.view(some)) for some in parts]
+                answer, count = begin(own, self.sees), max(1, len(group))
+                size = part if self.sees == "stream" else count
+                rows += [answer(self.view(group[at : at + size])) for at in range(0, count, size)]
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def view(self, order: Sequence[int] | None = None) -> WatchedImages:

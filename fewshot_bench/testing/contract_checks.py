@@ -114,10 +114,8 @@ def check_answers_use_what_the_card_allows(bench: Bench) -> None:
         rows = as_floats(fit.answer(groups, count)).numpy()
     witness = Witness(ask, rows[np.argsort(np.concatenate(groups))], order, "fp32", count)
     witness.ask(fit.sees, groups)
-    if (meter.images_billed or 0) > count * card.views_per_query:
-        plain = fit.queries.batches(count, order)
-        witness.count_views(plain, meter.views_encoded / count, card.views_per_query)
-    found = [f"{name} ({VIOLATIONS[name]})" for name in witness.verdict.violations]
+    witness.count_views(fit.queries, meter, Meter(fit.backbone.device), card.views_per_query)
+    found = [f"{name} ({VIOLATIONS[name]})" for name in witness.facts["violations"]]
     require(not found, f"against its card (sees='{fit.sees}'): {listed(found, '; ')}")
 
 

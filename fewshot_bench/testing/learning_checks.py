@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import Transferable
-from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.method_card import NO_PROMPTS, card_of
 from fewshot_bench.api.metrics import TOLERANCE, gap
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.runner.text_conditions import NO_PROMPTS
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require

@@ -111,7 +111,7 @@ class Mta:
             at_test="crops of the image",
             sees="views",
             views_per_query=self.views,
-            family="views at test time",
+            family="at test time",
             paper=papers.OF_METHOD["mta"],
             cost="closed form",
             trained=lambda s: 0,

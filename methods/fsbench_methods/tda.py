@@ -152,7 +152,7 @@ class Tda:
         "none",
         at_test="the queries before it",
         sees="stream",
-        family="memory of a stream",
+        family="at test time",
         paper=papers.OF_METHOD["tda"],
         cost="closed form",
         trained=lambda s: 0,

@@ -132,7 +132,7 @@ class Tpt:
             at_test="crops of the image",
             sees="views",
             views_per_query=self.views,
-            family="views at test time",
+            family="at test time",
             paper=papers.OF_METHOD["tpt"],
             cost="hours",
             trained=lambda s: 4 * s.text,

@@ -69,7 +69,7 @@ class Zero:
             at_test="crops of the image",
             sees="views",
             views_per_query=self.views,
-            family="views at test time",
+            family="at test time",
             paper=papers.OF_METHOD["zero"],
             cost="closed form",
             trained=lambda s: 0,

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 
 from fewshot_bench import Augment, ContractError, UsageError
 from fewshot_bench.images import augmix
-from fewshot_bench.images.augment import NUMBERS, cut, draw_crops
+from fewshot_bench.images.augment import NUMBERS, cut, draw_crops, mixing_numbers
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
@@ -86,8 +86,8 @@ def test_a_mix_is_the_weighted_mean_of_its_chains() -> None:
 
 def test_numbers_of_a_mix_follow_from_its_crop_alone() -> None:
     uniforms = torch.rand(200, NUMBERS, dtype=torch.float64)
-    numbers = augmix.mixing_numbers(uniforms)
-    assert torch.equal(augmix.mixing_numbers(uniforms[[7]]), numbers[[7]])
+    numbers = mixing_numbers(uniforms)
+    assert torch.equal(mixing_numbers(uniforms[[7]]), numbers[[7]])
     assert numbers.shape == (200, augmix.NUMBERS)
     assert (numbers.mean(0) - 0.5).abs().max() < 0.1
     # The corners of boxes, which the crop reads, say nothing about how it is mixed.

@@ -243,10 +243,19 @@ def test_more_than_the_run_allows_is_an_error_before_training(
         plan(method, **asked)
 
 
-def test_a_classifier_without_a_stream_fails_its_cell(tmp_path: Path) -> None:
-    (record,) = fb.run(f"{FILE}:NoStream", "digits", store=tmp_path, queries="stream", **ONE)
-    assert record.status == "failed"
-    assert "Shifted without start(); return a Streaming" in record.error["message"]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NoStream", "Shifted without start(); return a Streaming"),
+        ("EmptyStream", "start() returned NoneType without answer(); return a Stream"),
+    ],
+)
+def test_a_classifier_without_a_stream_fails_its_cell(
+    tmp_path: Path, name: str, expected: str
+) -> None:
+    (record,) = fb.run(f"{FILE}:{name}", "digits", store=tmp_path, queries="stream", **ONE)
+    assert (record.status, record.error["type"]) == ("failed", "ContractError")
+    assert expected in record.error["message"]
 
 
 def test_groups_are_numbers_that_say_nothing_of_places_in_the_list(tmp_path: Path) -> None:

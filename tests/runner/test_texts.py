@@ -15,8 +15,7 @@ import torch
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.waffle import PAIRS, read_words
-from fewshot_bench.runner.need import find_lack
-from fewshot_bench.runner.text_conditions import ChosenTexts
+from fewshot_bench.runner.need import find_lack, reads_texts
 from fewshot_bench.runner.variants import expand_methods
 from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench
@@ -70,8 +69,9 @@ def record(store: Path, method: str = "zero-shot") -> fb.Record:
 
 
 def test_a_file_is_what_it_says_however_it_is_written(tmp_path: Path, texts: Path) -> None:
-    spelled = {f" {name.upper()}_": [f"  {text} " for text in TEXTS[name]] for name in NAMES[::-1]}
-    shuffled = write(tmp_path / "other.json", {"digits": {}, **spelled})
+    spelled = {f" {name.upper()}_": [f"  {TEXTS[name][0]} "] for name in NAMES[::-1]}
+    others = {name: texts[1:] for name, texts in TEXTS.items()}
+    shuffled = write(tmp_path / "other.json", {"digits": {}, **spelled, **others})
     table = tmp_path / "table.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -115,11 +115,11 @@ def test_what_is_odd_about_texts_is_told(tmp_path: Path) -> None:
     told = run(tmp_path / "store", write(tmp_path / "odd.json", odd), "--dry-run")
 
     for line in (
-        "1 text without a word, left out",
-        "1 text that a class has already, counted again",
-        "1 name of no class of digits: 'ten'",
-        "1 of 22 texts of digits lack the name of their class, such as 'round'",
-        "1 of 22 texts of digits have more tokens than the text encoder reads, and are cut",
+        "texts without a word, left out (1): ''",
+        "names of no class of digits (1): 'ten'",
+        "texts of digits twice in their class, where they count twice (1): 'zero'",
+        "texts of digits without the name of their class (1): 'round'",
+        "texts of digits of more tokens than the text encoder reads, cut (1): 'zero zero",
     ):
         assert f"note: texts odd.json: {line}" in told.out + told.err
 
@@ -129,8 +129,6 @@ def test_what_is_odd_about_texts_is_told(tmp_path: Path) -> None:
     [
         ("[1]", 'expected {"class name": ["text", ...]}'),
         ('{"a": "b"}', "'a': 'b': expected"),
-        ('{"a": ["b"], "a": ["c"]}', "'a' stands there twice; leave one out"),
-        ('{"a b": ["b"], "A_B": ["c"]}', "'a b' and 'A_B' are one class; put their texts together"),
         ('{"a": [\n', "line 2"),
         ("{}", "holds no text"),
         pytest.param("[" * 100_000, "its brackets are too deep", id="deep"),
@@ -168,16 +166,16 @@ def test_cells_hold_texts_if_their_method_needs_them(tmp_path: Path, texts: Path
     )
     assert planned.code == 0, planned.err
     for told in (
-        "taskres, zs-lp, clap, cross-modal, wise-ft: each takes no texts with --pooling max: it "
-        "starts from one vector of each class",
+        "taskres, zs-lp, clap, cross-modal, wise-ft: each takes no texts with --pooling max: "
+        "expected unit-mean",
         "3 cells: 0 done already, 3 to run",
     ):
         assert told in planned.out + planned.err
 
     for method, pooling, why in (
         ("clip-lora", "mean", "its text encoder is trained, and would read all texts"),
-        ("tip-adapter", "max", "it starts from one vector of each class"),
-        ("taskres", "mean", "it brings its class vectors to unit length, as unit-mean does"),
+        ("tip-adapter", "max", "expected unit-mean or mean"),
+        ("taskres", "mean", "expected unit-mean, the forms of class vectors"),
     ):
         refused = run(tmp_path / "store", texts, "--pooling", pooling, method=method)
         assert refused.code == 2
@@ -199,14 +197,13 @@ TOY = random_backbone()
 @pytest.mark.parametrize("method", METHODS)
 def test_no_method_ignores_texts_silently(method: str) -> None:
     (variant,) = expand_methods([method], [], registry())
-    chosen = ChosenTexts("waffle", "unit-mean")
-    if not chosen.describe(variant):
+    company = "stream" if variant.card.sees == "stream" else "all"
+    allowed = {"queries": company, "views": 64, "texts": "waffle", "pooling": "unit-mean"}
+    if not reads_texts(variant, allowed):
         assert variant.card.text in ("none", "class names")
         return
-    company = "stream" if variant.card.sees == "stream" else "all"
-    allowed = {"queries": company, "bystanders": "none", "views": 64}
-    if find_lack(variant, allowed, chosen):
-        assert find_lack(variant, allowed, ChosenTexts()) == ""
+    if find_lack(variant, allowed):
+        assert find_lack(variant, allowed | {"texts": "templates"}) == ""
         return
     built: Any = registry().method_class(method)()
     task = random_task(TOY, shots=2, templates=("a photo of a {}.",))
@@ -269,6 +266,16 @@ def test_a_method_that_ignores_its_texts_is_named_and_marked(tmp_path: Path, tex
     assert [facts["violations"] for facts in found["zero-shot"]] == [[]]
     assert found["zero-shot"][0]["text_gap"] > 0.1
     assert "ignores its texts" in fsbench("compare", "--store", store).out
+
+
+def test_texts_that_act_by_a_loss_alone_are_used(tmp_path: Path, texts: Path) -> None:
+    ended = run(tmp_path / "store", texts, "-o", "prograd.epochs=1", method="prograd")
+    assert ended.code == 0, ended.err
+
+    facts = record(tmp_path / "store", "prograd").footprint
+
+    assert facts["violations"] == []
+    assert facts["text_gap"] is None
 
 
 def test_texts_are_encoded_once_and_billed_to_each_cell(tmp_path: Path, texts: Path) -> None:

@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.splits.groups import (
-    describe_groups,
-    draw_groups,
-    number_groups,
-)
+from fewshot_bench.splits.groups import describe_groups, draw_groups, number_groups
 
 CONDITIONS = (
     *("all", "batch-64", "batch-1000", "batch-64-k2-10"),

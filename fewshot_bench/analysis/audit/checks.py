@@ -273,15 +273,6 @@ def _is_busy(load: Any, cpus: Any) -> bool:
     return isinstance(load, int | float) and number(cpus) is not None and load > cpus
 
 
-def _violates(name: str) -> Callable[[str | None], bool]:
-    return lambda stated: name in (decode(stated) or ())
-
-
-def _moved(records: Sequence[Record]) -> str:
-    """The share of answers that companions change, in percent, as a range."""
-    return spread(100 * share for (share,) in Record.entries(records, "footprint", "moved"))
-
-
 def _much(records: Sequence[Record]) -> str:
     """The size of a full validation set, as a multiple of the support labels."""
     ratios = [
@@ -307,7 +298,7 @@ CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
         Check(
             "finding", "undeclared", LABELS,
             f"{name}: {{labels}} ({{cells}}), against its card; {meaning}",
-            ("footprint.violations",), _violates(name),
+            ("footprint.violations",), lambda stated, name=name: name in (decode(stated) or ()),
         )
         for name, meaning in VIOLATIONS.items()
     ),
@@ -316,13 +307,10 @@ CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
         "answers use other queries, as the card says: {labels} ({cells}; in other company "
         "{more} % of the answers that were asked for again are others)",
         ("footprint.card.sees", "footprint.moved"),
-        lambda sees, moved: sees in IN_COMPANY and moved is not None, _moved,
-    ),
-    Check(
-        "note", "unused-queries", LABELS,
-        "may use other queries, and others changed none of its logits: {labels} ({cells})",
-        ("footprint.card.sees", "footprint.depends_on_queries"),
-        lambda sees, depends: sees in IN_COMPANY and depends is False,
+        lambda sees, moved: sees in IN_COMPANY and moved is not None,
+        lambda records: spread(
+            100 * share for (share,) in Record.entries(records, "footprint", "moved")
+        ),
     ),
     Check(
         "finding", "val-full", 3,

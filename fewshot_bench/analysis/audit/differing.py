@@ -20,7 +20,6 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.frame import Computed, MustAgree, conflicts, distinct, group
 from fewshot_bench.api.spec import CONDITIONS
-from fewshot_bench.utils.text import option_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +93,8 @@ _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limi
 _OTHERS = tuple(
     Same(
         *(0, name, f"values of {about.title}", _ALL, f"condition {name}"),
-        f"choose what is allowed with {option_name(name)}" if about.proof else "",
+        "tables apart, whose records are lent where they need less" if about.proof else "",
+        "note" if about.proof else "finding",
     )
     for name, about in CONDITIONS.items()
     if name not in _ABOVE

@@ -19,13 +19,7 @@ from fewshot_bench.analysis.signature.line import (
 )
 from fewshot_bench.analysis.signature.of_records import matrices_of
 from fewshot_bench.api.own_methods import digest_in
-from fewshot_bench.api.spec import (
-    IMPORTED,
-    KEPT_MODEL,
-    NO_CLASSES,
-    RunSpec,
-    words_of_conditions,
-)
+from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec, words_of_conditions
 from fewshot_bench.utils.text import join_names
 
 

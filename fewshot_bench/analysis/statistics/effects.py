@@ -93,18 +93,14 @@ def spread(
     """
     difference = 100.0 * (_matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours)))
     difference, unit = gather(difference, units)
-    return replace(_spread_of_seeds(difference, runs, dataset), unit=unit)
-
-
-def _spread_of_seeds(difference: NDArray[np.float64], runs: Runs | None, dataset: str) -> Spread:
     if runs is None:
-        return spread_of(difference)
+        return replace(spread_of(difference), unit=unit)
     if len(runs) != len(difference):
         raise UsageError(
             f"{len(runs)} pairs of seeds for {len(difference)} runs on '{dataset}': expected one "
             "pair for each"
         )
-    return spread_of_runs(difference, runs)
+    return replace(spread_of_runs(difference, runs), unit=unit)
 
 
 def units_of(groups: Any) -> Units:

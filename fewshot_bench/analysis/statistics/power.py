@@ -72,9 +72,7 @@ def _plan_spread(name: str, spread: Spread, seeds: int | None, images: int | Non
         )
     if count == 1:
         image = spread.image + spread.interaction
-        return dataclasses.replace(
-            spread, seeds=1, images=size, seed=None, image=image, interaction=0.0
-        )
+        return Spread(1, size, spread.difference, None, image, 0.0, unit=spread.unit)
     # A plan must not profit from variance estimates that came out negative by chance.
     seed, image = max(0.0, spread.seed or 0.0), max(0.0, spread.image)
     return dataclasses.replace(spread, seeds=count, images=size, seed=seed, image=image)

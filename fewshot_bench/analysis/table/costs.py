@@ -214,20 +214,6 @@ MOVED = Cost(
     sentence=lambda words, _: f"answers {words} otherwise in other company",
     subject="answers that companions change",
 )
-TEST_STEPS = Cost(
-    name="test-steps",
-    head="test steps",
-    key="test_steps",
-    source="footprint.test_steps",
-    together=mean_of,
-    text=count,
-    title="test steps",
-    hint="optimizer steps while it answers, a mean",
-    axis="optimizer steps while it answers",
-    words=lambda value: f"{count(value)} steps",
-    sentence=lambda words, _: f"takes {words} while it answers",
-    subject="test steps",
-)
 ENCODED = Cost(
     name="encoded",
     head="encoded/query",
@@ -245,7 +231,7 @@ ENCODED = Cost(
 COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINED, BILLED, PEAK)}
 MORE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINING, FLOPS, ENERGY)}
 # Shown by name alone: of most methods they are 0, or 1 image.
-RARE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (MOVED, ENCODED, TEST_STEPS)}
+RARE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (MOVED, ENCODED)}
 
 
 def every_cost() -> Mapping[str, Cost]:

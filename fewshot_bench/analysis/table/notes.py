@@ -108,10 +108,10 @@ def _lent(table: Table) -> Iterator[str]:
     rows: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for cell in table.cells.values():
         for record in cell.records.values():
-            rows[", ".join(record.less)][cell.row.label] = None
-    for less in sorted(filter(None, rows)):
-        why = "counted here as verified to need no more"
-        yield f"run with {less}, and {why}: {_some(list(rows[less]))}"
+            if record.less:
+                rows[", ".join(record.less)][cell.row.label] = None
+    why = "counted here as verified to need no more"
+    yield from (f"run with {less}, and {why}: {_some([*rows[less]])}" for less in sorted(rows))
 
 
 def _equal_support_sets(table: Table) -> Iterator[str]:
@@ -154,15 +154,12 @@ def _one_draw(table: Table) -> Iterator[str]:
 def _answered_together(table: Table) -> Iterator[str]:
     """Notes on tests that count batches or whole test sets as draws, not images."""
     tests = table.significance.contrasts if table.significance else ()
-    untested = any(not test.result.tested for test in tests)
+    untested = not all(test.result.tested for test in tests)
     meanings = {
-        "anew": "count what images of a batch share as a difference between seeds, for each of "
-        "which batches were drawn anew",
+        "anew": "count what images of a batch share as a difference of seeds: each draws its own",
         "batch": "count batches, not images: those of a batch were answered together",
-        "set": "are over seeds and data sets alone: the images of a test set were answered "
-        "together, which is one draw and says nothing about others"
-        + "; without a difference between seeds, there is no p-value"
-        * untested,
+        "set": "are over seeds and data sets alone: a test set that was answered together is one "
+        + f"draw{'; without a difference between seeds, there is no p-value' * untested}",
     }
     for unit, meaning in meanings.items():
         rows = list(dict.fromkeys(test.row for test in tests if unit in test.result.units))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.table.table import (
     LEVEL,
@@ -52,14 +52,6 @@ class _Paired:
     spreads: dict[str, Spread]
     left_out: tuple[str, ...]
     lacking: tuple[Lacking, ...]
-
-
-class _Answered(NamedTuple):
-    """The predictions of two records, and the images that count as one draw of their difference."""
-
-    ours: Outcome
-    theirs: Outcome
-    units: Any
 
 
 def significance(table: Table, baseline: str, answers: Answers) -> Significance:
@@ -242,8 +234,8 @@ def paired_spread(
 
 def _answer(
     ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: Metric
-) -> dict[Seed, _Answered]:
-    """The predictions of both by common seed, without seeds of which they cannot be read."""
+) -> dict[Seed, tuple[Outcome, Outcome, Any]]:
+    """The predictions of both by common seed, where readable, and the units of their difference."""
     from fewshot_bench.analysis.statistics.effects import coarser
 
     answered = {}
@@ -255,7 +247,7 @@ def _answer(
             continue
         if first.has_scores(metric) and second.has_scores(metric):
             units = coarser(_units(ours[seed], first), _units(theirs[seed], second))
-            answered[seed] = _Answered(first, second, units)
+            answered[seed] = first, second, units
     return answered
 
 
@@ -273,22 +265,21 @@ def _units(record: Record, outcome: Outcome) -> Any:
     return None if groups is None else units_of(groups * (not is_stream(queries)))
 
 
-def _spread(answered: Mapping[Seed, _Answered], metric: Metric, dataset: str) -> Spread | str:
+def _spread(
+    answered: Mapping[Seed, tuple[Outcome, Outcome, Any]], metric: Metric, dataset: str
+) -> Spread | str:
     from fewshot_bench.analysis.statistics.effects import spread
 
     if not answered:
         return "no common seed with identical splits and logits"
-    outcomes = [outcome for pair in answered.values() for outcome in pair[:2]]
+    ours, theirs, units = zip(*answered.values(), strict=True)
+    outcomes = [*ours, *theirs]
     if len({outcome.queries.digest for outcome in outcomes}) > 1:
         return "the test images differ between seeds or methods"
     if len(outcomes[0].labels) < 2:
         return "one test image says nothing about others"
-    mine, other = (
-        [scores(outcome, metric) for outcome in side]
-        for side in zip(*(pair[:2] for pair in answered.values()), strict=True)
-    )
-    runs = [(seed.split, seed.train) for seed in answered]
-    return spread(mine, other, dataset, runs, [pair.units for pair in answered.values()])
+    mine, other = ([scores(outcome, metric) for outcome in side] for side in (ours, theirs))
+    return spread(mine, other, dataset, [(seed.split, seed.train) for seed in answered], units)
 
 
 def scores(outcome: Outcome, metric: Metric) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import AUTO, BY_TEMPLATES, EXIF
+from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
@@ -27,9 +27,7 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.runner.need import tell_left_out
 from fewshot_bench.runner.own_data import read_own_data
-from fewshot_bench.runner.text_conditions import ChosenTexts, note_texts
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
@@ -46,7 +44,6 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,
-    TEXTS,
     Kind,
     checked,
     names,
@@ -81,8 +78,6 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "precision": text("a name"),
     "device": text("a name"),
     "templates": names("prompts", 0),
-    "texts": TEXTS,
-    "pooling": optional(text("a name")),
     "shots": optional(whole(1)),
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
@@ -133,8 +128,6 @@ def adapt(
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
-    texts: str | os.PathLike[str] = BY_TEMPLATES,
-    pooling: str | None = None,
     exif: str = "ignore",
     skip_damaged: bool = False,
     force: bool = False,
@@ -166,21 +159,16 @@ def adapt(
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, dataset)
-    described = ChosenTexts.of(given["texts"], given["pooling"])
-    variants = _variants(method, options, described, say)
+    variants = _variants(method, options)
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif, described)
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
-        datasets = {material.dataset.card().name: material.dataset}
-        described.check(datasets)
-        for line in note_texts(map(runner.spec, variants), datasets):
-            say(line)
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.choose()
@@ -235,16 +223,8 @@ def _refuse_inside(folder: Path, dataset: str) -> None:
         )
 
 
-def _variants(
-    method: str,
-    options: Mapping[str, Any] | Sequence[str],
-    texts: ChosenTexts,
-    say: Callable[[str], None],
-) -> list[Variant]:
-    """The methods to choose among, from cheap to expensive; only one if it was named.
-
-    Without those that cannot take the texts, of which one line says so.
-    """
+def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
+    """The methods to choose among, from cheap to expensive; only one if it was named."""
     plugins = registry()
     given = (
         [(key, (value,)) for key, value in options.items()]
@@ -260,15 +240,9 @@ def _variants(
         reason = reason_not_to_keep(plugins.method_class(variants[0].method))
         if reason:
             raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
-        if lack := texts.find_lack(variants[0]):
-            raise UsageError(f"method '{method}' {lack}")
         return variants
     kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
-    every = expand_methods(kept, given, plugins)
-    lacks = {one.method: lack for one in every if (lack := texts.find_lack(one))}
-    for line in tell_left_out(lacks):
-        say(f"left out: {line}")
-    return [one for one in every if one.method not in lacks]
+    return expand_methods(kept, given, plugins)
 
 
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
@@ -344,7 +318,7 @@ def _config(
         winner.name,
         fitted.cell.method,
         fitted.backbone,
-        fitted.cell.lists.fitted,
+        runner.space,
         classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
         data={

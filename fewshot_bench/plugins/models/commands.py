@@ -19,7 +19,7 @@ import click
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.metrics import METRICS, PERCENT
-from fewshot_bench.api.spec import AUTO, BY_TEMPLATES, DEFAULT_STORE, EXIF, POOLING, PRECISIONS
+from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import (
     NUMBER,
@@ -124,8 +124,6 @@ code_option = click.option(
 @device_option
 @click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
-@click.option("--texts", default=BY_TEMPLATES, help="A file of texts per class, or waffle.")
-@click.option("--pooling", type=click.Choice(POOLING), help="Of these texts.")
 @click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
 @click.option(

@@ -20,7 +20,6 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.images.decode import decode_or_explain, upright
 from fewshot_bench.plugins.models.material import Material, with_validation
-from fewshot_bench.runner.text_conditions import PROMPTS, ChosenTexts
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 
@@ -49,14 +48,13 @@ class Chosen:
     conditions: Request
     seed: int = 1
     exif: str = "ignore"
-    texts: ChosenTexts = PROMPTS
 
 
 class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.examiner import Examiner, LabelSpace
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
 
@@ -64,7 +62,7 @@ class FitRunner:
         self.weights = weights_of(chosen.conditions.backbone)
         self._examiner = Examiner()
         self._session = Session(cache, chosen.conditions.devices[0], self._examiner)
-        self.classes = len(material.dataset.card().classnames)
+        self.space = LabelSpace.of(material.dataset.card(), "custom", "all")
 
     @property
     def backbone(self) -> LoadedBackbone:
@@ -90,7 +88,6 @@ class FitRunner:
             revision=material.revision,
             method_version=variant.version,
             data=material.data,
-            **chosen.texts.needed_by(variant),
         )
 
     def fit(
@@ -117,7 +114,7 @@ class FitRunner:
                 if isinstance(fitted, Failure):
                     raise fitted.error
                 if not len(queries):
-                    return fitted, np.zeros((0, self.classes), np.float32)
+                    return fitted, np.zeros((0, len(self.space.classnames)), np.float32)
                 incidents = Incidents()
                 _, logits, *_ = evaluate_within_memory(
                     fitted, cell, self._session, incidents, interrupted
@@ -153,23 +150,21 @@ class FitRunner:
         return Support(features, material.labels[places], pictures)
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
-        from fewshot_bench.runner.examiner import CellLists, LabelSpace
+        from fewshot_bench.runner.examiner import CellLists
         from fewshot_bench.runner.session import Cell
 
-        spec = self.spec(variant)
-        space = LabelSpace.of_fit(self.material.dataset.card(), spec)
         val = train[:0]
         if validation:
             train, val = with_validation(self.material.labels, train, self.chosen.seed)
         lists = CellLists(
-            space,
-            space,
+            self.space,
+            self.space,
             train=self._images(train, labeled=True),
             val=self._images(val, labeled=True),
             queries=self._images(queries, labeled=False),
         )
         method = registry().method_class(variant.method)(**variant.options)
-        return Cell(spec, method, lists)
+        return Cell(self.spec(variant), method, lists)
 
     def _images(self, places: Places, *, labeled: bool) -> ImageList:
         items = tuple(self.material.items[index] for index in places.tolist())

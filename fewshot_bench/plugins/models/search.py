@@ -213,13 +213,13 @@ class Search:
             return SLOWER * candidate.each
         method = registry().method_class(candidate.name)(**candidate.variant.options)
         views = getattr(method, "views_per_image", None)
-        count, classes = len(self.labels), self.runner.classes
+        count, classes = len(self.labels), len(self.runner.space.classnames)
         shots = max(1, round(count / classes))
         return self._per_image * count * (views(shots, classes) if callable(views) else 0)
 
     def _repeat(self, candidate: Candidate, folds: Sequence[Fold]) -> None:
         """Fit all folds of one repeat; raises OverBudget, and what a method raises."""
-        logits = np.full((len(self.labels), self.runner.classes), np.nan)
+        logits = np.full((len(self.labels), len(self.runner.space.classnames)), np.nan)
         parts = np.full(len(self.labels), -1)
         self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
         for done, fold in enumerate(folds):

@@ -19,7 +19,6 @@ from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
-from fewshot_bench.plugins.report.conditions import describe
 from fewshot_bench.plugins.report.drilldown import drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import use_settings
@@ -135,7 +134,6 @@ def page(made: Sequence[Made[str]], title: str) -> str:
         title=title,
         blocks=made,
         bodies=list(map(Markup, bodies)),
-        words=[describe(part.block) for part in made],
         # Those that stand in several blocks count once.
         records=len({record.spec.key() for part in made for record in part.block.records}),
         script=Markup(script),

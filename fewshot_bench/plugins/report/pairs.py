@@ -180,6 +180,5 @@ def _test(
             return f"{spread} on {group.label}"
         spreads[group.label] = spread
     result = compare_spreads(spreads)
-    if not result.tested:
-        return "the images of a test set were answered together, and there is one seed"
-    return result
+    together = "the images of a test set were answered together, and there is one seed"
+    return result if result.tested else together

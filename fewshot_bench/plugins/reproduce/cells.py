@@ -17,16 +17,10 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES, QUERIES, RunSpec
-from fewshot_bench.plugins.reproduce.numbers import (
-    Number,
-    as_options,
-    sources,
-    tell_left_out,
-)
+from fewshot_bench.plugins.reproduce.numbers import Number, as_options, sources, tell_left_out
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.need import find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
-from fewshot_bench.runner.text_conditions import ChosenTexts
 from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 
@@ -104,8 +98,7 @@ class Cell:
         values = self.number.conditions
         if values["queries"] not in QUERIES or values["texts"] not in (BY_TEMPLATES, WAFFLE):
             return False
-        texts = ChosenTexts(values["texts"], values["pooling"])
-        return self.variant is not None and not find_lack(self.variant, values, texts)
+        return self.variant is not None and not find_lack(self.variant, values)
 
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
@@ -259,10 +252,9 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
         if cell.variant is not None and cell.is_offered:
             setting, whole = cell.setting, cell.number.classes == "all"
             how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random, whole
-            groups[*how, *cell.number.conditions.values()][cell.run].append(cell.variant)
+            groups[*how, tuple(cell.number.conditions.items())][cell.run].append(cell.variant)
     specs: dict[str, RunSpec] = {}
-    for key, variants in groups.items():
-        protocol, val, prompts, published, random, _, queries, views, texts, pooling = key
+    for (protocol, val, prompts, published, random, _, conditions), variants in groups.items():
         columns = zip(*variants, strict=True)
         datasets, shots, classes = (tuple(dict.fromkeys(column)) for column in columns)
         request = Request(
@@ -279,13 +271,10 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
             prompts=prompts,
             limit=wanted.limit,
             published=published,
-            queries=queries,
-            views=views,
-            texts=texts,
-            pooling=pooling,
             classes=classes,
             store=store,
             partial=True,
+            **dict(conditions),
         )
         expanded = expand(request)
         merged.datasets |= expanded.datasets

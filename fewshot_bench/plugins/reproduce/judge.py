@@ -37,7 +37,6 @@ Status = Literal[
 ]
 STATUSES: tuple[Status, ...] = get_args(Status)
 WORDS = {"noisy": "too noisy to tell", "inapplicable": "n/a"}
-NOT_COMPARABLE = "not comparable"
 # With more noise than this (points), agreement means nothing.
 TOO_NOISY = 3.0
 
@@ -137,12 +136,11 @@ def judge(
         schedule=cell.setting.schedule,
     )
     if cell.variant is None:
-        return line.become("not shipped", NOT_COMPARABLE if number.incomparable else "")
+        return line.become("not shipped")
     tops = [(record, _top1(record)) for record in records if record.status == "done"]
     values = [value for _, value in tops if value is not None]
     if not values:
-        reason = absent or (NOT_COMPARABLE if number.incomparable else "")
-        return line.become(*_explain_absence(records, reason))
+        return line.become(*_explain_absence(records, absent))
     done = [record for record, value in tops if value is not None]
     if mixed := mixture(done):
         return line.become("mixed", f"records differ in {' and '.join(mixed)}")
@@ -166,7 +164,7 @@ def judge(
         "data": not all(is_published_data(record, counts) for record in done),
     }
     if number.incomparable:
-        return line.become("not compared", NOT_COMPARABLE)
+        return line.become("not compared", "not comparable")
     unlike = [*other, *(name for name, differs in differing.items() if differs)]
     if unlike:
         return line.become("not compared", f"other {', '.join(unlike)}")

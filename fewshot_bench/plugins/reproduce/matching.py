@@ -79,20 +79,16 @@ class Matches:
         """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
         installed = cell.variant.version if cell.variant else ""
         # All papers have the default values of the other conditions.
-        defaults = {name: about.default for name, about in CONDITIONS.items()}
-        expected = (
-            defaults
-            | cell.number.conditions
-            | {
-                "backbone": self.backbone,
-                "precision": self.wanted.precision,
-                "limit": self.wanted.limit,
-                "protocol": cell.setting.protocol,
-                "val": cell.val,
-                "prompts": cell.prompts,
-                "method_version": self.wanted.versions.get(cell.setting.method, installed),
-            }
-        )
+        expected = {name: about.default for name, about in CONDITIONS.items()} | {
+            **cell.number.conditions,
+            "backbone": self.backbone,
+            "precision": self.wanted.precision,
+            "limit": self.wanted.limit,
+            "protocol": cell.setting.protocol,
+            "val": cell.val,
+            "prompts": cell.prompts,
+            "method_version": self.wanted.versions.get(cell.setting.method, installed),
+        }
         ignored = {"device", "weights", "revision", "published"}
         if not cell.setting.random:
             # If nothing is drawn, the sampling does not matter.
@@ -100,7 +96,7 @@ class Matches:
         # What needs less than the cell allows counts as in a table.
         proved = self._proved[spec.key()]
         ignored |= {n for n in proved if LENT[n].allows(expected[n], getattr(spec, n))}
-        # Published rows do not state the digest of a file of texts: cupl.json@0123456789ab is cupl.
+        # Published rows do not state the digest of a file of texts: cupl.json@sha256:0123 is cupl.
         own = {name: getattr(spec, name) for name in expected}
         own["texts"] = PurePath(own["texts"].partition("@")[0]).stem
         return ", ".join(

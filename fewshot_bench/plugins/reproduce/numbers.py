@@ -22,7 +22,6 @@ from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALONE, BY_TEMPLATES, CONDITIONS, POOLING
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import counted
 
 AVERAGE = "average"
 # The mean over the data sets of AVERAGE but ImageNet.
@@ -188,18 +187,13 @@ def tell_left_out(methods: Iterable[str]) -> list[str]:
 
 
 def tell_incomparable(numbers: Iterable[Number]) -> Iterator[str]:
-    """Why numbers are not compared with ours: a text for each reason, with the rows by method."""
-    found: defaultdict[str, defaultdict[tuple[str, str], set[Any]]]
-    found = defaultdict(lambda: defaultdict(set))
+    """Why numbers are not compared with ours: a text for each reason, with methods and sources."""
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for number in numbers:
         for reason in number.why_incomparable:
-            found[reason][number.method, number.source].add(number.row)
+            found[reason][f"{number.method} of {number.source}"] = None
     for reason, rows in found.items():
-        named = (
-            f"{name} ({counted(len(own), 'row')} of {source})"
-            for (name, source), own in rows.items()
-        )
-        yield f"not comparable because {reason}: {', '.join(named)}"
+        yield f"not comparable because {reason}: {', '.join(rows)}"
 
 
 def numbers(*, metric: str | None = "top1", **wanted: Any) -> list[Number]:

@@ -13,11 +13,7 @@ import msgspec
 from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.reproduce.numbers import (
-    HARMONIC,
-    Number,
-    numbers,
-)
+from fewshot_bench.plugins.reproduce.numbers import HARMONIC, Number, numbers
 from fewshot_bench.utils.errors import unknown
 
 

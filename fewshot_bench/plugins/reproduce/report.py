@@ -27,12 +27,7 @@ from fewshot_bench.plugins.reproduce.judge import (
     select_averaged,
 )
 from fewshot_bench.plugins.reproduce.matching import Matches
-from fewshot_bench.plugins.reproduce.numbers import (
-    AVERAGE,
-    HARMONIC,
-    sources,
-    tell_incomparable,
-)
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC, sources, tell_incomparable
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import counted, signed
@@ -251,8 +246,7 @@ def _advise(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> I
 
 def _ask_for_texts(cells: Sequence[Cell]) -> Iterator[str]:
     """The next step of rows that need a file of texts, which no run here has by itself."""
-    names = {cell.number.texts for cell in cells} - {BY_TEMPLATES, WAFFLE}
-    for name in sorted(names):
+    for name in sorted({cell.number.texts for cell in cells} - {BY_TEMPLATES, WAFFLE}):
         yield (
             f"rows of texts {name} are compared with runs of your own file {name}.json (fsbench "
             f"data texts makes one): fsbench run --texts {name}.json ..., then --only-existing"
