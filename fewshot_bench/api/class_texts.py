@@ -169,6 +169,8 @@ def _read_json(text: str, where: str) -> Iterator[Entry]:
         content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}; {_EXPECTED}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: its brackets are too deep; {_EXPECTED}") from None
     if not isinstance(content, tuple):
         raise UsageError(f"{where}: {_EXPECTED}")
     for name, value in content:

@@ -131,6 +131,7 @@ def test_what_is_odd_about_texts_is_told(tmp_path: Path) -> None:
         ('{"a": "b"}', "'a': 'b': expected"),
         ('{"a": [\n', "line 2"),
         ("{}", "holds no text"),
+        pytest.param("[" * 100_000, "its brackets are too deep", id="deep"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, content: str, told: str) -> None:
