@@ -190,6 +190,8 @@ def _show_record(name: str, store: Path) -> None:
         say(f"  stream     {', '.join(ends)}")
     if LOG in record.digests:
         say(f"  log        fsbench show {shlex.quote(name)} --log")
+    for violation in record.footprint.get("violations") or ():
+        say(f"  violation  {violation}, against its card")
     for incident in record.incidents:
         say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
 

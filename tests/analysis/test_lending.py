@@ -335,3 +335,15 @@ def test_texts_that_a_method_does_not_read_have_no_pooling_of_their_own(tmp_path
     assert "Conditions" not in shown
     assert "texts waffle; pooling mean; 2 records" in " ".join(shown.split())
     assert "left out" not in shown
+
+
+def test_show_names_what_is_not_as_the_card_declares(tmp_path: Path) -> None:
+    hidden = stated("hidden")
+    hidden = dataclasses.replace(
+        hidden, footprint={**hidden.footprint, "violations": [HIDDEN_VIEWS]}
+    )
+    store = save(tmp_path / "s", [hidden])
+
+    shown = fsbench("show", next(store.glob("records/*/*.json")), "--store", store)
+
+    assert f"violation  {HIDDEN_VIEWS}, against its card" in shown.out
