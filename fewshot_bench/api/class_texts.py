@@ -158,8 +158,10 @@ def read_entries(path: Path) -> Iterator[Entry]:
     where = f"texts {path}"
     try:
         text = read_regular_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError(f"{where} cannot be read as UTF-8: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read: {error.strerror}") from None
     return (_read_csv if path.suffix.lower() == ".csv" else _read_json)(text, where)
 
 
