@@ -52,9 +52,8 @@ def match(log_u: Tensor, x: Tensor) -> Tensor:
     counts = found.bincount(minlength=x.shape[1])
     present, sums = counts.nonzero().flatten(), x.new_zeros(len(counts), len(counts))
     means = sums.index_add_(0, found, x)[present] / counts[present, None]
-    _, classes = linear_sum_assignment(means.cpu().numpy(), maximize=True)
-    taken = torch.as_tensor(classes, device=x.device)
-    every = torch.arange(x.shape[1], device=x.device)
+    _, classes = linear_sum_assignment(means.numpy(), maximize=True)
+    taken, every = torch.as_tensor(classes), torch.arange(x.shape[1])
     others = every[~torch.isin(every, present)], every[~torch.isin(every, taken)]
     source = torch.cat([present, others[0]])
     return torch.empty_like(log_u).index_copy_(1, torch.cat([taken, others[1]]), log_u[:, source])
@@ -79,13 +78,14 @@ class DirichletClassifier:
         """(n, classes): log posterior probabilities."""
         scale = self.temperature / self.backbone.logit_scale
         own = self.temperature * queries.features @ self.class_features.T
-        x = (scale * queries.scores if self.on else own).double().softmax(dim=1)
-        near = (self.temperature * self.keys @ self.class_features.T).double().softmax(dim=1)
+        # On the host: in double precision, which some devices lack, with tests of convergence.
+        x = (scale * queries.scores if self.on else own).cpu().double().softmax(dim=1)
+        near = (self.temperature * self.keys @ self.class_features.T).cpu().double().softmax(dim=1)
         logs, classes = (x + EPS).log(), x.shape[1]
-        fixed = torch.nn.functional.one_hot(self.labels, classes).double()
+        fixed = torch.nn.functional.one_hot(self.labels.cpu(), classes).double()
         seen, sums = fixed.sum(dim=0), fixed.T @ (near + EPS).log()
         weight = classes // 5 if self.penalty < 0 else self.penalty
-        u, alpha = x, torch.ones(classes, classes, dtype=x.dtype, device=x.device)
+        u, alpha = x, torch.ones(classes, classes, dtype=x.dtype)
         for number in range(self.rounds):
             mass = (u.sum(dim=0) + seen)[:, None]
             filled = (mass > EPS).flatten()
@@ -99,7 +99,8 @@ class DirichletClassifier:
             queries.progress(number + 1, self.rounds)
             if self.hard:
                 u = torch.zeros_like(u).scatter_(1, log_u.argmax(dim=1, keepdim=True), 1.0)
-        return (log_u if len(self.labels) else match(log_u, x)).float()
+        answers = log_u if len(self.labels) else match(log_u, x)
+        return answers.float().to(self.class_features.device)
 
     def for_classes(self, vocabulary: Vocabulary) -> DirichletClassifier:
         """The classifier of other prompts; its labeled images are of other classes."""

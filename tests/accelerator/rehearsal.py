@@ -65,13 +65,14 @@ class Rehearsal:
     predict: Waits
     logits: torch.Tensor | None = None
     error: str = ""
+    sees: str = "query"
 
     def faults(self) -> list[str]:
         """Descriptions of all faults; empty if there is none."""
         if self.error:
             return [self.error]
         found = [f"in training: {wait}" for wait in self.fit.in_steps()]
-        found += [f"in logits: {wait}" for wait in self.predict.beyond_images()]
+        found += [f"in logits: {wait}" for wait in self.predict.in_answers(self.sees)]
         if self.fit.steps == 1:
             found.append("one optimizer step only: steps cannot be judged")
         if self.logits is not None and str(self.logits.device) != self.device:
@@ -117,7 +118,7 @@ def rehearse(
                 logits = made.predict(QUERIES)
         except (RuntimeError, TypeError) as raised:
             error = f"{raised} at {_place(raised)}"
-        return Rehearsal(device, fit, predict, logits, error)
+        return Rehearsal(device, fit, predict, logits, error, made.sees)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from fewshot_bench.testing.rehearsal import KIND, PACKAGE, load
 
 _TORCH = str(Path(torch.__file__).parent)
 _IMAGES = str(Path("fewshot_bench", "images"))
+READS_OF_A_BATCH = 5
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,14 @@ class Waits:
             inside |= {id(event): event for event in part if isinstance(event, Wait)}
         return list(inside.values())
 
-    def beyond_images(self) -> list[Wait]:
-        """All waits, except those that bring images and their features to the device."""
+    def in_answers(self, sees: str) -> list[Wait]:
+        """The waits of an answer, except those that bring images and features to the device.
+
+        sees: of the method's card. A whole batch may be read a few times, to be solved on the host.
+        """
         waits = [event for event in self.events if isinstance(event, Wait)]
-        return [wait for wait in waits if not wait.images or wait.kind == "overwriting"]
+        waits = [wait for wait in waits if not wait.images or wait.kind == "overwriting"]
+        return [] if sees == "batch" and len(waits) <= READS_OF_A_BATCH else waits
 
 
 def can_hear(device: str) -> bool:
