@@ -65,7 +65,7 @@ OTHER: dict[str, Any] = {
     "texts": "waffle",
     "pooling": "mean",
 }
-FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
+FOLLOWS = {"options", "inner", "method_version", "revision", "target_revision", "weights", "picks"}
 
 
 def distinct(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy[Any]:
