@@ -68,7 +68,7 @@ def test_the_plugin_runs_by_name_from_its_own_package(scripts: Path, tmp_path: P
     fsbench, store = scripts / "fsbench", tmp_path / "store"
     listed = good(run(fsbench, "list", "methods")).splitlines()
     (own,) = [line.split() for line in listed if line.startswith("prototype ")]
-    assert own[1:-1] == ["-"] * 4
+    assert own[1:-1] == ["-", "-", "query", "-", "-"]
     assert "blobs" in good(run(fsbench, "list", "datasets"))
     chosen = ("--method", "prototype", "--dataset", "blobs", "--backbone", "tiny", "--jobs", "1")
     good(run(fsbench, "run", *chosen, "--shots", "1,2", "--seeds", "1", "--store", store))

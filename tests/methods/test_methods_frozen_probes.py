@@ -118,8 +118,8 @@ def test_heads(val: bool) -> None:
     crops = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
     images = torch.cat([TASK.train.features, TASK.train.views(1, crops)[0]])
     labels = TASK.train.labels.repeat(2)
-    features, labels = text_samples(BACKBONE, TASK)
-    texts = (unit(features), labels)
+    features, classes = text_samples(BACKBONE, TASK)
+    texts = (unit(features), classes)
 
     def order() -> torch.Generator:
         return context().rng("order")
