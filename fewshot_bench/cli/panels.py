@@ -69,6 +69,10 @@ class PanelCommand(click.Command):
     Those of `COMPACT` are running text, since they have many options that few people need.
     """
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """As of the group, also in a context of its own: click keeps the first answer."""
+        return ["-h", "--help"]
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the panels, all with columns of the same width."""
         panels: dict[str, list[tuple[str, str]]] = {_FIRST: []}

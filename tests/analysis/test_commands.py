@@ -280,7 +280,7 @@ def model_cells(line: str) -> Iterator[Identity]:
     """Cells requested by a command, from its options only, without loading methods or data."""
     words = shlex.split(line)
     assert words[:2] == ["fsbench", "run"]
-    asked = run_command.make_context("run", words[2:], help_option_names=["-h", "--help"]).params
+    asked = run_command.make_context("run", words[2:]).params
     halves = [(part, "") for part in asked["classes"] if part != "none"]
     evaluations = [
         (dataset, *pair)
