@@ -64,7 +64,7 @@ def _read(records: Sequence[Record], name: str, text: str) -> Any:
 
 
 def allowed_by(cells: Collection[RunSpec]) -> dict[str, str]:
-    """What the cells of one run allow together, as filters: the value beside the default."""
+    """The conditions that the cells of one run allow together, as filters: beside the default."""
     every = {name: {getattr(cell, name) for cell in cells} for name in LENT}
     more = {name: own - {LENT[name].default} for name, own in every.items()}
     return {name: LENT[name].text(max(own)) for name, own in more.items() if own}
@@ -103,12 +103,12 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
     counting = {index: records[index] for index in np.flatnonzero(own).tolist()}
     taken = {record.spec.key() for record in counting.values()} if lent.any() else set()
 
-    def need(index: int) -> tuple[Any, ...]:
+    def rank(index: int) -> tuple[Any, ...]:
         spec = records[index].spec
         own = ((getattr(spec, name), value) for name, value in allowed.items())
         return *((has == value, has) for has, value in own), spec.key()
 
-    for index in sorted(np.flatnonzero(lent).tolist(), key=need, reverse=True):
+    for index in sorted(np.flatnonzero(lent).tolist(), key=rank, reverse=True):
         record = records[index].lend(**allowed)
         if (cell := replace(record.spec).key()) not in taken:
             taken.add(cell)

@@ -37,7 +37,7 @@ Entry = tuple[str, str, Sequence[str]]
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """What a file says: by data set ("" for all), by name of a class (`in_prompts`), its texts.
+    """The texts of a file: by data set ("" for all) and by name of a class (`in_prompts`).
 
     name: of the file. empty: number of texts without a word, which are left out.
     """
@@ -63,12 +63,12 @@ class ClassTexts:
 
     @cached_property
     def content(self) -> bytes:
-        """What the file says as JSON, one form for all layouts: the file that a store keeps."""
+        """All texts as JSON, one form for all layouts: the file that a store keeps."""
         return json.dumps(self.sections, sort_keys=True, ensure_ascii=False).encode()
 
     @property
     def text(self) -> str:
-        """What cells state."""
+        """The name and digest that cells state."""
         return f"{self.name}@sha256:{hashlib.sha256(self.content).hexdigest()[:LONG]}"
 
     def section(self, dataset: str) -> Mapping[str, Sequence[str]]:
@@ -94,18 +94,18 @@ class ClassTexts:
         datasets: Mapping[str, Sequence[str]],
         too_long: Callable[[Sequence[str]], Container[str]],
     ) -> Iterator[str]:
-        """What a user should know before a run, one line each.
+        """Oddities that a user should know before a run, one line each.
 
         datasets: class names by data set. too_long: gets those of some texts that the encoder cuts.
         """
-        known = {in_prompts(name) for names in datasets.values() for name in names}
+        classes = {in_prompts(name) for names in datasets.values() for name in names}
         odd = {"texts without a word, left out": [""] * self.empty}
         for dataset, names in datasets.items():
             section, own = self.section(dataset), {in_prompts(name) for name in names}
             pairs = [(name, text) for name in own for text in section[name]]
             cut = too_long([text for _, text in pairs])
             odd |= {
-                f"names of no class of {dataset}": sorted(section.keys() - known),
+                f"names of no class of {dataset}": sorted(section.keys() - classes),
                 f"texts of {dataset} twice in their class, where they count twice": [
                     text for (_, text), count in Counter(pairs).items() for _ in range(1, count)
                 ],
@@ -116,9 +116,9 @@ class ClassTexts:
                     text for _, text in pairs if text in cut
                 ],
             }
-        for what, found in odd.items():
-            if found:
-                yield f"texts {self.name}: {what} ({len(found):,}): {few(t[:60] for t in found)}"
+        for what, names in odd.items():
+            if names:
+                yield f"texts {self.name}: {what} ({len(names):,}): {few(t[:60] for t in names)}"
 
 
 # By digest: those that this process has read.
@@ -140,7 +140,7 @@ def read_texts(given: str) -> ClassTexts:
 
 
 def find(text: str) -> ClassTexts:
-    """What a cell states, as it was read here or from the copy in a store; StoreError without."""
+    """The texts that a cell states, as read here or from the copy in a store; else StoreError."""
     name, digest = split(text)
     if digest not in READ:
         path = next(iter(option_files.list_copies(digest)), None)
@@ -154,7 +154,7 @@ def find(text: str) -> ClassTexts:
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """What a JSON or CSV file says; UsageError for one that cannot be read."""
+    """The entries of a JSON or CSV file; UsageError for one that cannot be read."""
     where = f"texts {path}"
     try:
         text = read_regular_text(path)

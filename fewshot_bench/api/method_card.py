@@ -199,7 +199,7 @@ class MethodCard:
 
     @property
     def seen(self) -> str:
-        """What the answer to a query may depend on, in words."""
+        """The things that the answer to a query may depend on, in words."""
         own = "the query", f"up to {self.views_per_query} views of the query"
         others = "the other queries of its batch", "the queries before it in a stream"
         return (*own, *others)[SEES.index(self.sees)]

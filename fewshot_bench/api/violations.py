@@ -1,4 +1,4 @@
-"""What a record states when answers do not keep to what the method's card declares."""
+"""Violations that a record states: answers that do not keep to the card of their method."""
 
 from __future__ import annotations
 

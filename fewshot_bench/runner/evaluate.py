@@ -281,7 +281,7 @@ def divide(
 
 
 def begin(classifier: Any, condition: str) -> Callable[[Images], Tensor]:
-    """What answers the queries of one group: `logits`, or `answer` of a new stream."""
+    """The function that answers one group of queries: `logits`, or `answer` of a new stream."""
     # A copy, so that attributes set for one group do not reach the next one.
     own = copy.copy(classifier)
     answer: Callable[[Images], Tensor] | None = None if is_stream(condition) else own.logits

@@ -93,7 +93,7 @@ class LabelSpace(Vocabulary):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What a method sees of it."""
+        """The vocabulary that a method sees."""
         return Vocabulary(self.classnames, self.templates, texts=self.texts, pooling=self.pooling)
 
     def is_subset_of(self, other: LabelSpace) -> bool:

@@ -54,7 +54,7 @@ def check_texts(text: str, datasets: Mapping[str, Dataset]) -> None:
 
 
 def note_texts(cells: Iterable[RunSpec], datasets: Mapping[str, Dataset]) -> Iterator[str]:
-    """What is odd about the texts of files that cells state, one line each."""
+    """Oddities of the texts of files that cells state, one line each."""
     used: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for cell in cells:
         if split(cell.texts)[0]:
@@ -78,7 +78,7 @@ def conditions_of(variant: Variant, allowed: Mapping[str, Any]) -> dict[str, Any
 
 
 def find_lack(variant: Variant, allowed: Mapping[str, Any]) -> str:
-    """What a method needs and a run does not allow; empty if there is nothing."""
+    """The first need of a method that a run does not allow, in words; empty without one."""
     card, company = variant.card, allowed["queries"]
     if card.sees == "batch" and (company == ALONE or is_stream(company)):
         return f"uses the other queries of a batch, and --queries is {company}: add --queries all"

@@ -120,7 +120,7 @@ class Witness:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What was found so far, as a footprint states it.
+        """The facts so far, as a footprint states them.
 
         Whether logits depend on other queries, and by how much (`metrics.gap`; None if the method
         failed); the share of answers that others change; what is not as declared (`VIOLATIONS`).
@@ -143,8 +143,8 @@ class Witness:
         else:
             alone = [[place] for place in self.chosen]
             self._ask_in_company(0, DEPENDENT)
-            found, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
-            self._gap = max(self._gap, found)
+            distance, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
+            self._gap = max(self._gap, distance)
 
     def _ask_batches(self, batches: Groups) -> None:
         """A batch after another one and in another order, and batches that are unusual."""
@@ -214,13 +214,13 @@ class Witness:
         """
         rows = self._rows(groups)
         part = None if rows is None else rows[start : start + len(expected)]
-        found = self._differ(part, expected)
-        if violation and found > self._tolerance:
+        distance = self._differ(part, expected)
+        if violation and distance > self._tolerance:
             once, twice = self._rows(groups, False), self._rows(groups, False)
             steady = self._differ(once, twice) <= self._tolerance
             draws = steady and rows is not None and self._differ(once, rows) > self._tolerance
             self._violations[UNSTEADY if draws else violation] = None
-        return found, part
+        return distance, part
 
     def _differ(self, rows: np.ndarray | None, expected: np.ndarray | None) -> float:
         if rows is None or expected is None:
@@ -238,7 +238,7 @@ class Witness:
 
 
 def find_text_gap(answer: Answer, fitted: Fitted, cell: Cell, session: Session) -> float | None:
-    """How far logits move with the texts of two classes exchanged, as `metrics.gap`.
+    """The gap (`metrics.gap`) of logits with the texts of two classes exchanged.
 
     0 for a method that never read its texts. None if it is unknown: all classes have the same
     texts, the fit fails, or it trains, so that texts may act by a loss that need not move it

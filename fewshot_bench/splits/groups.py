@@ -1,4 +1,4 @@
-"""Who keeps a query company: the batches and streams of a cell, drawn where labels are.
+"""Batches and streams, which keep a query company, drawn where labels are.
 
 `draw_groups` is the entry point. Draws follow from the labels of the test list, its digest, a seed
 and the condition alone, never from a method; every query is in exactly one group.
@@ -48,12 +48,12 @@ def draw_groups(queries: str, labels: Sequence[int], seed: int, digest: str) -> 
     if queries == BY_CLASS:
         classes = rng.sample(sorted(by_class), len(by_class))
         return (tuple(chain.from_iterable(by_class[label] for label in classes)),)
-    if found := _SPREAD.fullmatch(queries):
-        return (_spread(by_class, float(found[1]), rng),)
-    found = _BATCH.fullmatch(queries)
-    if found is None:
+    if spread := _SPREAD.fullmatch(queries):
+        return (_spread(by_class, float(spread[1]), rng),)
+    batch = _BATCH.fullmatch(queries)
+    if batch is None:
         raise ValueError(f"queries '{queries}': expected a value of the condition")
-    size, least, most = (int(number or 0) for number in found.groups())
+    size, least, most = (int(number or 0) for number in batch.groups())
     if most:
         return tuple(_draw_of_few(by_class, size, range(least, most + 1), rng))
     return tuple(tuple(places[at : at + size]) for at in range(0, len(places), size))

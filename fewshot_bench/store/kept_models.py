@@ -141,7 +141,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What the method sees of its classes."""
+        """The vocabulary that the method sees."""
         from fewshot_bench.api.task import Vocabulary
 
         named = self.classnames, self.templates

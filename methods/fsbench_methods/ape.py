@@ -172,7 +172,7 @@ class Ape(CacheMethod):
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> ApeClassifier:
         """Rebuild the classifier from its saved tensors."""
-        return restored(tensors, backbone)
+        return rebuild(tensors, backbone)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ApeClassifier:
         """Builds the cache on the chosen channels and searches its constants; trains nothing."""
@@ -203,7 +203,7 @@ def text_divergence(cache: Cache, vectors: Tensor) -> Tensor:
     return torch.log2((1 + EPSILON) / (own + EPSILON))
 
 
-def restored(tensors: Mapping[str, Tensor], backbone: Backbone) -> ApeClassifier:
+def rebuild(tensors: Mapping[str, Tensor], backbone: Backbone) -> ApeClassifier:
     """The classifier of saved tensors."""
     vectors = tensors["vectors"]
     return ApeClassifier(

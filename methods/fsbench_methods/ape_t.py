@@ -32,7 +32,7 @@ from fewshot_bench.training import (
     steps_per_epoch,
 )
 from fsbench_methods import papers
-from fsbench_methods.ape import CODE, CONFIGS, DEVIATIONS, OFFICIAL, ApeClassifier, restored
+from fsbench_methods.ape import CODE, CONFIGS, DEVIATIONS, OFFICIAL, ApeClassifier, rebuild
 from fsbench_methods.ape_search import choose_channels, search
 from fsbench_methods.cache_model import Cache, grid
 from fsbench_methods.tip_adapter import ALPHAS, BETAS, CacheMethod
@@ -200,7 +200,7 @@ class ApeT(CacheMethod):
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> RefinedClassifier:
         """Rebuild the classifier from its saved tensors."""
-        plain, residual = restored(tensors, backbone), tensors["residual"]
+        plain, residual = rebuild(tensors, backbone), tensors["residual"]
         parts = plain.cache, plain.vectors, plain.channels, residual, plain.weights
         return RefinedClassifier(Refinement(*parts), plain.scale, plain.beta, plain.alpha)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import require, require_positive
 from fsbench_methods import papers
+from fsbench_methods.support_nodes import SupportedClassifier, read_support
 
 _CODE = "transductive-CLIP"
 EPS, NEGLIGIBLE, EVERY, CLOSE = 1e-15, 1e-11, 50, 1e-11
@@ -60,14 +60,9 @@ def match(log_u: Tensor, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DirichletClassifier:
+class DirichletClassifier(SupportedClassifier):
     """Posterior probabilities of a mixture of Dirichlet distributions of the queries."""
 
-    class_features: Tensor
-    keys: Tensor
-    labels: Tensor
-    backbone: Backbone
-    on: str
     temperature: float
     penalty: int
     rounds: int
@@ -101,15 +96,6 @@ class DirichletClassifier:
                 u = torch.zeros_like(u).scatter_(1, log_u.argmax(dim=1, keepdim=True), 1.0)
         answers = log_u if len(self.labels) else match(log_u, x)
         return answers.float().to(self.class_features.device)
-
-    def for_classes(self, vocabulary: Vocabulary) -> DirichletClassifier:
-        """The classifier of other prompts; its labeled images are of other classes."""
-        text = self.backbone.class_features(vocabulary)
-        return replace(self, class_features=text, keys=self.keys[:0], labels=self.labels[:0])
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Class features (classes, width), labeled images (s, width) and their labels (s,)."""
-        return {"class_features": self.class_features, "keys": self.keys, "labels": self.labels}
 
 
 _DEVIATIONS = (
@@ -191,26 +177,9 @@ class EmDirichlet:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> DirichletClassifier:
         """Encode the class prompts, and support images if they are used."""
-        text = backbone.class_features(task)
-        used = slice(len(task.train) if self.support and not self.on else 0)
-        tensors = {"class_features": text, "labels": task.train.labels[used]}
-        tensors["keys"] = task.train.features[used] if used.stop else text[:0]
-        return self.restore(tensors, task, backbone)
-
-    def restore(
-        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
-    ) -> DirichletClassifier:
-        """The classifier of these tensors."""
-        return DirichletClassifier(
-            **tensors,
-            backbone=backbone,
-            on=self.on,
-            temperature=self.temperature,
-            penalty=self.penalty,
-            rounds=self.rounds,
-            steps=self.steps,
-            hard=self.hard,
-        )
+        support = read_support(task, backbone, self.on, used=self.support)
+        settings = self.temperature, self.penalty, self.rounds, self.steps, self.hard
+        return DirichletClassifier(*support, *settings)
 
 
 @dataclass(frozen=True)

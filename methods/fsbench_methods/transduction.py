@@ -1,4 +1,4 @@
-"""What TransCLIP and StatA share: queries that are answered together, and their assignments.
+"""Queries that are answered together, and their assignments, for TransCLIP and StatA.
 
 Main entry point: `Group`. An assignment z (n, classes) has rows that sum to one; the classes are
 Gaussians with means mu (classes, d) and diagonal variances (classes, d), or (1, d) for a common

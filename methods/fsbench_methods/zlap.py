@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import require, require_not_negative, require_positive
 from fsbench_methods import papers
 from fsbench_methods.neighbors import CELLS, Links, nearest_others
+from fsbench_methods.support_nodes import SupportedClassifier, read_support
 
 _CODE = "ZLaP"
 TOLERANCE, STEPS = 1e-6, 50
@@ -82,14 +82,9 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class ZlapClassifier:
+class ZlapClassifier(SupportedClassifier):
     """Scores of the classes at the queries, all of which are in one graph."""
 
-    class_features: Tensor
-    keys: Tensor
-    labels: Tensor
-    backbone: Backbone
-    on: str
     support: float
     neighbors: int
     gamma: float
@@ -113,15 +108,6 @@ class ZlapClassifier:
             y[classes : nodes - len(features)] = self.support * (self.labels[:, None] == part)
             cosines[:, part] = graph.solve(y)[-len(features) :]
         return cosines.clamp_(min=0).add_(SMALLEST).log_()
-
-    def for_classes(self, vocabulary: Vocabulary) -> ZlapClassifier:
-        """The classifier of other prompts; its labeled images are of other classes."""
-        text = self.backbone.class_features(vocabulary)
-        return replace(self, class_features=text, keys=self.keys[:0], labels=self.labels[:0])
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Class features (classes, width), labeled images (s, width) and their labels (s,)."""
-        return {"class_features": self.class_features, "keys": self.keys, "labels": self.labels}
 
 
 @dataclass(frozen=True)
@@ -177,8 +163,5 @@ class Zlap:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZlapClassifier:
         """Encode the class prompts, and support images if they are used."""
-        text = backbone.class_features(task)
-        used = slice(len(task.train) if self.support and not self.on else 0)
-        keys = task.train.features[used] if used.stop else text[:0]
-        settings = self.on, self.support, self.neighbors, self.gamma, self.alpha
-        return ZlapClassifier(text, keys, task.train.labels[used], backbone, *settings)
+        support = read_support(task, backbone, self.on, used=self.support > 0)
+        return ZlapClassifier(*support, self.support, self.neighbors, self.gamma, self.alpha)

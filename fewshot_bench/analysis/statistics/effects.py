@@ -128,14 +128,14 @@ def gather(
     drawn anew for each run need no units: what images of a batch share varies with the run, and so
     is part of the variance between runs.
     """
-    known = [own for own in units if own is not None]
-    if not known:
+    drawn = [own for own in units if own is not None]
+    if not drawn:
         return values, IMAGE
-    if not any(own.any() for own in known):
+    if not any(own.any() for own in drawn):
         return values.mean(axis=1, keepdims=True), SET
-    if len(known) < len(values) or any((own != known[0]).any() for own in known):
+    if len(drawn) < len(values) or any((own != drawn[0]).any() for own in drawn):
         return values, ANEW
-    numbers, count = np.unique(known[0], return_inverse=True)[1], len(np.unique(known[0]))
+    numbers, count = np.unique(drawn[0], return_inverse=True)[1], len(np.unique(drawn[0]))
     mean, scale = values.mean(), count / values.shape[1]
     sums = [np.bincount(numbers, row - mean, count) for row in values]
     return mean + scale * np.array(sums), BATCH

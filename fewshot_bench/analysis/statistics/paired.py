@@ -89,7 +89,7 @@ class Comparison:
 
     @property
     def units(self) -> frozenset[str]:
-        """What was drawn for the test sets: `IMAGE`, `ANEW`, `BATCH` or `SET`."""
+        """The kinds of draws of the test sets: `IMAGE`, `ANEW`, `BATCH` or `SET`."""
         return frozenset(spread.unit for spread in self.spreads.values())
 
     @property

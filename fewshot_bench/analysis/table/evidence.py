@@ -36,7 +36,7 @@ def explain_stars(table: Table) -> str:
 
 
 def _paired_over(results: Iterable[Comparison]) -> str:
-    """What tests count beside seeds: `test images`; empty if test sets count as one draw each."""
+    """The draws that tests count beside seeds: `test images`; empty if each test set is one."""
     words = {"test images": {"image", "anew"}, "batches of test images": {"batch"}}
     units = frozenset[str]().union(*(result.units for result in results))
     return joined([text for text, of in words.items() if of & units])

@@ -52,7 +52,7 @@ def texts(files: tuple[str, ...], form: str | None, output: Path) -> None:
 
 
 def _read(given: str, form: str | None) -> Iterator[Entry]:
-    """What a file says of its data set, and where it is known from."""
+    """The data set of a published file, and its source."""
     dataset, _, place = given.partition("=")
     if not place:
         raise UsageError(f"'{given}': expected the data set of the file, as dtd=FILE.json")

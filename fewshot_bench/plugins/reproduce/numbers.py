@@ -130,7 +130,7 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
 
     @property
     def why_incomparable(self) -> tuple[str, ...]:
-        """Why it is not compared with any of ours, in words; empty if it may be."""
+        """The reason, in words, not to compare it with ours; empty if it may be compared."""
         return tuple(reasons()["incomparable"][word] for word in self.incomparable)
 
     @property
@@ -175,7 +175,7 @@ def all_numbers() -> tuple[Number, ...]:
 
 @functools.cache
 def reasons() -> Mapping[str, Mapping[str, str]]:
-    """Why numbers are not compared (`incomparable`, by word), and methods not here (`left_out`)."""
+    """Reasons not to compare numbers (`incomparable`, by word) or have methods (`left_out`)."""
     text = files("fewshot_bench.plugins.reproduce").joinpath("reasons.toml").read_text("utf-8")
     return tomllib.loads(text)
 
@@ -187,7 +187,7 @@ def tell_left_out(methods: Iterable[str]) -> list[str]:
 
 
 def tell_incomparable(numbers: Iterable[Number]) -> Iterator[str]:
-    """Why numbers are not compared with ours: a text for each reason, with methods and sources."""
+    """Reasons not to compare numbers with ours: a text for each, with methods and sources."""
     found: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for number in numbers:
         for reason in number.why_incomparable:
