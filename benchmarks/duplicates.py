@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from fewshot_bench.plugins.data.fingerprints import (
+from fewshot_bench.images.fingerprints import (
     CROPS,
     WINDOWS,
     Codes,
@@ -31,7 +31,7 @@ from fewshot_bench.plugins.data.fingerprints import (
     fingerprints,
     thumbnail,
 )
-from fewshot_bench.plugins.data.lookalikes import MAX_DISTANCE, MIN_CORRELATION, nearest
+from fewshot_bench.images.lookalikes import MAX_DISTANCE, MIN_CORRELATION, nearest
 
 Picture = Image.Image
 Change = Callable[[Picture], Picture]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.plugins.data.fingerprints import WINDOWS, Codes, Fingerprints, Floats, Indices
+from fewshot_bench.images.fingerprints import WINDOWS, Codes, Fingerprints, Floats, Indices
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Keys = np.ndarray[Any, np.dtype[np.uint16]]
@@ -112,6 +112,15 @@ def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
     return float((close & (first @ second.T >= MIN_CORRELATION)).mean())
 
 
+def pairs_alike(prints: Fingerprints, places: Indices, jobs: int = 1) -> Indices:
+    """(m, 2) pairs of indices into `prints` of all pictures of `places` that look alike."""
+    search = _Pairs(prints, places, places)
+    with ThreadPoolExecutor(jobs) as pool:
+        for window in range(len(WINDOWS)):
+            search.look_up(pool, window, base_cropped=False)
+    return np.unique(np.concatenate([*search.pairs, np.zeros((0, 2), np.int64)]), axis=0)
+
+
 class _Search:
     """One search; query blocks are disjoint, so that threads can share `found`."""
 
@@ -163,6 +172,23 @@ class _Search:
         first = self._prints.view(self._queries[query], windows[0])
         first = first[..., ::-1] if how.mirrored else first
         return np.asarray((first * self._prints.view(base, windows[1])).sum(axis=(1, 2)))
+
+
+class _Pairs(_Search):
+    """Collects all pairs instead of the closest picture of each query."""
+
+    def __init__(self, prints: Fingerprints, base: Indices, queries: Indices) -> None:
+        super().__init__(prints, base, queries)
+        self.pairs: list[Indices] = []
+
+    def _take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
+        other = self._queries[query] != base
+        query, base = query[other], base[other]
+        for start in range(0, len(query), PAIRS):
+            part = slice(start, start + PAIRS)
+            alike = self._correlation(query[part], base[part], how) >= MIN_CORRELATION
+            both = np.stack([self._queries[query[part]], base[part]], axis=1)[alike]
+            self.pairs.append(np.sort(both, axis=1))
 
 
 class Band:

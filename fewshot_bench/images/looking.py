@@ -32,7 +32,7 @@ from fewshot_bench.images.decode import (
     is_turned,
     unread,
 )
-from fewshot_bench.plugins.data.fingerprints import (
+from fewshot_bench.images.fingerprints import (
     Bytes,
     Fingerprints,
     Indices,
