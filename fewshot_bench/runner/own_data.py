@@ -1,4 +1,4 @@
-"""Options on own data: class names, prompt templates, held-out share."""
+"""Own data: its name, and options on class names, prompt templates and the held-out share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.arguments import Kind
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import read_regular_text
 from fewshot_bench.utils.plain_yaml import load_plain
 
 ClassNames = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
 FORMATS = (".txt", ".json", ".yaml", ".yml")
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+def name_own(given: str | os.PathLike[str]) -> str:
+    """The name of a data set: `folder:PATH` or `manifest:PATH` where a path that exists is given.
+
+    Registered names and families are as they were: `./digits` is the folder beside them. TypeError
+    for what is neither text nor a path.
+    """
+    text = os.fspath(given)
+    if not isinstance(text, str):
+        raise TypeError
+    if not text or registry().dataset_entry(text) is not None:
+        return text
+    place = os.path.expanduser(text)
+    if os.path.isdir(place):
+        return f"folder:{text}"
+    is_table = place.lower().endswith(TABLES) and os.path.isfile(place)
+    return f"manifest:{text}" if is_table else text
+
+
+DATASET = Kind("the name of a data set, or the path of a folder or table of images", name_own)
 
 
 def read_own_data(

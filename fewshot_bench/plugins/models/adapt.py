@@ -27,7 +27,7 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 _FEATURES = "fsbench-adapt"
 _SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
 _ARGUMENTS: Mapping[str, Kind] = {
-    "dataset": text("the name of a data set"),
+    "dataset": DATASET,
     "output": FOLDER,
     "method": text("the name of a method, or 'auto'"),
     "options": Kind(
@@ -113,7 +113,7 @@ class Adapted:
 
 
 def adapt(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     method: str = AUTO,
@@ -150,21 +150,21 @@ def adapt(
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
     method was tried yet, else the best so far is fitted and written.
 
-    >>> adapt("folder:photos", "model", budget="5m").folder
+    >>> adapt("photos", "model", budget="5m").folder
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = given["output"]
+    name, folder = given["dataset"], given["output"]
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
-    _refuse_inside(folder, dataset)
+    _refuse_inside(folder, name)
     variants = _variants(method, options)
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
+    chosen = Chosen(_conditions(name, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
-    material = gather(dataset, data, shots, seed, skip_damaged)
+    material = gather(name, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:

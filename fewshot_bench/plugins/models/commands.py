@@ -41,7 +41,7 @@ from fewshot_bench.cli.output import (
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT
 from fewshot_bench.plugins.models.inputs import iterate_images, list_images
-from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.own_data import name_own, read_own_data
 from fewshot_bench.store.hub import PREFIX
 from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.utils.errors import UsageError, require
@@ -70,7 +70,7 @@ code_option = click.option(
     "--dataset",
     "-d",
     required=True,
-    help="Data set, or FAMILY:ARG such as folder:photos; its test images are left alone.",
+    help="A folder or table of images, or a data set; its test images are left alone.",
     shell_complete=one_of(datasets),
 )
 @click.option(
@@ -394,7 +394,7 @@ def _progress(waits: bool, output: Path | None, stdout: TextIO) -> AbstractConte
     required=True,
     shell_complete=one_of(datasets),
     metavar="NAME",
-    help="A data set with the classes of the model, by name.",
+    help="A folder, table or data set with the classes of the model, by name.",
 )
 @click.option(
     "--store",
@@ -433,7 +433,7 @@ def evaluate(
     # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
     with redirect_stdout(sys.stderr), working("evaluate"):
         opened = open_model(model, device, method, warn)
-        evaluation = measure(opened, dataset, store, data)
+        evaluation = measure(opened, name_own(dataset), store, data)
         if store is not None:
             evaluation = evaluation.write(store)
     values, classes = evaluation.record.metrics, evaluation.list_classes()

@@ -33,10 +33,10 @@ from fewshot_bench.api.spec import (
 from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.plugins.models.material import trainable
-from fewshot_bench.runner.own_data import ClassNames, read_own_data
+from fewshot_bench.runner.own_data import DATASET, ClassNames, read_own_data
 from fewshot_bench.store.kept_models import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.arguments import checked, text
+from fewshot_bench.utils.arguments import checked
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.rng import derive
@@ -84,7 +84,7 @@ class Evaluation:
 
 def evaluate(
     model: Model | str | PathLike[str],
-    dataset: str,
+    dataset: str | PathLike[str],
     *,
     store: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -102,10 +102,10 @@ def evaluate(
     """
     from fewshot_bench.analysis.model import Model, load_model
 
-    checked({"dataset": text("the name of a data set")}, {"dataset": dataset})
+    name = checked({"dataset": DATASET}, {"dataset": dataset})["dataset"]
     opened = model if isinstance(model, Model) else load_model(model, device=device)
     data, folder = read_own_data(classnames, (), None), None if store is None else Path(store)
-    evaluation = measure(opened, dataset, folder, data)
+    evaluation = measure(opened, name, folder, data)
     return (evaluation if folder is None else evaluation.write(folder)).record
 
 
