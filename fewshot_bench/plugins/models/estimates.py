@@ -44,6 +44,13 @@ class Accuracy:
     images: int
 
 
+def units_of(labels: Labels, groups: Labels) -> Labels:
+    """(n,) number of the unit of each image: copies with one label are one unit."""
+    pairs = np.stack([groups, labels], axis=1)
+    units: Labels = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return units
+
+
 def wilson(share: float, held_out: int) -> tuple[float, float]:
     """Wilson's score interval of a share of held-out images.
 

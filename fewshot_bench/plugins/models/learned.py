@@ -1,0 +1,115 @@
+"""Out-of-fold answers of a method: per-class recall, confusions and calibration.
+
+`Learned` is the entry point. The unit is the group of copies: copies of a picture count as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot_bench.api import metrics
+from fewshot_bench.plugins.models import estimates
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Answers to n images by fits that had not seen them nor a copy of them.
+
+    ids: of the images; labels, groups: (n,) class and lowest index of the copies of each; each:
+    (repeats, n, classes) calibrated probabilities, NaN for images that were not held out.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    classnames: tuple[str, ...]
+    each: NDArray[np.float32]
+
+    @cached_property
+    def held(self) -> NDArray[np.bool_]:
+        """(n,) whether an image was held out."""
+        held: NDArray[np.bool_] = ~np.isnan(self.each[0, :, 0])
+        return held
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(n, classes) mean over repeats."""
+        means: NDArray[np.float64] = self.each.mean(axis=0, dtype=np.float64)
+        return means
+
+    @cached_property
+    def confusion(self) -> NDArray[np.float64]:
+        """(classes, classes) number of different pictures, by label and answer.
+
+        A picture with several answers, of repeats or copies, is a part of one in each.
+        """
+        count = len(self.classnames)
+        labels, answers = self.labels[self.held], self.each[:, self.held].argmax(axis=2)
+        units = estimates.units_of(labels, self.groups[self.held])
+        parts = 1 / (np.bincount(units)[units] * len(answers))
+        table = np.zeros((count, count))
+        for repeat in answers:
+            np.add.at(table, (labels, repeat), parts)
+        return table
+
+    def classes(self) -> list[dict[str, Any]]:
+        """A row for each class, by label.
+
+        Keys: `class`, `images` (different pictures that were held out), `right`, `recall` with
+        `low` and `high` (None without images) and `most_confused_with` (empty without mistakes).
+        """
+        wrong = self.confusion * (1 - np.eye(len(self.confusion)))
+        rows: list[dict[str, Any]] = []
+        for name, row, missed in zip(self.classnames, self.confusion, wrong, strict=True):
+            images, right = round(row.sum()), float(row[len(rows)])
+            recall = min(right / images, 1.0) if images else None
+            low, high = (None, None) if recall is None else estimates.wilson(recall, images)
+            most = self.classnames[missed.argmax()] if missed.any() else ""
+            rows.append(
+                {"class": name, "images": images, "right": right, "recall": recall}
+                | {"low": low, "high": high, "most_confused_with": most}
+            )
+        return rows
+
+    def worst(self, most: int = 5) -> list[dict[str, Any]]:
+        """The rows of the classes with the lowest recall, the lowest first."""
+        rows = [row for row in self.classes() if row["recall"] is not None]
+        return sorted(rows, key=lambda row: float(row["recall"]))[:most]
+
+    def confusions(self) -> list[dict[str, Any]]:
+        """Pairs of a class and a wrong answer, the most frequent first.
+
+        Keys: `class`, `answer`, `images` (number of pictures) and `share` (of the class).
+        """
+        table = self.confusion * (1 - np.eye(len(self.confusion)))
+        totals = self.confusion.sum(axis=1)
+        found = sorted(zip(*np.nonzero(table), strict=True), key=lambda at: -table[at])
+        return [
+            {"class": self.classnames[label], "answer": self.classnames[answer]}
+            | {"images": float(table[label, answer])}
+            | {"share": float(table[label, answer] / totals[label])}
+            for label, answer in found
+        ]
+
+    def calibration(self) -> list[dict[str, float]]:
+        """Bins of the highest probability, from low to high; empty ones are left out.
+
+        Keys: `low`, `high` (edges), `images` (answers of all repeats), `probability` (mean) and
+        `right` (share).
+        """
+        shown = self.each[:, self.held]
+        right = shown.argmax(axis=2) == self.labels[self.held]
+        table = metrics.reliability(shown.max(axis=2).ravel(), right.ravel())
+        return [
+            {"low": place / metrics.BINS, "high": (place + 1) / metrics.BINS}
+            | {"images": images, "probability": total / images, "right": hits / images}
+            for place, (images, hits, total) in enumerate(table.T.tolist())
+            if images
+        ]
