@@ -85,7 +85,7 @@ def refuse_image(path: Path) -> None:
 def refuse_kept(path: Path, option: str) -> None:
     """UsageError for a file of a store or of a kept model, which no output may replace."""
     from fewshot_bench.splits.imported import FOLDER as SPLITS
-    from fewshot_bench.store.kept_models import CONFIG, MODELS, SUPPORT, TENSORS
+    from fewshot_bench.store.kept_models import CONFIG, EXTRAS, MODELS, TENSORS
     from fewshot_bench.store.leases import FOLDER as CLAIMS
     from fewshot_bench.store.record_files import RECORDS
     from fewshot_bench.store.store import JOBS, METHODS
@@ -99,7 +99,7 @@ def refuse_kept(path: Path, option: str) -> None:
         if folder.name in made and (folder.parent / RECORDS).is_dir()
     ]
     is_model = all((real.parent / name).is_file() for name in (CONFIG, TENSORS))
-    if is_model and real.name in (CONFIG, TENSORS, SUPPORT):
+    if is_model and real.name in (CONFIG, TENSORS, *EXTRAS):
         kept.append(real.parent)
     if kept:
         raise UsageError(

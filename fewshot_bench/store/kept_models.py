@@ -4,8 +4,8 @@
 folder, and returns the model as it was written or raises a one-line StoreError: config and tensors
 have digests. Models that runs keep are in `models/<key>/` of a store. A record states the digest of
 its model (`footprint["model"]`): a folder with another digest is not its model, and a folder that
-no record states is a leftover. Training images (`pack_support`) are written only on request, and
-never pushed to a hub (`store/hub.py`).
+no record states is a leftover. Training images (`pack_support`) are written only on request; they
+and other files beside the model (`EXTRAS`) are never pushed to a hub (`store/hub.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -62,7 +63,10 @@ FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 SUPPORT = "support.safetensors"
 """Training images for display, if requested."""
-MODEL_FILES = (TENSORS, SUPPORT, CARD, CONFIG)
+REPORT, SUSPECTS, SOURCES = "report.html", "suspects.csv", "sources.json"
+EXTRAS = (SUPPORT, REPORT, SUSPECTS, SOURCES)
+"""Files that a model may lack, of this machine's images and paths: they are on no hub."""
+MODEL_FILES = (TENSORS, *EXTRAS, CARD, CONFIG)
 """All files of a model in the order of writing: a folder without a config is not a model."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
@@ -237,31 +241,28 @@ def write_model(
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
     card: str,
-    support: bytes = b"",
+    extras: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
     """Write a model, creating its folder; returns the digest of its config.
 
     The config is written last: a folder without a config is not a model. card: the text of
-    README.md. support: content of the file of training images to be shown. ContractError for
-    tensors that cannot be stored, StoreError for too many classes; may raise OSError.
+    README.md. extras: contents of files of EXTRAS, by name; earlier ones are removed. ContractError
+    for tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
     keep_files(folder, list_files(*config.options.values()))
+    support = hashlib.sha256(extras[SUPPORT]).hexdigest() if SUPPORT in extras else ""
     stated = msgspec.structs.replace(
-        config,
-        tensors=hashlib.sha256(content).hexdigest(),
-        support=hashlib.sha256(support).hexdigest() if support else "",
+        config, tensors=hashlib.sha256(content).hexdigest(), support=support
     )
     # As it is read back: whole numbers in fields of floats are floats.
     plain = _decode_config(json.dumps(stated.as_json()), folder / CONFIG).as_json()
     text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    (folder / SUPPORT).unlink(missing_ok=True)
-    write_whole(folder / TENSORS, content)
-    if support:
-        write_whole(folder / SUPPORT, support)
-    write_whole(folder / CARD, card.encode())
+    for name in (CONFIG, *EXTRAS):
+        (folder / name).unlink(missing_ok=True)
+    for name, part in {TENSORS: content, **extras, CARD: card.encode()}.items():
+        write_whole(folder / name, part)
     write_whole(folder / CONFIG, text.encode())
     return str(plain["digest"])
 

@@ -73,7 +73,7 @@ def _keep_support(folder: Path) -> None:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     pictures = tuple(shrink(picture(seed)) for seed in range(6))
     support = pack_support(Support(features, np.arange(6) % len(config.classnames), pictures))
-    write_model(folder, config, tensors, (folder / CARD).read_text(), support)
+    write_model(folder, config, tensors, (folder / CARD).read_text(), {SUPPORT: support})
 
 
 def _opened(folder: Path) -> models.Model:

@@ -15,9 +15,11 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.search import Search
-from fewshot_bench.store.kept_models import MODEL_FILES, read_config
+from fewshot_bench.store.kept_models import CARD, CONFIG, SUPPORT, TENSORS, read_config
 from tests.helpers import PATIENCE, Result, fsbench, save_image, start, wait_until
 from tests.own_sets import samples, write_shard
+
+WRITTEN = (TENSORS, CARD, CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +122,12 @@ def test_overwriting_a_model_keeps_what_is_beside_it(photos: str, tmp_path: Path
     done = adapt(photos, output, "--force", "--seed", 2)
     assert done.code == 0, done.err
     assert read_config(output).data["seed"] == 2 != before.data["seed"]
-    assert names(output) == sorted(set(MODEL_FILES) - {"support.safetensors"})
+    assert names(output) == sorted(WRITTEN)
     assert output.stat().st_ino == place
     assert fb.load_model(output).classnames == ("0", "1")
 
 
-@pytest.mark.parametrize("failing", MODEL_FILES[1::2])
+@pytest.mark.parametrize("failing", [SUPPORT, CONFIG])
 def test_an_earlier_model_outlives_a_failure(
     photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -161,7 +163,7 @@ def test_an_empty_folder_is_filled_and_stays(
     done = adapt(photos, asked)
     assert done.code == 0, done.err
     assert output.stat().st_ino == place
-    assert names(output) == sorted(set(MODEL_FILES) - {"support.safetensors"})
+    assert names(output) == sorted(WRITTEN)
     assert done.out.splitlines()[-1] == f"model in {asked}; fsbench predict {asked} IMAGES"
     assert names(tmp_path) == ["empty", "link"]
 

@@ -120,7 +120,7 @@ def test_at_most_so_many_are_kept_and_of_each_class_the_same() -> None:
 def changed(folder: Path, to: Path, content: bytes) -> fb.Model:
     """A model with another file of training images, and a matching digest."""
     config, tensors = read_model(folder)
-    write_model(to, config, tensors, "", content)
+    write_model(to, config, tensors, "", {SUPPORT: content})
     return fb.load_model(to)
 
 

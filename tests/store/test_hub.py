@@ -15,7 +15,7 @@ from fewshot_bench.store.hub import hub_name, model_folder, push
 from fewshot_bench.store.kept_models import (
     CARD,
     CONFIG,
-    SUPPORT,
+    EXTRAS,
     TENSORS,
     ModelConfig,
     read_model,
@@ -95,8 +95,10 @@ def test_only_the_files_of_the_format_come_over(hub: Hub, folder: Path) -> None:
 
 
 def test_training_images_stay_here(hub: Hub, folder: Path) -> None:
-    write_model(folder, MODEL, {"weight": torch.zeros(2)}, "# Flowers\n", b"pictures")
-    assert (folder / SUPPORT).exists()
+    write_model(
+        folder, MODEL, {"weight": torch.zeros(2)}, "# Flowers\n", dict.fromkeys(EXTRAS, b"pictures")
+    )
+    assert all((folder / name).exists() for name in EXTRAS)
     push(folder, NAME)
     found = model_folder(NAME, print)
     assert sorted(contents(found)) == sorted((CONFIG, TENSORS, CARD))

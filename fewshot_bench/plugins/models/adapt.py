@@ -183,11 +183,11 @@ def adapt(
     notes = (*material.notes, *_remark(search, winner, config, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
-    shown = b"" if support is None else pack_support(support)
+    extras = {} if support is None else {SUPPORT: pack_support(support)}
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
     written = put(
         *(folder, MODEL_FILES, refuse),
-        lambda made: write_model(made, config, tensors, told, shown),
+        lambda made: write_model(made, config, tensors, told, extras),
     )
     keep_methods(written, [config.method])
     if written != folder:
