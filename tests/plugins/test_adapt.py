@@ -92,7 +92,17 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     found = fb.adapt(
         "shapes", tmp_path / "m", method="tip-adapter", options={"views": 2}, shots=3, **TINY
     )
-    assert [row["method"] for row in found.tried] == ["tip-adapter"]
+    table = found.tried
+    assert " ".join(table) == "method accuracy low high seconds folds chosen note"
+    assert [table[name].dtype.kind for name in list(table)[1:7]] == list("ffffib")
+    assert list(table.method) == ["tip-adapter"]
+    assert table.chosen.all()
+    assert (table.low <= table.accuracy).all()
+    assert (table.accuracy <= table.high).all()
+    assert table.high.max() <= 1
+    assert f"| tip-adapter | {100 * table.accuracy[0]:.1f} | " in (
+        found.folder / "README.md"
+    ).read_text(encoding="utf-8")
     assert repr(found).startswith(f"Adapted('{tmp_path / 'm'}': tip-adapter on tiny, accuracy ")
     assert len(repr(found)) < 300
     config, tensors = read_model(found.folder)
@@ -190,7 +200,8 @@ def test_a_budget_that_is_over_still_gives_zero_shot(
     found = fb.adapt("shapes", tmp_path / "m", budget="5s", shots=3, **TINY)
     assert found.config.method == "zero-shot"
     assert not found.config.accuracy
-    assert any("no time" in row["note"] for row in found.tried)
+    assert found.tried.note.str.contains("no time").any()
+    assert found.tried.accuracy.isna().all()
 
 
 def _ticking(init: Any, ticks: Any) -> Any:
@@ -245,8 +256,8 @@ def test_a_method_that_cannot_be_fitted_is_listed_with_its_reason(
 
     monkeypatch.setattr(registry().method_class("gda"), "fit", fit)
     found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
-    row = next(row for row in found.tried if row["method"] == "gda")
-    assert row["note"].startswith(note)
+    (said,) = found.tried.note[found.tried.method == "gda"]
+    assert said.startswith(note)
     assert found.config.method != "gda"
 
 

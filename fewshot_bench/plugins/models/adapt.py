@@ -6,6 +6,7 @@ is fitted; the folder is written completely or not at all.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fewshot_bench.analysis.comparison import frame_rows
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import estimates
-from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, duration, read_duration
+from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
@@ -58,6 +60,7 @@ from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import SIZES, read_size
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from fewshot_bench.analysis.model import Model
@@ -88,17 +91,23 @@ _ARGUMENTS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model that was kept: its folder and config, and a row for each method.
+    """A model that was kept: its folder and config, and the rows of `tried`.
 
-    tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
-
-    >>> adapt("folder:photos", "model").tried[0]["method"]
+    >>> adapt("folder:photos", "model").tried.sort_values("accuracy")
     """
 
     folder: Path
     config: ModelConfig
-    tried: tuple[Mapping[str, str], ...]
+    methods: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def tried(self) -> pd.DataFrame:
+        """A row for each method: method, accuracy, low, high, seconds, folds, chosen, note.
+
+        accuracy, low, high: shares of held-out images, with their interval; NaN if none was.
+        """
+        return frame_rows(self.methods)
 
     def __repr__(self) -> str:
         mean = self.config.accuracy.get("mean")
@@ -338,21 +347,22 @@ def _config(
     )
 
 
-def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, str]:
-    """A line of the table of methods."""
-    share = interval = "–"
+def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, Any]:
+    """A row of `Adapted.tried`."""
+    mean = low = high = math.nan
     if candidate.repeats:
         repeats = search.repeats if candidate in search.finalists else candidate.repeats
         own = estimates.own(candidate.right(search.labels, repeats))
-        share = f"{100 * own.mean:.1f}"
-        interval = f"{100 * own.low:.1f} to {100 * own.high:.1f}"
+        mean, low, high = own.mean, own.low, own.high
     return {
         "method": candidate.title,
-        "accuracy": share,
-        "interval": interval,
-        "time": duration(sum(candidate.seconds)) if candidate.seconds else "–",
-        "folds": str(len(candidate.seconds)) if candidate.seconds else "–",
-        "note": "chosen" if candidate is winner else candidate.dropped,
+        "accuracy": mean,
+        "low": low,
+        "high": high,
+        "seconds": math.fsum(candidate.seconds),
+        "folds": len(candidate.seconds),
+        "chosen": candidate is winner,
+        "note": candidate.dropped,
     }
 
 

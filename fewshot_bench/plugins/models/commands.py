@@ -139,14 +139,13 @@ def adapt(**values: Any) -> None:
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
     """
     from fewshot_bench.plugins.models import adapt as adapting
+    from fewshot_bench.plugins.models.model_card import list_methods
 
     interrupt_on_signals()
     with working("adapt", "reading images"):
         adapted = adapting.adapt(**values)
-    heads = list(adapted.tried[0])
-    numbers = [index for index, head in enumerate(heads) if head not in ("method", "note")]
-    rows = [tuple(map(printable, row.values())) for row in adapted.tried]
-    for line in (*aligned([tuple(heads), *rows], numbers), *adapted.notes):
+    rows = [tuple(map(printable, row)) for row in list_methods(adapted.methods)]
+    for line in (*aligned(rows, range(1, len(rows[0]) - 1)), *adapted.notes):
         say(line)
     config = adapted.config
     text = f"{config.method} on {config.backbone}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fewshot_bench.plugins.models.budget import duration
 from fewshot_bench.store.kept_models import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
@@ -73,10 +74,11 @@ _SOME_REJECTED = (
 )
 
 
-def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
-    """README.md of a model. tried: rows of the table of methods; notes: on images and search."""
+def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """README.md of a model. tried: rows of `Adapted.tried`; notes: on images and search."""
     images = [f"- {_plain(name)}: {count:,}" for name, count in config.data["images"].items()]
-    table = [[*tried[0]], ["---"] * len(tried[0]), *([*row.values()] for row in tried)]
+    heads, *rows = list_methods(tried)
+    table = [heads, ["---"] * len(heads), *rows]
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
         title=f"{_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
@@ -88,6 +90,18 @@ def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequenc
         notes="\n".join(f"- {_plain(note)}" for note in notes),
         foreign=_ALL_ANSWERED if config.reject is None else _SOME_REJECTED,
     )
+
+
+def list_methods(tried: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The table of methods as texts: its heads, and a line for each row of `Adapted.tried`."""
+    lines = [["method", "accuracy", "interval", "time", "folds", "note"]]
+    for row in tried:
+        mean, low, high = (f"{100 * row[name]:.1f}" for name in ("accuracy", "low", "high"))
+        stated = [mean, f"{low} to {high}"] if row["accuracy"] >= 0 else ["–", "–"]
+        took = [duration(row["seconds"]), str(row["folds"])] if row["folds"] else ["–", "–"]
+        note = "chosen" if row["chosen"] else row["note"]
+        lines.append([row["method"], *stated, *took, note])
+    return lines
 
 
 def _metadata(config: ModelConfig) -> dict[str, Any]:
