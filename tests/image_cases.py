@@ -56,7 +56,7 @@ class Photos:
 def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write images whose stamps count as settled at once; set a cache of the test's own."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
     for index in range(COUNT):
         save_image(tmp_path / "photos" / f"{index:02}.png", index, (50 + index, 40))
     return tmp_path / "photos"

@@ -11,30 +11,43 @@ import functools
 import hashlib
 import io
 import re
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewshot_bench.api.dataset import SKIPPED, Dataset, Stamp, Stamped, Without, all_items
+from fewshot_bench.api.dataset import (
+    SKIPPED,
+    Dataset,
+    Stamp,
+    Stamped,
+    Undivided,
+    Without,
+    all_items,
+)
 from fewshot_bench.api.items import Item
-from fewshot_bench.utils.cache_dir import DIGESTS
+from fewshot_bench.images.digests import (
+    DatasetDigests,
+    Known,
+    Seen,
+    dataset_digests,
+    is_racy,
+    wait_until_reliable,
+)
+from fewshot_bench.images.fingerprints import Bytes, thumbnail
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.image_formats import (
     add_readers,
-    decoder_versions,
     readable_formats,
     remedy_of,
 )
-from fewshot_bench.utils.prefetch import spread
+from fewshot_bench.utils.prefetch import THREADS, spread
 from fewshot_bench.utils.progress import current
-from fewshot_bench.utils.small_cache import change, recall
 from fewshot_bench.utils.text import FEW, shortened
 
 # The EXIF tag for the orientation of a picture.
@@ -48,13 +61,20 @@ MOST_RATIO = 1000
 BLACK = 16
 # Pillow's name for values of 16 bits (colors of 5 and 6 bits are `BGR;16`), and its decoder of PPM.
 WIDE = re.compile(r";16[BLN]|(?P<rounded>'ppm.*, 65535\))")
-# Of the cached digests.
-FORMAT = 2
-# As in git: where the file system's clock is coarse, a file that changed this shortly before it was
-# read may change again without another stamp.
-RACY_SECONDS = 2.0
-KEY, SHA = 16, 32
-RECORD = KEY + SHA + 1
+# Its turns of a picture, for an array of its pixels.
+UPRIGHT: Mapping[Any, Callable[[Bytes], Bytes]] = {
+    2: np.fliplr,
+    3: lambda gray: np.rot90(gray, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda gray: np.rot90(gray, -1),
+    7: lambda gray: np.rot90(gray, 2).T,
+    8: np.rot90,
+}
+# Multi-picture JPEG: the first picture is an ordinary JPEG.
+SAME_FORMAT = {"MPO": "JPEG"}
+# Most pictures of a data set whose thumbnails are cached.
+MOST_SEEN = 20_000
 
 
 class UnsuitableError(ValueError):
@@ -177,97 +197,14 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The SHA-256 of an image file's bytes; decodes: True if they were decoded successfully.
-
-    turned: True if the image has an EXIF orientation other than upright.
-    """
-
-    sha: bytes
-    decodes: bool
-    turned: bool = False
-
-
-class DatasetDigests:
-    """Digests of one data set's image files; safe to use from several threads and processes."""
-
-    def __init__(self, key: str, name: str, dataset: Dataset) -> None:
-        """key: in the cache; name: of the data set."""
-        self.problem = ""
-        self._key = key
-        self._name = name
-        self._dataset = dataset if isinstance(dataset, Stamped) else None
-        self._known = {} if self._dataset is None else _split(recall(DIGESTS, key))
-        self._new: dict[bytes, bytes] = {}
-        self._lock = threading.Lock()
-
-    def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of an item's file; None if the data set has no stamps or no such file."""
-        return self._dataset.stamp(item) if self._dataset is not None else None
-
-    def get(self, item: Item, stamp: Stamp | None) -> Known | None:
-        """The cached facts of the file with this stamp."""
-        if stamp is None:
-            return None
-        key = _key(item, stamp)
-        packed = self._new.get(key) or self._known.get(key)
-        return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
-
-    def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
-        """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
-        if stamp is not None and not is_racy(stamp, taken):
-            with self._lock:
-                flags = facts.decodes + 2 * facts.turned
-                self._new[_key(item, stamp)] = facts.sha + bytes([flags])
-
-    def save(self) -> None:
-        """Add new digests to the cache; on failure, `problem` holds the reason."""
-        with self._lock:
-            new, self._new = self._new, {}
-            self._known.update(new)
-        if not new:
-            return
-
-        def merge(before: bytes | None) -> bytes:
-            """The content of the cache with new records; those of decoded images win."""
-            records = _split(before)
-            new_ones = {k: v for k, v in new.items() if k not in records or v[SHA]}
-            return b"".join(key + packed for key, packed in (records | new_ones).items())
-
-        try:
-            change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
-        except (OSError, RuntimeError) as error:
-            self.problem = f"digests of images are not kept: {error}"
-
-
-def dataset_digests(dataset: Dataset) -> DatasetDigests:
-    """The digests of a data set in the user's cache folder, for the decoders installed here.
-
-    Whether a file decodes depends on them: on a plug-in for HEIC, for example.
-    """
-    card = dataset.card()
-    key = "\0".join((f"{FORMAT}", card.name, card.folder, *decoder_versions()))
-    return DatasetDigests(key, card.name, dataset)
-
-
-def is_racy(stamp: Stamp, taken: float) -> bool:
-    """True if a file may have changed after `taken` without a new stamp."""
-    return stamp.changed > taken - RACY_SECONDS
-
-
-def _key(item: Item, stamp: Stamp) -> bytes:
-    text = f"{stamp.token}\0{stamp.size}\0{item.id}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
-
-
-def _split(content: bytes | None) -> dict[bytes, bytes]:
-    """Packed records by key."""
-    content = content or b""
-    return {
-        content[start : start + KEY]: content[start + KEY : start + RECORD]
-        for start in range(0, len(content), RECORD)
-    }
+def see(image: Image.Image) -> Seen:
+    """Look at a decoded picture, as it stands upright."""
+    gray, turn = thumbnail(image), orientation(image)
+    if gray is not None and turn in UPRIGHT:
+        gray = np.ascontiguousarray(UPRIGHT[turn](gray))
+    form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
+    width, height = image.size[:: -1 if turn in range(5, 9) else 1]
+    return Seen(form, image.mode, (width, height), gray)
 
 
 class Checked(NamedTuple):
@@ -287,47 +224,78 @@ def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     digests = dataset_digests(dataset)
     work = current()
     work.step(f"checking images of {dataset.card().name}", len(items))
-
-    def check(item: Item) -> str | Stamp | Known:
-        result = _problem(dataset, digests, item)
-        work.advance()
-        return result
-
-    results = dict(zip(items, spread(check, items), strict=True))
-    young = [item for item, problem in results.items() if isinstance(problem, Stamp)]
-    if young:
-        # Wait until their stamps are reliable, so that the next run need not read these files.
-        latest = max(p.changed for p in results.values() if isinstance(p, Stamp))
-        time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - time.time() + 0.01)))
-        again = functools.partial(_problem, dataset, digests, patient=False)
-        results |= dict(zip(young, spread(again, young), strict=True))
+    # Own pictures are looked at more closely later, and are decoded but once for all of it.
+    how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_SEEN else "check"
+    results = examine(dataset, digests, items, how, advance=work.advance)
     digests.save()
-    bad = {item.id: problem for item, problem in results.items() if isinstance(problem, str)}
-    turned = sum(isinstance(facts, Known) and facts.turned for facts in results.values())
+    pairs = list(zip(items, results, strict=True))
+    bad = {item.id: problem for item, problem in pairs if isinstance(problem, str)}
+    turned = sum(isinstance(facts, Known) and facts.turned for facts in results)
     return Checked(bad, turned, digests.problem)
 
 
-def _problem(
-    dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
-) -> str | Stamp | Known:
-    """The reason why an image is unusable, or its facts; `patient`: its stamp if just changed."""
-    stamp = digests.stamp(item)
-    facts = digests.get(item, stamp)
-    if facts is not None and facts.decodes:
-        return facts
+How = Literal["check", "look", "anew"]
+
+
+def examine(
+    dataset: Dataset,
+    digests: DatasetDigests,
+    items: Sequence[Item],
+    how: How,
+    threads: int = THREADS,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Known | str]:
+    """The facts of each item's file, or in one line why it cannot be used.
+
+    how: `check` whether it decodes; `look` closer, and cache what is seen; look `anew`, without
+    what is cached. `advance` is called once per item.
+    """
+
+    def look(item: Item, patient: bool = how != "anew") -> Known | Stamp | str:
+        """Facts, reason, or the stamp of a file that was just changed if `patient`."""
+        result = _examine(dataset, digests, item, how, patient)
+        advance()
+        return result
+
+    results = spread(look, items, threads)
+    young = {place: facts for place, facts in enumerate(results) if isinstance(facts, Stamp)}
+    if young:
+        # So that the next run need not read these files.
+        wait_until_reliable(young.values())
+        again = functools.partial(_examine, dataset, digests, how=how, patient=False)
+        late = spread(lambda place: again(items[place]), list(young), threads)
+        for place, facts in zip(young, late, strict=True):
+            results[place] = facts
+    return [facts for facts in results if not isinstance(facts, Stamp)]
+
+
+def _examine(
+    dataset: Dataset, digests: DatasetDigests, item: Item, how: How, patient: bool
+) -> Known | Stamp | str:
     taken = time.time()
-    if patient and stamp is not None and is_racy(stamp, taken):
-        return stamp
     try:
+        stamp = digests.stamp(item)
+        known = digests.get(item, stamp)
+        if known and known.decodes and (how == "check" or (how == "look" and known.seen)):
+            return known
+        if patient and stamp is not None and is_racy(stamp, taken):
+            return stamp
         data = dataset.read(item)
     except Exception as error:
         return unread(error)
     image = decode_or_explain(data)
-    problem = image if isinstance(image, str) else deep_problem(image)
-    if problem is not None or isinstance(image, str):
-        return str(problem)
-    facts = Known(hashlib.sha256(data).digest(), True, is_turned(image))
-    digests.put(item, stamp, facts, taken)
+    if isinstance(image, str):
+        return image
+    try:
+        if problem := deep_problem(image):
+            return problem
+        plain = Known(hashlib.sha256(data).digest(), True, is_turned(image))
+        facts = plain if how == "check" else replace(plain, seen=see(image))
+    except Exception as error:
+        return in_a_line(error)
+    kept = facts if how == "look" else plain
+    if known is None or replace(known, seen=None) != plain or how == "look":
+        digests.put(item, stamp, kept, taken)
     return facts
 
 

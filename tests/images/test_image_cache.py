@@ -122,10 +122,10 @@ def test_a_damaged_index_is_built_again(folder: Path, damage: bytes | None) -> N
 def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 60.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 60.0)
     evaluated(folder)
     assert len(evaluated(folder)[1]) == COUNT
-    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 2.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 2.0)
     for path in folder.iterdir():
         path.touch()
     slept, sleep = [], time.sleep

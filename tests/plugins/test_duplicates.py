@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from fewshot_bench.images import lookalikes
+from fewshot_bench.images.copies import same_bytes
 from fewshot_bench.images.fingerprints import WINDOWS, Bytes, Fingerprints, fingerprints
 from fewshot_bench.images.lookalikes import nearest
-from fewshot_bench.images.looking import same_bytes
 from tests.helpers import fsbench, image_folder
 from tests.plugins.test_data_verify import different_images, lines, verify
 

@@ -24,7 +24,7 @@ from tests.plugin_photos import Counted
 def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Eight training and six test images, none in the digest cache."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
     for role, count in (("train", 4), ("test", 3)):
         for name in ("cat", "dog"):
             for index in range(count):
@@ -186,7 +186,7 @@ def test_colors_of_16_bits_that_would_turn_black_are_refused(tmp_path: Path) -> 
         assert (f"test/cat/{name}" in bad) == bool(reason), name
         assert reason in bad.get(f"test/cat/{name}", "")
     verified = fsbench("data", "verify", f"folder:{root}")
-    assert verified.out.count("damaged: colors of 16 bits") == len(bad)
+    assert verified.out.count("colors of 16 bits") == len(bad)
 
 
 def test_a_refused_run_keeps_no_split(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
+from fewshot_bench.images.copies import same_bytes
 from fewshot_bench.images.fingerprints import BITS, WINDOWS, Indices
 from fewshot_bench.images.lookalikes import nearest, share_alike
-from fewshot_bench.images.looking import Scan, same_bytes, scan
+from fewshot_bench.images.looking import Scan, scan
 from fewshot_bench.plugins.data.status import expected_classes, join_counts
 from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
