@@ -15,7 +15,7 @@ from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.plugins.models.fitting import shrink
+from fewshot_bench.images.thumbnails import shrink
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import (

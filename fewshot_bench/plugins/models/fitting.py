@@ -6,19 +6,17 @@ parts when memory runs out) and share features.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
-from fewshot_bench.images.decode import decode_or_explain, upright
+from fewshot_bench.images.thumbnails import shrink
 from fewshot_bench.plugins.models.material import Material, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 # Placeholder method where only the backbone matters.
 ZERO_SHOT = Variant("zero-shot", {}, {}, "1")
-QUALITY = 80
 Progress = Callable[[int, int], None]
 
 
@@ -146,7 +143,9 @@ class FitRunner:
         material = self.material
         places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
         features, read = self.encode(places).cpu().numpy(), material.dataset.read
-        pictures = tuple(shrink(read(material.items[index])) for index in places.tolist())
+        pictures = tuple(
+            shrink(read(material.items[index]), SUPPORT_SIDE) for index in places.tolist()
+        )
         return Support(features, material.labels[places], pictures)
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
@@ -170,18 +169,3 @@ class FitRunner:
         items = tuple(self.material.items[index] for index in places.tolist())
         labels = tuple(item.label for item in items) if labeled else ()
         return self._examiner.images(self.material.dataset, items, labels)
-
-
-def shrink(data: bytes) -> bytes:
-    """A JPEG file of an image, upright, with no side longer than SUPPORT_SIDE.
-
-    It is re-encoded from pixels, without the metadata of the file (places, cameras, names).
-    """
-    image = decode_or_explain(data)
-    # All images were decoded before anything was fitted.
-    assert isinstance(image, Image.Image)
-    picture = upright(image).convert("RGB")
-    picture.thumbnail((SUPPORT_SIDE, SUPPORT_SIDE), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()

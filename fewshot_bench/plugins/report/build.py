@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
+from fewshot_bench.plugins.page import template
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.drilldown import drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
@@ -34,7 +34,6 @@ from fewshot_bench.utils.text import joined, limited, printable, printable_lines
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jinja2 import Template
 
     from fewshot_bench.analysis.comparison import Made
 
@@ -94,7 +93,7 @@ def body(
         "failures": failures(records),
         "holes": holes(table),
     }
-    return _template("block.html").render(
+    return template("block.html").render(
         figures | grids,
         table=table,
         pairs=pairs,
@@ -130,7 +129,7 @@ def page(made: Sequence[Made[str]], title: str) -> str:
         _prefix_ids(part.value or "", f"b{number}-" if number > 1 else "")
         for number, part in enumerate(made, 1)
     ]
-    return _template("report.html").render(
+    return template("report.html").render(
         title=title,
         blocks=made,
         bodies=list(map(Markup, bodies)),
@@ -202,18 +201,3 @@ def _marks(table: Table) -> list[str]:
         )
     marks += map(text.message, mark_notes((row.label, row.stated) for row in table.rows))
     return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]
-
-
-@functools.cache
-def _template(name: str) -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("fewshot_bench.plugins.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"name": text.name, "message": text.message, "printable": printable}
-    return environment.get_template(name)

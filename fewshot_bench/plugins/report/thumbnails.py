@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +10,11 @@ from typing import Any, NamedTuple
 
 from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.page import draw_small
 from fewshot_bench.store.predictions import Outcome
 
-SIDE, QUALITY = 96, 70
 # All images of a report together, as base64 text.
 MOST_BYTES = 2_000_000
-# Larger pictures are not decoded: a small one can claim any size.
-MOST_PIXELS = 50_000_000
 
 
 class Thumbnail(NamedTuple):
@@ -60,7 +56,7 @@ def thumbnails(
             if len(shown) >= budget.images or rank >= len(images):
                 continue
             index, times = images[rank]
-            uri = _encode(dataset, items.get(outcomes[0].ids[index]))
+            uri = draw_small(dataset, items.get(outcomes[0].ids[index]))
             if uri and len(uri) <= budget.left:
                 budget.left -= len(uri)
                 shown.append(Thumbnail(uri, names[label], names[other], times, len(outcomes)))
@@ -96,18 +92,3 @@ def _list_wrong(outcomes: Sequence[Outcome], label: int, other: int) -> list[tup
     times = np.sum(wrong, axis=0)
     order = np.argsort(-times, kind="stable")
     return [(int(index), int(times[index])) for index in order if times[index]]
-
-
-def _encode(dataset: Any, item: Any) -> str:
-    """A small JPEG of an image as a data URI; empty if the image cannot be read."""
-    from fewshot_bench.images.decode import open_image
-
-    buffer = io.BytesIO()
-    # A plug-in's reader and the decoders may raise anything; the example is left out.
-    with suppress(Exception), open_image(dataset.read(item)) as image:
-        if image.width * image.height <= MOST_PIXELS:
-            small = image.convert("RGB")
-            small.thumbnail((SIDE, SIDE))
-            small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-            return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return ""

@@ -1,0 +1,54 @@
+"""Pages that open from disk: one HTML file, which loads nothing, in the style of `fsbench report`.
+
+A template extends `base.html`; the macro `tiles` of `tiles.html` shows `Tile`s.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewshot_bench.plugins.report import text
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+class Tile(NamedTuple):
+    """A small picture with lines below it.
+
+    uri: of `draw_small`. mark: `bad` or `same`, which frame it.
+    """
+
+    uri: str
+    lines: tuple[str, ...]
+    mark: str = ""
+
+
+def draw_small(dataset: Any, item: Any, quality: int = 70) -> str:
+    """A small JPEG of an image as the address of an image in HTML; empty if it cannot be read."""
+    from fewshot_bench.images.thumbnails import embed, shrink
+
+    # A plug-in's reader and the decoders may raise anything.
+    with suppress(Exception):
+        return embed(shrink(dataset.read(item), quality=quality))
+    return ""
+
+
+@functools.cache
+def template(name: str) -> Template:
+    """A template of a page; its filters `name`, `message` and `printable` take foreign texts."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    packages = ("fewshot_bench.plugins", "fewshot_bench.plugins.report")
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "page") for package in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"name": text.name, "message": text.message, "printable": printable}
+    return environment.get_template(name)
