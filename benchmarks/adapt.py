@@ -57,7 +57,9 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
     search.run()
     winner, count = search.choose(), len(few.items)
-    stated = estimates.estimate(search.shares, search.finalists.index(winner), seed)
+    stated = estimates.estimate(
+        search.shares, search.finalists.index(winner), search.weights, seed
+    )
     workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -70,7 +72,7 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
             right = logits.argmax(axis=1) == whole.labels[test]
             held_out[candidate.title] = round(100 * float(right.mean()), 2)
             shares[candidate.title] = round(100 * float(np.average(right, weights=weights)), 2)
-    first = {c.title: c.right(search.labels, 1) for c in search.candidates if c.repeats}
+    first = {c.title: c.right(search.units, 1) for c in search.candidates if c.repeats}
     return {
         "seed": seed,
         "chosen": winner.title,
@@ -81,7 +83,7 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
         "behind": round(max(held_out.values()) - held_out[winner.title], 2),
         "all": held_out,
         "seen": {
-            c.title: c.right(search.labels, search.repeats).tolist() for c in search.finalists
+            c.title: c.right(search.units, search.repeats).tolist() for c in search.finalists
         },
         "first": {title: round(100 * float(right.mean()), 2) for title, right in first.items()},
     }

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -68,6 +68,8 @@ EXTRAS = (SUPPORT, REPORT, SUSPECTS, SOURCES)
 """Files that a model may lack, of this machine's images and paths: they are on no hub."""
 MODEL_FILES = (TENSORS, *EXTRAS, CARD, CONFIG)
 """All files of a model in the order of writing: a folder without a config is not a model."""
+MEASURES = TOP1, MACRO = "top1", "macro"
+"""`metric` of an accuracy: the share of right answers, or the mean recall of the classes."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
 MOST_NAMES = 100_000
@@ -92,6 +94,24 @@ JPEG = b"\xff\xd8\xff"
 LENGTH = 0.02
 
 
+class Stated(TypedDict, total=False):
+    """An accuracy with its interval, by the metric (`MEASURES`) that the method was chosen by.
+
+    images: different pictures that were held out; methods: number that it was chosen among.
+    """
+
+    metric: str
+    mean: float
+    low: float
+    high: float
+    level: float
+    folds: float
+    repeats: float
+    images: float
+    methods: float
+    calibration_error: float
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that defines a model besides its tensors.
 
@@ -108,8 +128,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`; may lack
         `image_digests`: see `image_digests`).
     notes: choices of the method.
-    accuracy: out-of-fold results, empty if there are none: `mean`, `low`, `high`, `level`,
-        `folds`, `repeats`, `calibration_error`.
+    accuracy: out-of-fold results, empty if there are none.
+    classes: out-of-fold results by class, empty if there are none: columns `images` (held out),
+        `recall`, `low`, `high` and `most_confused_with`, with a value for each class.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query is assigned to no class; None for never.
     tensors: SHA-256 of the tensor file, set when the model is written; support: SHA-256 of the
@@ -131,7 +152,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exif: str = "ignore"
     data: Mapping[str, Any] = {}
     notes: Mapping[str, Any] = {}
-    accuracy: Mapping[str, float] = {}
+    accuracy: Stated = {}
+    classes: Mapping[str, tuple[Any, ...]] = {}
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     reject: float | None = None
     tensors: str = ""
@@ -348,6 +370,8 @@ def _check_values(config: ModelConfig) -> None:
     names = config.classnames
     if len({*names}) < len(names) or not all(map(plain_text, names)):
         raise ValueError("classnames: expected different names without control characters")
+    if any(len(column) != len(names) for column in config.classes.values()):
+        raise ValueError("classes: expected a value for each class in every column")
     if not re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", str(config.data.get(IMAGES, ""))):
         raise ValueError(f"data.{IMAGES}: expected {DIGITS} hex digits of each image")
 

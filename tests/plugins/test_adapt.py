@@ -12,6 +12,7 @@ import yaml
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
+from fewshot_bench.images.copies import Copies
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
@@ -365,13 +366,14 @@ def test_the_output_is_a_folder(output: Any) -> None:
 
 def test_labels_are_dealt_into_folds_once() -> None:
     labels = np.repeat(np.arange(4), [1, 2, 6, 13])
+    copies = Copies(np.arange(len(labels)), labels)
     for repeat in range(2):
-        folds = [fold for fold in repeat_folds(labels, 2, 1) if fold.repeat == repeat]
+        folds = [fold for fold in repeat_folds(copies, 2, 1) if fold.repeat == repeat]
         held = np.concatenate([fold.held_out for fold in folds])
         assert sorted(held.tolist()) == list(range(1, len(labels)))
         for fold in folds:
             assert set(labels[fold.train]) == {0, 1, 2, 3}
-            train, val = with_validation(labels, fold.train, 1)
+            train, val = with_validation(copies, fold.train, 1)
             assert not {*train} & {*val}
             assert {*train} | {*val} == {*fold.train.tolist()}
             assert set(labels[train]) == {0, 1, 2, 3}
@@ -382,7 +384,7 @@ def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 4, 4), {})
     shop = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
     every = np.arange(8)
-    _, val = with_validation(material.labels, every, shop.chosen.seed)
+    _, val = with_validation(material.copies, every, shop.chosen.seed)
     shop.fit(ZERO_SHOT, every, val, False)
     fitted, _ = shop.fit(Variant("gda", {}, {}, "1"), every, every[:0], True)
     assert fitted.declared.selection["labels"] == len(val) == 4

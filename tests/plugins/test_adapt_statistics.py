@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from fewshot_bench.plugins.models import estimates, search
+from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.runner.variants import Variant
+
+
+def even(count: int) -> Any:
+    """Equal weights of this many pictures."""
+    return np.full(count, 1 / count)
 
 
 def test_ties_go_to_the_cheaper_tier() -> None:
@@ -14,11 +22,11 @@ def test_ties_go_to_the_cheaper_tier() -> None:
     right = (rng.random(200) < 0.7).astype(float)
     flipped = right.copy()
     flipped[np.flatnonzero(right == 0)[0]] = 1
-    assert estimates.best_of([right, flipped], [0, 1]) == 0
-    assert estimates.best_of([right, flipped], [0, 0]) == 1
-    assert estimates.best_of([right, right.copy()], [0, 0]) == 0
+    assert estimates.best_of([right, flipped], [0, 1], even(200)) == 0
+    assert estimates.best_of([right, flipped], [0, 0], even(200)) == 1
+    assert estimates.best_of([right, right.copy()], [0, 0], even(200)) == 0
     better = np.maximum(right, rng.random(200) < 0.5)
-    assert estimates.best_of([right, better], [0, 1]) == 1
+    assert estimates.best_of([right, better], [0, 1], even(200)) == 1
 
 
 def test_of_methods_that_are_as_often_right_the_surer_one_is_chosen() -> None:
@@ -33,8 +41,10 @@ def test_of_methods_that_are_as_often_right_the_surer_one_is_chosen() -> None:
     candidates = [search.Candidate(Variant(name, {}, {}, "1")) for name in ("far", "close")]
     for candidate, logits in zip(candidates, (far, close), strict=True):
         candidate.logits = list(logits)
-    assert (candidates[0].right(labels, 2) == candidates[1].right(labels, 2)).all()
-    assert estimates.best_of([one.score(labels, 2) for one in candidates], [0, 0]) == 1
+    units = Units.of(labels, np.arange(24), np.full(24, True))
+    assert (candidates[0].right(units, 2) == candidates[1].right(units, 2)).all()
+    scores = [one.score(units, 2) for one in candidates]
+    assert estimates.best_of(scores, [0, 0], even(24)) == 1
 
 
 def test_the_probability_of_the_label_is_the_mean_over_repeats() -> None:
@@ -51,7 +61,7 @@ def test_an_interval_holds_its_share_after_a_choice() -> None:
     for seed in range(60):
         right = [(rng.random(60) < 0.6).astype(float) for _ in range(10)]
         chosen = max(range(10), key=lambda place: right[place].mean())
-        found = estimates.estimate(right, chosen, seed)
+        found = estimates.estimate(right, chosen, even(60), seed)
         held += found.low <= 0.6 <= found.high
         means.append(found.mean)
     assert held >= 54

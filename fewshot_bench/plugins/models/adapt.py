@@ -25,6 +25,7 @@ from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
+from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
@@ -33,9 +34,13 @@ from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
+    MACRO,
+    MEASURES,
     MODEL_FILES,
     SUPPORT,
+    TOP1,
     ModelConfig,
+    Stated,
     config_of,
     image_digests,
     pack_support,
@@ -85,13 +90,15 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
-    **dict.fromkeys(("skip_damaged", "force", "keep_support"), FLAG),
+    **dict.fromkeys(("skip_damaged", "force", "keep_support", "keep_contradictions"), FLAG),
 }
 
 
 @dataclass(frozen=True)
 class Adapted:
     """A model that was kept: its folder and config, and the rows of `tried`.
+
+    learned: the answers to images that were held out; None if none were.
 
     >>> adapt("folder:photos", "model").tried.sort_values("accuracy")
     """
@@ -100,6 +107,7 @@ class Adapted:
     config: ModelConfig
     methods: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
+    learned: Learned | None = None
 
     @property
     def tried(self) -> pd.DataFrame:
@@ -127,6 +135,7 @@ def adapt(
     *,
     method: str = AUTO,
     options: Mapping[str, Any] | Sequence[str] = (),
+    metric: str = TOP1,
     backbone: str = AUTO,
     precision: str = AUTO,
     device: str = AUTO,
@@ -138,6 +147,7 @@ def adapt(
     classnames: Any = None,
     templates: str | Sequence[str] = (),
     exif: str = "ignore",
+    keep_contradictions: bool = False,
     skip_damaged: bool = False,
     force: bool = False,
     keep_support: bool = False,
@@ -149,11 +159,12 @@ def adapt(
     `fsbench adapt` (docs/cli.md).
 
     method: one, or `auto` to choose; options: its hyper-parameters, `{"rank": 4}` or
-    `["rank=4"]`. budget: a time such as `10m`, or seconds, for everything until the folder is
-    written. memory: bytes, or `4GB`. reject: the share of right images to keep (True: 0.95), for a
-    threshold below which an image belongs to no class. keep_support: put small pictures of the
-    images into the folder, which `fsbench app` shows beside its answers. say: gets a line for each
-    step.
+    `["rank=4"]`. metric: `top1`, or `macro` (the mean recall of the classes), to choose by and to
+    state. budget: a time such as `10m`, or seconds, for everything until the folder is written.
+    memory: bytes, or `4GB`. reject: the share of right images to keep (True: 0.95), for a threshold
+    below which an image belongs to no class. keep_contradictions: pictures under two labels count
+    in the accuracy, too. keep_support: put small pictures of the images into the folder, which
+    `fsbench app` shows beside its answers. say: gets a line for each step.
 
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
@@ -169,16 +180,18 @@ def adapt(
     check_free(folder, refuse)
     _refuse_inside(folder, name)
     variants = _variants(method, options)
+    if metric not in MEASURES:
+        raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
     if exif not in EXIF:
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
     chosen = Chosen(_conditions(name, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
-    material = gather(name, data, shots, seed, skip_damaged)
+    material = gather(name, data, shots, seed, skip_damaged, keep_contradictions)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
-        search = Search(runner, variants, clock, say, REPEATS)
+        search = Search(runner, variants, clock, say, REPEATS, metric)
         search.run()
         winner = search.choose()
         last = f"fitting {winner.title} on all {len(material.items):,} images"
@@ -186,10 +199,10 @@ def adapt(
         current().step(last)
         fitted, chosen_by = search.final(winner)
         support = runner.make_support() if keep_support else None
-    stated = _estimate(search, winner, given["reject"], chosen_by)
+    stated, learned = _estimate(search, winner, metric, given["reject"], chosen_by)
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
-    notes = (*material.notes, *_remark(search, winner, config, given["reject"]))
+    notes = (*material.notes, *_remark(search, winner, config, learned, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
@@ -201,7 +214,7 @@ def adapt(
     keep_methods(written, [config.method])
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
-    return Adapted(written, config, tried, notes)
+    return Adapted(written, config, tried, notes, learned)
 
 
 @contextmanager
@@ -266,9 +279,13 @@ def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Req
 
 
 def _estimate(
-    search: Search, winner: Candidate, kept: float | None, chosen_by: NDArray[np.float32]
-) -> dict[str, Any]:
-    """`accuracy`, `temperature` and `reject` of the winner, from its out-of-fold logits.
+    search: Search,
+    winner: Candidate,
+    metric: str,
+    kept: float | None,
+    chosen_by: NDArray[np.float32],
+) -> tuple[dict[str, Any], Learned | None]:
+    """Fields of the config from the winner's out-of-fold logits, and its answers.
 
     chosen_by: (n, classes) logits of the kept model for images that it chose its settings by. Fits
     that choose settings differ in logit scale, so the temperature is fitted to logits of equal
@@ -276,37 +293,43 @@ def _estimate(
     """
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
-        return {"accuracy": {}}
-    estimate = estimates.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
-    logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
+        return {"accuracy": {}}, None
+    material, seed = search.runner.material, search.runner.chosen.seed
+    place, weights = finalists.index(winner), search.weights
+    estimate = estimates.estimate(search.shares, place, weights, seed)
+    each, labels = np.stack(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     # The folds of one repeat: an image of a fold is in other folds of the other repeats.
     first = np.tile(winner.parts[0], repeats)
     fits = parts + FOLDS * np.repeat(np.arange(repeats), len(search.labels))
     held = parts >= 0
-    logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
-    scale = 1.0
+    logits, labels, fits = each.reshape(len(parts), -1)[held], labels[held], fits[held]
+    scale, images = 1.0, len(search.units.places)
     if len(chosen_by):
         logits, scale = estimates.rescale(logits, fits), estimates.scale_of(chosen_by)
-    temperature = estimates.temperature_of(logits, labels, estimate.images)
-    error = estimates.calibration_error(logits, labels, first[held], estimate.images)
+    temperature = estimates.temperature_of(logits, labels, images)
+    error = estimates.calibration_error(logits, labels, first[held], images)
     threshold = None
     if kept is not None:
-        threshold = estimates.threshold(logits, labels, temperature, kept, estimate.images)
-    numbers = {
-        "mean": estimate.mean,
-        "low": estimate.low,
-        "high": estimate.high,
-        "level": estimates.LEVEL,
-        "folds": FOLDS,
-        "repeats": repeats,
-        "images": estimate.images,
-        "methods": len(finalists),
-        "calibration_error": error,
-    }
+        threshold = estimates.threshold(logits, labels, temperature, kept, images)
+    each.reshape(len(parts), -1)[held] = estimates.softmax(logits, temperature)
+    ids, groups = tuple(item.id for item in material.items), material.copies.groups
+    learned = Learned(ids, search.labels, groups, material.classnames, each)
     # A config holds floats, which counts would differ from once it is read.
-    numbers = {name: float(value) for name, value in numbers.items()}
-    return {"accuracy": numbers, "temperature": temperature * scale, "reject": threshold}
+    accuracy = Stated(
+        metric=metric,
+        mean=estimate.mean,
+        low=estimate.low,
+        high=estimate.high,
+        level=estimates.LEVEL,
+        folds=float(FOLDS),
+        repeats=float(repeats),
+        images=float(estimate.images),
+        methods=float(len(finalists)),
+        calibration_error=error,
+    )
+    stated = {"accuracy": accuracy, "temperature": temperature * scale, "reject": threshold}
+    return stated | {"classes": learned.columns()}, learned
 
 
 def _config(
@@ -320,7 +343,7 @@ def _config(
     train = every = np.arange(len(material.labels))
     if winner.validation:
         # The final fit set the others apart.
-        train, _ = with_validation(material.labels, every, chosen.seed)
+        train, _ = with_validation(material.copies, every, chosen.seed)
     held_out = len(every) - len(train)
     counts = np.bincount(material.labels[train], minlength=len(material.classnames)).tolist()
     return config_of(
@@ -352,7 +375,7 @@ def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str
     mean = low = high = math.nan
     if candidate.repeats:
         repeats = search.repeats if candidate in search.finalists else candidate.repeats
-        own = estimates.own(candidate.right(search.labels, repeats))
+        own = estimates.own(candidate.right(search.units, repeats), search.weights)
         mean, low, high = own.mean, own.low, own.high
     return {
         "method": candidate.title,
@@ -367,11 +390,20 @@ def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str
 
 
 def _remark(
-    search: Search, winner: Candidate, config: ModelConfig, kept: float | None
+    search: Search,
+    winner: Candidate,
+    config: ModelConfig,
+    learned: Learned | None,
+    kept: float | None,
 ) -> Iterator[str]:
-    lone = int((search.runner.material.counts == 1).sum())
+    lone = len(config.classnames) - len({*search.units.labels.tolist()})
     if lone and search.folds:
         yield f"{lone} classes with one image are in no estimate"
+    if learned is not None and config.accuracy["metric"] == TOP1 and learned.flattered():
+        yield (
+            f"large classes are easier here: {100 * learned.share(TOP1):.1f} % of all images are "
+            f"right, {100 * learned.share(MACRO):.1f} % of a class on average (--metric macro)"
+        )
     if not config.accuracy:
         unfinished = winner.dropped or "the budget ended before a comparison was finished"
         reason = search.stopped or (unfinished if search.folds else "no class has two images")

@@ -44,6 +44,7 @@ from fewshot_bench.plugins.models.inputs import iterate_images, list_images
 from fewshot_bench.runner.own_data import name_own, read_own_data
 from fewshot_bench.store.hub import PREFIX
 from fewshot_bench.store.kept_methods import find_method
+from fewshot_bench.store.kept_models import MEASURES, TOP1
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.progress import Work
@@ -93,6 +94,13 @@ code_option = click.option(
     "--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Hyper-parameter."
 )
 @click.option(
+    "--metric",
+    type=click.Choice(MEASURES),
+    default=TOP1,
+    show_default=True,
+    help="Choose by and state the share of right answers, or the mean recall of the classes.",
+)
+@click.option(
     "--budget",
     default=BUDGET,
     show_default=True,
@@ -125,6 +133,11 @@ code_option = click.option(
 @click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
+@click.option(
+    "--keep-contradictions",
+    is_flag=True,
+    help="Count pictures that are under two labels in the accuracy, too.",
+)
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
 @click.option(
     "--keep-support",

@@ -1,22 +1,23 @@
 """Estimates from out-of-fold logits: the best method, its accuracy, its probabilities.
 
-`best_of` chooses a method, `estimate` gives the accuracy to expect of it. The unit is the image:
-answers of all repeats to one image are averaged first. `temperature_of`, `calibration_error` and
-`threshold` make and judge probabilities; fits that choose their own settings differ in the scale of
-their logits, which go through `rescale` first. No logits of an image that its method was fitted on
-come here.
+`best_of` chooses a method, `estimate` gives the accuracy to expect of it. The unit is the picture
+(`Units`): answers of all repeats to it and to its copies are averaged first. `temperature_of`,
+`calibration_error` and `threshold` make and judge probabilities; fits that choose their own
+settings differ in the scale of their logits, which go through `rescale` first. No logits of an
+image that its method was fitted on come here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fewshot_bench.api import metrics
+from fewshot_bench.store.kept_models import MACRO
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,13 +31,14 @@ SHARED = 1.5
 DRAWS = 1000
 # A candidate that loses by more than this many standard errors is not tried again.
 CLEARLY = 2.0
+ROUNDING = 1e-9
 # Temperatures to search between, and steps of the search.
 SMALLEST, LARGEST, STEPS = 1e-4, 1e4, 80
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of images with its interval; `images` were held out."""
+    """A share of images with its interval; `images` different ones were held out."""
 
     mean: float
     low: float
@@ -44,20 +46,45 @@ class Accuracy:
     images: int
 
 
-def units_of(labels: Labels, groups: Labels) -> Labels:
-    """(n,) number of the unit of each image: copies with one label are one unit."""
-    pairs = np.stack([groups, labels], axis=1)
-    units: Labels = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
-    return units
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Different pictures that are held out: copies with one label are one unit.
+
+    places: (n,) the held-out images; units: (n,) the unit of each; labels: (units,).
+    """
+
+    places: Labels
+    units: Labels
+    labels: Labels
+
+    @classmethod
+    def of(cls, labels: Labels, groups: Labels, held: NDArray[np.bool_]) -> Units:
+        """Units of the held-out images. groups: (images,) lowest index of the copies of each."""
+        places = np.flatnonzero(held)
+        pairs = np.stack([groups[places], labels[places]], axis=1)
+        different, units = np.unique(pairs, axis=0, return_inverse=True)
+        return cls(places, units.reshape(-1), different[:, 1])
+
+    def mean(self, values: Shares) -> Shares:
+        """(units,) means of (n,) values."""
+        means: Shares = np.bincount(self.units, values) / np.bincount(self.units)
+        return means
+
+    def weights(self, metric: str) -> Shares:
+        """(units,) weights of sum 1: equal ones, or for MACRO equal ones of the classes."""
+        counts = np.bincount(self.labels)[self.labels]
+        weights = 1 / counts if metric == MACRO else np.ones(len(counts))
+        shares: Shares = weights / weights.sum()
+        return shares
 
 
-def wilson(share: float, held_out: int) -> tuple[float, float]:
+def wilson(share: float, images: float) -> tuple[float, float]:
     """Wilson's score interval of a share of held-out images.
 
     Folds share training images, and the kept model is yet another fit: fewer images count
     (`SHARED`). Nadeau and Bengio (2003) correct for that by up to 2.25.
     """
-    images = held_out / SHARED
+    images /= SHARED
     square = NORMAL**2
     center = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images**2)
@@ -65,60 +92,72 @@ def wilson(share: float, held_out: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def own(right: Shares) -> Accuracy:
-    """Accuracy of one method by itself; right: (images,) share of repeats that were right."""
-    mean = float(right.mean())
-    return Accuracy(mean, *wilson(mean, len(right)), len(right))
+def own(right: Shares, weights: Shares) -> Accuracy:
+    """Accuracy of one method by itself; right: (units,) share of repeats that were right.
+
+    With unequal weights, as many images count as have the same variance with equal ones (Kish).
+    """
+    mean = float(right @ weights)
+    return Accuracy(mean, *wilson(mean, 1 / float(weights @ weights)), len(right))
 
 
-def lead(right: Shares, other: Shares) -> tuple[float, float]:
-    """The mean difference of two methods on the same images, and its standard error."""
-    gap = right - other
-    error = float(gap.std(ddof=1)) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf
-    return float(gap.mean()), error
+def lead(right: Shares, other: Shares, weights: Shares) -> tuple[float, float]:
+    """The mean difference of two methods on the same units, and its standard error."""
+    gap, count = right - other, len(right)
+    mean = float(gap @ weights)
+    if count < 2:
+        return mean, math.inf
+    return mean, float(np.linalg.norm((gap - mean) * weights)) * math.sqrt(count / (count - 1))
 
 
-def best_of(scores: Sequence[Shares], tiers: Sequence[int]) -> int:
+def best_of(scores: Sequence[Shares], tiers: Sequence[int], weights: Shares) -> int:
     """Index of the chosen method: the best of the cheapest tier that is as good as the best of all.
 
-    scores: (images,) of each method, the share of repeats that were right plus the probability of
+    scores: (units,) of each method, the share of repeats that were right plus the probability of
     the label, which is more informative than right or wrong for few images. As good is within one
     standard error of the paired difference to the best of all. tiers: cost rank of each method.
     """
-    top = _best(scores, range(len(scores)))
+    means = [float(score @ weights) for score in scores]
+    top = max(range(len(scores)), key=means.__getitem__)
     for tier in sorted(set(tiers)):
-        best = _best(scores, [index for index, rank in enumerate(tiers) if rank == tier])
-        gap, error = lead(scores[top], scores[best])
-        if gap <= error:
+        inside = [index for index, rank in enumerate(tiers) if rank == tier]
+        best = max(inside, key=means.__getitem__)
+        gap, error = lead(scores[top], scores[best], weights)
+        # A lead of one image alone is equal to its standard error, but for rounding.
+        if gap <= error + ROUNDING:
             return best
     return top
 
 
-def _best(scores: Sequence[Shares], places: Iterable[int]) -> int:
-    return max(places, key=lambda index: float(scores[index].mean()))
-
-
-def estimate(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:
+def estimate(right: Sequence[Shares], chosen: int, weights: Shares, seed: int) -> Accuracy:
     """Accuracy to expect of the method that was chosen among several by the same images.
 
     The mean is corrected for the choice: images are drawn with replacement, a method is chosen by
     those and measured on the others (bootstrap bias-corrected cross-validation, Tsamardinos et al.
-    2018). The interval is Wilson's, its lower end around the corrected mean, its upper end around
-    the observed mean.
+    2018). The interval is that of `own`, its lower end around the corrected mean, its upper end
+    around the observed mean.
     """
-    seen = own(right[chosen])
+    seen = own(right[chosen], weights)
     if len(right) == 1:
         return seen
     table, rng = np.stack(right), np.random.default_rng(seed)
     left: list[float] = []
     for _ in range(DRAWS):
         drawn = np.bincount(rng.integers(seen.images, size=seen.images), minlength=seen.images)
-        if drawn.all():
+        rest = weights * (drawn == 0)
+        if not rest.any():
             continue
-        winner = int((table @ drawn).argmax())
-        left.append(float(table[winner, drawn == 0].mean()))
+        winner = int((table @ (weights * drawn)).argmax())
+        left.append(float(table[winner] @ rest / rest.sum()))
     mean = min(seen.mean, math.fsum(left) / len(left)) if left else seen.mean
-    return Accuracy(mean, wilson(mean, seen.images)[0], seen.high, seen.images)
+    return Accuracy(mean, wilson(mean, 1 / float(weights @ weights))[0], seen.high, seen.images)
+
+
+def softmax(logits: Logits, temperature: float) -> Shares:
+    """(..., classes) probabilities."""
+    scaled = np.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature)
+    shares: Shares = scaled / scaled.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
@@ -159,24 +198,21 @@ def rescale(logits: Logits, parts: Labels) -> Logits:
     return scaled
 
 
-def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:
+def true_probabilities(logits: Logits, labels: Labels) -> Shares:
     """(n,) mean probability of the label over repeats, at one temperature fitted to all.
 
     logits: (repeats, n, classes).
     """
     repeats, images, classes = logits.shape
     rows = logits.reshape(-1, classes)
-    scaled = logits.astype(np.float64) / temperature_of(rows, np.tile(labels, repeats), images)
-    shares = np.exp(scaled - scaled.max(axis=2, keepdims=True))
-    shares /= shares.sum(axis=2, keepdims=True)
-    probabilities: NDArray[np.float64] = shares[:, np.arange(images), labels].mean(axis=0)
+    shares = softmax(logits, temperature_of(rows, np.tile(labels, repeats), images))
+    probabilities: Shares = shares[:, np.arange(images), labels].mean(axis=0)
     return probabilities
 
 
-def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
+def confidences(logits: Logits, temperature: float) -> Shares:
     """(n,) the highest probability of each row."""
-    scaled = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature
-    highest: NDArray[np.float64] = 1 / np.exp(scaled).sum(axis=1)
+    highest: Shares = softmax(logits, temperature).max(axis=1)
     return highest
 
 

@@ -154,7 +154,7 @@ class FitRunner:
 
         val = train[:0]
         if validation:
-            train, val = with_validation(self.material.labels, train, self.chosen.seed)
+            train, val = with_validation(self.material.copies, train, self.chosen.seed)
         lists = CellLists(
             self.space,
             self.space,

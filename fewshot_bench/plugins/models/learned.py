@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import numpy as np
 
 from fewshot_bench.api import metrics
 from fewshot_bench.plugins.models import estimates
+from fewshot_bench.plugins.models.estimates import Units
+from fewshot_bench.store.kept_models import MACRO, TOP1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +42,11 @@ class Learned:
         return held
 
     @cached_property
+    def units(self) -> Units:
+        """The different pictures that were held out."""
+        return Units.of(self.labels, self.groups, self.held)
+
+    @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """(n, classes) mean over repeats."""
         means: NDArray[np.float64] = self.each.mean(axis=0, dtype=np.float64)
@@ -52,7 +60,7 @@ class Learned:
         """
         count = len(self.classnames)
         labels, answers = self.labels[self.held], self.each[:, self.held].argmax(axis=2)
-        units = estimates.units_of(labels, self.groups[self.held])
+        units = self.units.units
         parts = 1 / (np.bincount(units)[units] * len(answers))
         table = np.zeros((count, count))
         for repeat in answers:
@@ -77,6 +85,37 @@ class Learned:
                 | {"low": low, "high": high, "most_confused_with": most}
             )
         return rows
+
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """`classes` as columns without `class`, with four decimals, for a config."""
+        rows = self.classes()
+        return {
+            name: tuple(
+                round(row[name], 4) if isinstance(row[name], float) else row[name] for row in rows
+            )
+            for name in ("images", "recall", "low", "high", "most_confused_with")
+        }
+
+    def share(self, metric: str) -> float:
+        """Observed accuracy by a metric, not corrected for a choice."""
+        return float(self.right @ self.units.weights(metric))
+
+    @cached_property
+    def right(self) -> NDArray[np.float64]:
+        """(units,) share of repeats with the right answer."""
+        answers = self.each[:, self.held].argmax(axis=2)
+        return self.units.mean((answers == self.labels[self.held]).mean(axis=0))
+
+    def flattered(self) -> bool:
+        """Whether top-1 is above macro by more than the noise of their difference."""
+        top1, macro = self.units.weights(TOP1), self.units.weights(MACRO)
+        labels = self.units.labels
+        counts = np.bincount(labels)[labels]
+        # Laplace's rule, so that a class whose pictures are all right has a variance.
+        recall = (np.bincount(labels, self.right)[labels] + 1) / (counts + 2)
+        noise = estimates.SHARED * float(((top1 - macro) ** 2) @ (recall * (1 - recall)))
+        gap = self.share(TOP1) - self.share(MACRO)
+        return gap > estimates.CLEARLY * math.sqrt(noise)
 
     def worst(self, most: int = 5) -> list[dict[str, Any]]:
         """The rows of the classes with the lowest recall, the lowest first."""

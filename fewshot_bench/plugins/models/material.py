@@ -1,8 +1,8 @@
 """The images that a model is adapted to: all of a data set that may be trained on, with labels.
 
 `gather` loads them; test images of the data set are not in a `Material`. `repeat_folds` divides
-them: every image of a class with two or more is held out once per repeat, and no class is ever held
-out as a whole.
+them: every picture of a class with two or more is held out once per repeat, with its copies, and no
+class is ever held out as a whole.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
+from fewshot_bench.images.copies import Copies, find_copies
 from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
@@ -38,6 +39,7 @@ class Material:
     """Labeled images of a data set.
 
     notes: which of its images these are, and which were left out.
+    keep_contradictions: whether pictures under two labels are held out, too.
     """
 
     dataset: Dataset
@@ -45,11 +47,17 @@ class Material:
     revision: str
     data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    keep_contradictions: bool = False
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(n,) class indices."""
         return np.array([item.label for item in self.items], dtype=np.int64)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """The groups of copies among the images."""
+        return find_copies(self.dataset, self.items)
 
     @property
     def classnames(self) -> tuple[str, ...]:
@@ -78,6 +86,7 @@ def gather(
     shots: int | None = None,
     seed: int = 1,
     skip_damaged: bool = False,
+    keep_contradictions: bool = False,
 ) -> Material:
     """Load the images of a data set that may be trained on; at most `shots` of each class.
 
@@ -106,7 +115,8 @@ def gather(
         trained = list(split.train)
         notes.append(f"at most {shots} of each class (--shots)")
     kept, left_out = _readable(name, dataset, trained, skip_damaged)
-    return Material(dataset, kept, card.revision, data, (*notes, *left_out))
+    notes += left_out
+    return Material(dataset, kept, card.revision, data, tuple(notes), keep_contradictions)
 
 
 def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
@@ -145,46 +155,62 @@ class Fold:
     held_out: Places
 
 
-def repeat_folds(labels: Places, repeats: int, seed: int, folds: int = FOLDS) -> Iterator[Fold]:
-    """The folds of all repeats, one repeat after the other; none where no class has two images.
+def repeat_folds(
+    copies: Copies, repeats: int, seed: int, folds: int = FOLDS, keep_contradictions: bool = False
+) -> Iterator[Fold]:
+    """The folds of all repeats, one after the other; none where no class has two pictures.
 
-    labels: (n,). A class of fewer images than folds is held out in as many folds as it has images.
+    Copies are in one fold, and contradictions are never held out, unless they are kept. A class of
+    fewer pictures than folds is held out in as many folds as it has pictures.
     """
     for repeat in range(repeats):
-        part = _parts(labels, folds, derive(seed, "folds", repeat))
+        part = _parts(copies, folds, derive(seed, "folds", repeat), keep_contradictions)
         for number in range(folds):
             held_out = np.flatnonzero(part == number)
             if len(held_out):
                 yield Fold(repeat, number, np.flatnonzero(part != number), held_out)
 
 
-def _parts(labels: Places, folds: int, seed: int) -> Places:
-    """(n,) the fold that each image is held out in; -1 for the only image of a class.
+def _parts(copies: Copies, folds: int, seed: int, keep: bool) -> Places:
+    """(n,) the fold that each image is held out in; -1 for what is always trained on.
 
-    Classes are dealt out one after the other, so that folds differ by one image at most.
+    Classes are dealt out one after the other, so that folds differ by one picture at most.
     """
-    rng = np.random.default_rng(seed)
+    rng, (groups, labels) = np.random.default_rng(seed), (copies.groups, copies.labels)
+    usable = keep | _is_plain(copies)
     part, dealt = np.full(len(labels), -1), 0
     turns = rng.permutation(folds)
     for label in rng.permutation(np.unique(labels)):
-        places = np.flatnonzero(labels == label)
-        if len(places) < 2:
+        firsts = np.unique(groups[(labels == label) & usable & (part[groups] < 0)])
+        if len(firsts) < 2:
             continue
-        turn = turns[(dealt + np.arange(len(places))) % folds]
-        part[rng.permutation(places)] = turn
-        dealt += len(places)
-    return part
+        turn = turns[(dealt + np.arange(len(firsts))) % folds]
+        part[rng.permutation(firsts)] = turn
+        dealt += len(firsts)
+    for label in np.unique(labels) if keep else ():
+        inside = groups[labels == label]
+        if (part[inside] == part[inside[0]]).all():
+            part[inside[0]] = -1
+    return part[groups]
 
 
-def with_validation(labels: Places, train: Places, seed: int) -> tuple[Places, Places]:
+def _is_plain(copies: Copies) -> NDArray[np.bool_]:
+    """(n,) False for images of a group with more than one label."""
+    other = copies.labels != copies.labels[copies.groups]
+    return ~np.isin(copies.groups, copies.groups[other])
+
+
+def with_validation(copies: Copies, train: Places, seed: int) -> tuple[Places, Places]:
     """Split a training part into images to train on and validation images.
 
-    As in a run with the policy `min4`: half of the images of a class but at most four, and none of
-    a single one.
+    As in a run with the policy `min4`, by groups of copies: half of the pictures of a class but at
+    most four, none of a single one, and no contradiction.
     """
     rng, held = np.random.default_rng(derive(seed, "validation")), []
-    for label in np.unique(labels[train]):
-        places = train[labels[train] == label]
-        held.append(rng.permutation(places)[: VALIDATION["min4"](len(places) // 2)])
-    val = np.sort(np.concatenate(held)).astype(np.int64)
-    return np.setdiff1d(train, val), val
+    groups, labels = copies.groups[train], copies.labels[train]
+    plain = _is_plain(copies)[train]
+    for label in np.unique(labels):
+        firsts = np.unique(groups[(labels == label) & plain])
+        held.append(rng.permutation(firsts)[: VALIDATION["min4"](len(firsts) // 2)])
+    val = np.isin(groups, np.concatenate(held))
+    return train[~val], train[val]

@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from fewshot_bench.plugins.models.budget import duration
-from fewshot_bench.store.kept_models import ModelConfig
+from fewshot_bench.store.kept_models import MACRO, TOP1, ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
 LIBRARY = "fewshot_bench"
 # License names on model hubs, by prefix of the open_clip tag of the weights.
 LICENSES = {"openai": "mit", "laion": "mit", "datacomp": "mit", "dfn": "apple-amlr"}
 UNKNOWN = "other"
+ROWS = 200
+"""Maximum lines of the table of classes."""
+MEASURED = {TOP1: "Accuracy", MACRO: "Mean recall of the classes"}
 
 
 def license_of(backbone: str) -> str:
@@ -49,9 +53,9 @@ model = fb.load_model("FOLDER_OF_THIS_MODEL")
 model.predict(["photo.jpg"])
 ```
 
-## Images
+## Classes
 
-{images}
+{classes}
 
 ## Methods that were tried
 
@@ -62,8 +66,7 @@ model.predict(["photo.jpg"])
 ## Limits
 
 - {foreign}
-- Images that are near copies of each other (bursts, frames of a film) make the stated accuracy \
-too good.
+- Copies that look different (bursts, frames of a film) make the stated accuracy too good.
 - The accuracy is that of methods fitted on a part of the images; other places, cameras or shares \
 of classes give other numbers.
 """
@@ -76,17 +79,12 @@ _SOME_REJECTED = (
 
 def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """README.md of a model. tried: rows of `Adapted.tried`; notes: on images and search."""
-    images = [f"- {_plain(name)}: {count:,}" for name, count in config.data["images"].items()]
-    heads, *rows = list_methods(tried)
-    table = [heads, ["---"] * len(heads), *rows]
     return _CARD.format(
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
         title=f"{_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
         opening="\n\n".join(_introduce(config)),
-        images="\n".join(shortened(images, 200)),
-        methods="\n".join(
-            f"| {' | '.join(_plain(text).replace('|', '/') for text in row)} |" for row in table
-        ),
+        classes="\n".join(shortened(list(_table(_list_classes(config))), ROWS)),
+        methods="\n".join(_table(list_methods(tried))),
         notes="\n".join(f"- {_plain(note)}" for note in notes),
         foreign=_ALL_ANSWERED if config.reject is None else _SOME_REJECTED,
     )
@@ -96,12 +94,37 @@ def list_methods(tried: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table of methods as texts: its heads, and a line for each row of `Adapted.tried`."""
     lines = [["method", "accuracy", "interval", "time", "folds", "note"]]
     for row in tried:
-        mean, low, high = (f"{100 * row[name]:.1f}" for name in ("accuracy", "low", "high"))
-        stated = [mean, f"{low} to {high}"] if row["accuracy"] >= 0 else ["–", "–"]
+        stated = _state(row["accuracy"], row["low"], row["high"])
         took = [duration(row["seconds"]), str(row["folds"])] if row["folds"] else ["–", "–"]
         note = "chosen" if row["chosen"] else row["note"]
         lines.append([row["method"], *stated, *took, note])
     return lines
+
+
+def _state(mean: float | None, low: float, high: float) -> list[str]:
+    """A share and its interval in percent; dashes for None or NaN."""
+    if mean is None or math.isnan(mean):
+        return ["–", "–"]
+    return [f"{100 * mean:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+
+
+def _list_classes(config: ModelConfig) -> list[list[str]]:
+    """The table of classes as texts, with results if there are any."""
+    lines = [["class", "images"]]
+    lines += [[name, f"{count:,}"] for name, count in config.data["images"].items()]
+    if config.classes:
+        lines[0] += ["held out", "recall", "interval", "most often taken for"]
+        names = "images", "recall", "low", "high", "most_confused_with"
+        columns = zip(*(config.classes[name] for name in names), strict=True)
+        for line, (images, *recall, other) in zip(lines[1:], columns, strict=True):
+            line += [f"{images:,}", *_state(*recall), other or "–"]
+    return lines
+
+
+def _table(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table in Markdown; the first is its head."""
+    for cells in (lines[0], ["---"] * len(lines[0]), *lines[1:]):
+        yield f"| {' | '.join(_plain(text).replace('|', '/') for text in cells)} |"
 
 
 def _metadata(config: ModelConfig) -> dict[str, Any]:
@@ -119,10 +142,11 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
         facts["base_model"] = base
     if config.accuracy:
         value = round(100 * config.accuracy["mean"], 2)
-        metric = {"type": "accuracy", "name": "out-of-fold accuracy", "value": value}
+        kind = "recall" if config.accuracy["metric"] == MACRO else "accuracy"
+        metric = {"type": kind, "name": f"out-of-fold {kind}", "value": value}
         data = {"name": _plain(config.data["dataset"]), "type": "imagefolder"}
         result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": [metric]}
-        facts["metrics"] = ["accuracy"]
+        facts["metrics"] = [kind]
         facts["model-index"] = [{"name": config.method, "results": [result]}]
     return facts
 
@@ -146,7 +170,7 @@ def _introduce(config: ModelConfig) -> Iterator[str]:
     if (methods := a.get("methods", 1)) > 1:
         corrected = f"It is corrected for the choice among {methods:.0f} methods, and holds"
     yield (
-        f"Accuracy on images that were held out: **{100 * a['mean']:.1f} %** "
+        f"{MEASURED[a['metric']]} on images that were held out: **{100 * a['mean']:.1f} %** "
         f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
         f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). {corrected} for images that "
         "come as these did."

@@ -15,9 +15,11 @@ import numpy as np
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
+from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.material import Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
+from fewshot_bench.store.kept_models import TOP1
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import printable
@@ -89,29 +91,28 @@ class Candidate:
         """Seconds of the longest fit, leaving out the first, which encodes for all others."""
         return max(self.seconds[1:] or self.seconds, default=0.0)
 
-    def right(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) share of the first `repeats` repeats with the right answer."""
-        logits, labels = self._held_out(labels, repeats)
-        shares: Shares = (logits.argmax(axis=2) == labels).mean(axis=0)
-        return shares
+    def right(self, units: Units, repeats: int) -> Shares:
+        """(units,) share of the first `repeats` repeats with the right answer."""
+        logits, labels = self._held_out(units, repeats)
+        return units.mean((logits.argmax(axis=2) == labels).mean(axis=0))
 
-    def score(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) scores for `estimates.best_of`."""
-        probabilities = estimates.true_probabilities(*self._held_out(labels, repeats))
-        scores: Shares = self.right(labels, repeats) + probabilities
-        return scores
+    def score(self, units: Units, repeats: int) -> Shares:
+        """(units,) scores for `estimates.best_of`."""
+        probabilities = estimates.true_probabilities(*self._held_out(units, repeats))
+        return self.right(units, repeats) + units.mean(probabilities)
 
     def _held_out(
-        self, labels: NDArray[np.int64], repeats: int
+        self, units: Units, repeats: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(repeats, n, classes) logits of the images that are held out, and their labels."""
-        stacked = np.stack(self.logits[:repeats])
-        held = ~np.isnan(stacked[0, :, 0])
-        return stacked[:, held], labels[held]
+        return np.stack(self.logits[:repeats])[:, units.places], units.labels[units.units]
 
 
 class Search:
-    """Candidates from cheap to expensive on repeated folds. say: gets a line for each step."""
+    """Candidates from cheap to expensive on repeated folds.
+
+    say: gets a line for each step. metric: one of `kept_models.MEASURES`.
+    """
 
     def __init__(
         self,
@@ -120,11 +121,19 @@ class Search:
         budget: Budget,
         say: Callable[[str], None],
         repeats: int = REPEATS,
+        metric: str = TOP1,
     ) -> None:
         self.runner, self.budget, self._say = runner, budget, say
         self.labels = runner.material.labels
         self.candidates = [Candidate(variant) for variant in variants]
-        self.folds = list(repeat_folds(self.labels, repeats, runner.chosen.seed))
+        material, seed = runner.material, runner.chosen.seed
+        keep = material.keep_contradictions
+        self.folds = list(repeat_folds(material.copies, repeats, seed, keep_contradictions=keep))
+        held = np.zeros(len(self.labels), np.bool_)
+        for fold in self.folds:
+            held[fold.held_out] = True
+        self.units = Units.of(self.labels, material.copies.groups, held)
+        self.weights = self.units.weights(metric)
         self.stopped = ""
         self._per_image = 0.0
 
@@ -140,8 +149,8 @@ class Search:
 
     @property
     def shares(self) -> list[Shares]:
-        """(held-out images,) share of right answers of each finalist, over their common repeats."""
-        return [each.right(self.labels, self.repeats) for each in self.finalists]
+        """(units,) share of right answers of each finalist, over their common repeats."""
+        return [each.right(self.units, self.repeats) for each in self.finalists]
 
     def run(self) -> None:
         """Run all repeats that the budget allows.
@@ -271,7 +280,7 @@ class Search:
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
         """Fit a candidate on all images; also returns its logits for its validation images."""
         every = np.arange(len(self.labels))
-        _, val = with_validation(self.labels, every, self.runner.chosen.seed)
+        _, val = with_validation(self.runner.material.copies, every, self.runner.chosen.seed)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
             queries = val if chooses else every[:0]
             fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses)
@@ -287,9 +296,9 @@ class Search:
         if not running:
             return
         shares = self.shares
-        best = max(range(len(running)), key=lambda index: float(shares[index].mean()))
+        best = max(range(len(running)), key=lambda index: float(shares[index] @ self.weights))
         for candidate, right in zip(running, shares, strict=True):
-            gap, error = estimates.lead(shares[best], right)
+            gap, error = estimates.lead(shares[best], right, self.weights)
             if candidate is not running[best] and gap > estimates.CLEARLY * error:
                 candidate.dropped = f"{LOST} than {running[best].title}"
 
@@ -300,8 +309,8 @@ class Search:
             # A method in no tier comes after the last.
             ranks = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
             tiers = [ranks.get(candidate.name, len(TIERS)) for candidate in finalists]
-            scores = [candidate.score(self.labels, self.repeats) for candidate in finalists]
-            return finalists[estimates.best_of(scores, tiers)]
+            scores = [candidate.score(self.units, self.repeats) for candidate in finalists]
+            return finalists[estimates.best_of(scores, tiers, self.weights)]
         without = FAILED, INAPPLICABLE
         usable = [each for each in self.candidates if not each.dropped.startswith(without)]
         if not usable:
