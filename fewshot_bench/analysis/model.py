@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import inspect
 import itertools
+import os
 import reprlib
 import threading
 import warnings
@@ -44,7 +45,9 @@ from fewshot_bench.utils.errors import (
     NotApplicableError,
     StoreError,
     UsageError,
+    WrongTypeError,
 )
+from fewshot_bench.utils.image_formats import pictures_below
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.rng import derive, seed_of_fit
 
@@ -80,19 +83,20 @@ class Prediction:
     rejected: bool = False
     problem: str = ""
 
-    def row(self) -> dict[str, str | float | None]:
-        """The prediction as a row with the names of `columns`; a rejected class is None."""
-        kept = (None, *self.classes[1:]) if self.rejected else self.classes
-        pairs = itertools.chain(*zip(kept, self.probabilities, strict=True))
-        return dict(zip(columns(len(kept)), (self.image, *pairs), strict=True))
+    def row(self, count: int = 2) -> dict[str, str | float | bool | None]:
+        """The prediction by the names of `columns`; None where there is no such class."""
+        heads = columns(count)
+        pairs = itertools.chain(*zip(self.classes, self.probabilities, strict=True))
+        named = zip(heads, (self.image, *pairs), strict=False)
+        last = {"rejected": self.rejected, "error": self.problem or None}
+        return dict.fromkeys(heads) | dict(named) | last
 
 
 def columns(count: int) -> list[str]:
-    """Column names of predictions with `count` classes."""
-    names = ["class", "runner_up", *(f"class_{rank}" for rank in range(3, count + 1))]
-    probabilities = ["probability", "runner_up_probability"]
-    probabilities += [f"probability_{rank}" for rank in range(3, count + 1)]
-    return ["image", *itertools.chain(*zip(names, probabilities, strict=True))][: 2 * count + 1]
+    """Column names of predictions with `count` classes; two are always there."""
+    more = ((f"class_{rank}", f"probability_{rank}") for rank in range(3, count + 1))
+    names = itertools.chain(("class", "probability", "runner_up", "runner_up_probability"), *more)
+    return ["image", *names, "rejected", "error"]
 
 
 @dataclass(frozen=True)
@@ -127,21 +131,25 @@ class Model:
         return self.config.classnames
 
     def predict(self, images: Any, *, top: int = 1, batch: int = BATCH) -> pd.DataFrame:
-        """One row per image: image, class, probability, runner_up, runner_up_probability.
+        """A row for each image, with its class.
 
-        images: paths, PIL images, numpy arrays (h, w, 3) of uint8, torch tensors (3, h, w) of uint8
-        or of floats from 0 to 1, also mixed; or a single one. top: 3 adds class_3 and
-        probability_3, and so on. The class is None if its probability is below the model's
-        rejection threshold. batch: images in memory at once. DataMissingError for an unusable
-        image.
+        Columns: image, class, probability, runner_up, runner_up_probability, rejected, error.
+        images: paths of files or folders (all images below), PIL images, numpy arrays (h, w, 3) of
+        uint8, torch tensors (3, h, w) of uint8 or of floats from 0 to 1, or iterables of them, also
+        mixed. top: 3 adds class_3 and probability_3, and so on. rejected: the probability is below
+        the model's rejection threshold. error: why an image has no class, else None. batch: images
+        in memory at once. WrongTypeError for what is no image and holds none.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        head = frame_rows([], columns(min(max(2, top), len(self.classnames))))
-        rows = [prediction.row() for prediction in self._all(images, top, batch)]
-        return frame_rows(rows) if rows else head
+        count = min(top, len(self.classnames))
+        rows = [each.row(count) for each in self.stream(images, top=top, batch=batch)]
+        return frame_rows(rows, columns(count))
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
-        """(n, classes) float32 on the CPU, of images as `predict` takes them."""
+        """(n, classes) float32 on the CPU; DataMissingError for an unusable image.
+
+        images: as in `predict`.
+        """
         return self.measured_logits(images, None, batch=batch)
 
     def measured_logits(self, images: Any, meter: Meter | None, *, batch: int = BATCH) -> Tensor:
@@ -151,7 +159,7 @@ class Model:
         checked(_ARGUMENTS, {"batch": batch})
         chunks = []
         ask = partial(self._ask_logits, meter=meter)
-        for names, logits, problems in self._answers(_as_list(images), batch, ask):
+        for names, logits, problems in self._answers(images, batch, ask):
             _refuse(names, problems)
             chunks.append(logits)
         return torch.cat(chunks) if chunks else torch.empty(0, len(self.classnames))
@@ -178,7 +186,7 @@ class Model:
             raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
         support, neighbors = torch.from_numpy(self.support.features), []
         names_of = [self.classnames[int(label)] for label in self.support.labels]
-        for names, features, problems in self._answers(_as_list(images), BATCH, self._features_of):
+        for names, features, problems in self._answers(images, BATCH, self._features_of):
             _refuse(names, problems)
             best = (features @ support.T).topk(min(count, len(support)))
             for line in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -186,9 +194,7 @@ class Model:
                 neighbors.append([Neighbor(names_of[i], value, i) for value, i in pairs])
         return neighbors
 
-    def stream(
-        self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
-    ) -> Iterator[Prediction]:
+    def stream(self, images: Any, *, top: int = 1, batch: int = BATCH) -> Iterator[Prediction]:
         """Yield predictions in order; an unusable image has a `problem`.
 
         images: as in `predict`, consumed lazily: only a few batches are held at once.
@@ -207,24 +213,19 @@ class Model:
                     rejected = least is not None and values[0] < least
                     yield Prediction(name, classes, tuple(values), rejected)
 
-    def _all(self, images: Any, top: int, batch: int) -> Iterator[Prediction]:
-        for prediction in self.stream(_as_list(images), top=top, batch=batch):
-            _refuse([prediction.image], {0: prediction.problem} if prediction.problem else {})
-            yield prediction
-
     def _softmax(self, logits: Tensor) -> Tensor:
         # Subtract the maximum first, so that a small temperature causes no overflow.
         values = logits.double()
         return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
 
     def _answers(
-        self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
+        self, images: Any, batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
         """Per batch: image names, result of `ask` for usable images, problems by index."""
         from fewshot_bench.images.user_images import name_of, prepare_images
         from fewshot_bench.utils.prefetch import Ahead
 
-        rotate, waiting, start = self.config.exif == "rotate", iter(images), 0
+        rotate, waiting, start = self.config.exif == "rotate", _each(images), 0
         chunks = iter(lambda: list(itertools.islice(waiting, batch)), [])
 
         def load(chunk: list[Any]) -> tuple[list[Any], ImageSource, dict[int, str]]:
@@ -399,7 +400,9 @@ def _check_class(path: Path, config: ModelConfig, given: type | str) -> type:
     if isinstance(given, str):
         given = registry().method_class(registry().own_method(given).name)
     if not isinstance(given, type) or not callable(getattr(given, "fit", None)):
-        raise UsageError(f"method={given!r:.80}: expected the class of a method, or {EXAMPLE!r}")
+        raise WrongTypeError(
+            f"method={given!r:.80}: expected the class of a method, or {EXAMPLE!r}"
+        )
     if name_of(given) != config.method:
         raise UsageError(
             f"{path} was fitted by {config.method}, method={given.__name__} is another class "
@@ -547,14 +550,27 @@ def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:
     )
 
 
-def _as_list(images: Any) -> Iterable[Any]:
-    """The given images as an iterable; a single image becomes a tuple."""
-    single = isinstance(images, str | PathLike) or len(getattr(images, "shape", ())) == 3
-    if single or (hasattr(images, "getexif") and hasattr(images, "mode")):
-        return (images,)
-    if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping):
-        raise UsageError(f"images are a {type(images).__name__}; expected a list of images")
-    return images
+def _each(images: Any, within: bool = False) -> Iterator[Any]:
+    """The given images one by one, also those of folders and of what holds images.
+
+    within: what is given is held by something else, so that it may be no image.
+    """
+    if isinstance(images, str | PathLike):
+        below = pictures_below(images) if os.path.isdir(images) else ()
+        # Without an image, the folder itself is what cannot be used.
+        first = next(iter(below), images)
+        yield from itertools.chain((first,), below)
+    elif hasattr(images, "getexif") or len(getattr(images, "shape", (1,))) in (0, 2, 3):
+        yield images
+    elif isinstance(images, Iterable) and not (
+        isinstance(images, bytes | bytearray | Mapping) or hasattr(images, "read")
+    ):
+        for image in images:
+            yield from _each(image, True)
+    elif within:
+        yield images
+    else:
+        raise WrongTypeError(f"images={images!r:.80}: expected images, folders, or a list of them")
 
 
 def _refuse(names: Sequence[str], problems: Mapping[int, str]) -> None:

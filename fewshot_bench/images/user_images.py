@@ -116,7 +116,7 @@ def _open(image: Any) -> tuple[bytes, Image.Image | str]:
 def _file(path: Path) -> bytes | str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return "is no file"
+            return "holds no image" if path.is_dir() else "is no file"
         return path.read_bytes()
     except FileNotFoundError:
         return "does not exist"
@@ -146,7 +146,11 @@ def _picture(image: Any) -> Image.Image:
     is_array = isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.ndim == 3
     if is_array and values.shape[2] == 3 and 0 not in shape:
         return Image.fromarray(np.ascontiguousarray(values))
-    kind = f"{type(image).__name__} {shape} of {image.dtype}" if shape else type(image).__name__
+    kind = (
+        f"{type(image).__name__} {shape} of {getattr(image, 'dtype', '?')}"
+        if shape
+        else type(image).__name__
+    )
     raise ValueError(f"is a {kind}; {KINDS}")
 
 

@@ -21,6 +21,7 @@ from fewshot_bench.utils.errors import (
     FsbenchError,
     StoreError,
     UsageError,
+    WrongTypeError,
     require,
 )
 from fewshot_bench.utils.files import read_regular
@@ -58,7 +59,9 @@ def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
     StoreError if the download is damaged.
     """
     if not isinstance(name, str | PathLike):
-        raise UsageError(f"{name!r:.80} is no model; expected a folder or hub:USER/NAME@REVISION")
+        raise WrongTypeError(
+            f"{name!r:.80} is no model; expected a folder or hub:USER/NAME@REVISION"
+        )
     text = os.fspath(name)
     if not text.startswith(PREFIX):
         return Path(text)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UsageError, WrongTypeError
 from fewshot_bench.utils.text import split_names
 
 
@@ -30,15 +30,18 @@ class Kind:
 
 
 def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The converted arguments; UsageError for the first invalid one. Others pass unchanged."""
+    """The converted arguments; UsageError for the first invalid one, WrongTypeError for its type.
+
+    Others pass unchanged.
+    """
     arguments = dict(given)
     for name, kind in kinds.items():
         if name in given:
             try:
                 arguments[name] = kind.read(given[name])
-            except (TypeError, ValueError):
-                value = f"{given[name]!r:.80}"
-                raise UsageError(f"{name}={value}: expected {kind.expected}") from None
+            except (TypeError, ValueError) as error:
+                wrong = WrongTypeError if isinstance(error, TypeError) else UsageError
+                raise wrong(f"{name}={given[name]!r:.80}: expected {kind.expected}") from None
     return arguments
 
 
@@ -57,9 +60,9 @@ def number(expected: str, fits: Callable[[float], bool]) -> Kind:
     """A finite number for which `fits` is True."""
 
     def read(value: Any) -> float:
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError
-        if not fits(float(value)):
+        if not math.isfinite(value) or not fits(float(value)):
             raise ValueError
         return float(value)
 
@@ -123,7 +126,9 @@ _text = _is(str)
 
 def _whole(value: Any, least: int, most: int | None = None) -> int:
     number = operator.index(value)
-    if isinstance(value, bool) or number < least or (most is not None and number > most):
+    if isinstance(value, bool):
+        raise TypeError
+    if number < least or (most is not None and number > most):
         raise ValueError
     return number
 

@@ -39,6 +39,10 @@ class UsageError(FsbenchError):
     exit_code = 2
 
 
+class WrongTypeError(UsageError, TypeError):
+    """An argument of a type that a function of the library does not take."""
+
+
 class DataMissingError(FsbenchError):
     """Required images, split files or weights are missing or unreadable.
 

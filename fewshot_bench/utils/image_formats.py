@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 
 # Pillow supports further formats that are not images (PDF, fonts, weather data).
@@ -81,6 +83,26 @@ def image_remedy(ending: str) -> str:
     """Step that makes files with this extension readable; empty if readable or no images."""
     ending = ending.lower()
     return "" if ending in image_endings() else REMEDIES.get(ending, "")
+
+
+def pictures_below(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Paths of images, by their endings, in a folder and its subfolders, sorted; no hidden ones.
+
+    Links are followed; a folder to which several paths lead is listed once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(os.fspath(folder), followlinks=True):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            # Readable here or not.
+            ending = os.path.splitext(name)[1][1:].lower()
+            if name[0] != "." and (ending in image_endings() or image_remedy(ending)):
+                yield os.path.join(parent, name)
 
 
 def remedy_of(data: bytes) -> str:

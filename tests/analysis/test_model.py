@@ -94,7 +94,7 @@ def test_images_of_every_kind_give_the_same_bits(model: fb.Model, tmp_path: Path
     ("image", "complaint"),
     [
         ("missing.jpg", "missing.jpg does not exist"),
-        (".", r"\. is no file"),
+        ("tests/golden", r"tests/golden holds no image"),
         ("a\0b.jpg", "embedded null"),
         (np.zeros((4, 4), np.uint8), "is a ndarray .4, 4. of uint8; expected a path"),
         (np.zeros((4, 4, 3), np.float32), "is a ndarray .4, 4, 3. of float32"),
@@ -110,15 +110,63 @@ def test_what_is_no_image_is_named(model: fb.Model, image: Any, complaint: str) 
         model.logits([image])
 
 
-def test_no_list_of_images_is_refused(model: fb.Model) -> None:
-    for images in (7, b"bytes", {"a": 1}):
-        with pytest.raises(fb.UsageError, match="expected a list of images"):
-            model.predict(images)
+def test_what_holds_no_images_is_a_type_error(model: fb.Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (tmp_path / "file").open("rb") as file:
+        for images in (7, None, b"bytes", {"a": 1}, file):
+            for ask in (model.predict, model.logits, lambda given: list(model.stream(given))):
+                with pytest.raises(TypeError, match=r"images=.*expected images, folders") as raised:
+                    ask(images)
+                assert isinstance(raised.value, fb.UsageError)
+
+
+def test_images_come_in_anything_that_holds_them(
+    model: fb.Model, photos: Path, tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    files = [str(path) for path in paths(photos)]
+    pictures = [Image.open(path) for path in files[:3]]
+    arrays = np.stack([np.asarray(picture) for picture in pictures])
+    tensors = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    expected = model.logits(files)
+    (tmp_path / "empty").mkdir()
+    for given in (photos / "test", iter(files), pd.Series(files), np.array(files), set(files)):
+        found = model.predict(given).set_index("image")
+        assert sorted(found.index) == sorted(files)
+    for given in (pictures, arrays, tensors, list(tensors), (one for one in arrays)):
+        assert torch.equal(model.logits(given), expected[:3])
+    mixed = [photos / "test", (files[:2], pictures), tensors, arrays[0], tmp_path / "empty", 7]
+    table = model.predict(one for one in mixed)
+    problems = table[table.error.notna()]
+    assert len(table) == len(files) + 2 + 3 + 3 + 1 + 2
+    assert list(problems.error.str.split(";").str[0]) == ["holds no image", "is a int"]
+    probabilities = model.probabilities([mixed[:4]]).amax(1)
+    assert np.allclose(table.probability[:-2], probabilities)
+    assert list(table.image[-2:]) == [str(tmp_path / "empty"), f"image {len(table) - 1}"]
+
+
+def test_a_bad_picture_is_a_row_with_an_error(
+    model: fb.Model, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    good = paths(photos)[0]
+    bad = [tmp_path / "broken.jpg", "missing.jpg", "a\0b", None, b"", np.zeros(()), {}, object()]
+    table = model.predict([good, *bad, good], top=2, batch=3)
+    wrong = [False, *[True] * len(bad), False]
+    for column in (table.error.notna(), table["class"].isna(), table.probability.isna()):
+        assert list(column) == wrong
+    assert table.rejected.dtype == bool
+    assert not table.rejected.any()
+    alone = model.predict(bad[:1])
+    assert list(alone) == list(table)
+    assert alone.error[0].startswith("no known image format")
 
 
 def test_predictions_name_class_and_runner_up(model: fb.Model, photos: Path) -> None:
     table = model.predict(paths(photos), top=2)
-    assert list(table) == ["image", "class", "probability", "runner_up", "runner_up_probability"]
+    order = ["image", "class", "probability", "runner_up", "runner_up_probability"]
+    assert list(table) == [*order, "rejected", "error"]
     expected = model.logits(paths(photos)).double().softmax(1)
     assert np.allclose(table.probability, expected.max(1).values)
     best = [model.classnames[place] for place in expected.argmax(1)]
@@ -137,11 +185,12 @@ def test_temperature_and_rejection(folder: Path, photos: Path, tmp_path: Path) -
     sharp = fb.load_model(tmp_path / "sharp")
     table = sharp.predict(paths(photos))
     assert set(table.probability) == {1.0}
-    assert None not in set(table["class"])
+    assert not table.rejected.any()
     config = msgspec.structs.replace(config, temperature=1e9, reject=0.9)
     write_model(tmp_path / "flat", config, tensors, "")
     table = fb.load_model(tmp_path / "flat").predict(paths(photos))
-    assert set(table["class"]) == {None}
+    assert table.rejected.all()
+    assert set(table["class"]) <= {"cat", "dog"}
     assert np.allclose(table.probability, 0.5)
 
 

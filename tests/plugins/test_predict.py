@@ -48,12 +48,13 @@ def test_formats_say_the_same(model: Path, photos: Path, tmp_path: Path) -> None
     lines = fsbench("predict", *asked, "--format", "jsonl", "--output", tmp_path / "out.jsonl")
     assert (table.code, listed.code, lines.code) == (0, 0, 0)
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    guarded = str.maketrans({"=": "'="})
-    assert [{k: str(v).translate(guarded) for k, v in row.items()} for row in found] == rows(
-        listed.out
-    )
+    plain = {None: "", False: "false"}
+    guarded = [
+        {k: plain.get(v, str(v).replace("=", "'=")) for k, v in row.items()} for row in found
+    ]
+    assert guarded == rows(listed.out)
     order = ["image", "class", "probability", "runner_up", "runner_up_probability"]
-    assert list(found[0]) == [*order, "class_3", "probability_3"]
+    assert list(found[0]) == [*order, "class_3", "probability_3", "rejected", "error"]
     expected = fb.load_model(model).predict([row["image"] for row in found], top=3)
     assert expected.to_dict("records") == found
     assert [Path(row["image"]).name for row in found] == ["0.jpg", "0.jpg", "1.jpg"]
@@ -112,9 +113,9 @@ def test_names_of_files_are_safe_in_csv(
 
 
 def test_arguments_of_another_kind_are_usage_errors(model: Path) -> None:
-    with pytest.raises(fb.UsageError, match="None is no model; expected a folder or hub:"):
+    with pytest.raises(TypeError, match="None is no model; expected a folder or hub:"):
         fb.load_model(None)  # type: ignore[arg-type]
-    with pytest.raises(fb.UsageError, match="top='3': expected a whole number from 1"):
+    with pytest.raises(TypeError, match="top='3': expected a whole number from 1"):
         fb.load_model(model).predict([], top="3")  # type: ignore[arg-type]
 
 
@@ -159,16 +160,21 @@ def test_configs_that_no_program_should_show_are_refused(
         assert re.search(rf" is no config of a model: .*\b{field}\b", line)
 
 
-def test_what_cannot_be_read_is_named_and_left_out(model: Path, photos: Path) -> None:
+def test_what_cannot_be_read_is_a_row_with_an_error(model: Path, photos: Path) -> None:
     broken, empty = photos / "broken.jpg", photos / "test" / "cat" / "2.heic"
     broken.write_bytes(b"no image")
     empty.write_bytes(b"")
-    done = fsbench("predict", model, broken, photos / "test", "missing.png", "--format", "csv")
-    assert done.code == 1
-    assert len(rows(done.out)) == 4
-    named = done.err.splitlines()
-    assert [line.split(": ")[1] for line in named[:3]] == [str(broken), str(empty), "missing.png"]
-    assert named[-1] == "3 of 7 images could not be read"
+    asked = ("predict", model, broken, photos / "test", "missing.png")
+    done = fsbench(*asked, "--format", "csv")
+    assert (done.code, done.err) == (1, "3 of 7 images could not be read\n")
+    found = rows(done.out)
+    bad = [row for row in found if row["error"]]
+    assert [row["image"] for row in bad] == [str(broken), str(empty), "missing.png"]
+    assert {row["class"] + row["probability"] + row["runner_up"] for row in bad} == {""}
+    listed = [json.loads(line) for line in fsbench(*asked, "--format", "jsonl").out.splitlines()]
+    assert [row["error"] or "" for row in listed] == [row["error"] for row in found]
+    shown = fsbench(*asked).out.splitlines()
+    assert shown[-1].split() == ["-", "-", "missing.png:", "does", "not", "exist"]
 
 
 def test_paths_come_on_standard_input(
@@ -229,13 +235,17 @@ def test_a_model_that_cannot_be_used_is_one_line(model: Path, photos: Path, tmp_
     assert fsbench("predict", model, photos, "--output", tmp_path / "no" / "file").code == 2
 
 
-def test_rejected_images_have_no_class(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_rejected_images_keep_their_best_class(model: Path, photos: Path, tmp_path: Path) -> None:
     config, tensors = read_model(model)
     write_model(tmp_path / "strict", msgspec.structs.replace(config, reject=1.0), tensors, "")
-    done = fsbench("predict", tmp_path / "strict", photos / "test", "--format", "jsonl")
-    assert {json.loads(line)["class"] for line in done.out.splitlines()} == {None}
+    asked = (photos / "test", "--format", "jsonl")
+    found, expected = (
+        [json.loads(line) for line in fsbench("predict", each, *asked).out.splitlines()]
+        for each in (tmp_path / "strict", model)
+    )
+    assert found == [row | {"rejected": True} for row in expected]
     table = fsbench("predict", tmp_path / "strict", photos / "test").out.splitlines()
-    assert {line.split()[0] for line in table[1:]} == {"-"}
+    assert {line.split()[-2] for line in table} == {"rejected"}
 
 
 def test_evaluate_gives_the_metrics_of_the_run(photos: Path, tmp_path: Path) -> None:

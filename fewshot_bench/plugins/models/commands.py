@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 
 WIDEST = 40
 """Maximum characters of a class name in a table."""
-Row = dict[str, str | float | None]
+Cell = str | float | bool | None
+Row = dict[str, Cell]
 Line = Callable[[Row], str]
 
 
@@ -290,8 +291,8 @@ def predict(
     """Classify images with the model in the folder MODEL, or hub:USER/NAME@REVISION.
 
     IMAGES are files, folders (with all images below them, sorted), patterns such as 'new/*.jpg',
-    or - for paths on standard input, one per line. An image that cannot be read is named on stderr
-    and left out, and the exit code is 1.
+    or - for paths on standard input, one per line. An image that cannot be read has an error in
+    place of a class, and the exit code is 1.
     """
     if output is not None:
         refuse_image(output)
@@ -299,32 +300,26 @@ def predict(
     paths = iterate_images(images)
     from fewshot_bench.analysis.model import columns, open_model
 
-    stdout, done, skipped = sys.stdout, 0, 0
+    stdout, done, failed = sys.stdout, 0, 0
     # What a method or a backbone prints goes to stderr: stdout has rows alone.
     with redirect_stdout(sys.stderr), _progress("-" in images, output, stdout) as work:
         opened = open_model(model, device, method, warn)
-        head = columns(min(max(2, top), max(2, len(opened.classnames))))
-        line = _LINES[form](head, opened.classnames)
+        count = min(top, len(opened.classnames))
+        line = _LINES[form](columns(count), opened)
         work.step("images")
         with _open_writer(output, stdout) as write:
             if form != "jsonl":
-                write(line({name: name for name in head}))
+                write(line({name: name for name in columns(count)}))
             for prediction in _answers(opened, paths, top):
                 done += 1
-                if prediction.problem:
-                    skipped += 1
-                    click.echo(
-                        printable(f"skipped: {prediction.image}: {prediction.problem}"), err=True
-                    )
-                else:
-                    # A model may have fewer classes than columns.
-                    write(line(dict.fromkeys(head) | prediction.row()))
+                failed += bool(prediction.problem)
+                write(line(prediction.row(count)))
                 work.advance()
             if not done:
                 # Raised here, so that an earlier file stays.
                 raise UsageError("no path came on standard input; write one per line")
-    if skipped:
-        click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
+    if failed:
+        click.echo(f"{failed:,} of {done:,} images could not be read", err=True)
         sys.exit(1)
 
 
@@ -335,7 +330,7 @@ def _answers(model: Model, paths: Iterator[str | None], top: int) -> Iterator[Pr
             yield from model.stream(chain((first,), iter(paths.__next__, None)), top=top)
 
 
-def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
+def _csv(head: list[str], model: Model) -> Line:
     def line(row: Row) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow([field(row[name]) for name in head])
@@ -344,27 +339,31 @@ def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
     return line
 
 
-def _json(head: list[str], classnames: tuple[str, ...]) -> Line:
+def _json(head: list[str], model: Model) -> Line:
     return lambda row: json.dumps(row) + "\n"
 
 
-def _table(head: list[str], classnames: tuple[str, ...]) -> Line:
+def _table(head: list[str], model: Model) -> Line:
     """Column widths depend on the class names only, so that each row can be shown at once."""
-    names = [printable(name) for name in (*classnames, "class")]
+    names = [printable(name) for name in (*model.classnames, "class")]
     width = max(len("runner_up"), min(WIDEST, max(map(len, names))))
 
     def line(row: Row) -> str:
-        classes, values = head[1::2], head[2::2]
         cells = []
-        for name, value in zip(classes, values, strict=True):
+        for name, value in zip(head[1:-2:2], head[2:-2:2], strict=True):
             shown = "-" if row[name] is None else printable(str(row[name]))
             cells.append(f"{_cut(shown, width):<{width}}  {_share(row[value])}")
-        return "  ".join([*cells, printable(str(row["image"]))]) + "\n"
+        if model.config.reject is not None:
+            rejected = "" if row["rejected"] is False else "rejected"
+            cells.append(f"{rejected:<8}")
+        known = row["error"] in (None, "error")
+        about = row["image"] if known else f"{row['image']}: {row['error']}"
+        return "  ".join([*cells, printable(str(about))]) + "\n"
 
     return line
 
 
-def _share(value: str | float | None) -> str:
+def _share(value: Cell) -> str:
     if isinstance(value, str):
         return f"{'share':>7}"
     return f"{'':>7}" if value is None else f"{100 * value:5.1f} %"

@@ -15,7 +15,7 @@ from functools import partial
 from typing import IO
 
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.image_formats import image_endings, image_remedy
+from fewshot_bench.utils.image_formats import image_endings, pictures_below
 
 STDIN = "-"
 READ = 2**16
@@ -34,7 +34,7 @@ def iterate_images(arguments: Sequence[str]) -> Iterator[str | None]:
     for argument in arguments:
         if _is_pattern(argument) and next(_match(argument), None) is None:
             raise UsageError(f"'{argument}' matches no file; check the pattern")
-        if os.path.isdir(argument) and next(_below(argument), None) is None:
+        if os.path.isdir(argument) and next(pictures_below(argument), None) is None:
             raise UsageError(f"'{argument}' holds no image ({', '.join(image_endings())})")
     return (path for argument in arguments for path in _of(argument))
 
@@ -85,24 +85,4 @@ def _is_pattern(argument: str) -> bool:
 
 
 def _expand(path: str) -> Iterator[str]:
-    return _below(path) if os.path.isdir(path) else iter((path,))
-
-
-def _below(folder: str) -> Iterator[str]:
-    """Images in a folder and its subfolders, sorted, without hidden ones.
-
-    Links are followed; a folder to which several paths lead is listed once.
-    """
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        about = os.stat(parent)
-        if (about.st_dev, about.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            # Images by their ending, readable here or not.
-            ending = os.path.splitext(name)[1][1:].lower()
-            if name[0] != "." and (ending in image_endings() or image_remedy(ending)):
-                yield os.path.join(parent, name)
+    return pictures_below(path) if os.path.isdir(path) else iter((path,))
