@@ -29,6 +29,7 @@ from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
+from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.plugins.models.suspects import RELABEL, Relabel
 from fewshot_bench.runner.own_data import DATASET, read_own_data
@@ -211,6 +212,7 @@ def adapt(
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
+    extras |= show_learned(config, learned, material, tried, notes)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
     written = put(
         *(folder, MODEL_FILES, refuse),

@@ -93,8 +93,9 @@ def rank_suspects(labels: NDArray[np.int64], shares: NDArray[np.float64]) -> NDA
 
 
 def write_suspects(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `find_suspects` as a CSV file."""
-    return write_csv(rows, HEADS)
+    """The rows of `find_suspects` as a CSV file; probabilities have four decimals."""
+    rounded = ({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+    return write_csv(list(rounded), HEADS)
 
 
 def correct(
