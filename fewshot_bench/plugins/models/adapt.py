@@ -29,7 +29,9 @@ from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
+from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
+from fewshot_bench.plugins.models.suspects import RELABEL, Relabel
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -87,6 +89,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "device": text("a name"),
     "templates": names("prompts", 0),
     "shots": optional(whole(1)),
+    "relabel": optional(RELABEL),
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
@@ -143,6 +146,7 @@ def adapt(
     memory: int | str | None = None,
     reject: bool | float | None = None,
     shots: int | None = None,
+    relabel: Relabel | None = None,
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
@@ -162,9 +166,11 @@ def adapt(
     `["rank=4"]`. metric: `top1`, or `macro` (the mean recall of the classes), to choose by and to
     state. budget: a time such as `10m`, or seconds, for everything until the folder is written.
     memory: bytes, or `4GB`. reject: the share of right images to keep (True: 0.95), for a threshold
-    below which an image belongs to no class. keep_contradictions: pictures under two labels count
-    in the accuracy, too. keep_support: put small pictures of the images into the folder, which
-    `fsbench app` shows beside its answers. say: gets a line for each step.
+    below which an image belongs to no class. relabel: a file of corrected labels such as
+    `suspects.csv`, or the new class of each image by its path, None to leave it out.
+    keep_contradictions: pictures under two labels count in the accuracy, too. keep_support: put
+    small pictures of the images into the folder, which `fsbench app` shows beside its answers.
+    say: gets a line for each step.
 
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
@@ -186,7 +192,7 @@ def adapt(
         raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
     chosen = Chosen(_conditions(name, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
-    material = gather(name, data, shots, seed, skip_damaged, keep_contradictions)
+    material = gather(name, data, shots, seed, skip_damaged, keep_contradictions, given["relabel"])
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
@@ -206,6 +212,7 @@ def adapt(
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
+    extras |= show_learned(config, learned, material, tried, notes)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
     written = put(
         *(folder, MODEL_FILES, refuse),

@@ -119,6 +119,12 @@ code_option = click.option(
     f"right held-out images reaches (alone: {KEPT}).",
 )
 @click.option("--shots", type=NUMBER, help="Use at most so many images of each class.")
+@click.option(
+    "--relabel",
+    type=PathName(path_type=Path),
+    metavar="FILE.csv",
+    help="Correct labels by this file, such as suspects.csv of a model (docs/adapt.md).",
+)
 @click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
 @click.option(
     "--backbone",

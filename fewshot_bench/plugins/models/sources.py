@@ -145,7 +145,9 @@ def _find_home(parent: str, homes: Iterable[str]) -> str:
         if f"/{other}".endswith(f"/{name}") or f"/{name}".endswith(f"/{other}")
     ]
     if len({_split(home)[1] for home in alike}) > 1:
-        raise UsageError(f"the class folder {parent} may be {few(alike)}: name it by its whole path")
+        raise UsageError(
+            f"the class folder {parent} may be {few(alike)}: name it by its whole path"
+        )
     first, _, last = _split(parts[0])
     return alike[0] if alike else "/".join(filter(None, (first, name, last)))
 
