@@ -21,6 +21,7 @@ import numpy as np
 from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
+    condition,
     own_data_conflict,
     starts,
     values_of,
@@ -162,13 +163,14 @@ def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
     names = [name for name, texts in values_of(data).items() if len(texts) > 1]
     lending = [name for name in names if name in LENT]
     refining = any(LENT[name].refines for name in lending)
-    for alike in _split(data, [name for name in names if name not in lending]):
+    columns = [CONDITIONS[name].column for name in names if name not in lending]
+    for alike in _split(data, columns):
         for part in _split(alike, lending):
             if refining and all(record.less for record in part["record"]):
                 # The pooling of texts that nobody here reads: they stand beside those who do.
                 continue
             spec = part["record"].iloc[0].spec
-            key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
+            key = tuple((name, condition(spec, name)) for name in names)
             if lending:
                 allowed = {name: getattr(spec, name) for name in lending}
                 part = frame(lend(list(alike["record"]), allowed))

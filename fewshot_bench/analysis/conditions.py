@@ -159,7 +159,7 @@ _LABELED = (
 )
 # Columns that are read of all records of a table, at once.
 _READ = (
-    *CONDITIONS,
+    *(about.column for about in CONDITIONS.values()),
     *(name for rule in RULES for name in rule.fact.columns),
     *(name for fact in _LABELED for name in fact.columns),
     *(entry for entry, *_ in STATED),
@@ -168,16 +168,19 @@ _READ = (
 
 def condition(spec: RunSpec, name: str) -> str:
     """A condition as text, as shown in the table and accepted by the option of the same name."""
-    return CONDITIONS[name].text(getattr(spec, name))
+    about = CONDITIONS[name]
+    return about.text(about.of(spec))
 
 
 def values_of(data: pd.DataFrame) -> dict[str, set[str]]:
-    """The values of each condition, as text."""
+    """The values of each condition, as text; `auto` where data sets differ by it alone."""
     load(data, *_READ)
-    return {
-        name: {about.text(value) for (value,) in distinct(data, name)}
-        for name, about in CONDITIONS.items()
-    }
+    found = {}
+    for name, about in CONDITIONS.items():
+        values = distinct(data, about.column)
+        stated = distinct(data, name) if len(values) > 1 else values
+        found[name] = {about.text(v) for (v,) in (stated if len(stated) == 1 else values)}
+    return found
 
 
 def code(record: Record) -> str:
@@ -276,7 +279,7 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
     files = show_names(record.spec.overrides for record in data["record"])
     names = _method_names(data)
     records = data["record"].tolist()
-    alike, _ = group(data, ("row", *differing))
+    alike, _ = group(data, ("row", *(CONDITIONS[name].column for name in differing)))
     labels: dict[tuple[Any, ...], str] = {}
     lines: list[str] = []
     rows: dict[str, Row] = {}

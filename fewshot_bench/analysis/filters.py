@@ -67,7 +67,13 @@ def _weights(record: Record) -> tuple[str, ...]:
 
 
 def _condition_filter(name: str) -> Filter:
-    return Filter(name, (name,), lambda record: (condition(record.spec, name),))
+    about = CONDITIONS[name]
+
+    def texts(record: Record) -> tuple[str, ...]:
+        own = about.text(getattr(record.spec, name)), condition(record.spec, name)
+        return tuple(dict.fromkeys(own))
+
+    return Filter(name, tuple(dict.fromkeys((name, about.column))), texts)
 
 
 _WEIGHTS = ("weights", "status", "environment.weights_digest")

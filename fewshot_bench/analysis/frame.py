@@ -34,6 +34,7 @@ from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.method_card import NO_PROMPTS
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
+    CONDITIONS,
     IMPORTED,
     KEPT_MODEL,
     AllShots,
@@ -335,6 +336,11 @@ def sum_of(*parts: float | None) -> float | None:
 
 
 COLUMNS: Mapping[str, Computed] = {
+    **{
+        about.column: Computed((name, "dataset", "target"), about.as_asked)
+        for name, about in CONDITIONS.items()
+        if about.settle
+    },
     # Method, version and overrides, which identify a row.
     "row": Computed(
         ("method", "method_version", "overrides"),

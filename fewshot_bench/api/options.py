@@ -79,7 +79,7 @@ def _condition(about: Condition) -> RunOption:
         about.option,
         about.option_default,
         metavar=about.metavar if kind == "limit" or len(about.words) > 3 else "",
-        words=about.words,
+        words=about.option_words,
         least=about.least,
         filter=about.filter,
     )

@@ -107,7 +107,8 @@ class Condition:
     selects records. short: name in a signature. signed: the signature includes the default.
     assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
     of CSV and JSON omit it too. refines: the condition without whose default a run resolves the
-    value, so that a reproducing command must state it.
+    value, so that a reproducing command must state it. settle: function (asked, *data sets) -> the
+    value of a cell, if `auto` depends on its data sets; tables show `auto` for what it gives.
     proof: the column of `analysis.frame` that is true for records that count in tables of other
     values, too, if these allow more than they need; empty: none do.
     """
@@ -130,6 +131,7 @@ class Condition:
     quiet: bool = False
     late: bool = False
     refines: str = ""
+    settle: Callable[..., str] | None = None
     proof: str = ""
 
     @property
@@ -138,18 +140,43 @@ class Condition:
         return self.default if self.asked is SAME else self.asked
 
     @property
+    def option_words(self) -> tuple[str, ...]:
+        """The possible values of the option, if few and fixed."""
+        return (AUTO, *self.words) if self.settle else self.words
+
+    @property
+    def usual(self) -> Any:
+        """The value that tables omit, and commands need not state."""
+        return AUTO if self.settle else self.default
+
+    @property
+    def column(self) -> str:
+        """The column of `analysis.frame` with the values of `of`."""
+        return f"asked {self.name}" if self.settle else self.name
+
+    def of(self, spec: RunSpec) -> Any:
+        """The value of a cell, `auto` if that gives it."""
+        value = getattr(spec, self.name)
+        return self.as_asked(value, spec.dataset, spec.target) if self.settle else value
+
+    def as_asked(self, value: str, *datasets: str) -> str:
+        """A value of a cell with these data sets, `auto` if that gives it."""
+        return AUTO if self.settle and value == self.settle(AUTO, *datasets) else value
+
+    @property
     def unsigned(self) -> Any:
         """The value of a signature without this condition."""
-        return self.default if self.assumed is SAME else self.assumed
+        return self.usual if self.assumed is SAME else self.assumed
 
     @property
     def resolved(self) -> bool:
         """True if a run resolves the value, so that a reproducing command must state it."""
-        return (self.asked is not SAME and not self.refines) or self.assumed is not SAME
+        settled = self.asked is not SAME and not self.refines and not self.settle
+        return settled or self.assumed is not SAME
 
     def words_of_command(self, text: str) -> list[str]:
         """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
-        if not text or (text == self.text(self.default) and not self.resolved):
+        if not text or (text == self.text(self.usual) and not self.resolved):
             return []
         return [option_name(self.name), *([] if self.kind is bool else [text])]
 
@@ -293,6 +320,15 @@ Count = Annotated[int, Meta(ge=0, lt=10**LONGEST_NUMBER)]
 Options = Mapping[Name, Any]
 
 
+def settle_exif(asked: str, *datasets: str) -> str:
+    """`rotate` or `ignore`, which `auto` settles by the data sets that a cell reads.
+
+    The user's own images (`FAMILY:ARG`) are rotated, and so are others beside them; benchmark sets
+    alone are read as open_clip reads them.
+    """
+    return EXIF[any(":" in name for name in datasets)] if asked == AUTO else asked
+
+
 class OwnData(Struct):
     """Kinds of the entries of `RunSpec.data`."""
 
@@ -434,7 +470,9 @@ class RunSpec(_Derived):
         "EXIF",
         title="way with EXIF orientations",
         words=EXIF,
-        option="EXIF orientations.",
+        asked=AUTO,
+        settle=settle_exif,
+        option="auto rotates own images.",
         short="exif",
     )
     published: bool = rare_condition(

@@ -149,7 +149,7 @@ class _Axes:
         if device := values["device"] or (like and like.device):
             words += ["--device", device]
         texts = {
-            name: values[name] or ("" if like is None else about.text(getattr(like, name)))
+            name: values[name] or ("" if like is None else about.text(about.of(like)))
             for name, about in CONDITIONS.items()
             if about.option
         }

@@ -68,7 +68,7 @@ def run(
     classnames: Own | None = None,
     templates: Names = (),
     holdout: float | None = None,
-    exif: str = "ignore",
+    exif: str = AUTO,
     published: bool = False,
     augment: str = "host",
     queries: str = ALONE,

@@ -231,10 +231,10 @@ def check_images(
             continue
         unkept += [trouble] if trouble else []
         if turned:
-            done = "which is applied (--exif rotate)"
-            if any(cell.exif == "ignore" for cell in cells):
-                done = "which is left alone, as open_clip leaves it (--exif rotate applies it)"
-            note(f"{name}: {turned:,} of {len(items):,} images carry an EXIF orientation, {done}")
+            done = "are rotated by their EXIF orientation (--exif ignore leaves them as stored)"
+            if any(cell.exif == "ignore" for cell in cells if name in (cell.dataset, cell.target)):
+                done = "are not rotated by their EXIF orientation, as in open_clip (--exif rotate)"
+            note(f"{name}: {turned:,} of {len(items):,} images {done}")
         if bad:
             problems[name] = _unusable(name, datasets[name], bad)
     if unkept:

@@ -37,6 +37,7 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
     method_label,
+    settle_exif,
 )
 from fewshot_bench.runner.need import (
     check_texts,
@@ -98,7 +99,7 @@ class Request:
     transfer: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     keep_split: str = "store"
-    exif: str = "ignore"
+    exif: str = AUTO
     published: bool = False
     augment: str = "host"
     queries: str = ALONE
@@ -243,7 +244,7 @@ def expand(request: Request) -> Plan:
             weights=weights,
             method_version=variant.version,
             data=with_skipped(request.data, plan.datasets, name),
-            exif=request.exif,
+            exif=settle_exif(request.exif, name),
             published=request.published,
             augment=request.augment,
             picks=picks.get((name, shots, split_seed), ""),
@@ -264,6 +265,7 @@ def expand(request: Request) -> Plan:
                 cell,
                 target=target,
                 target_revision=revision,
+                exif=settle_exif(request.exif, name, target),
                 data=with_skipped(request.data, plan.datasets, name, target),
             )
             for target, revision in evaluated.items()
@@ -436,7 +438,7 @@ def _protocol(request: Request) -> tuple[str, str, str]:
 def _check_request(request: Request) -> None:
     for name, value in request.conditions().items():
         about = CONDITIONS[name]
-        words = tuple(VALIDATION) if name == "val" else about.words
+        words = tuple(VALIDATION) if name == "val" else about.option_words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
         if name in (*request.others, "views") and (problem := about.problem(value)):

@@ -1,7 +1,8 @@
-"""EXIF orientation: ignored as in open_clip, or applied, and never mixed."""
+"""EXIF orientation: applied to own images, ignored in benchmark sets, and never mixed."""
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_bench import load as results
 from fewshot_bench.store.store import Store
 from tests.answers import stored_arrays
 from tests.helpers import fsbench, image_folder, save_image
 
-QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1)
+QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1, "--engine", "here")
 QUARTER = 6
 
 
@@ -62,33 +64,79 @@ def run(root: Path, store: Path, *words: object) -> str:
 def test_rotated_images_are_seen_as_they_are_shown(tmp_path: Path, upright: Path) -> None:
     lying = turned(upright, tmp_path / "lying", pixels=False)
     assert "EXIF" not in run(upright, tmp_path / "a")
-    out = run(lying, tmp_path / "b")
-    told = f"folder:{lying}: 24 of 24 images carry an EXIF orientation, which is left alone"
-    assert told in out
-    assert "which is applied" in run(lying, tmp_path / "c", "--exif", "rotate")
-    right, wrong, mended = (logits(tmp_path / name)["zero-shot"] for name in "abc")
-    assert np.array_equal(right, mended)
+    told = f"folder:{lying}: 24 of 24 images are"
+    assert f"{told} rotated by their EXIF orientation" in run(lying, tmp_path / "b")
+    assert f"{told} not rotated" in run(lying, tmp_path / "c", "--exif", "ignore")
+    right, mended, wrong = (logits(tmp_path / name)["zero-shot"] for name in "abc")
+    np.testing.assert_allclose(right, mended, atol=1e-4)
     assert not np.allclose(right, wrong, atol=1e-3)
 
 
 def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path) -> None:
     lying, store = turned(upright, tmp_path / "lying", pixels=False), tmp_path / "store"
-    run(lying, store)
-    assert "0 done already" in run(lying, store, "--exif", "rotate")
+    run(lying, store, "--exif", "ignore")
+    assert "0 done already" in run(lying, store)
     fresh = tmp_path / "fresh"
     run(lying, fresh, "--exif", "rotate")
+    assert "1 done already" in run(lying, fresh)
     both = {r.spec.exif: r for r in Store(store).records()}
     (alone,) = Store(fresh).records()
-    assert both["rotate"].metrics == alone.metrics
+    assert both["rotate"].metrics["top1"] == alone.metrics["top1"]
     assert both["rotate"].spec.to_dict()["exif"] == "rotate"
     assert both["ignore"].spec.to_dict()["exif"] == "ignore"
     blocks = fsbench("compare", "--store", store)
     assert (blocks.code, blocks.out.count(" of 2: exif ")) == (0, 2)
-    table = fsbench("compare", "--store", store, "--exif", "rotate")
-    assert (table.code, "exif rotate" in table.out) == (0, True)
-    line = fsbench("signature", "--store", fresh).out
-    assert "exif:rotate" in line
-    assert "--exif rotate" in fsbench("signature", line.split()[0]).out
+    for way in ("auto", "rotate", "ignore"):
+        table = fsbench("compare", "--store", store, "--exif", way)
+        assert (table.code, "exif ignore" in table.out) == (0, way == "ignore")
+    ignored = fsbench("signature", "--store", store, "--exif", "ignore").out
+    assert "exif:ignore" in ignored
+    assert "--exif ignore" in fsbench("signature", ignored.split()[0]).out
+
+
+def test_benchmark_sets_stay_as_they_were_beside_own_images(tmp_path: Path, upright: Path) -> None:
+    own, store = f"folder:{turned(upright, tmp_path / 'lying', pixels=False)}", tmp_path / "store"
+    asked = ("run", *QUICK, "-m", "zero-shot", "--store", store, "-d", f"digits,{own}")
+    first = fsbench(*asked, "--transfer", own)
+    assert (first.code, first.err) == (0, "")
+    assert "3 done already, 0 to run" in fsbench(*asked, "--transfer", own).out
+    fsbench("run", *QUICK, "-m", "zero-shot", "--store", tmp_path / "alone", "-d", "digits")
+    (alone,) = Store(tmp_path / "alone").records()
+    cells = {(r.spec.dataset, r.spec.target): r.spec for r in Store(store).records()}
+    assert {where: spec.exif for where, spec in cells.items()} == {
+        ("digits", ""): "ignore",
+        (own, ""): "rotate",
+        ("digits", own): "rotate",
+    }
+    assert cells["digits", ""].key() == alone.spec.key()
+    table = fsbench("compare", "--store", store)
+    assert (table.code, "digits" in table.out, "lying" in table.out) == (0, True, True)
+    assert "exif" not in table.out
+    line = fsbench("signature", "--store", store).out
+    assert "exif" not in line
+    assert "exif" not in fsbench("audit", "--store", store).out
+    frame = results(store).to_frame()
+    assert set(frame["exif"]) == {"ignore", "rotate"}
+
+
+@pytest.mark.parametrize("words", [(), ("--exif", "ignore")])
+def test_the_command_of_a_missing_cell_fills_it(
+    tmp_path: Path, upright: Path, words: tuple[str, ...]
+) -> None:
+    own, store = f"folder:{turned(upright, tmp_path / 'lying', pixels=False)}", tmp_path / "store"
+    both = ("run", "-m", "zero-shot,tip-adapter", "--store", store, *words)
+    assert fsbench(*both, *QUICK, "-d", f"digits,{own}").code == 0
+    gone = [r.spec for r in Store(store).records() if r.spec.method == "tip-adapter"]
+    (gone,) = (spec for spec in gone if spec.dataset == own)
+    assert fsbench("store", "rm", gone.key(), "--store", store, "--yes").code == 0
+    (line,) = (
+        line
+        for line in fsbench("compare", "--store", store).out.splitlines()
+        if "fsbench run" in line
+    )
+    again = fsbench(*shlex.split(line[line.index("fsbench run") :])[1:])
+    assert (again.code, "1 to run" in again.out) == (0, True), again.err
+    assert gone.key() in {r.spec.key() for r in Store(store).records()}
 
 
 def test_damaged_exif_is_no_warning_of_pillow_on_the_terminal(tmp_path: Path) -> None:

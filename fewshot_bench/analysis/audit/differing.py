@@ -116,6 +116,8 @@ def find_differences(data: pd.DataFrame) -> Iterator[Finding]:
         for column in versions
     )
     for same in (*SAME, *_OTHERS, *packages):
+        if same.kind in CONDITIONS and len(distinct(data, same.kind)) == 1:
+            continue
         rule = MustAgree(same.what, same.keys, same.value, (same.value,))
         part = conflicts(data, rule, {**STATED, **versions})
         yield from _describe(part, same) if len(part) else ()

@@ -151,7 +151,10 @@ STATED: Mapping[str, Computed] = {
     "options digest": _of("options", lambda options: digest_of(options, 12)),
     **{name: _of(f"environment.{name}", text) for name in (*_OF_MACHINE, "method_origin")},
     "commit": _of("environment.commit", lambda commit: text(commit)[:12]),
-    **{f"condition {name}": _of(name, _condition(about)) for name, about in CONDITIONS.items()},
+    **{
+        f"condition {name}": _of(about.column, _condition(about))
+        for name, about in CONDITIONS.items()
+    },
 }
 # Entries of records that are read as they are.
 _READ = (

@@ -254,7 +254,7 @@ def specs_with(
         for cell in table.cells.values():
             if cell.row is table.rows[0] and not cell.group.derived and cell.expected:
                 for seed in table.seeds:
-                    spec = spec_of(cell, seed)
+                    spec = spec_of(table, cell, seed)
                     yield replace(spec, options=dict(options), overrides=dict(overrides))
 
 

@@ -19,6 +19,7 @@ from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
+    condition,
     overlaps_of,
     refuse_mixed,
     starts,
@@ -58,7 +59,7 @@ from fewshot_bench.analysis.table.table import (
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import STATUSES, Record, overlap_texts
-from fewshot_bench.api.spec import CONDITIONS, RunSpec
+from fewshot_bench.api.spec import AUTO, CONDITIONS, RunSpec, settle_exif
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         if about.prefix:
             short = starts(shown)
             shown = tuple(short[text] for text in shown if text)
-        if shown and not (about.quiet and shown == (about.text(about.default),)):
+        if shown and not (about.quiet and shown == (about.text(about.usual),)):
             conditions[name] = shown
     own = {text for (text,) in distinct(data, "data text")} - {"none"}
     left_out = {
@@ -566,14 +567,17 @@ def missing_cells(table: Table) -> Iterator[RunSpec]:
         if group.derived or not cell.expected:
             continue
         for seed in cell.missing_seeds:
-            yield spec_of(cell, seed)
+            yield spec_of(table, cell, seed)
 
 
-def spec_of(cell: Cell, seed: Seed) -> RunSpec:
-    """The spec of a cell for a command that runs it."""
+def spec_of(table: Table, cell: Cell, seed: Seed) -> RunSpec:
+    """The spec of a cell of a table for a command that runs it."""
     group = cell.group
+    stated = table.conditions.get("exif", (AUTO,))
+    exif = stated[0] if len(stated) == 1 else condition(cell.row.spec, "exif")
     return replace(
         cell.row.spec,
+        exif=settle_exif(exif, group.dataset, group.target),
         dataset=group.dataset,
         target=group.target,
         classes=group.scope if group.scope in ("base", "new") else "all",

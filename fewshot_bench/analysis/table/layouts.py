@@ -170,7 +170,7 @@ def _lacking(tables: Sequence[Titled]) -> tuple[list[str], list[str]]:
         names = ", ".join(group.name for group in absent)
         notes.append(f"{title}: no result on {names} (—), and so no average of all")
         specs = [
-            spec_of(Cell(group, row, shots, "missing"), seed)
+            spec_of(table, Cell(group, row, shots, "missing"), seed)
             for group in absent
             for row in table.rows
             for shots in table.shots

@@ -21,7 +21,7 @@ import numpy as np
 from fewshot_bench.analysis.comparison import frame_rows
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import AUTO, EXIF
+from fewshot_bench.api.spec import AUTO, EXIF, settle_exif
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, read_duration
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
@@ -150,7 +150,7 @@ def adapt(
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
-    exif: str = "ignore",
+    exif: str = AUTO,
     keep_contradictions: bool = False,
     skip_damaged: bool = False,
     force: bool = False,
@@ -188,9 +188,10 @@ def adapt(
     variants = _variants(method, options)
     if metric not in MEASURES:
         raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
-    if exif not in EXIF:
-        raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
-    chosen = Chosen(_conditions(name, backbone, precision, device), seed, exif)
+    if exif not in (AUTO, *EXIF):
+        raise unknown("way with EXIF orientations", exif, (AUTO, *EXIF), "fsbench adapt --help")
+    conditions = _conditions(name, backbone, precision, device)
+    chosen = Chosen(conditions, seed, settle_exif(exif, name))
     data = read_own_data(classnames, given["templates"], None)
     material = gather(name, data, shots, seed, skip_damaged, keep_contradictions, given["relabel"])
     # Before the fits: a file that is gone afterwards costs no model.

@@ -139,7 +139,13 @@ code_option = click.option(
 @device_option
 @click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
-@click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
+@click.option(
+    "--exif",
+    type=click.Choice([AUTO, *EXIF]),
+    default=AUTO,
+    show_default=True,
+    help="EXIF orientations; auto rotates your own images.",
+)
 @click.option(
     "--keep-contradictions",
     is_flag=True,
