@@ -25,6 +25,7 @@ MADE_OF = PICTURES / "made-of.json"
 # What decides how a picture looks, beside the numbers.
 SOURCES = {
     "report": (
+        "plugins/page/base.html",
         "plugins/report/page/*",
         "plugins/report/figures/*.py",
         "analysis/figures/costs.py",

@@ -1,4 +1,4 @@
-"""The command `fsbench data`."""
+"""The commands `fsbench data` and `fsbench look`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(cli: LazyGroup) -> None:
-    """Add the `data` group by name; its module is imported on first use."""
+    """Add the commands by name; their modules are imported on first use."""
     cli.add_lazy(
         "data",
         "fewshot_bench.plugins.data.commands:data",
         "Fetch, list and verify data sets.",
+        "data",
+    )
+    cli.add_lazy(
+        "look",
+        "fewshot_bench.plugins.data.look:look",
+        "Show copies, contradictions and counts of a folder of images.",
         "data",
     )

@@ -122,7 +122,7 @@ def page(made: Sequence[Made[str]], title: str) -> str:
     from markupsafe import Markup
 
     files = resources.files("fewshot_bench.plugins.report.page")
-    script, style = ((files / name).read_text("utf-8") for name in ("script.js", "style.css"))
+    script = (files / "script.js").read_text("utf-8")
     # Only the script with this digest may run, whatever else got into the page.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     bodies = [
@@ -137,7 +137,6 @@ def page(made: Sequence[Made[str]], title: str) -> str:
         records=len({record.spec.key() for part in made for record in part.block.records}),
         script=Markup(script),
         script_digest=allowed,
-        style=Markup(style),
         light=Markup(variables(dark=False)),
         dark=Markup(variables(dark=True)),
     )
