@@ -30,8 +30,9 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
         for index in np.flatnonzero(wrong)
     }
     with tempfile.TemporaryDirectory() as folder:
-        asked = {"method": method, "backbone": "tiny", "device": "cpu", "seed": seed}
-        learned = fb.adapt(data, f"{folder}/model", relabel=planted, **asked).learned
+        asked = {"method": method, "backbone": "tiny", "device": "cpu", "budget": "1h"}
+        learned = fb.adapt(data, f"{folder}/model", seed=seed, relabel=planted, **asked).learned
+    assert learned is not None
     held = learned.held
     labels, shares = learned.labels[held], learned.probabilities[held]
     bad = np.array([id in planted for id in learned.ids])[held]
@@ -45,7 +46,7 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
-    parser.add_argument("--method", default="linear-probe")
+    parser.add_argument("--method", default="gda")
     parser.add_argument("--rates", default="0.05,0.1,0.2,0.3")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--dump", type=Path)
