@@ -101,6 +101,14 @@ def test_suspects_correct_the_next_model(photos: Path, model: Path, tmp_path: Pa
     assert "planted.jpg" not in (tmp_path / "better" / "suspects.csv").read_text(encoding="utf-8")
 
 
+def test_corrections_in_the_folder_of_the_model_stay(photos: Path, model: Path) -> None:
+    before = (model / "suspects.csv").read_bytes()
+    done = adapt(photos, model, "--force", "--relabel", model / "suspects.csv")
+    assert done.code == 2
+    assert "copy it to another place first" in done.err
+    assert (model / "suspects.csv").read_bytes() == before
+
+
 def test_foreign_names_are_only_text(model: Path) -> None:
     page = Page((model / "report.html").read_text(encoding="utf-8"))
     sources = [attributes["src"] for attributes in page.named("img")]

@@ -184,7 +184,7 @@ def adapt(
     name, folder = given["dataset"], given["output"]
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
-    _refuse_inside(folder, name)
+    _refuse_inside(folder, name, given["relabel"])
     variants = _variants(method, options)
     if metric not in MEASURES:
         raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
@@ -243,8 +243,16 @@ def _cache() -> Iterator[Path | None]:
         yield folder
 
 
-def _refuse_inside(folder: Path, dataset: str) -> None:
-    """UsageError for a folder in that of the images, where it would be read as a class."""
+def _refuse_inside(folder: Path, dataset: str, relabel: Relabel | None) -> None:
+    """UsageError for a folder in that of the images, where it would be read as a class.
+
+    The same for one with the corrections of labels, which the new model would replace.
+    """
+    if isinstance(relabel, Path) and relabel.resolve().parent == folder.resolve():
+        raise UsageError(
+            f"--relabel {relabel}: lies in the folder of the model, which is replaced; copy it to "
+            "another place first"
+        )
     images = Path(dataset.partition(":")[2]).expanduser()
     if ":" in dataset and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise UsageError(

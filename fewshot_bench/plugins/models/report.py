@@ -109,7 +109,7 @@ def _tiles(rows: Sequence[Mapping[str, Any]], draw: Any) -> list[Tile]:
         Tile(
             draw(row["image"]),
             (
-                f"{row['suggested']} {100 * row['probability']:.0f} %",
+                f"{100 * row['probability']:.0f} % {row['suggested']}",
                 f"labeled {row['label']}",
                 row["image"],
             ),
