@@ -22,7 +22,7 @@ from fewshot_bench.images.copies import CHUNK, Copies, group_copies, look_closel
 from fewshot_bench.images.decode import SAME_FORMAT, examine
 from fewshot_bench.images.digests import Known, Seen, dataset_digests
 from fewshot_bench.images.fingerprints import Bytes, Fingerprints
-from fewshot_bench.utils.text import shortened
+from fewshot_bench.utils.text import counted, shortened
 
 # Shorter sides, in pixels, are called very small; examples of a finding that are shown.
 SMALL, SHOWN = 32, 3
@@ -77,14 +77,14 @@ class Looks:
         lines = [f"{_many(len(self.items))} of {len(counts):,} classes: {spread}"]
         if copies.copied:
             exact = f" ({copies.exact:,} byte for byte)" if copies.exact else ""
-            lines.append(f"{_many(copies.copied)} copy others{exact}: copies stay together")
+            lines.append(f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}")
         elif copies.unsearched:
             lines.append(f"only equal files are searched for copies: {copies.unsearched}")
         if clashes := copies.contradictions:
             said = [" = ".join(self.items[at].id for at in group[:SHOWN]) for group in clashes]
             lines.append(f"{_many(len(clashes))} under two labels: {_few(said)}")
         if self.turned:
-            lines.append(f"{_many(self.turned)} are turned upright by EXIF")
+            lines.append(f"{_many(self.turned)} turned upright by EXIF")
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
             lines.append(f"{_many(len(said))} cannot be used: {_few(said)}")

@@ -61,7 +61,7 @@ def test_what_to_know_comes_first_and_then_counts(photos: Path) -> None:
     lines = done.out.splitlines()
     assert lines[0].startswith("13 pictures of 3 classes: 1 of ")
     said = "\n".join(lines)
-    assert "3 pictures copy others (2 byte for byte)" in said
+    assert "3 copies of other pictures (2 byte for byte)" in said
     assert "2 pictures under two labels: " in said
     assert "2 pictures cannot be used: birch/broken.jpg (" in said
     assert "sizes from 120 x 90 to 160 x 120 pixels, median 160 x 120" in said
@@ -110,7 +110,9 @@ def test_many_classes_share_a_row(tmp_path: Path) -> None:
 def test_pools_and_tables_are_shown_as_they_are(tmp_path: Path) -> None:
     image_folder(tmp_path / "photos")
     shutil.copy(tmp_path / "photos/train/cat/0.jpg", tmp_path / "photos/test/cat/copy.jpg")
-    table = fsbench("look", tmp_path / "photos").out.splitlines()[-3:]
+    done = fsbench("look", tmp_path / "photos").out
+    assert "1 picture in train and test, as copies: --list copies" in done
+    table = done.splitlines()[-3:]
     assert [line.split() for line in table] == [
         ["class", "train", "test"],
         ["cat", "6", "7"],

@@ -23,6 +23,7 @@ from fewshot_bench.plugins.page import Tile, draw_small, template
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import evenly
 from fewshot_bench.utils.prefetch import THREADS, spread
+from fewshot_bench.utils.text import counted
 
 if TYPE_CHECKING:
     from fewshot_bench.images.looking import Listed, Looks
@@ -65,6 +66,9 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
             listed = list(all_items(dataset))
         looks = look_at(dataset, [item for _, item in listed], THREADS)
         lines = [*looks.lines(), *_describe_sizes(looks), *dataset.card().left_out]
+        both = sum(len({listed[at][0] for at in group}) > 1 for group in looks.copies.members)
+        if both:
+            lines.append(f"{counted(both, 'picture')} in train and test, as copies: --list copies")
         if sheet is not None:
             work.step("drawing small pictures")
             write_bytes(sheet, _draw_sheet(name, dataset, looks, lines).encode())
@@ -81,7 +85,8 @@ def _describe_sizes(looks: Looks) -> Iterator[str]:
     if sizes := sorted((seen.size for seen in looks.seen.values()), key=math.prod):
         ends = (sizes[0], sizes[-1], sizes[len(sizes) // 2])
         first, last, median = (f"{width} x {height}" for width, height in ends)
-        yield f"sizes from {first} to {last} pixels, median {median}"
+        range_text = f"sizes from {first} to {last} pixels, median {median}"
+        yield range_text if first != last else f"all of {first} pixels"
 
 
 def _count(listed: Listed, every: bool) -> Iterator[tuple[str, ...]]:
