@@ -81,6 +81,7 @@ def _write(
         measured=MEASURED[config.accuracy["metric"]].lower() if config.accuracy else "",
         images=sum(config.data["images"].values()),
         methods=list_methods(methods),
+        chosen=[row["chosen"] for row in methods],
         notes=notes,
         learned=shown,
     )
