@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,12 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
         for index in np.flatnonzero(wrong)
     }
     with tempfile.TemporaryDirectory() as folder:
-        asked = {"method": method, "backbone": "tiny", "device": "cpu", "budget": "1h"}
+        asked: dict[str, Any] = {
+            "method": method,
+            "backbone": "tiny",
+            "device": "cpu",
+            "budget": "1h",
+        }
         learned = fb.adapt(data, f"{folder}/model", seed=seed, relabel=planted, **asked).learned
     assert learned is not None
     held = learned.held

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fewshot_bench.plugins.page import Tile
     from fewshot_bench.store.kept_models import ModelConfig
 
-MOST_PICTURES, MOST_PAIRS = 24, 12
-"""Maximum pictures of a section, and maximum confusions."""
+MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 24, 12, 500
+"""Maximum pictures of a section, maximum confusions, and maximum classes."""
 
 
 def show_learned(
@@ -58,12 +58,12 @@ def _write(
     draw = cache(lambda id: draw_small(material.dataset, found[id]))
     shown: dict[str, Any] = {}
     if learned is not None:
-        rows = learned.classes()
+        rows = sorted(learned.classes(), key=lambda row: (row["recall"] is None, row["recall"]))
         mistakes = list(_list_mistakes(learned))
         bins = learned.calibration()
         answers = sum(each["images"] for each in bins)
         shown = {
-            "classes": sorted(rows, key=lambda row: (row["recall"] is None, row["recall"])),
+            "classes": rows[:MOST_CLASSES],
             "confusions": learned.confusions()[:MOST_PAIRS],
             "bins": bins,
             "claimed": sum(each["probability"] * each["images"] for each in bins) / answers,
@@ -81,6 +81,7 @@ def _write(
         measured=MEASURED[config.accuracy["metric"]].lower() if config.accuracy else "",
         images=sum(config.data["images"].values()),
         methods=list_methods(methods),
+        chosen=[row["chosen"] for row in methods],
         notes=notes,
         learned=shown,
     )
