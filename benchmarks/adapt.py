@@ -54,12 +54,10 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     few, whole = drawn(material, shots, 1000 + seed)
     chosen = Chosen(Request((), (), backbone="tiny"), seed)
     variants = expand_methods(methods.split(","), (), registry())
-    search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
+    search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6))
     search.run()
     winner, count = search.choose(), len(few.items)
-    stated = estimates.estimate(
-        search.shares, search.finalists.index(winner), search.weights, seed
-    )
+    stated = estimates.estimate(search.shares, search.finalists.index(winner), search.weights, seed)
     workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -82,9 +80,7 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
         "inside": stated.low <= shares[winner.title] / 100 <= stated.high,
         "behind": round(max(held_out.values()) - held_out[winner.title], 2),
         "all": held_out,
-        "seen": {
-            c.title: c.right(search.units, search.repeats).tolist() for c in search.finalists
-        },
+        "seen": {c.title: c.right(search.units, search.repeats).tolist() for c in search.finalists},
         "first": {title: round(100 * float(right.mean()), 2) for title, right in first.items()},
     }
 

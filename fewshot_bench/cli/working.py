@@ -1,6 +1,6 @@
 """Shows the progress of a command's long work on stderr: `working` is the entry.
 
-A terminal has one live line; elsewhere a line comes every half minute.
+A terminal has one live line; elsewhere lines come, rarely once work has taken half a minute.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from fewshot_bench.utils.text import color_system
 EVERY_SECONDS = 30.0
 # Work that is known to be long says so after this time, in which it may be refused.
 FIRST_SECONDS = 0.3
+# Then it says more after this time, and twice as long each time, up to EVERY_SECONDS.
+SECOND_SECONDS = 5.0
 
 
 @contextmanager
@@ -74,14 +76,14 @@ def _live(work: Work) -> Iterator[None]:
 
 @contextmanager
 def _lines(call: Callable[[], None], first: float) -> Iterator[None]:
-    """Call a function after `first` seconds and every half minute, in a thread, until the end."""
+    """Call a function after `first` seconds, then ever more rarely, in a thread, until the end."""
     ended = threading.Event()
 
     def run() -> None:
         wait = first
         while not ended.wait(wait):
             call()
-            wait = EVERY_SECONDS
+            wait = min(max(2 * wait, SECOND_SECONDS), EVERY_SECONDS)
 
     thread = threading.Thread(target=run, daemon=True)
     # At a limit on threads, the command itself says what cannot be done.

@@ -24,12 +24,14 @@ WATCHED_SECONDS = 1.0
 class Work:
     """Long work with a title, at one step at a time.
 
-    clock: returns seconds. aside: a context in which something else can be printed.
+    clock: returns seconds. aside: a context in which something else can be printed. check: called
+    after each part that is done; what it raises ends the step.
     """
 
     def __init__(self, title: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.title = title
         self.aside: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.check: Callable[[], None] | None = None
         self._clock = clock
         self._begun = clock()
         self.step("")
@@ -39,32 +41,39 @@ class Work:
 
         most: seconds that all work that is left may take.
         """
-        self._text, self._total, self._first, self._done = text, total, done, done
+        self.text, self.total, self._first, self.done = text, total, done, done
         self._since = self._clock()
         self._end = None if most is None else self._since + most
 
     def advance(self, count: float = 1) -> None:
         """Add parts to those of this step that are done."""
-        self._done += count
+        self.reach(self.done + count)
 
     def reach(self, done: float, total: float = 0) -> None:
         """Set how many parts of this step are done; total: of how many, if that is known now."""
-        self._done, self._total = done, total or self._total
+        self.done, self.total = done, total or self.total
+        if self.check:
+            self.check()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this step so far."""
+        return self._clock() - self._since
 
     @property
     def seconds_left(self) -> float | None:
         """Expected seconds of this step; None if unknown."""
-        parts, seconds = self._done - self._first, self._clock() - self._since
-        if parts <= 0 or self._total <= 0 or seconds < WATCHED_SECONDS:
+        parts, seconds = self.done - self._first, self.seconds
+        if parts <= 0 or self.total <= 0 or seconds < WATCHED_SECONDS:
             return None
-        return seconds / parts * max(self._total - self._done, 0)
+        return seconds / parts * max(self.total - self.done, 0)
 
     def line(self) -> str:
         """`store verify: records, 12 of 40, 40 s left`; without an end, the time so far."""
-        count = f"{self._done:,.0f} of {self._total:,.0f}" if self._total else ""
-        if self._done and not self._total:
-            count = f"{self._done:,.0f}"
-        parts = ", ".join(filter(None, (self._text, count, self._time())))
+        count = f"{self.done:,.0f} of {self.total:,.0f}" if self.total else ""
+        if self.done and not self.total:
+            count = f"{self.done:,.0f}"
+        parts = ", ".join(filter(None, (self.text, count, self._time())))
         return printable(f"{self.title}: {parts}")
 
     def _time(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from fewshot_bench.plugins.models.material import gather, repeat_folds, with_val
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import read_config, read_model
+from fewshot_bench.utils import progress
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
-from fewshot_bench.utils.progress import Work
+from fewshot_bench.utils.progress import Work, shown
 from tests.helpers import Result, fsbench, image_folder, save_image
 
+PROGRESS = r"adapt: gda, repeat 1 of 2, fold 2 of 2; best so far zero-shot [\d.]+ %, at most \d+"
 CHEAP = ("zero-shot", "gda")
 TINY: Any = {"backbone": "tiny", "device": "cpu"}
 
@@ -66,10 +69,11 @@ def test_auto_chooses_and_keeps_a_model(
     done = adapt("-d", "shapes", "--shots", 4, "-O", output, "--reject", "0.8")
     assert done.code == 0, done.err
     assert any(line.startswith("adapt: encoding images, 0 of ") for line in steps)
-    assert any(line.startswith("adapt: gda, repeat 1, fold 2 of 2, at most") for line in steps)
+    assert any(re.match(PROGRESS, line) for line in steps)
     assert any("on all" in line for line in steps)
-    assert "chosen" in done.out
-    assert "gda (all images)" in done.out
+    assert "compared 2 of 2 methods: " in done.out
+    assert "chosen " in done.out
+    assert len(done.out.splitlines()) <= 12
     config, tensors = read_model(output)
     assert config.method in CHEAP
     assert tensors or config.method == "zero-shot"
@@ -80,7 +84,8 @@ def test_auto_chooses_and_keeps_a_model(
     assert config.reject is not None
     assert set(config.data["images"].values()) == {4}
     text = (output / "README.md").read_text()
-    assert config.method in text
+    assert "gda (all images)" in text
+    assert "chosen: " in text
     metadata = yaml.safe_load(text.split("---")[1])
     assert metadata["license"] == "apache-2.0"
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] > 0
@@ -193,16 +198,23 @@ def test_images_of_a_manifest_are_all_used_under_other_names(tmp_path: Path) -> 
     assert {item.classname for item in found.items} == {"ant", "bee"}
 
 
-def test_a_budget_that_is_over_still_gives_zero_shot(
-    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", [False, True])
+def test_a_budget_without_time_to_compare_gives_a_head_that_uses_the_labels(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
+    """Even if zero-shot was the only method that was tried."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(budgets.Budget, "__init__", _ticking(budgets.Budget.__init__, ticks))
-    found = fb.adapt("shapes", tmp_path / "m", budget="5s", shots=3, **TINY)
-    assert found.config.method == "zero-shot"
+    if named:
+        monkeypatch.setattr(module, "order", lambda: ("zero-shot", "gda", search.CHEAPEST))
+    found = fb.adapt("shapes", tmp_path / "m", budget="22s", shots=3, **TINY)
+    rows = {row["method"]: row for row in found.methods}
+    assert rows["zero-shot"]["folds"] == 2
+    assert found.config.method == (search.CHEAPEST if named else "gda")
+    assert found.config.data["validation"] == 0
     assert not found.config.accuracy
-    assert found.tried.note.str.contains("no time").any()
-    assert found.tried.accuracy.isna().all()
+    (chosen,) = (row for row in found.methods if row["chosen"])
+    assert "the cheapest that uses the labels" in chosen["note"]
 
 
 def _ticking(init: Any, ticks: Any) -> Any:
@@ -212,28 +224,81 @@ def _ticking(init: Any, ticks: Any) -> Any:
     return with_clock
 
 
-def test_a_budget_that_ends_before_encoding_is_stated_so(tmp_path: Path) -> None:
-    material = gather(photos(tmp_path / "photos", 20, 20), {})
-    runner = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
-    variant = Variant("zero-shot", {}, {}, "1")
-    found = search.Search(runner, [variant], budgets.Budget(1e-3), lambda line: None)
-    found.run()
-    assert "the budget ended after" in found.stopped
-    assert found.candidates[0].dropped == found.stopped
+def test_work_that_would_end_after_the_budget_is_refused_with_one_that_is_enough() -> None:
+    now = [0.0]
+    budget, work = budgets.Budget(60, clock=lambda: now[0]), Work("adapt", lambda: now[0])
+    with shown(work), budget.refusing():
+        work.step("encoding images", 3000)
+        now[0] = 0.5
+        work.reach(100)
+        now[0] = 10.0
+        with pytest.raises(UsageError) as refused:
+            work.reach(120)
+    assert str(refused.value) == (
+        "encoding images: all 3,000 take about 4 min 10 s here, which does not fit into a budget "
+        "of 1 min; give --budget 6m, or --shots for at most 331 images"
+    )
+    work.reach(121)
+
+
+def test_nothing_is_left_of_a_refused_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "WATCHED_SECONDS", 0.0)
+    own = photos(tmp_path / "photos", 30, 30)
+    refused = adapt("-d", own, "-O", tmp_path / "m", "--budget", "0.01s")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "give --budget " in refused.err
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_fit_is_ended_as_soon_as_its_end_is_foretold() -> None:
     now = [0.0]
     budget = budgets.Budget(100, clock=lambda: now[0])
     watch = budget.watch(fits=6)
-    for second in range(1, 3):
+    # The first step also encodes, which is not done again.
+    for second in (20, 21, 22, 23, 24):
         now[0] = second
-        watch(second, 10)
+        watch(second - 19, 10)
     watch = budget.watch(fits=6)
-    watch(1, 1000)
+    for done in (1, 2):
+        now[0] += 2
+        watch(done, 1000)
     now[0] += 2
-    with pytest.raises(budgets.OverBudget, match="6 fits of about"):
-        watch(2, 1000)
+    with pytest.raises(budgets.OverBudget, match="no time: 6 fits of about 33 min 20 s") as over:
+        watch(3, 1000)
+    assert over.value.each == 2000
+
+
+SLOW = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Slow:
+    name: ClassVar[str] = "slow"
+
+    def fit(self, task, backbone, ctx):
+        for step in range(3):
+            ctx.progress(step, 1000)
+        raise AssertionError
+"""
+
+
+def test_a_method_by_name_that_takes_too_long_is_refused_with_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock takes a second."""
+    ticks, file = iter(range(10**6)), tmp_path / "slow.py"
+    file.write_text(SLOW)
+    monkeypatch.setattr(budgets.Budget, "__init__", _ticking(budgets.Budget.__init__, ticks))
+    found = adapt("-d", "digits", "-m", f"{file}:Slow", "-O", tmp_path / "m", "--budget", "60s")
+    assert found.code == 2
+    assert "fitting slow on all" in found.err
+    assert "a fit takes about" in found.err
+    assert "; give --budget " in found.err
+    assert not (tmp_path / "m").exists()
 
 
 def test_memory_is_a_bound() -> None:
@@ -266,14 +331,18 @@ def test_a_method_that_cannot_be_fitted_is_listed_with_its_reason(
 def test_an_interruption_leaves_the_best_so_far_or_nothing(
     few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
+    cls = registry().method_class("gda" if begun else "zero-shot")
+    fit = cls.fit
+
     def interrupt(*_: Any) -> Any:
+        cls.fit = fit
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry().method_class("gda" if begun else "zero-shot"), "fit", interrupt)
+    monkeypatch.setattr(cls, "fit", interrupt)
     if begun:
         found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
-        assert found.config.method == "zero-shot"
-        assert "interrupted" in found.notes
+        assert found.config.method == "gda"
+        assert any("(interrupted)" in note for note in found.notes)
     else:
         with pytest.raises(KeyboardInterrupt):
             fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
@@ -346,7 +415,8 @@ def test_auto_stands_for_all_built_in_methods() -> None:
     }
     found = search.order()
     assert sorted(found) == sorted(builtin)
-    assert found[: len(search.TIERS[0] + search.TIERS[1])] == [*search.TIERS[0], *search.TIERS[1]]
+    cheap = [*search.TIERS[0], *search.TIERS[1]]
+    assert found[: len(cheap)] == sorted(cheap, key=lambda name: name != search.CHEAPEST)
 
 
 def test_durations() -> None:

@@ -63,7 +63,6 @@ from fewshot_bench.utils.arguments import (
 )
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
 from fewshot_bench.utils.files import is_left_behind, temporary_name
-from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import SIZES, read_size
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def adapt(
     `suspects.csv`, or the new class of each image by its path, None to leave it out.
     keep_contradictions: pictures under two labels count in the accuracy, too. keep_support: put
     small pictures of the images into the folder, which `fsbench app` shows beside its answers.
-    say: gets a line for each step.
+    say: gets the lines on the images, before anything is fitted.
 
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
@@ -193,18 +192,19 @@ def adapt(
     conditions = _conditions(name, backbone, precision, device)
     chosen = Chosen(conditions, seed, settle_exif(exif, name))
     data = read_own_data(classnames, given["templates"], None)
-    material = gather(name, data, shots, seed, skip_damaged, keep_contradictions, given["relabel"])
+    with clock.refusing():
+        material = gather(
+            name, data, shots, seed, skip_damaged, keep_contradictions, given["relabel"]
+        )
+    for note in material.notes:
+        say(note)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:
         runner = FitRunner(material, chosen, cache)
-        search = Search(runner, variants, clock, say, REPEATS, metric)
+        search = Search(runner, variants, clock, REPEATS, metric)
         search.run()
-        winner = search.choose()
-        last = f"fitting {winner.title} on all {len(material.items):,} images"
-        say(last)
-        current().step(last)
-        fitted, chosen_by = search.final(winner)
+        winner, fitted, chosen_by = search.finish()
         support = runner.make_support() if keep_support else None
     stated, learned = _estimate(search, winner, metric, given["reject"], chosen_by)
     config = _config(runner, winner, fitted, stated, stated_files)
@@ -401,7 +401,7 @@ def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str
         "seconds": math.fsum(candidate.seconds),
         "folds": len(candidate.seconds),
         "chosen": candidate is winner,
-        "note": candidate.dropped,
+        "note": search.why if candidate is winner else candidate.dropped,
     }
 
 

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median_low
 
 from fewshot_bench.utils.errors import FsbenchError, UsageError
-from fewshot_bench.utils.progress import current
+from fewshot_bench.utils.progress import Work, current, shown
 from fewshot_bench.utils.text import size_text
 
 BUDGET = "10m"
@@ -21,12 +25,16 @@ _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 # Share kept for writing the folder after the last fit; factor for a machine that gets slower.
 SPARE, SLOWER = 0.08, 1.3
-# Seconds of a fit that are observed before its end is predicted.
+# Seconds of a fit that are observed between two predictions of its end.
 SEEN_SECONDS = 1.0
 
 
 class OverBudget(FsbenchError):
-    """A fit that would not end within the budget."""
+    """A fit that would not end within the budget; each: seconds that it takes, 0 if unknown."""
+
+    def __init__(self, text: str, each: float = 0.0) -> None:
+        super().__init__(text)
+        self.each = each
 
 
 def read_duration(text: str) -> float:
@@ -53,6 +61,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def roomy(seconds: float) -> str:
+    """A budget with room for so many seconds, as `--budget` takes it: 40s, 6m."""
+    wanted = SLOWER * seconds / (1 - SPARE)
+    return f"{math.ceil(wanted / 10) * 10}s" if wanted <= 60 else f"{math.ceil(wanted / 60)}m"
 
 
 @dataclass
@@ -82,29 +96,57 @@ class Budget:
         """Seconds that may still go into choosing."""
         return self.seconds * (1 - SPARE) - self.spent - self.reserved
 
+    @contextmanager
+    def refusing(self) -> Iterator[Work]:
+        """UsageError as soon as a step of the current work is known to end after the budget."""
+        work = current()
+
+        def check() -> None:
+            left = work.seconds_left
+            if left is not None and left > self.left:
+                whole, total = work.seconds + left, work.total
+                fitting = max(0.0, self.left + work.seconds) / (2 * whole) * total
+                fewer = f", or --shots for at most {fitting:,.0f} images" if fitting >= 1 else ""
+                raise UsageError(
+                    f"{work.text}: all {total:,.0f} take about {duration(whole)} here, which does "
+                    f"not fit into a budget of {duration(self.seconds)}; give --budget "
+                    f"{roomy(self.spent + left)}{fewer}"
+                )
+
+        with shown(work):
+            work.check = check
+            try:
+                yield work
+            finally:
+                work.check = None
+
     def watch(self, fits: int) -> Callable[[int, int], None]:
         """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
 
-        The time of all fits is predicted once a fit has reported steps for SEEN_SECONDS.
+        The time of all fits is predicted from the median time of a step: the first ones are slow,
+        because they also encode texts and views, which are kept for other fits.
         """
         import psutil
 
         begun, left, memory_info = self.clock(), self.left, psutil.Process().memory_info
-        first: list[float] = []
+        seen: list[tuple[float, int]] = []
+        looked = begun
 
         def progress(done: int, total: int) -> None:
+            nonlocal looked
             now = self.clock()
             if self.memory is not None and (held := memory_info().rss) > self.memory:
                 raise OverBudget(f"no memory: {size_text(held)} of {size_text(self.memory)}")
-            current().reach(done, total)
-            # Work before the first report, such as encoding, is not repeated for later steps.
-            first.extend(() if first else (now, done))
-            since, steps = now - first[0], done - first[1]
-            whole = now - begun
-            if steps > 0:
-                whole += since / steps * max(total - done, 0)
-            foretold = steps > 0 and since >= SEEN_SECONDS and whole * fits > left
-            if now - begun > left or foretold:
-                raise OverBudget(f"no time: {fits} fits of about {duration(whole)}")
+            seen.append((now, done))
+            if now - looked < SEEN_SECONDS and now - begun <= left:
+                return
+            looked = now
+            paces = [(late - soon) / (n - m) for (soon, m), (late, n) in pairwise(seen) if n > m]
+            pace = median_low(paces) if len(paces) > 1 else 0.0
+            whole = now - begun + pace * max(total - done, 0)
+            if now - begun > left or whole + (fits - 1) * pace * total > left:
+                each = max(whole if fits == 1 else 0.0, pace * total)
+                many = f"{fits} fits of" if fits > 1 else "a fit takes"
+                raise OverBudget(f"no time: {many} about {duration(each)}", each)
 
         return progress

@@ -6,7 +6,6 @@ import csv
 import io
 import ipaddress
 import json
-import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ from fewshot_bench.cli.options import (
     output_option,
 )
 from fewshot_bench.cli.output import (
-    aligned,
     refuse_image,
     refuse_kept,
     replaced,
@@ -43,7 +41,6 @@ from fewshot_bench.plugins.models.budget import BUDGET, KEPT
 from fewshot_bench.plugins.models.inputs import iterate_images, list_images
 from fewshot_bench.runner.own_data import name_own, read_own_data
 from fewshot_bench.store.hub import PREFIX
-from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.kept_models import MEASURES, TOP1
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.processes import interrupt_on_signals
@@ -165,31 +162,20 @@ def adapt(**values: Any) -> None:
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
     """
     from fewshot_bench.plugins.models import adapt as adapting
-    from fewshot_bench.plugins.models.model_card import list_methods
+    from fewshot_bench.plugins.models.summary import summarize
 
     interrupt_on_signals()
-    with working("adapt", "reading images"):
-        adapted = adapting.adapt(**values)
-    rows = [tuple(map(printable, row)) for row in list_methods(adapted.methods)]
-    for line in (*aligned(rows, range(1, len(rows[0]) - 1)), *adapted.notes):
+    said: list[str] = []
+    with working("adapt", "reading images") as work:
+
+        def tell(line: str) -> None:
+            said.append(line)
+            with work.aside():
+                say(line)
+
+        adapted = adapting.adapt(**values, say=tell)
+    for line in summarize(adapted, said):
         say(line)
-    config = adapted.config
-    text = f"{config.method} on {config.backbone}"
-    if figures := config.accuracy:
-        text += (
-            f": accuracy {100 * figures['mean']:.1f} % on held-out images "
-            f"({100 * figures['level']:.0f} % interval "
-            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
-        )
-    say(text)
-    if config.reject is not None:
-        say(f"images with a probability below {config.reject:.3f} belong to no class")
-    folder = str(adapted.folder)
-    use = f"fsbench predict {shlex.quote(folder)} IMAGES"
-    if own := find_method(adapted.folder, config.method, config.method_version):
-        # No command runs code that a model brings, unless it is named.
-        use += f" --method {shlex.quote(own.reference)}"
-    say(f"model in {folder}; {use}")
 
 
 @click.command("export", short_help="Write a kept model as a torch or ONNX program.")

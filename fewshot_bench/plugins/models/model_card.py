@@ -96,7 +96,7 @@ def list_methods(tried: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for row in tried:
         stated = _state(row["accuracy"], row["low"], row["high"])
         took = [duration(row["seconds"]), str(row["folds"])] if row["folds"] else ["–", "–"]
-        note = "chosen" if row["chosen"] else row["note"]
+        note = ": ".join(filter(None, ("chosen" * row["chosen"], row["note"])))
         lines.append([row["method"], *stated, *took, note])
     return lines
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import estimates
-from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
+from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration, roomy
 from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.plugins.models.fitting import FitRunner
-from fewshot_bench.plugins.models.material import Fold, repeat_folds, with_validation
+from fewshot_bench.plugins.models.material import FOLDS, Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import TOP1
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 TIERS = (
     ("zero-shot",),
     (
-        *("gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap", "taskres"),
-        *("cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
+        *("lp++", "tip-adapter", "proker", "linear-probe", "clap", "gda", "ape", "tip-adapter-f"),
+        *("zs-lp", "ape-t", "cross-modal", "wise-ft", "clip-adapter", "taskres"),
     ),
     (
         *("clip-lora", "dora", "vpt-shallow", "vpt-deep", "coop", "kgcoop", "prograd"),
@@ -45,10 +45,13 @@ TIERS = (
 through the encoders. Methods of a tier cost about the same in use; others come after the last."""
 ONE_SHOT = "clap"
 """Chosen if no class has two images, so that none can be held out (docs/adapt.md)."""
+CHEAPEST = "lp++"
+"""Tried first, and chosen if the budget ends before heads were compared: it takes a fraction of a
+second, and is good without choosing by validation images (docs/adapt.md)."""
 REPEATS = 3
 # Images that are encoded before timing starts, and then between two checks of the budget.
 FIRST, CHUNK = 16, 64
-LOST = "clearly worse"
+LOST, WHOLE = "clearly worse", " (all images)"
 FAILED, INAPPLICABLE = "failed", "not applicable"
 
 
@@ -79,7 +82,7 @@ class Candidate:
     @property
     def title(self) -> str:
         """Name in tables."""
-        return f"{self.name} (all images)" if self.whole else self.name
+        return self.name + WHOLE * self.whole
 
     @property
     def repeats(self) -> int:
@@ -111,7 +114,8 @@ class Candidate:
 class Search:
     """Candidates from cheap to expensive on repeated folds.
 
-    say: gets a line for each step. metric: one of `kept_models.MEASURES`.
+    metric: one of `kept_models.MEASURES`. stopped: why the search ended early; why: the reason for
+    the choice, once `choose` made it.
     """
 
     def __init__(
@@ -119,11 +123,10 @@ class Search:
         runner: FitRunner,
         variants: Sequence[Variant],
         budget: Budget,
-        say: Callable[[str], None],
         repeats: int = REPEATS,
         metric: str = TOP1,
     ) -> None:
-        self.runner, self.budget, self._say = runner, budget, say
+        self.runner, self.budget = runner, budget
         self.labels = runner.material.labels
         self.candidates = [Candidate(variant) for variant in variants]
         material, seed = runner.material, runner.chosen.seed
@@ -134,8 +137,10 @@ class Search:
             held[fold.held_out] = True
         self.units = Units.of(self.labels, material.copies.groups, held)
         self.weights = self.units.weights(metric)
-        self.stopped = ""
+        self.stopped = self.why = ""
         self._per_image = 0.0
+        self._alone = len(self.candidates) == 1
+        self._cheapest: Candidate | None = None
 
     @property
     def finalists(self) -> list[Candidate]:
@@ -158,43 +163,32 @@ class Search:
         KeyboardInterrupt ends the search early; it is raised only without a finalist.
         """
         try:
-            if self.folds and self._encode_all():
+            if self.folds:
+                self._encode_all()
                 self._run()
         except KeyboardInterrupt:
             if not self.finalists:
                 raise
             self.stopped = "interrupted"
-            self._say("interrupted: goes on with the best so far")
         for candidate in self.candidates:
             if not candidate.repeats and not candidate.dropped:
                 candidate.dropped = (
                     self.stopped or "nothing can be held out: no class has two images"
                 )
 
-    def _encode_all(self) -> bool:
-        """Encode all images for the methods to share; False if there is no time for it."""
+    def _encode_all(self) -> None:
+        """Encode all images for the methods to share."""
         every = np.arange(len(self.labels))
-        self._say(f"encoding {len(every):,} images")
-        work = current()
-        work.step("encoding images", len(every))
-        # The first images wait for the backbone to load, so they are not timed.
-        self.runner.encode(every[:FIRST])
-        work.reach(len(every[:FIRST]))
-        begun, rest = self.budget.clock(), every[FIRST:]
-        for start in range(0, len(rest), CHUNK):
-            self.runner.encode(rest[start : start + CHUNK])
-            done = min(start + CHUNK, len(rest))
-            work.reach(FIRST + done)
-            self._per_image = (self.budget.clock() - begun) / done
-            if self.budget.left < self._per_image * (len(rest) - done):
-                spent, whole = self.budget.spent, duration(self._per_image * len(every))
-                self.stopped = (
-                    f"no time: the budget ended after {duration(spent)}, before encoding"
-                    if self.budget.left <= 0
-                    else f"no time: encoding the images takes about {whole}"
-                )
-                return False
-        return True
+        with self.budget.refusing() as work:
+            work.step("encoding images", len(every))
+            # The first images wait for the backbone to load, so they are not timed.
+            self.runner.encode(every[:FIRST])
+            begun = self.budget.clock()
+            work.step("encoding images", len(every), len(every[:FIRST]))
+            for start in range(FIRST, len(every), CHUNK):
+                self.runner.encode(every[start : start + CHUNK])
+                work.reach(min(start + CHUNK, len(every)))
+                self._per_image = (self.budget.clock() - begun) / (work.done - FIRST)
 
     def _run(self) -> None:
         for repeat in range(1 + self.folds[-1].repeat):
@@ -230,28 +224,30 @@ class Search:
         """Fit all folds of one repeat; raises OverBudget, and what a method raises."""
         logits = np.full((len(self.labels), len(self.runner.space.classnames)), np.nan)
         parts = np.full(len(self.labels), -1)
-        self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
+        at = f"{candidate.title}, repeat {candidate.repeats + 1} of {1 + self.folds[-1].repeat}"
+        so_far = max(
+            ((each.right(self.units, 1) @ self.weights, each.title) for each in self.finalists),
+            default=None,
+        )
+        best = f"; best so far {so_far[1]} {100 * so_far[0]:.1f} %" if so_far else ""
         for done, fold in enumerate(folds):
             fits, each = len(folds) - done, self._expect_seconds(candidate)
-            at = f"{candidate.title}, repeat {candidate.repeats + 1}, fold {done + 1} of"
             most = self.budget.seconds - self.budget.spent
-            current().step(f"{at} {len(folds)}", most=most)
-            # Before the first fit, `each` is the time to encode views, which all fits share.
-            if self.budget.left < each * (fits if candidate.seconds else 1):
+            current().step(f"{at}, fold {done + 1} of {len(folds)}{best}", most=most)
+            # The first fit also encodes views, which all fits share.
+            if self.budget.left < each * (fits if len(candidate.seconds) > 1 else 1):
                 late = self.budget.left <= 0
                 raise OverBudget(
                     "no time left" if late else f"no time: a fit takes about {duration(each)}"
                 )
-            begun = self.budget.clock()
             fitted, answers = self._fit(candidate, fold.train, fold.held_out, fits + 1)
-            candidate.seconds.append(self.budget.clock() - begun)
             if fitted.peak_mb * 2**20 > (self.budget.memory or math.inf):
                 raise OverBudget(f"no memory: a fit took {fitted.peak_mb:,.0f} MiB")
             logits[fold.held_out] = answers
             parts[fold.held_out] = fold.number
-            self.budget.reserved = max(self.budget.reserved, SLOWER * candidate.each)
         candidate.logits.append(logits.astype(np.float32))
         candidate.parts.append(parts)
+        self.budget.reserved = SLOWER * max(each.each for each in self.finalists)
 
     def _fit(
         self,
@@ -265,25 +261,51 @@ class Search:
         If not, it is fitted again without them; if so, its twin without them becomes a candidate.
         """
         chooses = candidate.validation is not False
-        watch = self.budget.watch(fits)
+        begun, watch = self.budget.clock(), self.budget.watch(fits)
         fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
         if candidate.validation is None:
             self.runner.check_restored(fitted)
             candidate.validation = fitted.declared.selection["labels"] > 0
             if not candidate.validation:
                 return self._fit(candidate, train, queries, fits)
-            if len(self.candidates) > 1:
+            if not self._alone:
                 twin = Candidate(candidate.variant, validation=False, whole=True)
                 self.candidates.insert(self.candidates.index(candidate) + 1, twin)
+        candidate.seconds.append(self.budget.clock() - begun)
         return fitted, logits
+
+    def finish(self) -> tuple[Candidate, Fitted, NDArray[np.float32]]:
+        """The winner and what `final` gives for it, within the budget.
+
+        One that would not end in time gives way to one that takes less; UsageError if it is the
+        only one.
+        """
+        self.budget.reserved = 0.0
+        while True:
+            winner = self.choose()
+            last = f"fitting {winner.title} on all {len(self.labels):,} images"
+            current().step(last, most=self.budget.seconds - self.budget.spent)
+            try:
+                return winner, *self.final(winner)
+            except OverBudget as error:
+                each = max(error.each, winner.each)
+                if self._alone:
+                    enough = f"--budget {roomy(self.budget.spent + (FOLDS + 1) * each)}"
+                    remedy = enough if error.each else "a larger --memory"
+                    raise UsageError(f"{last}: {error}; give {remedy}") from None
+                for other in self.finalists:
+                    if other.each >= winner.each or other.name in TIERS[0]:
+                        other.dropped = str(error)
 
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
         """Fit a candidate on all images; also returns its logits for its validation images."""
         every = np.arange(len(self.labels))
         _, val = with_validation(self.runner.material.copies, every, self.runner.chosen.seed)
+        # A head that was chosen because it takes no time is not ended.
+        watch = None if self._cheapest is candidate else self.budget.watch(1)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
             queries = val if chooses else every[:0]
-            fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses)
+            fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses, watch)
             candidate.validation = fitted.declared.selection["labels"] > 0
             if candidate.validation == chooses:
                 break
@@ -303,22 +325,36 @@ class Search:
                 candidate.dropped = f"{LOST} than {running[best].title}"
 
     def choose(self) -> Candidate:
-        """The winner; UsageError if no candidate could be fitted."""
-        finalists = self.finalists
-        if finalists:
+        """The winner; UsageError if no candidate could be fitted.
+
+        A method that uses no labels wins only by comparison with one that does.
+        """
+        finalists, without = self.finalists, (FAILED, INAPPLICABLE)
+        usable = [each for each in self.candidates if not each.dropped.startswith(without)]
+        heads = [each for each in usable if each.name not in TIERS[0]]
+        if finalists and (any(each.repeats for each in heads) or not heads):
             # A method in no tier comes after the last.
             ranks = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
             tiers = [ranks.get(candidate.name, len(TIERS)) for candidate in finalists]
             scores = [candidate.score(self.units, self.repeats) for candidate in finalists]
-            return finalists[estimates.best_of(scores, tiers, self.weights)]
-        without = FAILED, INAPPLICABLE
-        usable = [each for each in self.candidates if not each.dropped.startswith(without)]
+            winner = finalists[estimates.best_of(scores, tiers, self.weights)]
+            best = finalists[max(range(len(scores)), key=lambda at: scores[at] @ self.weights)]
+            self.why = f"about as good as {best.title}, and cheaper"
+            if winner is best:
+                self.why = "the best of those compared" if len(finalists) > 1 else ""
+            return winner
         if not usable:
             reasons = "; ".join(f"{each.title}: {each.dropped}" for each in self.candidates)
             raise UsageError(f"no method could be fitted: {reasons}")
-        # If nothing can be held out, ONE_SHOT by prior knowledge; if out of time, the cheapest.
-        wanted = [each for each in usable if each.name == ONE_SHOT] if not self.folds else []
-        return (wanted or usable)[0]
+        wanted = CHEAPEST if self.folds else ONE_SHOT
+        named = [each for each in heads if each.name == wanted]
+        winner = (named or heads or usable)[0]
+        if not self._alone:
+            self.why = "best at one shot where none can be held out"
+            if self.folds:
+                self.why = "the cheapest that uses the labels, as there was no time to compare"
+                self._cheapest, winner.validation = winner, False
+        return winner
 
 
 def order() -> list[str]:
@@ -328,4 +364,4 @@ def order() -> list[str]:
     listed = [name for tier in TIERS for name in tier if name in package]
     packages = {package[name] for name in listed}
     others = [name for name in sorted(package) if name not in listed and package[name] in packages]
-    return listed + others
+    return sorted(listed, key=lambda name: name != CHEAPEST) + others

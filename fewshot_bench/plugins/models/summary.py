@@ -1,0 +1,75 @@
+"""The last lines of `fsbench adapt`: what was compared, chosen and why, and where it is.
+
+`summarize` is the entry point. The table of all methods is in the model card.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from fewshot_bench.plugins.models.adapt import Adapted
+from fewshot_bench.plugins.models.model_card import MEASURED
+from fewshot_bench.plugins.models.search import WHOLE
+from fewshot_bench.store.kept_methods import find_method
+from fewshot_bench.store.kept_models import CARD
+
+MOST = 12
+"""Maximum lines of `adapt`, including those on the data."""
+BEST = 3
+
+
+def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
+    """Lines on a kept model; said: lines that were shown before, which are not repeated."""
+    first, last = [*_compared(adapted), *_stated(adapted)], list(_places(adapted))
+    notes = [note for note in adapted.notes if note not in said]
+    room = max(MOST - len(said) - len(first) - len(last), 1)
+    if len(notes) > room:
+        more = len(notes) - room + 1
+        notes = [*notes[: room - 1], f"{more} more notes are in {adapted.folder / CARD}"]
+    return [*first, *notes, *last]
+
+
+def _compared(adapted: Adapted) -> Iterator[str]:
+    """The number of methods, and the best of them."""
+    rows = adapted.methods
+    if len(rows) < 2:
+        return
+    names, compared = (
+        {str(row["method"]).removesuffix(WHOLE) for row in rows if row["accuracy"] >= least}
+        if least is not None
+        else {str(row["method"]).removesuffix(WHOLE) for row in rows}
+        for least in (None, 0)
+    )
+    ranked = sorted((row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"])
+    best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
+    yield f"compared {len(compared)} of {len(names)} methods" + (f": {best}" if best else "")
+
+
+def _stated(adapted: Adapted) -> Iterator[str]:
+    """The choice with its reason, and its accuracy."""
+    config = adapted.config
+    chosen = next(row for row in adapted.methods if row["chosen"])
+    why = f": {chosen['note']}" if chosen["note"] else ""
+    yield f"chosen {chosen['method']} on {config.backbone}{why}"
+    if figures := config.accuracy:
+        yield (
+            f"{MEASURED[figures['metric']]} {100 * figures['mean']:.1f} % on held-out images "
+            f"({100 * figures['level']:.0f} % interval "
+            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
+        )
+    worst = adapted.learned.worst() if adapted.learned else []
+    if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
+        yield f"least often right: {', '.join(least)}"
+
+
+def _places(adapted: Adapted) -> Iterator[str]:
+    """The threshold, the folder and the next command."""
+    config, folder = adapted.config, str(adapted.folder)
+    if config.reject is not None:
+        yield f"images with a probability below {config.reject:.3f} belong to no class"
+    use = f"fsbench predict {shlex.quote(folder)} IMAGES"
+    if own := find_method(adapted.folder, config.method, config.method_version):
+        # No command runs code that a model brings, unless it is named.
+        use += f" --method {shlex.quote(own.reference)}"
+    yield f"model in {folder}; {use}"
