@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fewshot_bench.engines.library import list_backbones, list_datasets, list_methods, run
     from fewshot_bench.engines.open_cell import OpenCell, cell
     from fewshot_bench.engines.reporting import FsbenchWarning
+    from fewshot_bench.images.copies import find_copies
     from fewshot_bench.plugins.models.adapt import Adapted, adapt
     from fewshot_bench.plugins.models.evaluation import evaluate
     from fewshot_bench.utils.errors import (
@@ -72,6 +73,7 @@ _NAMES = {
     "fewshot_bench.engines.library": "list_backbones list_datasets list_methods run",
     "fewshot_bench.engines.open_cell": "OpenCell cell",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
+    "fewshot_bench.images.copies": "find_copies",
     "fewshot_bench.plugins.models.adapt": "Adapted adapt",
     "fewshot_bench.plugins.models.evaluation": "evaluate",
     "fewshot_bench.utils.errors": (
@@ -122,6 +124,7 @@ __all__ = [
     "adapt",
     "cell",
     "evaluate",
+    "find_copies",
     "hookimpl",
     "hyper",
     "list_backbones",

@@ -34,6 +34,7 @@ PUBLIC = {
         *(
             "cell",
             "evaluate",
+            "find_copies",
             "hookimpl",
             "hyper",
             "list_backbones",

@@ -26,6 +26,7 @@ from fsbench_datasets.disk import file_size, read_file
 from fsbench_datasets.kept_lists import keep, lists_digest
 from fsbench_datasets.labels import tidy_name
 from fsbench_datasets.pools import (
+    Files,
     check_classes,
     check_holdout,
     complete,
@@ -157,7 +158,8 @@ class ImageFolder:
         return self._read_kept()
 
     def _make(self) -> tuple[Pools, str]:
-        pools, note = complete(self.name, self._found.pools, self.holdout)
+        files = Files(self.name, str(self.root), self.read, self.stamp)
+        pools, note = complete(self.name, self._found.pools, files, self.holdout)
         check_classes(self.name, pools)
         return pools, note
 

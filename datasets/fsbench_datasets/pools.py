@@ -1,17 +1,31 @@
 """Train, val and test pools from lists that lack some of them, by holding out images.
 
-Main entry point: `complete`. The held-out images depend on the ids only, not on their order.
+Main entry point: `complete`. The held-out images depend on the ids and on which images are copies,
+not on their order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 
-from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
+import fewshot_bench
+from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.api.sources import (
+    ItemList,
+    Names,
+    Pools,
+    Run,
+    Stamp,
+    label_counts,
+    packed,
+    parts,
+)
 from fsbench_datasets.kept_lists import keep_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES, shortened
 
@@ -19,7 +33,45 @@ UNSPLIT = ""
 SPLIT_SEED = 1
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 
+# Images of a larger data set are divided one by one.
+MOST_COMPARED = 20_000
+
 Sizes = Callable[[str, int], tuple[int, int]]
+Ties = Mapping[str, str]
+"""Images that copy others: id to a name of its group, empty for a group that is trained on."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The image files of a data set whose pools are not made yet."""
+
+    name: str
+    folder: str
+    read: Callable[[Item], bytes]
+    stamp: Callable[[Item], Stamp | None]
+
+    def card(self) -> DatasetCard:
+        """The name and the folder."""
+        return DatasetCard(self.name, self.name, (), folder=self.folder)
+
+    def items(self) -> Pools:
+        """No pools."""
+        return {}
+
+    def ties(self, base: Sequence[Item], others: Sequence[Item]) -> Ties:
+        """The images of `base` that are held out together, or not at all.
+
+        A group with several classes, or with one of the `others` in it, is trained on.
+        """
+        items = [*base, *others]
+        if len(items) > MOST_COMPARED:
+            return {}
+        ties: dict[str, str] = {}
+        for group in fewshot_bench.find_copies(self, items, os.cpu_count() or 1).members:
+            ids = [items[at].id for at in group]
+            alike = len({items[at].label for at in group}) == 1 and group[-1] < len(base)
+            ties |= dict.fromkeys(ids, min(ids) if alike else "")
+        return ties
 
 
 def check_holdout(name: str, holdout: float | None) -> None:
@@ -31,13 +83,16 @@ def check_holdout(name: str, holdout: float | None) -> None:
         )
 
 
-def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str]:
+def complete(
+    name: str, given: Pools, files: Files | None, holdout: float | None
+) -> tuple[Pools, str]:
     """All three pools, and a note on their origin.
 
     given: pools by role; `UNSPLIT` holds images without a role. Held-out images are chosen per
-    class by a digest of their ids, independently of list order. Without train images, the train
-    pool is empty. UsageError when a class has too few images, when there are validation images
-    only, or when `holdout` is given although there are test images.
+    class by a digest of their ids, independently of list order; with `files`, copies are held out
+    together. Without train images, the train pool is empty. UsageError when a class has too few
+    images, when there are validation images only, or when `holdout` is given although there are
+    test images.
     """
     base = given.get("train") or given.get(UNSPLIT) or ()
     val, test = given.get("val", ()), given.get("test", ())
@@ -49,19 +104,20 @@ def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str
         return _pools((), val, test), "no train images: it can only be evaluated on (--transfer)"
     if test and val:
         return _pools(base, val, test), "split as it came"
+    ties = files.ties(base, (*val, *test)) if files else {}
     if test:
-        rest, held, _ = divide(base, _val_only)
+        rest, held, _ = divide(base, _val_only, ties)
         note = "a fifth of the train images of each class is held out for validation"
         return _pools(rest, held, test), note
     share = TEST_SHARE if holdout is None else holdout
     if val:
-        rest, _, test = divide(base, partial(_make, name, share, False))
+        rest, _, test = divide(base, partial(_make, name, share, False), ties)
         return _pools(rest, val, test), share_note(bool(val), holdout)
-    rest, val, test = divide(base, partial(_make, name, share, True))
+    rest, val, test = divide(base, partial(_make, name, share, True), ties)
     return _pools(rest, val, test), share_note(False, holdout)
 
 
-def undivided(given: Pools) -> tuple[Pools, str]:
+def undivided(given: Pools, _: Files | None = None) -> tuple[Pools, str]:
     """Pools with all train and val images in `train` and an empty `val`, and a note on that.
 
     given: as for `complete`. Listed test images stay in `test`.
@@ -82,21 +138,23 @@ def share_note(validation: bool, holdout: float | None) -> str:
     return f"split {shares} per class"
 
 
-def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, ItemList]:
+def divide(items: Sequence[Item], sizes: Sizes, ties: Ties) -> tuple[ItemList, ItemList, ItemList]:
     """The remaining, the val and the test images, each in list order.
 
-    sizes: function (class name, number of images) -> (number of val, number of test images).
+    sizes: function (class name, number of images) -> (number of val, number of test images), which
+    hold as far as the groups allow; a class of copies of one image is not divided.
     """
     whole = packed(items)
     counts = label_counts(whole)
     names = {run.label: run.classname for run in whole.runs}
     held = {label: sizes(names[label], count) for label, count in counts.items()}
     made_of = f"{lists_digest({'': whole})} divided by {SPLIT_SEED} into {held}"
-    made = keep_pools(made_of, lambda: _divide(whole, held))
+    made_of += f" with {sorted(ties.items())}" if ties else ""
+    made = keep_pools(made_of, lambda: _divide(whole, held, ties))
     return made["rest"], made["val"], made["test"]
 
 
-def _divide(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
+def _divide(items: ItemList, held: Mapping[int, tuple[int, int]], ties: Ties) -> Pools:
     """Pools `rest`, `val` and `test`; held: (val, test) image counts by label."""
     classes: dict[int, list[Run]] = {}
     for run in items.runs:
@@ -104,7 +162,7 @@ def _divide(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
     parts = {
         id(run): part
         for label, runs in classes.items()
-        for run, part in zip(runs, _divide_class(runs, *held[label]), strict=True)
+        for run, part in zip(runs, _divide_class(runs, *held[label], ties), strict=True)
     }
     return {
         role: ItemList(parts[id(run)][number] for run in items.runs)
@@ -112,15 +170,50 @@ def _divide(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
     }
 
 
-def _divide_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Run]]:
+def _divide_class(runs: Sequence[Run], val: int, test: int, ties: Ties) -> Iterator[list[Run]]:
     """Yield the rest, val and test parts of each run of one class."""
-    ranked = sorted((id for run in runs for id in run.ids), key=_rank)
-    held = dict.fromkeys(ranked[:val], 1) | dict.fromkeys(ranked[val : val + test], 2)
+    groups: dict[str, list[str]] = {}
+    for id in (id for run in runs for id in run.ids):
+        groups.setdefault(ties.get(id, id), []).append(id)
+    spare = 0 if groups.pop("", ()) else 1
+    ranked = sorted(groups.values(), key=lambda ids: min(map(_rank, ids)))
+    # The test images come after those for validation, which have the lowest ranks.
+    ends = list(accumulate(map(len, ranked)))
+    start = bisect_right(ends, val)
+    tested = _nearest([*ranked[start:], *ranked[:start]], test, min(1, test), spare)
+    held = {id: 2 for ids in tested for id in ids}
+    rest = [ids for ids in ranked if ids[0] not in held]
+    held |= {id: 1 for ids in _nearest(rest, val, 0, spare) for id in ids}
     for run in runs:
         names: list[list[str]] = [[], [], []]
         for name in run.names.listed():
             names[held.get(run.folder + name, 0)].append(name)
         yield [replace(run, names=Names.of(some)) for some in names]
+
+
+def _nearest(
+    groups: Sequence[list[str]], target: int, least: int, spare: int
+) -> Sequence[list[str]]:
+    """The groups with the number of images nearest to `target`, the first ones that give it.
+
+    They have `least` images or more, and leave `spare` or more; none if no groups do.
+    """
+    most = sum(map(len, groups)) - spare
+    if most == len(groups) - spare:
+        return groups[: min(target, max(most, 0))]
+    # Bit n of a number: groups from here on have n images together.
+    within = (2 << 2 * target + max(map(len, groups))) - 1
+    sums = [1]
+    for ids in reversed(groups):
+        sums.append((sums[-1] | sums[-1] << len(ids)) & within)
+    totals = [n for n in range(least, most + 1) if sums[-1] >> n & 1]
+    left = min(totals, key=lambda n: (abs(n - target), -n), default=0)
+    taken = []
+    for ids, after in zip(groups, sums[-2::-1], strict=True):
+        if left >= len(ids) and after >> left - len(ids) & 1:
+            taken.append(ids)
+            left -= len(ids)
+    return taken
 
 
 def check_classes(name: str, pools: Pools) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from itertools import chain
@@ -18,9 +19,11 @@ SPLIT_NAME = "fsbench-split.json"
 
 
 def add(root: Path, folder: str, *names: str) -> None:
+    """Write images, those of distinct names distinct."""
     (root / folder).mkdir(parents=True, exist_ok=True)
     for name in names:
-        Image.new("RGB", (4, 4), "red").save(root / folder / name, "PNG")
+        red, green, blue, *_ = hashlib.sha256(f"{folder}/{name}".encode()).digest()
+        Image.new("RGB", (4, 4), (red, green, blue)).save(root / folder / name, "PNG")
 
 
 def numbered(count: int) -> list[str]:

@@ -116,7 +116,9 @@ def find_differences(data: pd.DataFrame) -> Iterator[Finding]:
         for column in versions
     )
     for same in (*SAME, *_OTHERS, *packages):
-        if same.kind in CONDITIONS and len(distinct(data, same.kind)) == 1:
+        about = CONDITIONS.get(same.kind)
+        if about and about.settle and len(distinct(data, about.name)) == 1:
+            # Their data sets differ, by which `auto` gives this value or another.
             continue
         rule = MustAgree(same.what, same.keys, same.value, (same.value,))
         part = conflicts(data, rule, {**STATED, **versions})
