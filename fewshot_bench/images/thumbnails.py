@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -24,8 +23,3 @@ def shrink(data: bytes, side: int = 96, quality: int = 80) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.asarray(picture)).save(file, "JPEG", quality=quality)
     return file.getvalue()
-
-
-def embed(picture: bytes) -> str:
-    """A JPEG file as the address of an image in HTML."""
-    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"

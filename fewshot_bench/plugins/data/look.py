@@ -16,7 +16,7 @@ from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.api.dataset import ROLES, Dataset, Undivided, all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.options import PathName
+from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import aligned, check_file, say, write_bytes, write_text
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.page import Tile, draw_small, template
@@ -28,6 +28,7 @@ from fewshot_bench.utils.text import counted
 if TYPE_CHECKING:
     from fewshot_bench.images.looking import Listed, Looks
 
+LISTS = ("copies", "contradictions", "unreadable")
 COLUMNS = ("group", "pool", "image", "class", "kind")
 # Classes in the table; pictures on a page, of about 4 kB each.
 LARGEST, SMALLEST, MOST_TILES = 6, 5, 3000
@@ -36,18 +37,8 @@ LARGEST, SMALLEST, MOST_TILES = 6, 5, 3000
 @click.command("look", short_help="Show copies, contradictions and counts of a folder of images.")
 @click.argument("name", metavar="FOLDER", shell_complete=one_of(datasets))
 @click.option("--all", "every", is_flag=True, help="Count the pictures of all classes.")
-@click.option(
-    "--list",
-    "what",
-    type=click.Choice(("copies", "contradictions", "unreadable")),
-    help="Print these pictures as CSV, and nothing else.",
-)
-@click.option(
-    "--sheet",
-    type=PathName(dir_okay=False, path_type=Path),
-    metavar="FILE.html",
-    help="Write a page of small pictures by class.",
-)
+@click.option("--list", "what", type=click.Choice(LISTS), help="Print these as CSV, and no more.")
+@click.option("--sheet", type=PATH, metavar="FILE.html", help="Write a page of small pictures.")
 def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
     """Show what to know of a folder of images before a model is made.
 
@@ -65,10 +56,7 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         with registry().blaming(name_own(name)):
             listed = list(all_items(dataset))
         looks = look_at(dataset, [item for _, item in listed], THREADS)
-        lines = [*looks.lines(), *_describe_sizes(looks), *dataset.card().left_out]
-        both = sum(len({listed[at][0] for at in group}) > 1 for group in looks.copies.members)
-        if both:
-            lines.append(f"{counted(both, 'picture')} in train and test, as copies: --list copies")
+        lines = [*_describe(listed, looks), *dataset.card().left_out]
         if sheet is not None:
             work.step("drawing small pictures")
             write_bytes(sheet, _draw_sheet(name, dataset, looks, lines).encode())
@@ -81,12 +69,15 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         say(line)
 
 
-def _describe_sizes(looks: Looks) -> Iterator[str]:
+def _describe(listed: Listed, looks: Looks) -> Iterator[str]:
+    yield from looks.lines()
     if sizes := sorted((seen.size for seen in looks.seen.values()), key=math.prod):
         ends = (sizes[0], sizes[-1], sizes[len(sizes) // 2])
         first, last, median = (f"{width} x {height}" for width, height in ends)
         range_text = f"sizes from {first} to {last} pixels, median {median}"
         yield range_text if first != last else f"all of {first} pixels"
+    if both := sum(len({listed[at][0] for at in group}) > 1 for group in looks.copies.members):
+        yield f"{counted(both, 'picture')} in train and test, as copies: --list copies"
 
 
 def _count(listed: Listed, every: bool) -> Iterator[tuple[str, ...]]:
@@ -107,17 +98,13 @@ def _count(listed: Listed, every: bool) -> Iterator[tuple[str, ...]]:
 
 def _list(listed: Listed, looks: Looks, what: str) -> Iterator[dict[str, Any]]:
     """Rows of `COLUMNS`; the kind of an unreadable file is the reason."""
-    groups: dict[str, Sequence[tuple[int, ...]]] = {
-        "copies": looks.copies.members,
-        "contradictions": looks.copies.contradictions,
-        "unreadable": [(at,) for at in looks.problems],
-    }
-    for number, group in enumerate(groups[what], 1):
-        facts = [looks.facts[at] for at in group]
-        files = Counter(fact if isinstance(fact, str) else fact.sha for fact in facts)
-        for at, fact in zip(group, facts, strict=True):
+    copies = looks.copies
+    groups = copies.members if what == "copies" else copies.contradictions
+    for number, group in enumerate(zip(looks.problems) if what == "unreadable" else groups, 1):
+        files = [getattr(looks.facts[at], "sha", None) for at in group]
+        for at, sha in zip(group, files, strict=True):
             pool, item = listed[at]
-            kind = fact if isinstance(fact, str) else ("similar", "same file")[files[fact.sha] > 1]
+            kind = looks.problems.get(at) or ("similar", "same file")[files.count(sha) > 1]
             row = (number, pool, item.id, item.classname, kind)
             yield dict(zip(COLUMNS, row, strict=True))
 
@@ -133,20 +120,14 @@ def _draw_sheet(title: str, dataset: Dataset, looks: Looks, lines: Sequence[str]
     uris = dict(zip(shown, drawn, strict=True))
 
     def tile(at: int, *lines: str) -> Tile:
-        first = int(groups[at])
-        note = looks.problems.get(at) or (f"copy of {items[first].id}" if first != at else "")
-        return Tile(uris[at], (*lines, note), marks.get(at, ""))
+        return Tile(uris[at], lines, marks.get(at, ""))
 
     classes: dict[str, list[Tile]] = {}
     for at in sorted(shown, key=lambda at: (labels[at], groups[at], at)):
-        place = items[at].id.rpartition("/")[2]
-        classes.setdefault(items[at].classname, []).append(tile(at, place))
+        note = f"copy of {items[groups[at]].id}" if groups[at] != at else looks.problems.get(at, "")
+        one = tile(at, items[at].id.rpartition("/")[2], note)
+        classes.setdefault(items[at].classname, []).append(one)
+    facing = [[tile(at, items[at].classname, items[at].id) for at in group] for group in clashes]
     return template("sheet.html").render(
-        title=title,
-        lines=lines,
-        clashes=[
-            [tile(at, items[at].classname, items[at].id) for at in group] for group in clashes
-        ],
-        classes=classes,
-        counts=looks.counts,
+        title=title, lines=lines, clashes=facing, classes=classes, counts=looks.counts
     )

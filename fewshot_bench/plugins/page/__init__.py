@@ -5,6 +5,7 @@ A template extends `base.html`; the macro `tiles` of `tiles.html` shows `Tile`s.
 
 from __future__ import annotations
 
+import base64
 import functools
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,13 +28,14 @@ class Tile(NamedTuple):
     mark: str = ""
 
 
-def draw_small(dataset: Any, item: Any, quality: int = 70) -> str:
+def draw_small(dataset: Any, item: Any) -> str:
     """A small JPEG of an image as the address of an image in HTML; empty if it cannot be read."""
-    from fewshot_bench.images.thumbnails import embed, shrink
+    from fewshot_bench.images.thumbnails import shrink
 
     # A plug-in's reader and the decoders may raise anything.
     with suppress(Exception):
-        return embed(shrink(dataset.read(item), quality=quality))
+        picture = shrink(dataset.read(item), quality=70)
+        return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
     return ""
 
 

@@ -9,12 +9,13 @@ from fewshot_bench.analysis.formats.document import Column, Grid
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.page import Tile
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.fits import Fit, draw_all
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.rows import Field, Row, sheet
-from fewshot_bench.plugins.report.thumbnails import Budget, Thumbnail, thumbnails
+from fewshot_bench.plugins.report.thumbnails import Budget, thumbnails
 from fewshot_bench.store.predictions import Outcome
 from fewshot_bench.utils.text import counted, signed
 
@@ -30,7 +31,7 @@ class Drill(NamedTuple):
     title: str
     summary: str
     grids: Sequence[Grid] = ()
-    images: Sequence[Thumbnail] = ()
+    images: Sequence[Tile] = ()
     fits: Sequence[Fit] = ()
     why: str = ""
 
@@ -107,7 +108,7 @@ def _drill(
         f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[order[0]], 40)} ({accuracy[order[0]]:.0f} %)"
     )
-    images: list[Thumbnail] = []
+    images: list[Tile] = []
     if budget.images:
         images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
     return Drill(title, summary, grids, images, fits)

@@ -6,25 +6,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.page import draw_small
+from fewshot_bench.plugins.page import Tile, draw_small
 from fewshot_bench.store.predictions import Outcome
 
 # All images of a report together, as base64 text.
 MOST_BYTES = 2_000_000
-
-
-class Thumbnail(NamedTuple):
-    """An image as a data URI, its class, a wrong prediction, and the number of seeds with it."""
-
-    uri: str
-    label: str
-    prediction: str
-    times: int
-    seeds: int
 
 
 @dataclass
@@ -42,7 +32,7 @@ def thumbnails(
     names: Sequence[str],
     mixed: Sequence[tuple[int, int, int]],
     budget: Budget,
-) -> list[Thumbnail]:
+) -> list[Tile]:
     """Images of the pairs in `mixed`, in turn, those first that most seeds got wrong.
 
     Empty if the data set cannot be opened or lists other images; an image that cannot be read is
@@ -50,7 +40,7 @@ def thumbnails(
     """
     dataset, items = _open(record, store)
     wrong = [(label, other, _list_wrong(outcomes, label, other)) for label, other, _ in mixed]
-    shown: list[Thumbnail] = []
+    shown: list[Tile] = []
     for rank in range(max((len(images) for *_, images in wrong), default=0)):
         for label, other, images in wrong:
             if len(shown) >= budget.images or rank >= len(images):
@@ -59,7 +49,8 @@ def thumbnails(
             uri = draw_small(dataset, items.get(outcomes[0].ids[index]))
             if uri and len(uri) <= budget.left:
                 budget.left -= len(uri)
-                shown.append(Thumbnail(uri, names[label], names[other], times, len(outcomes)))
+                about = (f"taken for {names[other]}", f"{times} of {len(outcomes)} seeds")
+                shown.append(Tile(uri, (names[label], *about)))
     return shown
 
 
