@@ -109,7 +109,7 @@ def one(
     few, whole, double = divide(material, given.held_out, seed)
     chosen = Chosen(Request((), (), backbone=given.backbone), seed, "rotate")
     variants = expand_methods(given.methods.split(","), (), registry())
-    search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
+    search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6))
     search.run()
     runner, count = FitRunner(whole, chosen, cache), len(few.items)
     train, test = np.arange(count), np.arange(count, len(whole.items))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,43 @@ def test_labels_are_dealt_into_folds_once() -> None:
             assert {*train} | {*val} == {*fold.train.tolist()}
             assert set(labels[train]) == {0, 1, 2, 3}
             assert np.bincount(labels[val]).max() <= 4
+
+
+def test_copies_count_once_and_contradictions_are_in_no_estimate(tmp_path: Path) -> None:
+    own = photos(tmp_path / "photos", 6, 6, 1)
+    root = tmp_path / "photos"
+    for number in range(3):
+        shutil.copy(root / "class 0" / f"{number}.jpg", root / "class 0" / f"again {number}.jpg")
+    shutil.copy(root / "class 2" / "0.jpg", root / "class 2" / "again.jpg")
+    shutil.copy(root / "class 0" / "5.jpg", root / "class 1" / "double.jpg")
+
+    def made(**options: Any) -> fb.Adapted:
+        return fb.adapt(own, tmp_path / "m", method="gda", force=True, **TINY, **options)
+
+    found = made()
+    data = found.config.data
+    assert list(data["images"].values())[1:] == [4, 2]
+    assert sum(data["images"].values()) + data["validation"] == 18
+    assert found.config.classes["images"] == (5, 6, 0)
+    assert found.config.accuracy["images"] == 11
+    assert found.learned is not None
+    out = {id for id, held in zip(found.learned.ids, found.learned.held, strict=True) if not held}
+    assert out == {"class 0/5.jpg", "class 1/double.jpg", "class 2/0.jpg", "class 2/again.jpg"}
+    assert any("1 class with one image" in note for note in found.notes)
+    text = (found.folder / "README.md").read_text()
+    assert "| class 2 | 2 | 0 | – | – | – |" in text
+    kept = made(keep_contradictions=True, metric="macro")
+    assert kept.config.classes["images"] == (6, 7, 0)
+    assert kept.config.accuracy["metric"] == "macro"
+    assert kept.config.accuracy["mean"] == pytest.approx(
+        np.mean(kept.config.classes["recall"][:2]), abs=1e-4
+    )
+    assert (
+        "Mean recall of the classes on images that were held out"
+        in (kept.folder / "README.md").read_text()
+    )
+    with pytest.raises(UsageError, match="unknown metric 'f1'"):
+        made(metric="f1")
 
 
 def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:

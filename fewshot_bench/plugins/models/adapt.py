@@ -63,7 +63,7 @@ from fewshot_bench.utils.arguments import (
 )
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
 from fewshot_bench.utils.files import is_left_behind, temporary_name
-from fewshot_bench.utils.text import SIZES, read_size
+from fewshot_bench.utils.text import SIZES, counted, read_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -414,7 +414,7 @@ def _remark(
 ) -> Iterator[str]:
     lone = len(config.classnames) - len({*search.units.labels.tolist()})
     if lone and search.folds:
-        yield f"{lone} classes with one image are in no estimate"
+        yield f"{counted(lone, 'class', 'classes')} with one image: in no estimate"
     if learned is not None and config.accuracy["metric"] == TOP1 and learned.flattered():
         yield (
             f"large classes are easier here: {100 * learned.share(TOP1):.1f} % of all images are "

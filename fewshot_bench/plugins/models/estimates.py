@@ -89,7 +89,8 @@ def wilson(share: float, images: float) -> tuple[float, float]:
     center = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images**2)
     half = NORMAL / (1 + square / images) * math.sqrt(spread)
-    return max(0.0, center - half), min(1.0, center + half)
+    # The share is inside, but for rounding.
+    return max(0.0, min(center - half, share)), min(1.0, max(center + half, share))
 
 
 def own(right: Shares, weights: Shares) -> Accuracy:
