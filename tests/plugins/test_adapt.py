@@ -236,8 +236,8 @@ def test_work_that_would_end_after_the_budget_is_refused_with_one_that_is_enough
         with pytest.raises(UsageError) as refused:
             work.reach(120)
     assert str(refused.value) == (
-        "encoding images: all 3,000 take about 4 min 10 s here, which does not fit into a budget "
-        "of 1 min; give --budget 6m, or --shots for at most 331 images"
+        "encoding images: all 3,000 are done 4 min 10 s after the start, which is too late in a "
+        "budget of 1 min; give --budget 6m, or --shots for at most 331 images"
     )
     work.reach(121)
 

@@ -192,12 +192,13 @@ def adapt(
     conditions = _conditions(name, backbone, precision, device)
     chosen = Chosen(conditions, seed, settle_exif(exif, name))
     data = read_own_data(classnames, given["templates"], None)
-    with clock.refusing():
+    # They are decoded again to be encoded.
+    with clock.refusing(more=1):
         material = gather(
             name, data, shots, seed, skip_damaged, keep_contradictions, given["relabel"]
         )
-    for note in material.notes:
-        say(note)
+        for line in material.lines:
+            say(line)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
     with _cache() as cache:

@@ -97,20 +97,24 @@ class Budget:
         return self.seconds * (1 - SPARE) - self.spent - self.reserved
 
     @contextmanager
-    def refusing(self) -> Iterator[Work]:
-        """UsageError as soon as a step of the current work is known to end after the budget."""
+    def refusing(self, more: float = 0.0) -> Iterator[Work]:
+        """UsageError as soon as a step of the current work is known to end after the budget.
+
+        more: expected time of later work before the first fit, in times of such a step.
+        """
         work = current()
 
         def check() -> None:
             left = work.seconds_left
             if left is not None and left > self.left:
-                whole, total = work.seconds + left, work.total
+                whole, total = (1 + more) * (work.seconds + left), work.total
+                enough = roomy(self.spent + whole - work.seconds)
                 fitting = max(0.0, self.left + work.seconds) / (2 * whole) * total
                 fewer = f", or --shots for at most {fitting:,.0f} images" if fitting >= 1 else ""
                 raise UsageError(
-                    f"{work.text}: all {total:,.0f} take about {duration(whole)} here, which does "
-                    f"not fit into a budget of {duration(self.seconds)}; give --budget "
-                    f"{roomy(self.spent + left)}{fewer}"
+                    f"{work.text}: all {total:,.0f} are done {duration(self.spent + left)} after "
+                    f"the start, which is too late in a budget of {duration(self.seconds)}; "
+                    f"give --budget {enough}{fewer}"
                 )
 
         with shown(work):

@@ -17,13 +17,15 @@ import numpy as np
 from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images.copies import Copies, find_copies
+from fewshot_bench.images.copies import Copies
 from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
+from fewshot_bench.images.looking import Looks, look_at
 from fewshot_bench.plugins.models.suspects import Relabel, correct
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.rng import derive
 from fewshot_bench.utils.text import counted, few, shortened
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     Places = NDArray[np.int64]
 
-FOLDS = 5
+FOLDS, MOST_LINES = 5, 4
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,20 @@ class Material:
         return np.array([item.label for item in self.items], dtype=np.int64)
 
     @cached_property
+    def looks(self) -> Looks:
+        """What was seen in the images."""
+        return look_at(self.dataset, self.items, THREADS)
+
+    @property
     def copies(self) -> Copies:
         """The groups of copies among the images."""
-        return find_copies(self.dataset, self.items)
+        return self.looks.copies
+
+    @property
+    def lines(self) -> list[str]:
+        """What to know of the images before they are used, in at most four lines."""
+        first, *others = self.looks.lines()
+        return ["; ".join((first, *self.notes)), *others][:MOST_LINES]
 
     @property
     def classnames(self) -> tuple[str, ...]:

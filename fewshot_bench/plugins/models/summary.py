@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from fewshot_bench.plugins.models.adapt import Adapted
 from fewshot_bench.plugins.models.model_card import MEASURED
 from fewshot_bench.plugins.models.search import WHOLE
+from fewshot_bench.plugins.models.suspects import find_suspects
 from fewshot_bench.store.kept_methods import find_method
-from fewshot_bench.store.kept_models import CARD
+from fewshot_bench.store.kept_models import CARD, REPORT
+from fewshot_bench.utils.text import counted
 
 MOST = 12
 """Maximum lines of `adapt`, including those on the data."""
@@ -22,11 +24,10 @@ BEST = 3
 def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
     """Lines on a kept model; said: lines that were shown before, which are not repeated."""
     first, last = [*_compared(adapted), *_stated(adapted)], list(_places(adapted))
-    notes = [note for note in adapted.notes if note not in said]
+    notes = [note for note in adapted.notes if not any(note in line for line in said)]
     room = max(MOST - len(said) - len(first) - len(last), 1)
     if len(notes) > room:
-        more = len(notes) - room + 1
-        notes = [*notes[: room - 1], f"{more} more notes are in {adapted.folder / CARD}"]
+        notes[room - 1 :] = [f"{notes[room - 1]}; more notes in {adapted.folder / CARD}"]
     return [*first, *notes, *last]
 
 
@@ -53,14 +54,19 @@ def _stated(adapted: Adapted) -> Iterator[str]:
     why = f": {chosen['note']}" if chosen["note"] else ""
     yield f"chosen {chosen['method']} on {config.backbone}{why}"
     if figures := config.accuracy:
+        measured = MEASURED[figures["metric"]].lower()
         yield (
-            f"{MEASURED[figures['metric']]} {100 * figures['mean']:.1f} % on held-out images "
+            f"{measured} {100 * figures['mean']:.1f} % on held-out images "
             f"({100 * figures['level']:.0f} % interval "
             f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
         )
     worst = adapted.learned.worst() if adapted.learned else []
     if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
         yield f"least often right: {', '.join(least)}"
+    if (page := adapted.folder / REPORT).is_file():
+        count = len(find_suspects(adapted.learned)) if adapted.learned else 0
+        suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
+        yield f"mistakes{suspects}: open {page}"
 
 
 def _places(adapted: Adapted) -> Iterator[str]:
