@@ -80,6 +80,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "dataset": DATASET,
     "output": FOLDER,
     "method": text("the name of a method, or 'auto'"),
+    "metric": text("'top1' or 'macro'"),
     "options": Kind(
         "a mapping such as {'rank': 4}, or texts such as 'rank=4'", lambda given: given
     ),
