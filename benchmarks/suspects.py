@@ -26,10 +26,8 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
     count = len(material.classnames)
     wrong = rng.random(len(material.items)) < rate
     labels = (material.labels + wrong * rng.integers(1, count, len(wrong))) % count
-    planted = {
-        material.items[index].id: material.classnames[labels[index]]
-        for index in np.flatnonzero(wrong)
-    }
+    planted = {material.items[at].id: material.classnames[labels[at]] for at in wrong.nonzero()[0]}
+    rows = [(id, "", name) for id, name in planted.items()]
     with tempfile.TemporaryDirectory() as folder:
         asked: dict[str, Any] = {
             "method": method,
@@ -37,7 +35,7 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
             "device": "cpu",
             "budget": "1h",
         }
-        learned = fb.adapt(data, f"{folder}/model", seed=seed, relabel=planted, **asked).learned
+        learned = fb.adapt(data, f"{folder}/model", seed=seed, relabel=rows, **asked).learned
     assert learned is not None
     held = learned.held
     labels, shares = learned.labels[held], learned.probabilities[held]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.learned import Learned
-from fewshot_bench.plugins.models.suspects import find_suspects, rank_suspects, write_suspects
+from fewshot_bench.plugins.models.suspects import HEADS, find_suspects, rank_suspects
 from fewshot_bench.store.kept_models import read_config
 from tests.helpers import Result, fsbench, save_image
 from tests.reference import confident_learning
@@ -84,7 +85,6 @@ def test_only_images_that_were_held_out_are_suspects() -> None:
     assert row["image"] == "c"
     assert (row["label"], row["suggested"], row["rank"]) == ("birch", "oak", 1)
     assert (row["probability"], row["p_label"]) == pytest.approx((0.9, 0.1))
-    assert write_suspects([]) == "image,label,suggested,probability,p_label,rank\n"
 
 
 def test_corrections_change_labels_and_leave_images_out(photos: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_corrections_change_labels_and_leave_images_out(photos: Path, tmp_path: 
         {"image": "oak/1.jpg", "label": "oak", "suggested": "oak"},
     ]
     file = tmp_path / "suspects.csv"
-    file.write_text(write_suspects(rows), encoding="utf-8")
+    file.write_text(write_csv(rows, HEADS), encoding="utf-8")
     done = adapt(photos, tmp_path / "model", "--relabel", file)
     assert done.code == 0, done
     assert "1 label corrected, 1 image left out" in done.out
@@ -106,11 +106,11 @@ def test_corrections_change_labels_and_leave_images_out(photos: Path, tmp_path: 
     assert made.data["split"] != before.data["split"]
 
 
-def test_files_of_spreadsheets_and_mappings_correct_labels(photos: Path, tmp_path: Path) -> None:
+def test_files_of_spreadsheets_and_rows_correct_labels(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "corrected.csv"
     file.write_text("image;suggested;note\r\noak/0.jpg;birch;\r\n;;\r\n", encoding="utf-8-sig")
     assert adapt(photos, tmp_path / "one", "--relabel", file).code == 0
-    given = {"oak/0.jpg": "birch"}
+    given = [("oak/0.jpg", "", "birch")]
     two = fb.adapt(
         f"folder:{photos}", tmp_path / "two", method="zero-shot", backbone="tiny", relabel=given
     )
@@ -121,7 +121,7 @@ def test_files_of_spreadsheets_and_mappings_correct_labels(photos: Path, tmp_pat
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("image,suggested\noak/9.jpg,birch\n", "line 2; images that are trained on"),
+        ("image,suggested\noak/9.jpg,birch\n", "unknown image 'oak/9.jpg'"),
         ("image,suggested\noak/1.jpg,brich\n", "did you mean 'birch'"),
         ("image,suggested\noak/1.jpg,birch\noak/1.jpg,-\n", "'oak/1.jpg' stands there twice"),
         ("image,label,suggested\noak/1.jpg,birch,oak\n", "has the label 'oak', not 'birch'"),
@@ -129,11 +129,11 @@ def test_files_of_spreadsheets_and_mappings_correct_labels(photos: Path, tmp_pat
         ("", "has no column 'image', 'suggested'"),
         (
             "image,suggested\n" + "".join(f"birch/{index}.jpg,oak\n" for index in range(3)),
-            "leaves no image of the class 'birch'",
+            "leaves no image of 'birch'",
         ),
-        ('image,suggested\n"oak/1.jpg,birch\n', "is not valid CSV"),
-        ("image,suggested\n\udcff,birch\n", "is not UTF-8"),
-        (None, "cannot be read"),
+        ('image,suggested\n"oak/1.jpg,birch\n', "is no CSV file"),
+        ("image,suggested\n\udcff,birch\n", "is no CSV file in UTF-8"),
+        (None, "No such file"),
     ],
 )
 def test_what_corrects_nothing_is_refused_before_any_fit(
@@ -144,6 +144,6 @@ def test_what_corrects_nothing_is_refused_before_any_fit(
         file.write_text(content, encoding="utf-8", errors="surrogateescape")
     done = adapt(photos, tmp_path / "model", "--relabel", file)
     assert done.code == 2
-    assert f"{file}" in done.err
+    assert "--relabel" in done.err
     assert expected in done.err
     assert not (tmp_path / "model").exists()

@@ -31,7 +31,7 @@ from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
-from fewshot_bench.plugins.models.suspects import RELABEL, Relabel
+from fewshot_bench.plugins.models.suspects import RELABEL, Rows
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -146,7 +146,7 @@ def adapt(
     memory: int | str | None = None,
     reject: bool | float | None = None,
     shots: int | None = None,
-    relabel: Relabel | None = None,
+    relabel: str | os.PathLike[str] | Rows | None = None,
     seed: int = 1,
     classnames: Any = None,
     templates: str | Sequence[str] = (),
@@ -167,7 +167,7 @@ def adapt(
     state. budget: a time such as `10m`, or seconds, for everything until the folder is written.
     memory: bytes, or `4GB`. reject: the share of right images to keep (True: 0.95), for a threshold
     below which an image belongs to no class. relabel: a file of corrected labels such as
-    `suspects.csv`, or the new class of each image by its path, None to leave it out.
+    `suspects.csv`, or its rows: image, label and class.
     keep_contradictions: pictures under two labels count in the accuracy, too. keep_support: put
     small pictures of the images into the folder, which `fsbench app` shows beside its answers.
     say: gets the lines on the images, before anything is fitted.
@@ -184,7 +184,7 @@ def adapt(
     name, folder = given["dataset"], given["output"]
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
-    _refuse_inside(folder, name, given["relabel"])
+    _refuse_inside(folder, name, relabel)
     variants = _variants(method, options)
     if metric not in MEASURES:
         raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
@@ -245,12 +245,13 @@ def _cache() -> Iterator[Path | None]:
         yield folder
 
 
-def _refuse_inside(folder: Path, dataset: str, relabel: Relabel | None) -> None:
+def _refuse_inside(folder: Path, dataset: str, relabel: Any) -> None:
     """UsageError for a folder in that of the images, where it would be read as a class.
 
     The same for one with the corrections of labels, which the new model would replace.
     """
-    if isinstance(relabel, Path) and relabel.resolve().parent == folder.resolve():
+    is_path = isinstance(relabel, str | os.PathLike)
+    if is_path and Path(relabel).resolve().parent == folder.resolve():
         raise UsageError(
             f"--relabel {relabel}: lies in the folder of the model, which is replaced; copy it to "
             "another place first"

@@ -8,7 +8,7 @@ class is ever held out as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.images.copies import Copies
 from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
 from fewshot_bench.images.looking import Looks, look_at
-from fewshot_bench.plugins.models.suspects import Relabel, correct
+from fewshot_bench.plugins.models.suspects import Rows, correct
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.rng import derive
-from fewshot_bench.utils.text import counted, few, shortened
+from fewshot_bench.utils.text import few, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,9 +41,8 @@ FOLDS, MOST_LINES = 5, 4
 class Material:
     """Labeled images of a data set.
 
-    notes: which of its images these are, and which were left out. keep_contradictions: whether
-    pictures under two labels are held out, too. corrections: the new class of each image whose
-    label was corrected, by id; None for images that were left out.
+    notes: which of its images these are, and which were left out.
+    keep_contradictions: whether pictures under two labels are held out, too.
     """
 
     dataset: Dataset
@@ -52,7 +51,6 @@ class Material:
     data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     keep_contradictions: bool = False
-    corrections: Mapping[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -103,7 +101,7 @@ def gather(
     seed: int = 1,
     skip_damaged: bool = False,
     keep_contradictions: bool = False,
-    relabel: Relabel | None = None,
+    relabel: Rows | None = None,
 ) -> Material:
     """Load the images of a data set that may be trained on; at most `shots` of each class.
 
@@ -127,12 +125,9 @@ def gather(
     val, test = len(pools.get("val", ())), len(pools.get("test", ()))
     notes = [f"{val:,} validation images are trained on, too"] if val else []
     notes += [f"{test:,} test images are left alone"] if test else []
-    corrections: dict[str, str | None] = {}
     if relabel is not None:
-        trained, corrections = correct(trained, card.classnames, relabel)
-        gone = list(corrections.values()).count(None)
-        changed = counted(len(corrections) - gone, "label")
-        notes.append(f"{changed} corrected, {counted(gone, 'image')} left out (--relabel)")
+        trained, corrected = correct(trained, card.classnames, relabel)
+        notes += corrected
     if shots is not None:
         lists = {"train": packed(trained)}
         split = draw(name, "", lists, protocol="nested", shots=shots, seed=seed, val="none")
@@ -140,9 +135,7 @@ def gather(
         notes.append(f"at most {shots} of each class (--shots)")
     kept, left_out = _readable(name, dataset, trained, skip_damaged)
     notes += left_out
-    return Material(
-        *(dataset, kept, card.revision, data, tuple(notes), keep_contradictions, corrections)
-    )
+    return Material(dataset, kept, card.revision, data, tuple(notes), keep_contradictions)
 
 
 def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
