@@ -6,7 +6,9 @@ size, compression, crop, mirrored); what copies a copy is of the same group.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,9 +17,13 @@ import numpy as np
 
 from fewshot_bench.images.decode import MOST_SEEN, How, examine
 from fewshot_bench.images.digests import Known, dataset_digests
-from fewshot_bench.images.fingerprints import Bytes, Fingerprints, Indices, fingerprints
-from fewshot_bench.images.lookalikes import pairs_alike
+from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
+from fewshot_bench.images.lookalikes import COPY, pairs_alike, share_alike
+from fewshot_bench.utils.cache_dir import DIGESTS
+from fewshot_bench.utils.image_formats import decoder_versions
+from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.progress import current
+from fewshot_bench.utils.small_cache import change, recall
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 # Pictures whose fingerprints are computed at a time.
 CHUNK = 256
+# Most different pictures of a group.
+MOST_MEMBERS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +71,15 @@ class Copies:
         return tuple(group for group in self.members if len({*labels[list(group)].tolist()}) > 1)
 
 
-def find_copies(dataset: Dataset, items: Sequence[Item], jobs: int = 1) -> Copies:
+def find_copies(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> Copies:
     """Group the pictures of some items; those that cannot be read are alone.
 
     >>> find_copies(dataset, dataset.items()["train"]).copied
     """
-    return group_copies(items, look_closely(dataset, items, jobs), jobs)
+    return group_copies(items, look_closely(dataset, items, jobs), jobs, dataset.card().name)
 
 
-def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = 1) -> list[Known | str]:
+def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> list[Known | str]:
     """The facts of each item's file, or why it cannot be used; cached for unchanged files.
 
     Of more than `MOST_SEEN` files, only whether they decode, and their digests.
@@ -84,52 +92,88 @@ def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = 1) -> list
     return facts
 
 
-def group_copies(items: Sequence[Item], facts: Sequence[Known | str], jobs: int = 1) -> Copies:
-    """Group pictures by the facts of their files."""
+def group_copies(
+    items: Sequence[Item], facts: Sequence[Known | str], jobs: int = THREADS, title: str = ""
+) -> Copies:
+    """Group pictures by the facts of their files; groups are cached by digests under a `title`."""
+    labels = np.array([item.label for item in items], dtype=np.int64)
+    known = {one.sha: one for one in facts if isinstance(one, Known)}
+    shas = sorted(known)
+    groups, unsearched = (
+        np.arange(len(shas)),
+        f"of more than {MOST_SEEN:,}, only equal files are found",
+    )
+    if len(items) <= MOST_SEEN:
+        # In an order of their own, so that groups depend on the pictures alone.
+        key = f"copies 1 {decoder_versions()} {hashlib.sha256(b''.join(shas)).hexdigest()}"
+        kept = recall(DIGESTS, key)
+        if kept is None:
+            groups, unsearched = _group([known[sha] for sha in shas], jobs)
+            kept = groups.astype("<u4").tobytes() + unsearched.encode()
+            with suppress(OSError, RuntimeError):
+                change(DIGESTS, key, lambda _: kept, title)
+        groups = np.frombuffer(kept, "<u4", len(shas))
+        unsearched = kept[4 * len(shas) :].decode()
+    group_of = dict(zip(shas, groups.tolist(), strict=True))
+    # A file that cannot be used is a group of its own.
+    ids = [group_of[f.sha] if isinstance(f, Known) else -at for at, f in enumerate(facts, 1)]
+    _, lowest, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    exact = len(items) - len(shas) - sum(isinstance(one, str) for one in facts)
+    return Copies(lowest[inverse], labels, exact, unsearched)
+
+
+def _group(facts: Sequence[Known], jobs: int) -> tuple[Indices, str]:
+    """The group of each of n different pictures, and why some were not searched."""
+    prints, compared, thumbnails = prints_of(facts)
+    groups, everything = np.arange(len(facts)), np.arange(len(prints))
+    look_alikes = len(prints) * share_alike(prints, everything, everything, *COPY[:2])
+    split = np.full(len(prints), look_alikes > MOST_MEMBERS)
+    pairs, close = pairs_alike(prints, thumbnails, jobs, close=bool(split.all()))
+    for members, inside in _parts(pairs):
+        if _is_group(members, inside):
+            groups[compared[members]] = compared[members[0]]
+            continue
+        split[members] = True
+        for some, edges in _parts(pairs[inside[close[inside]]]):
+            if _is_group(some, edges):
+                groups[compared[some]] = compared[some[0]]
+    alike = f"{split.sum():,} look alike throughout, of which only the closest are found"
+    return groups, alike if split.any() else ""
+
+
+def _parts(pairs: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """The members of each connected part of a graph, ascending, and the indices of its edges."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    labels = np.array([item.label for item in items], dtype=np.int64)
-    usable = np.array(
-        [at for at, one in enumerate(facts) if isinstance(one, Known)], dtype=np.int64
-    )
-    shas = b"".join(one.sha for one in facts if isinstance(one, Known))
-    digests = np.frombuffer(shas, np.uint8).reshape(-1, 32)
-    same = [usable[group] for group in same_bytes(digests)]
-    pairs = [np.stack([np.full(len(group) - 1, group[0]), group[1:]], axis=1) for group in same]
-    prints, compared = prints_of(facts)
-    alike = compared[pairs_alike(prints, np.arange(len(prints)), jobs)]
-    first, second = np.concatenate([*pairs, alike]).T
-    count = len(items)
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
-    _, parts = connected_components(graph, directed=False)
-    _, lowest, group = np.unique(parts, return_index=True, return_inverse=True)
-    unsearched = "" if count <= MOST_SEEN else f"there are more than {MOST_SEEN:,}"
-    return Copies(lowest[group], labels, sum(len(group) - 1 for group in same), unsearched)
-
-
-def same_bytes(digests: Bytes) -> Iterator[Indices]:
-    """Groups of two or more equal rows of (n, 32) digests, as ascending indices."""
-    if not len(digests):
+    if not len(pairs):
         return
-    order = np.lexsort(digests.T)
-    ordered = digests[order]
-    changes = np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1)) + 1
-    edges = np.concatenate([[0], changes, [len(order)]])
-    for edge in np.flatnonzero(np.diff(edges) > 1):
-        yield np.sort(order[edges[edge] : edges[edge + 1]])
+    nodes, ends = np.unique(pairs, return_inverse=True)
+    first, second = ends.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(nodes), len(nodes)))
+    count, part = connected_components(graph, directed=False)
+    sides = []
+    for of in (part, part[first]):
+        order = np.argsort(of, kind="stable")
+        sides.append(np.split(order, np.cumsum(np.bincount(of, minlength=count))[:-1]))
+    for members, edges in zip(*sides, strict=True):
+        yield nodes[members], edges
 
 
-def prints_of(facts: Sequence[Known | str]) -> tuple[Fingerprints, Indices]:
-    """Fingerprints of the pictures that can be compared, and the index of each."""
+def _is_group(members: Indices, edges: Indices) -> bool:
+    """True for few pictures, half of whose pairs at least are copies."""
+    count = len(members)
+    return count <= MOST_MEMBERS and 4 * len(edges) >= count * (count - 1)
+
+
+def prints_of(facts: Sequence[Known | str]) -> tuple[Fingerprints, Indices, Bytes]:
+    """Fingerprints of the pictures that can be compared, the index and the thumbnail of each."""
     known = ((at, one.seen) for at, one in enumerate(facts) if isinstance(one, Known) and one.seen)
     seen = [(at, one.thumbnail, one.size) for at, one in known if one.thumbnail is not None]
-    if not seen:
-        return Fingerprints.empty(0), np.zeros(0, np.int64)
-    places, thumbnails, sizes = zip(*seen, strict=True)
-    parts = np.array_split(np.arange(len(seen)), -(-len(seen) // CHUNK))
     prints = Fingerprints.empty(len(seen))
-    for part in parts:
-        some = slice(part[0], part[-1] + 1)
-        prints[some] = fingerprints(np.stack(thumbnails[some]), np.array(sizes[some]))
-    return prints, np.array(places)
+    thumbnails = np.array([gray for _, gray, _ in seen]).reshape(-1, SIDE, SIDE, 3)
+    sizes = np.array([size for _, _, size in seen])
+    for start in range(0, len(seen), CHUNK):
+        some = slice(start, start + CHUNK)
+        prints[some] = fingerprints(thumbnails[some], sizes[some])
+    return prints, np.array([at for at, _, _ in seen], np.int64), thumbnails

@@ -39,7 +39,7 @@ from fewshot_bench.images.digests import (
     is_racy,
     wait_until_reliable,
 )
-from fewshot_bench.images.fingerprints import Bytes, thumbnail
+from fewshot_bench.images.fingerprints import thumbnail
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.image_formats import (
     add_readers,
@@ -61,16 +61,6 @@ MOST_RATIO = 1000
 BLACK = 16
 # Pillow's name for values of 16 bits (colors of 5 and 6 bits are `BGR;16`), and its decoder of PPM.
 WIDE = re.compile(r";16[BLN]|(?P<rounded>'ppm.*, 65535\))")
-# Its turns of a picture, for an array of its pixels.
-UPRIGHT: Mapping[Any, Callable[[Bytes], Bytes]] = {
-    2: np.fliplr,
-    3: lambda gray: np.rot90(gray, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda gray: np.rot90(gray, -1),
-    7: lambda gray: np.rot90(gray, 2).T,
-    8: np.rot90,
-}
 # Multi-picture JPEG: the first picture is an ordinary JPEG.
 SAME_FORMAT = {"MPO": "JPEG"}
 # Most pictures of a data set whose thumbnails are cached.
@@ -199,12 +189,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 def see(image: Image.Image) -> Seen:
     """Look at a decoded picture, as it stands upright."""
-    gray, turn = thumbnail(image), orientation(image)
-    if gray is not None and turn in UPRIGHT:
-        gray = np.ascontiguousarray(UPRIGHT[turn](gray))
-    form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
-    width, height = image.size[:: -1 if turn in range(5, 9) else 1]
-    return Seen(form, image.mode, (width, height), gray)
+    form, standing = image.format or "unknown", upright(image)
+    return Seen(SAME_FORMAT.get(form, form), image.mode, standing.size, thumbnail(standing))
 
 
 class Checked(NamedTuple):

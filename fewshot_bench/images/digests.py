@@ -20,20 +20,20 @@ from fewshot_bench.utils.image_formats import decoder_versions
 from fewshot_bench.utils.small_cache import change, recall
 
 # Of the cached digests.
-FORMAT = 3
+FORMAT = 4
 # As in git: where the file system's clock is coarse, a file that changed this shortly before it was
 # read may change again without another stamp.
 RACY_SECONDS = 2.0
 KEY, SHA = 16, 32
 RECORD = KEY + SHA + 1
-# A record of a picture that was looked at: format, mode, size, whether it can be compared.
-SEEN = struct.Struct(f"<8s8s2I?{SIDE * SIDE}s")
+# A record of what was seen: format, mode, size, whether it can be compared, thumbnail.
+SEEN = struct.Struct(f"<8s8s2I?{3 * SIDE * SIDE}s")
 
 
 class Seen(NamedTuple):
     """What a decoded picture is like: format, mode, width and height as it stands upright.
 
-    thumbnail: (32, 32) gray values, upright; None if too small or too flat to compare.
+    thumbnail: (32, 32, 3) colors, upright; None if too small or too flat to compare.
     """
 
     form: str
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     def unpack(cls, record: bytes) -> Seen:
         """Read a record."""
         form, mode, width, height, comparable, gray = SEEN.unpack(record)
-        pixels = np.frombuffer(gray, np.uint8).reshape(SIDE, SIDE) if comparable else None
+        pixels = np.frombuffer(gray, np.uint8).reshape(SIDE, SIDE, 3) if comparable else None
         form, mode = (part.rstrip(b"\0").decode() for part in (form, mode))
         return cls(form, mode, (width, height), pixels)
 

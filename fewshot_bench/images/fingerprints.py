@@ -1,6 +1,6 @@
 """Fingerprints of pictures: codes of 64 bits for the whole picture and for its center crops.
 
-`fingerprints` makes them of gray thumbnails; `lookalikes.py` compares them. A bit of a code is 1
+`fingerprints` makes them of thumbnails; `lookalikes.py` compares them. A bit of a code is 1
 where one of the 64 lowest frequencies of the cosine transform of a part of the picture is above a
 small positive amount: JPEG, size, brightness and a crop that is off by 2 % hardly change that.
 Invariant: the fingerprint of a picture depends only on its thumbnail and its shape.
@@ -31,6 +31,8 @@ BITS = 64
 MARGIN = 0.05
 # A thumbnail with less contrast, in gray levels, is not compared, nor is a smaller picture.
 MIN_CONTRAST, MIN_PIXELS = 2.0, 17
+# Of red, green and blue in a gray value.
+LUMA = np.array([0.299, 0.587, 0.114])
 # Shares of width and height; a crop in between is off by at most 1.7 %.
 CROPS = tuple(1 - step / 30 for step in range(7))
 Frame = Literal["whole", "square"]
@@ -53,6 +55,7 @@ class Window:
 
 
 WINDOWS = tuple(Window(frame, share) for frame in ("whole", "square") for share in CROPS)
+SHARES = np.array([window.share for window in WINDOWS])
 
 
 def _lowest() -> tuple[Indices, Indices]:
@@ -111,20 +114,17 @@ class Fingerprints:
 
     def view(self, which: Indices, window: Window) -> Floats:
         """(n, 12, 12) gray values of a window of pictures, with zero mean and unit norm."""
-        part = np.full((len(which), 2), window.share)
-        if window.frame == "square":
-            part *= self.shape[which]
-        gray = self.thumbnails[which].astype(np.float64)
-        gray = (
-            _areas(part[:, 0], KEPT, CELLS) @ gray @ _areas(part[:, 1], KEPT, CELLS).swapaxes(1, 2)
-        )
-        gray -= gray.mean(axis=(1, 2), keepdims=True)
-        length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
-        return np.asarray(gray / np.maximum(length, 1e-6))
+        places = np.full(len(which), WINDOWS.index(window))
+        return normed(resampled(self.thumbnails[which], self.parts(which, places), CELLS))
+
+    def parts(self, which: Indices, places: Indices) -> Floats:
+        """(n, 2) shares of height and width that windows, places in `WINDOWS`, have of pictures."""
+        square = places[:, None] >= len(CROPS)
+        return np.asarray(SHARES[places, None] * np.where(square, self.shape[which], 1.0))
 
 
 def thumbnail(image: Image.Image) -> Bytes | None:
-    """(32, 32) gray values of a decoded image, each the mean of its part of the picture.
+    """(32, 32, 3) colors of a decoded image, each the mean of its part of the picture.
 
     None if the picture is too small or has too little contrast to be compared.
     """
@@ -132,18 +132,16 @@ def thumbnail(image: Image.Image) -> Bytes | None:
 
     if min(image.size) < MIN_PIXELS:
         return None
-    # Pillow converts LAB only to RGB.
-    colors = image.convert("RGB") if image.mode == "LAB" else image
-    gray = colors if colors.mode == "L" else colors.convert("L")
-    small = np.asarray(gray.resize((SIDE, SIDE), Pillow.Resampling.BOX), dtype=np.uint8)
-    return small if small.std() >= MIN_CONTRAST else None
+    simple = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    small = np.asarray(simple.resize((SIDE, SIDE), Pillow.Resampling.BOX).convert("RGB"))
+    return small if (small @ LUMA).std() >= MIN_CONTRAST else None
 
 
 def fingerprints(thumbnails: Bytes, sizes: np.ndarray[Any, Any]) -> Fingerprints:
-    """Fingerprints of (n, 32, 32) thumbnails of pictures of (n, 2) sizes: width and height."""
+    """Fingerprints of (n, 32, 32, 3) thumbnails of pictures of (n, 2) sizes: width and height."""
     sizes = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
     shape = sizes.min(axis=1, keepdims=True) / sizes[:, ::-1]
-    gray = thumbnails.astype(np.float64)
+    gray = thumbnails @ LUMA
     whole = _spectrum(gray, np.ones_like(shape))
     spectra = np.concatenate([whole, _spectrum(gray, shape)], axis=1)
     fewer = _areas(np.ones(1), SIDE, KEPT)[0]
@@ -184,6 +182,19 @@ def _waves(part: float) -> Floats:
         integral = np.sqrt(2) * np.sin(np.pi * waves * spot) / (np.pi * waves)
         rows.append(np.diff(np.concatenate([spot[None], integral]), axis=1))
     return np.stack(rows)
+
+
+def resampled(pixels: np.ndarray[Any, Any], parts: Floats, cells: int) -> Floats:
+    """(..., n, cells, cells) means over a grid on centered parts, (n, 2) shares, of n pictures."""
+    down, across = (_areas(part, pixels.shape[-1], cells) for part in parts.T)
+    return np.asarray(down @ pixels.astype(np.float64) @ across.swapaxes(1, 2))
+
+
+def normed(gray: Floats) -> Floats:
+    """(n, ...) gray values with zero mean and unit norm, so that products are correlations."""
+    gray = gray - gray.mean(axis=(1, 2), keepdims=True)
+    length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
+    return np.asarray(gray / np.maximum(length, 1e-6))
 
 
 def _areas(parts: Floats, pixels: int, cells: int) -> Floats:

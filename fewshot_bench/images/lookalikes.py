@@ -11,11 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.images.fingerprints import WINDOWS, Codes, Fingerprints, Floats, Indices
+from fewshot_bench.images.fingerprints import (
+    WINDOWS,
+    Bytes,
+    Codes,
+    Fingerprints,
+    Floats,
+    Indices,
+    resampled,
+)
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Keys = np.ndarray[Any, np.dtype[np.uint16]]
@@ -30,6 +39,10 @@ FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
 # Codes per row of a bucket; queries and rows looked up, and pairs compared, at a time.
 ROW, QUERIES, ROWS, PAIRS = 8, 8192, 1 << 17, 1 << 11
 SAMPLE = 256
+# Pictures compared with all others at a time.
+BLOCK = 256
+# Colors per side of a picture, and the change of brightness that they may have.
+COLORS, GAIN = 4, (0.75, 1.33)
 
 
 @dataclass
@@ -98,7 +111,28 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
     return search.found
 
 
-def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
+class Likeness(NamedTuple):
+    """How alike two pictures are at least: most differing bits, and correlation, as above.
+
+    colors: most mean difference of 4 x 4 colors, once their brightness is the same.
+    """
+
+    distance: int
+    correlation: float
+    colors: float
+
+
+# Of copies, and of those in a set whose pictures look alike; docs/data-verify.md has the numbers.
+COPY, CLOSE = Likeness(11, 0.85, 10.0), Likeness(3, 0.99, 5.0)
+
+
+def share_alike(
+    prints: Fingerprints,
+    base: Indices,
+    queries: Indices,
+    most: int = MAX_DISTANCE,
+    correlation: float = MIN_CORRELATION,
+) -> float:
     """The share of pairs of a query and a picture of `base` that look alike, among a sample.
 
     Only the wholes of pictures are compared, of up to `SAMPLE` queries and pictures of `base`.
@@ -107,18 +141,83 @@ def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
     if len(some) < 2:
         return 0.0
     first_codes, second_codes = (prints.codes[part, 0] for part in some)
-    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= MAX_DISTANCE
+    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= most
     first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
-    return float((close & (first @ second.T >= MIN_CORRELATION)).mean())
+    return float((close & (first @ second.T >= correlation)).mean())
 
 
-def pairs_alike(prints: Fingerprints, places: Indices, jobs: int = 1) -> Indices:
-    """(m, 2) pairs of indices into `prints` of all pictures of `places` that look alike."""
-    search = _Pairs(prints, places, places)
+def pairs_alike(
+    prints: Fingerprints, thumbnails: Bytes, jobs: int = 1, close: bool = False
+) -> tuple[Indices, Bools]:
+    """(m, 2) pairs of copies among n pictures, and (m,) whether they are close ones.
+
+    thumbnails: (n, 32, 32, 3). close: compare wholes only, and find close ones only. All pairs are
+    compared, so that cost is quadratic.
+    """
+    least, ways = (CLOSE, 1) if close else (COPY, len(WINDOWS))
     with ThreadPoolExecutor(jobs) as pool:
-        for window in range(len(WINDOWS)):
-            search.look_up(pool, window, base_cropped=False)
-    return np.unique(np.concatenate([*search.pairs, np.zeros((0, 2), np.int64)]), axis=0)
+        found = list(pool.map(lambda window: _pairs_in(prints, least, window), range(ways)))
+    rows = np.concatenate(found)
+    # The best of the ways in which two pictures look alike.
+    pairs = np.sort(rows[:, :2], axis=1)
+    order = np.lexsort((-rows[:, 5], *pairs.T))
+    rows = rows[order[np.unique(pairs[order], axis=0, return_index=True)[1]]]
+    parts = [rows[at : at + PAIRS] for at in range(0, len(rows), PAIRS)]
+    colors = np.concatenate(
+        [np.zeros(0), *(_recolored(prints, thumbnails, part) for part in parts)]
+    )
+    copies, closer = (
+        (rows[:, 4] <= one.distance) & (rows[:, 5] >= one.correlation) & (colors <= one.colors)
+        for one in (COPY, CLOSE)
+    )
+    return np.sort(rows[copies, :2], axis=1).astype(np.int64), closer[copies]
+
+
+def _pairs_in(prints: Fingerprints, least: Likeness, window: int) -> Floats:
+    """Rows of pairs whose codes and compared parts are alike, for one window.
+
+    A row: the cropped picture, the whole one, window, mirrored, differing bits, correlation.
+    """
+    everything = np.arange(len(prints))
+    views, wholes = (prints.view(everything, WINDOWS[at]) for at in (window, 0))
+    cropped = prints.indices_with(WINDOWS[window], everything)
+    rows = [np.zeros((0, 6))]
+    for block, mirrored in product(range(0, len(cropped), BLOCK), (False, True)):
+        part = cropped[block : block + BLOCK]
+        codes, others = prints.codes[:, 0], wholes
+        if mirrored:
+            codes, others = prints.mirrored, wholes[..., ::-1]
+        distance = np.bitwise_count(prints.codes[part, window][:, None] ^ codes)
+        place, whole = np.nonzero(distance <= least.distance)
+        distance, first = distance[place, whole], part[place]
+        alike = np.concatenate(
+            [
+                np.einsum(
+                    "nij,nij->n", views[first[at : at + PAIRS]], others[whole[at : at + PAIRS]]
+                )
+                for at in range(0, len(first) + 1, PAIRS)
+            ]
+        )
+        kept = (alike >= least.correlation) & (first != whole)
+        how = np.full((int(kept.sum()), 2), (window, mirrored))
+        facts = (first[kept], whole[kept], *how.T, distance[kept], alike[kept])
+        rows.append(np.stack(facts, axis=1))
+    return np.concatenate(rows)
+
+
+def _recolored(prints: Fingerprints, thumbnails: Bytes, rows: Floats) -> Floats:
+    """(n,) mean difference of the colors of pairs, once their brightness is the same."""
+    cropped, whole, window, mirrored = rows[:, :4].astype(np.int64).T
+    parts = prints.parts(cropped, window)
+    first, second = thumbnails[cropped], thumbnails[whole]
+    second = np.where(mirrored[:, None, None, None] > 0, second[:, :, ::-1], second)
+    colors, others = (
+        resampled(np.moveaxis(pixels, 3, 0), part, COLORS)
+        for pixels, part in ((first, parts), (second, np.ones_like(parts)))
+    )
+    gain = (colors * others).sum(axis=(0, 2, 3)) / np.maximum((others**2).sum(axis=(0, 2, 3)), 1)
+    evened = np.clip(gain, *GAIN)[:, None, None] * others
+    return np.asarray(np.abs(colors - evened).mean(axis=(0, 2, 3)))
 
 
 class _Search:
@@ -172,23 +271,6 @@ class _Search:
         first = self._prints.view(self._queries[query], windows[0])
         first = first[..., ::-1] if how.mirrored else first
         return np.asarray((first * self._prints.view(base, windows[1])).sum(axis=(1, 2)))
-
-
-class _Pairs(_Search):
-    """Collects all pairs instead of the closest picture of each query."""
-
-    def __init__(self, prints: Fingerprints, base: Indices, queries: Indices) -> None:
-        super().__init__(prints, base, queries)
-        self.pairs: list[Indices] = []
-
-    def _take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
-        other = self._queries[query] != base
-        query, base = query[other], base[other]
-        for start in range(0, len(query), PAIRS):
-            part = slice(start, start + PAIRS)
-            alike = self._correlation(query[part], base[part], how) >= MIN_CORRELATION
-            both = np.stack([self._queries[query[part]], base[part]], axis=1)[alike]
-            self.pairs.append(np.sort(both, axis=1))
 
 
 class Band:

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.copies import CHUNK, Copies, group_copies, look_closely, prints_of
-from fewshot_bench.images.decode import SAME_FORMAT, examine
+from fewshot_bench.images.decode import examine
 from fewshot_bench.images.digests import Known, Seen, dataset_digests
-from fewshot_bench.images.fingerprints import Bytes, Fingerprints
+from fewshot_bench.images.fingerprints import Fingerprints
+from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.text import counted, shortened
 
 # Shorter sides, in pixels, are called very small; examples of a finding that are shown.
@@ -31,15 +29,11 @@ Listed = Sequence[tuple[str, Item]]
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """Pictures of n items, and what was seen in them.
-
-    facts: (n) facts of a file, or in one line why it cannot be used.
-    """
+class Looked:
+    """Pictures of n items, and the facts of their files or in one line why one cannot be used."""
 
     items: Sequence[Item]
     facts: Sequence[Known | str]
-    copies: Copies
 
     @cached_property
     def problems(self) -> dict[int, str]:
@@ -52,16 +46,23 @@ class Looks:
         known = ((at, one) for at, one in enumerate(self.facts) if isinstance(one, Known))
         return {at: one.seen for at, one in known if one.seen}
 
+    @property
+    def turned(self) -> int:
+        """Number of pictures that EXIF turns upright."""
+        return sum(isinstance(one, Known) and one.turned for one in self.facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Looks(Looked):
+    """Pictures, and which of them are copies."""
+
+    copies: Copies
+
     @cached_property
     def counts(self) -> dict[str, int]:
         """Pictures of each class, in the order of the labels."""
         ordered = sorted(self.items, key=lambda item: item.label)
         return dict(Counter(item.classname for item in ordered))
-
-    @property
-    def turned(self) -> int:
-        """Number of pictures that EXIF turns upright."""
-        return sum(isinstance(one, Known) and one.turned for one in self.facts)
 
     @property
     def small(self) -> list[int]:
@@ -74,90 +75,47 @@ class Looks:
         least, most = (f(counts, key=lambda name: counts[name]) for f in (min, max))
         spread = f"{counts[least]:,} of '{least}' to {counts[most]:,} of '{most}'"
         spread = spread if counts[least] < counts[most] else f"{counts[most]:,} of each"
-        lines = [f"{_many(len(self.items))} of {len(counts):,} classes: {spread}"]
-        if copies.copied:
+        lines = [f"{counted(len(self.items), 'picture')} of {len(counts):,} classes: {spread}"]
+        if copies.copied or copies.unsearched:
             exact = f" ({copies.exact:,} byte for byte)" if copies.exact else ""
-            lines.append(f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}")
-        elif copies.unsearched:
-            lines.append(f"only equal files are searched for copies: {copies.unsearched}")
+            found = f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}"
+            lines.append("; ".join(filter(None, (found, copies.unsearched))))
         if clashes := copies.contradictions:
             said = [" = ".join(self.items[at].id for at in group[:SHOWN]) for group in clashes]
-            lines.append(f"{_many(len(clashes))} under two labels: {_few(said)}")
+            lines.append(f"{counted(len(clashes), 'picture')} under two labels: {_few(said)}")
         if self.turned:
-            lines.append(f"{_many(self.turned)} turned upright by EXIF")
+            lines.append(f"{counted(self.turned, 'picture')} turned upright by EXIF")
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
-            lines.append(f"{_many(len(said))} cannot be used: {_few(said)}")
+            lines.append(f"{counted(len(said), 'picture')} cannot be used: {_few(said)}")
         if self.small:
             said = [self.items[at].id for at in self.small]
-            lines.append(f"{_many(len(said))} below {SMALL} pixels on a side: {_few(said)}")
+            lines.append(
+                f"{counted(len(said), 'picture')} below {SMALL} pixels on a side: {_few(said)}"
+            )
         return lines
-
-
-def _many(count: int) -> str:
-    return f"{count:,} picture{'s' * (count != 1)}"
 
 
 def _few(said: Sequence[str]) -> str:
     return "; ".join(shortened(said, SHOWN))
 
 
-def look_at(dataset: Dataset, items: Sequence[Item], jobs: int = 1) -> Looks:
+def look_at(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> Looks:
     """Look at the pictures of some items; what is seen is cached for unchanged files."""
     facts = look_closely(dataset, items, jobs)
-    return Looks(items, facts, group_copies(items, facts, jobs))
+    return Looks(items, facts, group_copies(items, facts, jobs, dataset.card().name))
 
 
-@dataclass
-class Scan:
-    """All images of a data set, in the order of `listed`.
+@dataclass(frozen=True, eq=False)
+class Scan(Looked):
+    """All images of a data set, in the order of `listed`, without their thumbnails.
 
-    digests: (n, 32) SHA-256 of each file; prints: fingerprints of all; decoded: (n,) whether an
-    image opened; compared: (n,) whether its fingerprint is usable.
-    problems: index to the reason why a file cannot be used.
+    prints: fingerprints of all; compared: (n,) whether one is usable.
     """
 
     listed: Listed
-    digests: Bytes
     prints: Fingerprints
-    decoded: np.ndarray[tuple[int], np.dtype[np.bool_]]
     compared: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    problems: dict[int, str] = field(default_factory=dict)
-    formats: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    misnamed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    turned: int = 0
-    tiny: list[int] = field(default_factory=list)
-    smallest: tuple[int, int] | None = None
-    largest: tuple[int, int] | None = None
-
-    def add(self, index: int, look: Known | str) -> None:
-        """Add one image, or the reason why it cannot be used."""
-        if isinstance(look, str) or look.seen is None:
-            self.problems[index] = str(look)
-            return
-        seen = look.seen
-        self.decoded[index] = True
-        self.digests[index] = np.frombuffer(look.sha, dtype=np.uint8)
-        self.formats[seen.form] += 1
-        self.modes[seen.mode] += 1
-        self.turned += look.turned
-        if min(seen.size) <= 1:
-            self.tiny.append(index)
-        self.smallest = min(self.smallest or seen.size, seen.size, key=math.prod)
-        self.largest = max(self.largest or seen.size, seen.size, key=math.prod)
-        extension = PurePosixPath(self.listed[index][1].id).suffix.lower()
-        form = Image.registered_extensions().get(extension, "")
-        named = SAME_FORMAT.get(form, form)
-        if named and named != seen.form:
-            self.misnamed[extension, seen.form] += 1
-
-    def add_chunk(self, start: int, looks: Sequence[Known | str]) -> None:
-        """Add consecutive images, and compute their fingerprints."""
-        for offset, look in enumerate(looks):
-            self.add(start + offset, look)
-        prints, places = prints_of(looks)
-        self.prints[start + places], self.compared[start + places] = prints, True
 
 
 def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None]) -> Scan:
@@ -165,21 +123,22 @@ def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], N
 
     Digests of images that decode are cached for later runs, if the cache is writable.
     """
-    Image.init()
-    count = len(listed)
+    items, facts = [item for _, item in listed], list[Known | str]()
     digests = dataset_digests(dataset)
-    result = Scan(
-        listed,
-        np.zeros((count, 32), np.uint8),
-        Fingerprints.empty(count),
-        np.zeros(count, np.bool_),
-        np.zeros(count, np.bool_),
-    )
+    prints, compared = Fingerprints.empty(len(items)), np.zeros(len(items), np.bool_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for start in range(0, count, CHUNK):
-            chunk = [item for _, item in listed[start : start + CHUNK]]
-            result.add_chunk(start, examine(dataset, digests, chunk, "anew", jobs))
-            advance(len(chunk))
+        for start in range(0, len(items), CHUNK):
+            looks = examine(dataset, digests, items[start : start + CHUNK], "anew", jobs)
+            some, places, _ = prints_of(looks)
+            prints[start + places], compared[start + places] = some, True
+            facts += map(_without_thumbnail, looks)
+            advance(len(looks))
     digests.save()
-    return result
+    return Scan(items, facts, listed, prints, compared)
+
+
+def _without_thumbnail(look: Known | str) -> Known | str:
+    if isinstance(look, str) or look.seen is None:
+        return look
+    return replace(look, seen=look.seen._replace(thumbnail=None))

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import numpy as np
+from PIL import Image
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.images.copies import same_bytes
+from fewshot_bench.images.decode import SAME_FORMAT
+from fewshot_bench.images.digests import Known
 from fewshot_bench.images.fingerprints import BITS, WINDOWS, Indices
 from fewshot_bench.images.lookalikes import nearest, share_alike
 from fewshot_bench.images.looking import Scan, scan
@@ -181,10 +184,12 @@ class Pair:
 
 def same_pairs(images: Scan) -> list[Pair]:
     """Pair every image with the first byte-identical image of each earlier pool."""
-    usable = np.flatnonzero(images.decoded)
+    groups: dict[bytes, list[tuple[str, Item]]] = {}
+    for entry, facts in zip(images.listed, images.facts, strict=True):
+        if isinstance(facts, Known):
+            groups.setdefault(facts.sha, []).append(entry)
     pairs = []
-    for group in sorted(same_bytes(images.digests[usable]), key=lambda group: int(group[0])):
-        members = [images.listed[usable[index]] for index in group]
+    for members in groups.values():
         firsts = {role: (role, item) for role, item in reversed(members)}
         for role, item in members:
             for earlier in ROLES[: ROLES.index(role)]:
@@ -262,7 +267,7 @@ def similar_check(
 
     alike: share of pairs that look alike, if they were not searched for that (`alike_throughout`).
     """
-    left_out = int((images.decoded & ~images.compared).sum())
+    left_out = len(images.seen) - int(images.compared.sum())
     rest = f"; {left_out:,} too small or too flat to compare" if left_out else ""
     tests = sum(role == "test" for role, _ in images.listed)
     if tests in (0, len(images.listed)):
@@ -375,13 +380,14 @@ def image_checks(images: Scan) -> Iterator[Check]:
         yield Check("images", FAILED, text, shortened(lines))
     else:
         yield Check("images", OK, f"all {count:,} open")
-    if images.smallest is None or images.largest is None:
+    if not images.seen:
         return
     yield Check("formats", OK, _formats(images))
-    first, last = (f"{w} x {h}" for w, h in (images.smallest, images.largest))
+    ends = (f((seen.size for seen in images.seen.values()), key=math.prod) for f in (min, max))
+    first, last = (f"{w} x {h}" for w, h in ends)
     sizes = f"all {first} pixels" if first == last else f"{first} to {last} pixels"
-    if images.tiny:
-        lines = [_at(images, index) for index in images.tiny]
+    lines = [_at(images, index) for index, seen in images.seen.items() if min(seen.size) <= 1]
+    if lines:
         text = f"{sizes}; {len(lines):,} are a single pixel wide or high"
         yield Check("sizes", DIFFERS, text, shortened(lines))
     else:
@@ -389,12 +395,18 @@ def image_checks(images: Scan) -> Iterator[Check]:
 
 
 def _formats(images: Scan) -> str:
-    parts = [", ".join(f"{count:,} {form}" for form, count in images.formats.most_common())]
-    modes = [f"{count:,} {mode}" for mode, count in images.modes.most_common() if mode != "RGB"]
-    if modes:
-        parts.append(f"not RGB: {', '.join(modes)}")
-    for (extension, form), count in images.misnamed.most_common():
-        parts.append(f"{count:,} named {extension} hold {form}")
+    seen = images.seen
+    forms, modes = (Counter(s[at] for s in seen.values()).most_common() for at in (0, 1))
+    parts = [", ".join(f"{count:,} {form}" for form, count in forms)]
+    others = [f"{count:,} {mode}" for mode, count in modes if mode != "RGB"]
+    if others:
+        parts.append(f"not RGB: {', '.join(others)}")
+    Image.init()
+    named = [(PurePosixPath(images.items[at].id).suffix.lower(), s.form) for at, s in seen.items()]
+    for (extension, form), count in Counter(named).most_common():
+        expected = Image.registered_extensions().get(extension, form)
+        if SAME_FORMAT.get(expected, expected) != form:
+            parts.append(f"{count:,} named {extension} hold {form}")
     if images.turned:
         parts.append(f"{images.turned:,} with an EXIF rotation, which is not applied")
     return "; ".join(parts)
