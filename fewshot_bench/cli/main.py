@@ -139,6 +139,9 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
 @click.group(
     cls=Commands,
     subcommands=COMMANDS,
+    help="\b\n"
+    "One fair harness for few-shot adaptation of vision-language models. Start with: fsbench demo\n"
+    "Exit codes: 0 done; 1 failed or found something; 2 wrong usage; 3 data missing; 130 stopped.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.version_option(__version__, prog_name="fsbench")
@@ -151,11 +154,7 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     help="Open no internet connection, in child processes neither (also: FSBENCH_OFFLINE=1).",
 )
 def cli() -> None:
-    """One fair harness for few-shot adaptation of vision-language models. Start with: fsbench demo
-
-    \b
-    Exit codes: 0 done; 1 failed or found something; 2 wrong usage; 3 data missing; 130 stopped.
-    """
+    """The command `fsbench`."""
 
 
 LIMITS = (
