@@ -43,13 +43,14 @@ def draw(path: Path, color: int, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes with hostile names, of eight pictures each; one is in the wrong class."""
+    """Three hostile classes of eight pictures, one picture in the wrong class, and one copy."""
     root = tmp_path_factory.mktemp("home") / "photos"
     for label, name in enumerate(HOSTILE):
         for index in range(8):
             file = f"{index} {HOSTILE[(label + 1) % 3]}.jpg"
             draw(root / name / file, label, 100 * label + index)
     draw(root / HOSTILE[0] / "planted.jpg", 1, 999)
+    draw(root / HOSTILE[2] / "copy.jpg", 2, 200)
     return root
 
 
@@ -69,6 +70,7 @@ def test_the_page_states_the_numbers_of_the_config(model: Path) -> None:
     assert f"between {low} and {high} %" in page.text
     for recall in config.classes["recall"]:
         assert f"{100 * recall:.1f}" in page.text
+    assert "1 copy of other pictures" in page.text
     assert not page.named("script")
 
 

@@ -64,7 +64,7 @@ def show_learned(
         images=sum(config.data["images"].values()),
         methods=list_methods(methods),
         chosen=[row["chosen"] for row in methods],
-        notes=notes,
+        notes=[*material.looks.lines(), *notes],
         learned=shown,
     )
     return files | {REPORT: page.encode()}
