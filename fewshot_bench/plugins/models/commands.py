@@ -8,13 +8,14 @@ import ipaddress
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from click.core import ParameterSource
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.metrics import METRICS, PERCENT
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 WIDEST = 40
 """Maximum characters of a class name in a table."""
+EXTENDS = {"dataset", "output", "method", "budget", "memory", "device", "skip_damaged", "force"}
+"""Options that go with --add."""
 Cell = str | float | bool | None
 Row = dict[str, Cell]
 Line = Callable[[Row], str]
@@ -68,7 +71,6 @@ code_option = click.option(
 @click.option(
     "--dataset",
     "-d",
-    required=True,
     help="A folder or table of images, or a data set; its test images are left alone.",
     shell_complete=one_of(datasets),
 )
@@ -76,9 +78,15 @@ code_option = click.option(
     "--output",
     "-O",
     type=PathName(path_type=Path),
-    required=True,
     metavar="DIR",
-    help="Folder of the model, which is made.",
+    help="Folder of the model, which is made; with --add, by default MODEL.",
+)
+@click.argument("model", type=PathName(path_type=Path), metavar="[MODEL]", required=False)
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="FOLDER",
+    help="Fit MODEL anew, by its method and options, with more pictures or classes (repeatable).",
 )
 @click.option(
     "--method",
@@ -114,6 +122,12 @@ code_option = click.option(
     metavar="[SHARE]",
     help="Find a probability below which an image belongs to no class: the one that this share of "
     f"right held-out images reaches (alone: {KEPT}).",
+)
+@click.option(
+    "--negatives",
+    type=PathName(path_type=Path),
+    metavar="FOLDER",
+    help="Images of none of the classes: they set that probability, and tell how many it catches.",
 )
 @click.option("--shots", type=NUMBER, help="Use at most so many images of each class.")
 @click.option(
@@ -160,10 +174,14 @@ def adapt(**values: Any) -> None:
 
     Methods are compared on images that are held out in turn, from cheap to expensive, within the
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
+    With --add, an earlier model takes more images; --dataset is where those of then are now.
     """
     from fewshot_bench.plugins.models import adapt as adapting
+    from fewshot_bench.plugins.models import extend as extending
     from fewshot_bench.plugins.models.summary import summarize
 
+    model, add = values.pop("model"), values.pop("add")
+    changed = _refuse_others(values, model, add)
     interrupt_on_signals()
     said: list[str] = []
     with working("adapt", "reading images") as work:
@@ -173,9 +191,31 @@ def adapt(**values: Any) -> None:
             with work.aside():
                 say(line)
 
-        adapted = adapting.adapt(**values, say=tell)
+        if add:
+            adapted = extending.extend(model, add, **changed, say=tell)
+        else:
+            adapted = adapting.adapt(**values, say=tell)
     for line in summarize(adapted, said):
         say(line)
+
+
+def _refuse_others(values: Row, model: Path | None, add: Sequence[str]) -> dict[str, Any]:
+    """The options that were given; UsageError for those that do not go with --add, or lack."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in values.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if bool(add) != (model is not None):
+        raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
+    for option in context.command.params:
+        name = str(option.name)
+        if not add and name in ("dataset", "output") and name not in given:
+            raise click.MissingParameter(ctx=context, param=option)
+        if add and name in given.keys() - EXTENDS:
+            raise UsageError(f"{option.opts[0]}: MODEL keeps what it was made by; leave it out")
+    return given
 
 
 @click.command("export", short_help="Write a kept model as a torch or ONNX program.")
