@@ -145,7 +145,7 @@ def test_images_join_again_and_again(tmp_path: Path) -> None:
     shutil.copy(old / "dog/0.png", new / "dog/same.png")
     done = extend(tmp_path / "m", "--add", new, "-O", tmp_path / "more")
     assert done.code == 0, done.err
-    assert f"5 images of {new}, 1 more are there already" in done.out
+    assert f"5 of {new} (1 more are there already)" in done.out
     assert read_config(tmp_path / "m").classnames == ("Katze", "Hund")
     assert read_config(tmp_path / "more").data["images"] == {"ant": 2, "Katze": 6, "Hund": 2}
     assert json.loads((tmp_path / "more" / SOURCES).read_text())["datasets"] == [
@@ -184,7 +184,6 @@ def test_images_that_are_gone_or_moved(tmp_path: Path) -> None:
     [
         (("m",), "name MODEL and --add"),
         (("--add", "new"), "name MODEL and --add"),
-        (("m", "--add", "new", "--seed", 2), "--seed: MODEL keeps what it was made by"),
         (("m", "--add", "digits"), "digits: expected a folder of images"),
         (("m", "--add", "flat"), "expected a folder for each class"),
         (("m", "--add", "broken"), "1 of its images cannot be used: cat/0.png: damaged"),

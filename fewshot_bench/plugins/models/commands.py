@@ -8,7 +8,7 @@ import ipaddress
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 WIDEST = 40
 """Maximum characters of a class name in a table."""
-EXTENDS = {"dataset", "output", "method", "budget", "memory", "device", "skip_damaged", "force"}
-"""Options that go with --add."""
 Cell = str | float | bool | None
 Row = dict[str, Cell]
 Line = Callable[[Row], str]
@@ -86,7 +84,7 @@ code_option = click.option(
     "--add",
     multiple=True,
     metavar="FOLDER",
-    help="Fit MODEL anew, by its method and options, with more pictures or classes (repeatable).",
+    help="Fit MODEL anew, by its method and options, with more images or classes (repeatable).",
 )
 @click.option(
     "--method",
@@ -181,7 +179,9 @@ def adapt(**values: Any) -> None:
     from fewshot_bench.plugins.models.summary import summarize
 
     model, add = values.pop("model"), values.pop("add")
-    changed = _refuse_others(values, model, add)
+    if bool(add) != (model is not None):
+        raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
+    given = _list_given(bool(add))
     interrupt_on_signals()
     said: list[str] = []
     with working("adapt", "reading images") as work:
@@ -192,29 +192,25 @@ def adapt(**values: Any) -> None:
                 say(line)
 
         if add:
-            adapted = extending.extend(model, add, **changed, say=tell)
+            adapted = extending.extend(**given, say=tell)
         else:
             adapted = adapting.adapt(**values, say=tell)
     for line in summarize(adapted, said):
         say(line)
 
 
-def _refuse_others(values: Row, model: Path | None, add: Sequence[str]) -> dict[str, Any]:
-    """The options that were given; UsageError for those that do not go with --add, or lack."""
+def _list_given(add: bool) -> dict[str, Any]:
+    """The options that were given; MissingParameter for one that is needed without --add."""
     context = click.get_current_context()
+    default = ParameterSource.DEFAULT
     given = {
         name: value
-        for name, value in values.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not default
     }
-    if bool(add) != (model is not None):
-        raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
     for option in context.command.params:
-        name = str(option.name)
-        if not add and name in ("dataset", "output") and name not in given:
+        if not add and option.name in {"dataset", "output"} - given.keys():
             raise click.MissingParameter(ctx=context, param=option)
-        if add and name in given.keys() - EXTENDS:
-            raise UsageError(f"{option.opts[0]}: MODEL keeps what it was made by; leave it out")
     return given
 
 

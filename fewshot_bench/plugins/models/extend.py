@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fewshot_bench.api.dataset import ROLE_NAMES
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import AUTO
 from fewshot_bench.plugins.models.adapt import Adapted, adapt, scratch
-from fewshot_bench.plugins.models.budget import BUDGET
 from fewshot_bench.plugins.models.inputs import list_images
 from fewshot_bench.plugins.models.place import restore
 from fewshot_bench.plugins.models.search import WHOLE
@@ -32,13 +30,7 @@ def extend(
     output: str | os.PathLike[str] | None = None,
     *,
     dataset: str | os.PathLike[str] | None = None,
-    method: str | None = None,
-    device: str = AUTO,
-    budget: str | float = BUDGET,
-    memory: int | str | None = None,
-    skip_damaged: bool = False,
-    force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    **more: Any,
 ) -> Adapted:
     """Fit the method of an adapted model anew, with the images of more class folders.
 
@@ -46,7 +38,8 @@ def extend(
 
     add: folders; an image whose bytes its class has already is left out. output: folder of the
     new model, by default that of the earlier one, which stays until the new one is written.
-    dataset: where the earlier images are now. method: the file of a method of no plug-in.
+    dataset: where the earlier images are now. more: arguments of `adapt`, in place of those that
+    the model was made by.
 
     Raises StoreError for a model that does not tell what it was made from, UsageError if earlier
     images are gone, or none is new, and what `adapt` raises.
@@ -56,36 +49,32 @@ def extend(
     folder, added = Path(model), [add] if isinstance(add, str | os.PathLike) else [*add]
     restore(folder)
     before, sources = read_config(folder), read_sources(folder)
-    asked = sources.asked | ({"skip_damaged": True} if skip_damaged else {})
-    whole = WHOLE if str(asked.get("method")).endswith(WHOLE) else ""
-    if method is None and before.method not in registry().methods.entries:
+    asked = dict(sources.asked)
+    # No code that a file names runs.
+    asked["method"] = before.method + WHOLE * str(asked.get("method")).endswith(WHOLE)
+    if "method" in more:
+        asked["options"] = ()
+    elif before.method not in registry().methods.entries:
         raise UsageError(f"{folder}: {before.method} is in no plug-in: name its file by --method")
     given = *(sources.datasets if dataset is None else [name_own(dataset)]), *map(name_own, added)
     folders = [Path(name) for name in dict.fromkeys(map(_place_of, given))]
     if isinstance(names := asked.get("classnames"), list):
         plain = registry().dataset(given[0]).undivided().card().classnames
         asked["classnames"] = dict(zip(plain, names, strict=True))
-    with scratch() as place:
-        if place is None:
+    more["force"] = more.get("force", False) or output is None
+    places = few(map(str, folders))
+    with scratch() as scratched:
+        if scratched is None:
             raise UsageError("no room for temporary files: set TMPDIR to a folder of another disk")
-        joined = Joined(f"folder:{place / folders[0].name}")
+        joined = Joined(f"folder:{scratched / folders[0].name}")
         joined.datasets = tuple(f"folder:{path}" for path in folders)
-        digests, notes = _join(folders, place / folders[0].name)
-        _check(folder, before, digests, few(map(str, folders)))
+        digests, notes = _join(folders, scratched / folders[0].name)
+        _check(folder, before, digests, places)
         try:
-            done = adapt(
-                joined,
-                output or folder,
-                **asked | {"method": (method or before.method) + whole},
-                device=device,
-                budget=budget,
-                memory=memory,
-                force=force or output is None,
-                say=say,
-            )
+            done = adapt(joined, output or folder, **asked | more)
         except FsbenchError as error:
-            shown = few(map(str, folders))
-            raise type(error)(re.sub(f"(folder:)?{place}/[^/:, ]*", shown, str(error))) from error
+            said = str(error).replace(joined, places).replace(joined.partition(":")[2], places)
+            raise type(error)(said) from error
     return dataclasses.replace(done, notes=(*notes, *_compare(before, done.config), *done.notes))
 
 
@@ -103,8 +92,7 @@ def _place_of(name: str) -> str:
 def _join(folders: Sequence[Path], target: Path) -> tuple[set[str], list[str]]:
     """Link the images of all folders into one, as if each was copied over those before it.
 
-    Of two images with one path, the later is renamed. Returns their digests, and a note for each
-    folder.
+    Of two images with one path, the later is renamed. Returns their digests, and a note.
     """
     homes: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -126,9 +114,9 @@ def _join(folders: Sequence[Path], target: Path) -> tuple[set[str], list[str]]:
         if not new:
             raise UsageError(f"{folder}: expected a folder for each class, with images in it")
         seen |= new
-        known = f", {counts[1]:,} more are there already" if counts[1] else ""
-        notes.append(f"{counts[0]:,} images of {folder}{known}")
-    return {digest for _, digest in seen}, notes
+        known = f" ({counts[1]:,} more are there already)" if counts[1] else ""
+        notes.append(f"{counts[0]:,} of {folder}{known}")
+    return {digest for _, digest in seen}, [f"images: {', '.join(notes)}"]
 
 
 def _split(parent: str) -> tuple[str, str]:
@@ -196,10 +184,10 @@ def _check(model: Path, before: ModelConfig, digests: set[str], places: str) -> 
 
 def _compare(before: ModelConfig, now: ModelConfig) -> Iterator[str]:
     """The new classes, and the stated accuracy before and now."""
-    if new := [name for name in now.classnames if name not in before.classnames]:
-        yield f"new classes: {few(new)}"
+    new = [name for name in now.classnames if name not in before.classnames]
     stated = [
         f"{100 * a['mean']:.1f} % ({100 * a['low']:.1f} to {100 * a['high']:.1f})" if a else "none"
         for a in (before.accuracy, now.accuracy)
     ]
-    yield f"{now.accuracy.get('metric', 'accuracy')} before: {stated[0]}, now: {stated[1]}"
+    classes = f"; new classes: {few(new)}" if new else ""
+    yield f"{now.accuracy.get('metric', 'accuracy')} before {stated[0]}, now {stated[1]}{classes}"
