@@ -29,7 +29,7 @@ from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
-from fewshot_bench.plugins.models.rejection import gather_others, keep_share, measure, most_apart
+from fewshot_bench.plugins.models.rejection import gather_others, measure
 from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
 from fewshot_bench.plugins.models.sources import pack_sources
@@ -96,7 +96,6 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "negatives": optional(FOLDER),
     "exif": text("a name"),
-    "metric": text("a name"),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
     **dict.fromkeys(("skip_damaged", "force", "keep_support", "keep_contradictions"), FLAG),
@@ -219,18 +218,19 @@ def adapt(
         support = runner.make_support() if keep_support else None
     stated, learned = _estimate(search, winner, metric, given["reject"], chosen_by)
     if others and learned and answers is not None:
-        rule = most_apart if given["reject"] is None else keep_share(given["reject"])
-        stated["reject"], more = measure(learned, answers, others, stated["temperature"], rule)
+        other = estimates.confidences(answers, stated["temperature"])
+        stated["reject"], more = measure(learned, other, others.groups, given["reject"])
         stated["accuracy"] |= more
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
-    notes = (*material.notes, *_remark(search, winner, config, learned, given["reject"]))
+    wanted = 1.0 if others else given["reject"]
+    notes = (*material.notes, *_remark(search, winner, config, learned, wanted))
+    notes += (others.note,) if others else ()
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
     settled = {"method": winner.title, "options": dict(winner.variant.chosen), **data}
     settled |= {"backbone": config.backbone, "precision": config.precision, "exif": config.exif}
-    settled |= {"relabel": dict(material.corrections) or None}
     extras[SOURCES] = pack_sources(name, given | settled)
     extras |= show_learned(config, learned, material, tried, notes)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()

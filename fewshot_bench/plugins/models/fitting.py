@@ -133,9 +133,8 @@ class FitRunner:
         lists = replace(fitted.cell.lists, queries=self._examiner.images(dataset, items, ()))
         cell = replace(fitted.cell, lists=lists)
         with own_interruptions() as interrupted:
-            _, logits, *_ = evaluate_within_memory(
-                fitted, cell, self._session, Incidents(), interrupted
-            )
+            done = evaluate_within_memory(fitted, cell, self._session, Incidents(), interrupted)
+        logits: NDArray[np.float32] = done[1]
         return logits
 
     def check_restored(self, fitted: Fitted) -> None:
