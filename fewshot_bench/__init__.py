@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fewshot_bench.images.copies import find_copies
     from fewshot_bench.plugins.models.adapt import Adapted, adapt
     from fewshot_bench.plugins.models.evaluation import evaluate
+    from fewshot_bench.plugins.models.extend import extend
     from fewshot_bench.utils.errors import (
         ContractError,
         DataMissingError,
@@ -76,6 +77,7 @@ _NAMES = {
     "fewshot_bench.images.copies": "find_copies",
     "fewshot_bench.plugins.models.adapt": "Adapted adapt",
     "fewshot_bench.plugins.models.evaluation": "evaluate",
+    "fewshot_bench.plugins.models.extend": "extend",
     "fewshot_bench.utils.errors": (
         "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
         "UnsupportedBackboneError UsageError"
@@ -124,6 +126,7 @@ __all__ = [
     "adapt",
     "cell",
     "evaluate",
+    "extend",
     "find_copies",
     "hookimpl",
     "hyper",

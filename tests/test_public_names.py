@@ -34,6 +34,7 @@ PUBLIC = {
         *(
             "cell",
             "evaluate",
+            "extend",
             "find_copies",
             "hookimpl",
             "hyper",

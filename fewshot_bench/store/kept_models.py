@@ -98,6 +98,8 @@ class Stated(TypedDict, total=False):
     """An accuracy with its interval, by the metric (`MEASURES`) that the method was chosen by.
 
     images: different pictures that were held out; methods: number that it was chosen among.
+    negatives: images of none of the classes, of which `caught` are rejected, where `kept` of the
+    right answers are not.
     """
 
     metric: str
@@ -110,6 +112,13 @@ class Stated(TypedDict, total=False):
     images: float
     methods: float
     calibration_error: float
+    negatives: float
+    caught: float
+    caught_low: float
+    caught_high: float
+    kept: float
+    kept_low: float
+    kept_high: float
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,8 +29,10 @@ from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
+from fewshot_bench.plugins.models.rejection import gather_others, measure
 from fewshot_bench.plugins.models.report import show_learned
-from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
+from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
+from fewshot_bench.plugins.models.sources import pack_sources
 from fewshot_bench.plugins.models.suspects import RELABEL, Rows
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
@@ -39,6 +41,7 @@ from fewshot_bench.store.kept_models import (
     MACRO,
     MEASURES,
     MODEL_FILES,
+    SOURCES,
     SUPPORT,
     TOP1,
     ModelConfig,
@@ -91,6 +94,8 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "shots": optional(whole(1)),
     "relabel": optional(RELABEL),
     "seed": whole(0),
+    "negatives": optional(FOLDER),
+    "exif": text("a name"),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
     **dict.fromkeys(("skip_damaged", "force", "keep_support", "keep_contradictions"), FLAG),
@@ -145,6 +150,7 @@ def adapt(
     budget: str | float = BUDGET,
     memory: int | str | None = None,
     reject: bool | float | None = None,
+    negatives: str | os.PathLike[str] | None = None,
     shots: int | None = None,
     relabel: str | os.PathLike[str] | Rows | None = None,
     seed: int = 1,
@@ -185,7 +191,7 @@ def adapt(
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, name, relabel)
-    variants = _variants(method, options)
+    variants = _variants(method.removesuffix(WHOLE), options)
     if metric not in MEASURES:
         raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
     if exif not in (AUTO, *EXIF):
@@ -200,21 +206,32 @@ def adapt(
         )
         for line in material.lines:
             say(line)
+    others = gather_others(given["negatives"], material) if given["negatives"] else None
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
-    with _cache() as cache:
+    with scratch() as cache:
         runner = FitRunner(material, chosen, cache)
-        search = Search(runner, variants, clock, REPEATS, metric)
+        search = Search(runner, variants, clock, REPEATS, metric, method.endswith(WHOLE))
         search.run()
         winner, fitted, chosen_by = search.finish()
+        answers = runner.answer(fitted, others.dataset, others.items) if others else None
         support = runner.make_support() if keep_support else None
     stated, learned = _estimate(search, winner, metric, given["reject"], chosen_by)
+    if others and learned and answers is not None:
+        other = estimates.confidences(answers, stated["temperature"])
+        stated["reject"], more = measure(learned, other, others.groups, given["reject"])
+        stated["accuracy"] |= more
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
-    notes = (*material.notes, *_remark(search, winner, config, learned, given["reject"]))
+    wanted = 1.0 if others else given["reject"]
+    notes = (*material.notes, *_remark(search, winner, config, learned, wanted))
+    notes += (others.note,) if others else ()
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
+    settled = {"method": winner.title, "options": dict(winner.variant.chosen), **data}
+    settled |= {"backbone": config.backbone, "precision": config.precision, "exif": config.exif}
+    extras[SOURCES] = pack_sources(name, given | settled)
     extras |= show_learned(config, learned, material, tried, notes)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
     written = put(
@@ -228,8 +245,8 @@ def adapt(
 
 
 @contextmanager
-def _cache() -> Iterator[Path | None]:
-    """A folder for features while methods are tried; None (memory alone) if the disk has no room.
+def scratch() -> Iterator[Path | None]:
+    """A folder for the time of a call, as for features; None if the disk has no room.
 
     Folders of processes that were killed are removed first.
     """

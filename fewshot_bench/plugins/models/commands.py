@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from click.core import ParameterSource
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.metrics import METRICS, PERCENT
@@ -68,7 +69,6 @@ code_option = click.option(
 @click.option(
     "--dataset",
     "-d",
-    required=True,
     help="A folder or table of images, or a data set; its test images are left alone.",
     shell_complete=one_of(datasets),
 )
@@ -76,9 +76,15 @@ code_option = click.option(
     "--output",
     "-O",
     type=PathName(path_type=Path),
-    required=True,
     metavar="DIR",
-    help="Folder of the model, which is made.",
+    help="Folder of the model, which is made; with --add, by default MODEL.",
+)
+@click.argument("model", type=PathName(path_type=Path), metavar="[MODEL]", required=False)
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="FOLDER",
+    help="Fit MODEL anew, by its method and options, with more images or classes (repeatable).",
 )
 @click.option(
     "--method",
@@ -114,6 +120,12 @@ code_option = click.option(
     metavar="[SHARE]",
     help="Find a probability below which an image belongs to no class: the one that this share of "
     f"right held-out images reaches (alone: {KEPT}).",
+)
+@click.option(
+    "--negatives",
+    type=PathName(path_type=Path),
+    metavar="FOLDER",
+    help="Images of none of the classes: they set that probability, and tell how many it catches.",
 )
 @click.option("--shots", type=NUMBER, help="Use at most so many images of each class.")
 @click.option(
@@ -160,10 +172,16 @@ def adapt(**values: Any) -> None:
 
     Methods are compared on images that are held out in turn, from cheap to expensive, within the
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
+    With --add, an earlier model takes more images; --dataset is where those of then are now.
     """
     from fewshot_bench.plugins.models import adapt as adapting
+    from fewshot_bench.plugins.models import extend as extending
     from fewshot_bench.plugins.models.summary import summarize
 
+    model, add = values.pop("model"), values.pop("add")
+    if bool(add) != (model is not None):
+        raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
+    given = _list_given(bool(add))
     interrupt_on_signals()
     said: list[str] = []
     with working("adapt", "reading images") as work:
@@ -173,9 +191,27 @@ def adapt(**values: Any) -> None:
             with work.aside():
                 say(line)
 
-        adapted = adapting.adapt(**values, say=tell)
+        if add:
+            adapted = extending.extend(**given, say=tell)
+        else:
+            adapted = adapting.adapt(**values, say=tell)
     for line in summarize(adapted, said):
         say(line)
+
+
+def _list_given(add: bool) -> dict[str, Any]:
+    """The options that were given; MissingParameter for one that is needed without --add."""
+    context = click.get_current_context()
+    default = ParameterSource.DEFAULT
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not default
+    }
+    for option in context.command.params:
+        if not add and option.name in {"dataset", "output"} - given.keys():
+            raise click.MissingParameter(ctx=context, param=option)
+    return given
 
 
 @click.command("export", short_help="Write a kept model as a torch or ONNX program.")

@@ -7,7 +7,7 @@ parts when memory runs out) and share features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
+    from fewshot_bench.api.dataset import Dataset
+    from fewshot_bench.api.items import Item
     from fewshot_bench.runner.examiner import ImageList
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
@@ -120,6 +122,20 @@ class FitRunner:
                 self._session.drop_changed_backbone()
                 raise
         return fitted, logits
+
+    def answer(
+        self, fitted: Fitted, dataset: Dataset, items: tuple[Item, ...]
+    ) -> NDArray[np.float32]:
+        """(n, classes) logits of a fitted method for images of another data set."""
+        from fewshot_bench.runner.evaluate import evaluate_within_memory
+        from fewshot_bench.utils.plugin_code import own_interruptions
+
+        lists = replace(fitted.cell.lists, queries=self._examiner.images(dataset, items, ()))
+        cell = replace(fitted.cell, lists=lists)
+        with own_interruptions() as interrupted:
+            done = evaluate_within_memory(fitted, cell, self._session, Incidents(), interrupted)
+        logits: NDArray[np.float32] = done[1]
+        return logits
 
     def check_restored(self, fitted: Fitted) -> None:
         """ContractError if the tensors of a fit restore no classifier with the same answers."""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fewshot_bench.plugins.models.budget import duration
+from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.store.kept_models import MACRO, TOP1, ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
@@ -71,10 +72,6 @@ model.predict(["photo.jpg"])
 of classes give other numbers.
 """
 _ALL_ANSWERED = "It answers with one of its classes, whatever an image shows."
-_SOME_REJECTED = (
-    "What is rejected was decided without any image of another class: a threshold on the "
-    "probability finds the unsure, not everything that is foreign."
-)
 
 
 def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
@@ -86,7 +83,7 @@ def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequenc
         classes="\n".join(shortened(list(_table(_list_classes(config))), ROWS)),
         methods="\n".join(_table(list_methods(tried))),
         notes="\n".join(f"- {_plain(note)}" for note in notes),
-        foreign=_ALL_ANSWERED if config.reject is None else _SOME_REJECTED,
+        foreign=describe(config) or _ALL_ANSWERED,
     )
 
 
@@ -179,8 +176,6 @@ def _introduce(config: ModelConfig) -> Iterator[str]:
         f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
         f"error is {100 * a['calibration_error']:.1f} points."
     )
-    if config.reject is not None:
-        yield f"An image with a probability below {config.reject:.3f} is rejected."
 
 
 def _plain(text: str) -> str:

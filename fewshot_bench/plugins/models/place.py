@@ -25,24 +25,46 @@ Refuse = Callable[[list[Path]], str]
 
 
 def refuse_model(folder: Path, force: bool) -> Refuse:
-    """The `Refuse` of the folder of a model: an earlier model alone is replaced, by `force`."""
+    """The `Refuse` of the folder of a model: an earlier model alone is replaced, by `force`.
+
+    Only the one that is there now: a model that comes later stays.
+    """
+    restore(folder)
+    first = ""
+    with suppress(StoreError):
+        first = read_config(folder).digest
 
     def refuse(entries: list[Path]) -> str:
         if not force:
             return "is not empty, expected a new folder (--force replaces a model)"
         try:
-            read_config(folder)
+            digest = read_config(folder).digest
         except StoreError as error:
             return f"{error}; --force replaces nothing but a model: choose another folder"
         others = [e.name for e in entries if e.name not in MODEL_FILES or not e.is_file()]
         if not others:
-            return ""
+            return "" if digest == first else "holds another model than before"
         return (
             f"holds {few(others)} beside its model, and --force replaces nothing but a model: "
             "choose another folder, or move that away"
         )
 
     return refuse
+
+
+def restore(folder: Path) -> None:
+    """Put back the model that a process has moved out of its folder before it was killed."""
+    for left in folder.glob(f"{TEMPORARY}~*"):
+        if not left.is_dir() or not is_stale(left):
+            continue
+        old = list_entries(left / "old")
+        if old and not (folder / MODEL_FILES[-1]).exists():
+            if not (left / "new" / MODEL_FILES[0]).exists():
+                for name in MODEL_FILES:
+                    (folder / name).unlink(missing_ok=True)
+            for entry in old:
+                os.replace(entry, folder / entry.name)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_free(folder: Path, refuse: Refuse) -> None:

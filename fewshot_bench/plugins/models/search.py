@@ -115,7 +115,7 @@ class Search:
     """Candidates from cheap to expensive on repeated folds.
 
     metric: one of `kept_models.MEASURES`. stopped: why the search ended early; why: the reason for
-    the choice, once `choose` made it.
+    the choice, once `choose` made it. whole: no candidate sets validation images apart.
     """
 
     def __init__(
@@ -125,10 +125,12 @@ class Search:
         budget: Budget,
         repeats: int = REPEATS,
         metric: str = TOP1,
+        whole: bool = False,
     ) -> None:
         self.runner, self.budget = runner, budget
         self.labels = runner.material.labels
-        self.candidates = [Candidate(variant) for variant in variants]
+        validation = False if whole else None
+        self.candidates = [Candidate(variant, validation, whole=whole) for variant in variants]
         material, seed = runner.material, runner.chosen.seed
         keep = material.keep_contradictions
         self.folds = list(repeat_folds(material.copies, repeats, seed, keep_contradictions=keep))

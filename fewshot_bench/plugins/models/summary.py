@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from fewshot_bench.plugins.models.adapt import Adapted
 from fewshot_bench.plugins.models.model_card import MEASURED
+from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.plugins.models.search import WHOLE
 from fewshot_bench.plugins.models.suspects import find_suspects
 from fewshot_bench.store.kept_methods import find_method
@@ -72,8 +73,8 @@ def _stated(adapted: Adapted) -> Iterator[str]:
 def _places(adapted: Adapted) -> Iterator[str]:
     """The threshold, the folder and the next command."""
     config, folder = adapted.config, str(adapted.folder)
-    if config.reject is not None:
-        yield f"images with a probability below {config.reject:.3f} belong to no class"
+    if rejected := describe(config):
+        yield rejected
     use = f"fsbench predict {shlex.quote(folder)} IMAGES"
     if own := find_method(adapted.folder, config.method, config.method_version):
         # No command runs code that a model brings, unless it is named.
