@@ -18,7 +18,7 @@ import numpy as np
 from fewshot_bench.images.decode import MOST_SEEN, How, examine
 from fewshot_bench.images.digests import Known, dataset_digests
 from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
-from fewshot_bench.images.lookalikes import COPY, pairs_alike, share_alike
+from fewshot_bench.images.lookalikes import CLOSE, COPY, pairs_alike, share_alike
 from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.image_formats import decoder_versions
 from fewshot_bench.utils.prefetch import THREADS
@@ -105,7 +105,8 @@ def group_copies(
     )
     if len(items) <= MOST_SEEN:
         # In an order of their own, so that groups depend on the pictures alone.
-        key = f"copies 1 {decoder_versions()} {hashlib.sha256(b''.join(shas)).hexdigest()}"
+        rules = f"{COPY} {CLOSE} {decoder_versions()}"
+        key = f"copies {rules} {hashlib.sha256(b''.join(shas)).hexdigest()}"
         kept = recall(DIGESTS, key)
         if kept is None:
             groups, unsearched = _group([known[sha] for sha in shas], jobs)

@@ -42,7 +42,7 @@ SAMPLE = 256
 # Pictures compared with all others at a time.
 BLOCK = 256
 # Colors per side of a picture, and the change of brightness that they may have.
-COLORS, GAIN = 4, (0.75, 1.33)
+COLORS, GAIN = 8, (0.75, 1.33)
 
 
 @dataclass
@@ -114,7 +114,7 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
 class Likeness(NamedTuple):
     """How alike two pictures are at least: most differing bits, and correlation, as above.
 
-    colors: most mean difference of 4 x 4 colors, once their brightness is the same.
+    colors: most root mean square difference of 8 x 8 colors, once their brightness is the same.
     """
 
     distance: int
@@ -123,7 +123,7 @@ class Likeness(NamedTuple):
 
 
 # Of copies, and of those in a set whose pictures look alike; docs/data-verify.md has the numbers.
-COPY, CLOSE = Likeness(11, 0.85, 10.0), Likeness(3, 0.99, 5.0)
+COPY, CLOSE = Likeness(11, 0.85, 13.0), Likeness(5, 0.98, 5.0)
 
 
 def share_alike(
@@ -206,7 +206,7 @@ def _pairs_in(prints: Fingerprints, least: Likeness, window: int) -> Floats:
 
 
 def _recolored(prints: Fingerprints, thumbnails: Bytes, rows: Floats) -> Floats:
-    """(n,) mean difference of the colors of pairs, once their brightness is the same."""
+    """(n,) root mean square difference of colors of pairs, once their brightness is the same."""
     cropped, whole, window, mirrored = rows[:, :4].astype(np.int64).T
     parts = prints.parts(cropped, window)
     first, second = thumbnails[cropped], thumbnails[whole]
@@ -217,7 +217,7 @@ def _recolored(prints: Fingerprints, thumbnails: Bytes, rows: Floats) -> Floats:
     )
     gain = (colors * others).sum(axis=(0, 2, 3)) / np.maximum((others**2).sum(axis=(0, 2, 3)), 1)
     evened = np.clip(gain, *GAIN)[:, None, None] * others
-    return np.asarray(np.abs(colors - evened).mean(axis=(0, 2, 3)))
+    return np.asarray(np.sqrt(((colors - evened) ** 2).mean(axis=(0, 2, 3))))
 
 
 class _Search:
