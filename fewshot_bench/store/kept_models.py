@@ -138,8 +138,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `image_digests`: see `image_digests`).
     notes: choices of the method.
     accuracy: out-of-fold results, empty if there are none.
-    classes: out-of-fold results by class, empty if there are none: columns `images` (held out),
-        `recall`, `low`, `high` and `most_confused_with`, with a value for each class.
+    classes: out-of-fold results by class, empty if there are none: columns of `Learned.classes`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query is assigned to no class; None for never.
     tensors: SHA-256 of the tensor file, set when the model is written; support: SHA-256 of the

@@ -107,14 +107,14 @@ def _state(mean: float | None, low: float, high: float) -> list[str]:
 
 def _list_classes(config: ModelConfig) -> list[list[str]]:
     """The table of classes as texts, with results if there are any."""
-    lines = [["class", "images"]]
-    lines += [[name, f"{count:,}"] for name, count in config.data["images"].items()]
-    if config.classes:
-        lines[0] += ["held out", "recall", "interval", "most often taken for"]
-        names = "images", "recall", "low", "high", "most_confused_with"
-        columns = zip(*(config.classes[name] for name in names), strict=True)
-        for line, (images, *recall, other) in zip(lines[1:], columns, strict=True):
-            line += [f"{images:,}", *_state(*recall), other or "–"]
+    counts = [[name, f"{count:,}"] for name, count in config.data["images"].items()]
+    if not config.classes:
+        return [["class", "images"], *counts]
+    lines = [["class", "images", "held out", "recall", "interval", "most often taken for"]]
+    names = "images", "recall", "low", "high", "most_confused_with"
+    columns = zip(counts, *(config.classes[name] for name in names), strict=True)
+    for count, images, recall, low, high, other in columns:
+        lines.append([*count, f"{images:,}", *_state(recall, low, high), other or "–"])
     return lines
 
 

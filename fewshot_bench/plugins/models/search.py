@@ -131,13 +131,10 @@ class Search:
         self.labels = runner.material.labels
         validation = False if whole else None
         self.candidates = [Candidate(variant, validation, whole=whole) for variant in variants]
-        material, seed = runner.material, runner.chosen.seed
-        keep = material.keep_contradictions
-        self.folds = list(repeat_folds(material.copies, repeats, seed, keep_contradictions=keep))
-        held = np.zeros(len(self.labels), np.bool_)
-        for fold in self.folds:
-            held[fold.held_out] = True
-        self.units = Units.of(self.labels, material.copies.groups, held)
+        copies, keep = runner.material.copies, runner.material.keep_contradictions
+        self.folds = list(repeat_folds(copies, repeats, runner.chosen.seed, keep=keep))
+        held = np.unique(np.concatenate([[-1], *(fold.held_out for fold in self.folds)]))[1:]
+        self.units = Units.of(self.labels, copies.groups, held)
         self.weights = self.units.weights(metric)
         self.stopped = self.why = ""
         self._per_image = 0.0
