@@ -349,7 +349,7 @@ def _estimate(
     # A config holds floats, which counts would differ from once it is read.
     accuracy = {"metric": given["metric"]} | {name: float(one) for name, one in numbers.items()}
     stated = {"accuracy": accuracy, "temperature": temperature * scale, "reject": threshold}
-    return stated | {"classes": learned.columns()}, learned
+    return stated | {"classes": tuple(learned.classes())}, learned
 
 
 def _config(

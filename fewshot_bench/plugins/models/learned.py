@@ -88,11 +88,6 @@ class Learned:
             )
         return rows
 
-    def columns(self) -> dict[str, tuple[Any, ...]]:
-        """`classes` as columns, without the names."""
-        rows = self.classes()
-        return {key: tuple(row[key] for row in rows) for key in rows[0] if key != "class"}
-
     def worst(self, most: int = 5) -> list[dict[str, Any]]:
         """The rows of the classes with the lowest recall, the lowest first."""
         rows = [row for row in self.classes() if row["images"]]

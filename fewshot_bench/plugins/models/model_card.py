@@ -107,15 +107,12 @@ def _state(mean: float | None, low: float, high: float) -> list[str]:
 
 def _list_classes(config: ModelConfig) -> list[list[str]]:
     """The table of classes as texts, with results if there are any."""
-    counts = [[name, f"{count:,}"] for name, count in config.data["images"].items()]
-    if not config.classes:
-        return [["class", "images"], *counts]
     lines = [["class", "images", "held out", "recall", "interval", "most often taken for"]]
-    names = "images", "recall", "low", "high", "most_confused_with"
-    columns = zip(counts, *(config.classes[name] for name in names), strict=True)
-    for count, images, recall, low, high, other in columns:
-        lines.append([*count, f"{images:,}", *_state(recall, low, high), other or "–"])
-    return lines
+    lines += [[name, f"{count:,}"] for name, count in config.data["images"].items()]
+    for line, row in zip(lines[1:], config.classes, strict=False):
+        stated = _state(row["recall"], row["low"], row["high"])
+        line += [f"{row['images']:,}", *stated, row["most_confused_with"] or "–"]
+    return lines if config.classes else [line[:2] for line in lines]
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Iterator[str]:

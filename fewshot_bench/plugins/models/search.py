@@ -96,19 +96,14 @@ class Candidate:
 
     def right(self, units: Units, repeats: int) -> Shares:
         """(units,) share of the first `repeats` repeats with the right answer."""
-        logits, labels = self._held_out(units, repeats)
-        return units.mean((logits.argmax(axis=2) == labels).mean(axis=0))
+        answers = np.stack(self.logits[:repeats])[:, units.places].argmax(axis=2)
+        return units.mean((answers == units.labels[units.units]).mean(axis=0))
 
     def score(self, units: Units, repeats: int) -> Shares:
         """(units,) scores for `estimates.best_of`."""
-        probabilities = estimates.true_probabilities(*self._held_out(units, repeats))
+        logits = np.stack(self.logits[:repeats])[:, units.places]
+        probabilities = estimates.true_probabilities(logits, units.labels[units.units])
         return self.right(units, repeats) + units.mean(probabilities)
-
-    def _held_out(
-        self, units: Units, repeats: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(repeats, n, classes) logits of the images that are held out, and their labels."""
-        return np.stack(self.logits[:repeats])[:, units.places], units.labels[units.units]
 
 
 class Search:
