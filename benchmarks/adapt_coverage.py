@@ -114,7 +114,7 @@ def one(
     runner, count = FitRunner(whole, chosen, cache), len(few.items)
     train, test = np.arange(count), np.arange(count, len(whole.items))
     # Every file counts, as for whoever does not know of the copies.
-    single = Units.of(whole.labels[test], test, np.full(len(test), True))
+    single = Units.of(whole.labels[test], test, np.arange(len(test)))
     for metric in MEASURES:
         search.weights = search.units.weights(metric)
         winner = search.choose()

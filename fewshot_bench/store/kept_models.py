@@ -138,8 +138,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `image_digests`: see `image_digests`).
     notes: choices of the method.
     accuracy: out-of-fold results, empty if there are none.
-    classes: out-of-fold results by class, empty if there are none: columns `images` (held out),
-        `recall`, `low`, `high` and `most_confused_with`, with a value for each class.
+    classes: out-of-fold results by class, empty if there are none: rows of `Learned.classes`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query is assigned to no class; None for never.
     tensors: SHA-256 of the tensor file, set when the model is written; support: SHA-256 of the
@@ -162,7 +161,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: Mapping[str, Any] = {}
     notes: Mapping[str, Any] = {}
     accuracy: Stated = {}
-    classes: Mapping[str, tuple[Any, ...]] = {}
+    classes: tuple[Mapping[str, Any], ...] = ()
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     reject: float | None = None
     tensors: str = ""
@@ -379,8 +378,6 @@ def _check_values(config: ModelConfig) -> None:
     names = config.classnames
     if len({*names}) < len(names) or not all(map(plain_text, names)):
         raise ValueError("classnames: expected different names without control characters")
-    if any(len(column) != len(names) for column in config.classes.values()):
-        raise ValueError("classes: expected a value for each class in every column")
     if not re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", str(config.data.get(IMAGES, ""))):
         raise ValueError(f"data.{IMAGES}: expected {DIGITS} hex digits of each image")
 

@@ -38,14 +38,12 @@ from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
 from fewshot_bench.store.kept_models import (
-    MACRO,
     MEASURES,
     MODEL_FILES,
     SOURCES,
     SUPPORT,
     TOP1,
     ModelConfig,
-    Stated,
     config_of,
     image_digests,
     pack_support,
@@ -216,7 +214,7 @@ def adapt(
         winner, fitted, chosen_by = search.finish()
         answers = runner.answer(fitted, others.dataset, others.items) if others else None
         support = runner.make_support() if keep_support else None
-    stated, learned = _estimate(search, winner, metric, given["reject"], chosen_by)
+    stated, learned = _estimate(search, winner, given, chosen_by)
     if others and learned and answers is not None:
         other = estimates.confidences(answers, stated["temperature"])
         stated["reject"], more = measure(learned, other, others.groups, given["reject"])
@@ -315,24 +313,19 @@ def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Req
 
 
 def _estimate(
-    search: Search,
-    winner: Candidate,
-    metric: str,
-    kept: float | None,
-    chosen_by: NDArray[np.float32],
+    search: Search, winner: Candidate, given: Mapping[str, Any], chosen_by: NDArray[np.float32]
 ) -> tuple[dict[str, Any], Learned | None]:
     """Fields of the config from the winner's out-of-fold logits, and its answers.
 
-    chosen_by: (n, classes) logits of the kept model for images that it chose its settings by. Fits
-    that choose settings differ in logit scale, so the temperature is fitted to logits of equal
-    scale and multiplied by the kept model's scale on those images.
+    given: arguments of `adapt`. chosen_by: (n, classes) logits of the kept model for images that it
+    chose its settings by. Fits that choose settings differ in logit scale, so the temperature is
+    fitted to logits of equal scale and multiplied by the kept model's scale on those images.
     """
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
         return {"accuracy": {}}, None
-    material, seed = search.runner.material, search.runner.chosen.seed
-    place, weights = finalists.index(winner), search.weights
-    estimate = estimates.estimate(search.shares, place, weights, seed)
+    material, place = search.runner.material, finalists.index(winner)
+    estimate = estimates.estimate(search.shares, place, search.weights, search.runner.chosen.seed)
     each, labels = np.stack(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     # The folds of one repeat: an image of a fold is in other folds of the other repeats.
@@ -345,27 +338,18 @@ def _estimate(
         logits, scale = estimates.rescale(logits, fits), estimates.scale_of(chosen_by)
     temperature = estimates.temperature_of(logits, labels, images)
     error = estimates.calibration_error(logits, labels, first[held], images)
-    threshold = None
+    threshold, kept = None, given["reject"]
     if kept is not None:
         threshold = estimates.threshold(logits, labels, temperature, kept, images)
     each.reshape(len(parts), -1)[held] = estimates.softmax(logits, temperature)
     ids, groups = tuple(item.id for item in material.items), material.copies.groups
     learned = Learned(ids, search.labels, groups, material.classnames, each)
+    numbers = vars(estimate) | {"level": estimates.LEVEL, "folds": FOLDS, "repeats": repeats}
+    numbers |= {"methods": len(finalists), "calibration_error": error}
     # A config holds floats, which counts would differ from once it is read.
-    accuracy = Stated(
-        metric=metric,
-        mean=estimate.mean,
-        low=estimate.low,
-        high=estimate.high,
-        level=estimates.LEVEL,
-        folds=float(FOLDS),
-        repeats=float(repeats),
-        images=float(estimate.images),
-        methods=float(len(finalists)),
-        calibration_error=error,
-    )
+    accuracy = {"metric": given["metric"]} | {name: float(one) for name, one in numbers.items()}
     stated = {"accuracy": accuracy, "temperature": temperature * scale, "reject": threshold}
-    return stated | {"classes": learned.columns()}, learned
+    return stated | {"classes": tuple(learned.classes())}, learned
 
 
 def _config(
@@ -435,11 +419,8 @@ def _remark(
     lone = len(config.classnames) - len({*search.units.labels.tolist()})
     if lone and search.folds:
         yield f"{counted(lone, 'class', 'classes')} with one image: in no estimate"
-    if learned is not None and config.accuracy["metric"] == TOP1 and learned.flattered():
-        yield (
-            f"large classes are easier here: {100 * learned.share(TOP1):.1f} % of all images are "
-            f"right, {100 * learned.share(MACRO):.1f} % of a class on average (--metric macro)"
-        )
+    if learned is not None and config.accuracy["metric"] == TOP1 and (text := learned.remark()):
+        yield text
     if not config.accuracy:
         unfinished = winner.dropped or "the budget ended before a comparison was finished"
         reason = search.stopped or (unfinished if search.folds else "no class has two images")

@@ -98,11 +98,7 @@ code_option = click.option(
     "--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Hyper-parameter."
 )
 @click.option(
-    "--metric",
-    type=click.Choice(MEASURES),
-    default=TOP1,
-    show_default=True,
-    help="Choose by and state the share of right answers, or the mean recall of the classes.",
+    "--metric", type=click.Choice(MEASURES), default=TOP1, show_default=True, help="To go by."
 )
 @click.option(
     "--budget",
@@ -155,11 +151,7 @@ code_option = click.option(
     show_default=True,
     help="EXIF orientations; auto rotates your own images.",
 )
-@click.option(
-    "--keep-contradictions",
-    is_flag=True,
-    help="Count pictures that are under two labels in the accuracy, too.",
-)
+@click.option("--keep-contradictions", is_flag=True, help="Count pictures under two labels, too.")
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
 @click.option(
     "--keep-support",

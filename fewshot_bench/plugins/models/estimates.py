@@ -58,9 +58,8 @@ class Units:
     labels: Labels
 
     @classmethod
-    def of(cls, labels: Labels, groups: Labels, held: NDArray[np.bool_]) -> Units:
+    def of(cls, labels: Labels, groups: Labels, places: Labels) -> Units:
         """Units of the held-out images. groups: (images,) lowest index of the copies of each."""
-        places = np.flatnonzero(held)
         pairs = np.stack([groups[places], labels[places]], axis=1)
         different, units = np.unique(pairs, axis=0, return_inverse=True)
         return cls(places, units.reshape(-1), different[:, 1])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,7 @@ class Learned:
     @cached_property
     def units(self) -> Units:
         """The different pictures that were held out."""
-        return Units.of(self.labels, self.groups, self.held)
+        return Units.of(self.labels, self.groups, np.flatnonzero(self.held))
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -53,16 +52,20 @@ class Learned:
         return means
 
     @cached_property
+    def right(self) -> NDArray[np.float64]:
+        """(units,) share of repeats with the right answer."""
+        answers = self.each[:, self.held].argmax(axis=2)
+        return self.units.mean((answers == self.labels[self.held]).mean(axis=0))
+
+    @cached_property
     def confusion(self) -> NDArray[np.float64]:
         """(classes, classes) number of different pictures, by label and answer.
 
         A picture with several answers, of repeats or copies, is a part of one in each.
         """
-        count = len(self.classnames)
         labels, answers = self.labels[self.held], self.each[:, self.held].argmax(axis=2)
-        units = self.units.units
-        parts = 1 / (np.bincount(units)[units] * len(answers))
-        table = np.zeros((count, count))
+        parts = 1 / (np.bincount(self.units.units)[self.units.units] * len(answers))
+        table = np.zeros((len(self.classnames), len(self.classnames)))
         for repeat in answers:
             np.add.at(table, (labels, repeat), parts)
         return table
@@ -73,53 +76,21 @@ class Learned:
         Keys: `class`, `images` (different pictures that were held out), `right`, `recall` with
         `low` and `high` (None without images) and `most_confused_with` (empty without mistakes).
         """
-        wrong = self.confusion * (1 - np.eye(len(self.confusion)))
+        confused = {row["class"]: row["answer"] for row in reversed(self.confusions())}
         rows: list[dict[str, Any]] = []
-        for name, row, missed in zip(self.classnames, self.confusion, wrong, strict=True):
-            images, right = round(row.sum()), float(row[len(rows)])
+        for name, counts in zip(self.classnames, self.confusion, strict=True):
+            images, right = round(counts.sum()), float(counts[len(rows)])
             recall = min(right / images, 1.0) if images else None
             low, high = (None, None) if recall is None else estimates.wilson(recall, images)
-            most = self.classnames[missed.argmax()] if missed.any() else ""
+            row = {"class": name, "images": images, "right": right, "recall": recall}
             rows.append(
-                {"class": name, "images": images, "right": right, "recall": recall}
-                | {"low": low, "high": high, "most_confused_with": most}
+                row | {"low": low, "high": high, "most_confused_with": confused.get(name, "")}
             )
         return rows
 
-    def columns(self) -> dict[str, tuple[Any, ...]]:
-        """`classes` as columns without `class`, with four decimals, for a config."""
-        rows = self.classes()
-        return {
-            name: tuple(
-                round(row[name], 4) if isinstance(row[name], float) else row[name] for row in rows
-            )
-            for name in ("images", "recall", "low", "high", "most_confused_with")
-        }
-
-    def share(self, metric: str) -> float:
-        """Observed accuracy by a metric, not corrected for a choice."""
-        return float(self.right @ self.units.weights(metric))
-
-    @cached_property
-    def right(self) -> NDArray[np.float64]:
-        """(units,) share of repeats with the right answer."""
-        answers = self.each[:, self.held].argmax(axis=2)
-        return self.units.mean((answers == self.labels[self.held]).mean(axis=0))
-
-    def flattered(self) -> bool:
-        """Whether top-1 is above macro by more than the noise of their difference."""
-        top1, macro = self.units.weights(TOP1), self.units.weights(MACRO)
-        labels = self.units.labels
-        counts = np.bincount(labels)[labels]
-        # Laplace's rule, so that a class whose pictures are all right has a variance.
-        recall = (np.bincount(labels, self.right)[labels] + 1) / (counts + 2)
-        noise = estimates.SHARED * float(((top1 - macro) ** 2) @ (recall * (1 - recall)))
-        gap = self.share(TOP1) - self.share(MACRO)
-        return gap > estimates.CLEARLY * math.sqrt(noise)
-
     def worst(self, most: int = 5) -> list[dict[str, Any]]:
         """The rows of the classes with the lowest recall, the lowest first."""
-        rows = [row for row in self.classes() if row["recall"] is not None]
+        rows = [row for row in self.classes() if row["images"]]
         return sorted(rows, key=lambda row: float(row["recall"]))[:most]
 
     def confusions(self) -> list[dict[str, Any]]:
@@ -127,15 +98,26 @@ class Learned:
 
         Keys: `class`, `answer`, `images` (number of pictures) and `share` (of the class).
         """
-        table = self.confusion * (1 - np.eye(len(self.confusion)))
-        totals = self.confusion.sum(axis=1)
-        found = sorted(zip(*np.nonzero(table), strict=True), key=lambda at: -table[at])
-        return [
-            {"class": self.classnames[label], "answer": self.classnames[answer]}
-            | {"images": float(table[label, answer])}
-            | {"share": float(table[label, answer] / totals[label])}
+        names, table = self.classnames, self.confusion
+        found = zip(*(places.tolist() for places in table.nonzero()), strict=True)
+        rows = [
+            {"class": names[label], "answer": names[answer], "images": float(table[label, answer])}
+            | {"share": float(table[label, answer] / table[label].sum())}
             for label, answer in found
+            if label != answer
         ]
+        return sorted(rows, key=lambda row: -row["images"])
+
+    def remark(self) -> str:
+        """What to know if top-1 is above macro by more than the noise of their difference."""
+        top1, macro = self.units.weights(TOP1), self.units.weights(MACRO)
+        overall = np.full_like(self.right, self.right.mean())
+        gap, error = estimates.lead(self.right, overall, top1 - macro)
+        if gap <= estimates.CLEARLY * error:
+            return ""
+        shares = [100 * float(weights @ self.right) for weights in (top1, macro)]
+        told = "large classes are easier: {:.1f} % right, but {:.1f} % in the mean of the classes"
+        return told.format(*shares)
 
     def calibration(self) -> list[dict[str, float]]:
         """Bins of the highest probability, from low to high; empty ones are left out.

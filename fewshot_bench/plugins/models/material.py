@@ -175,15 +175,15 @@ class Fold:
 
 
 def repeat_folds(
-    copies: Copies, repeats: int, seed: int, folds: int = FOLDS, keep_contradictions: bool = False
+    copies: Copies, repeats: int, seed: int, folds: int = FOLDS, keep: bool = False
 ) -> Iterator[Fold]:
     """The folds of all repeats, one after the other; none where no class has two pictures.
 
-    Copies are in one fold, and contradictions are never held out, unless they are kept. A class of
-    fewer pictures than folds is held out in as many folds as it has pictures.
+    Copies are in one fold. keep: whether contradictions are held out, too. A class of fewer
+    pictures than folds is held out in as many folds as it has pictures.
     """
     for repeat in range(repeats):
-        part = _parts(copies, folds, derive(seed, "folds", repeat), keep_contradictions)
+        part = _parts(copies, folds, derive(seed, "folds", repeat), keep)
         for number in range(folds):
             held_out = np.flatnonzero(part == number)
             if len(held_out):
@@ -195,7 +195,7 @@ def _parts(copies: Copies, folds: int, seed: int, keep: bool) -> Places:
 
     Classes are dealt out one after the other, so that folds differ by one picture at most.
     """
-    rng, (groups, labels) = np.random.default_rng(seed), (copies.groups, copies.labels)
+    rng, groups, labels = np.random.default_rng(seed), copies.groups, copies.labels
     usable = keep | _is_plain(copies)
     part, dealt = np.full(len(labels), -1), 0
     turns = rng.permutation(folds)

@@ -107,15 +107,12 @@ def _state(mean: float | None, low: float, high: float) -> list[str]:
 
 def _list_classes(config: ModelConfig) -> list[list[str]]:
     """The table of classes as texts, with results if there are any."""
-    lines = [["class", "images"]]
+    lines = [["class", "images", "held out", "recall", "interval", "most often taken for"]]
     lines += [[name, f"{count:,}"] for name, count in config.data["images"].items()]
-    if config.classes:
-        lines[0] += ["held out", "recall", "interval", "most often taken for"]
-        names = "images", "recall", "low", "high", "most_confused_with"
-        columns = zip(*(config.classes[name] for name in names), strict=True)
-        for line, (images, *recall, other) in zip(lines[1:], columns, strict=True):
-            line += [f"{images:,}", *_state(*recall), other or "–"]
-    return lines
+    for line, row in zip(lines[1:], config.classes, strict=False):
+        stated = _state(row["recall"], row["low"], row["high"])
+        line += [f"{row['images']:,}", *stated, row["most_confused_with"] or "–"]
+    return lines if config.classes else [line[:2] for line in lines]
 
 
 def _table(lines: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -96,19 +96,14 @@ class Candidate:
 
     def right(self, units: Units, repeats: int) -> Shares:
         """(units,) share of the first `repeats` repeats with the right answer."""
-        logits, labels = self._held_out(units, repeats)
-        return units.mean((logits.argmax(axis=2) == labels).mean(axis=0))
+        answers = np.stack(self.logits[:repeats])[:, units.places].argmax(axis=2)
+        return units.mean((answers == units.labels[units.units]).mean(axis=0))
 
     def score(self, units: Units, repeats: int) -> Shares:
         """(units,) scores for `estimates.best_of`."""
-        probabilities = estimates.true_probabilities(*self._held_out(units, repeats))
+        logits = np.stack(self.logits[:repeats])[:, units.places]
+        probabilities = estimates.true_probabilities(logits, units.labels[units.units])
         return self.right(units, repeats) + units.mean(probabilities)
-
-    def _held_out(
-        self, units: Units, repeats: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(repeats, n, classes) logits of the images that are held out, and their labels."""
-        return np.stack(self.logits[:repeats])[:, units.places], units.labels[units.units]
 
 
 class Search:
@@ -131,13 +126,10 @@ class Search:
         self.labels = runner.material.labels
         validation = False if whole else None
         self.candidates = [Candidate(variant, validation, whole=whole) for variant in variants]
-        material, seed = runner.material, runner.chosen.seed
-        keep = material.keep_contradictions
-        self.folds = list(repeat_folds(material.copies, repeats, seed, keep_contradictions=keep))
-        held = np.zeros(len(self.labels), np.bool_)
-        for fold in self.folds:
-            held[fold.held_out] = True
-        self.units = Units.of(self.labels, material.copies.groups, held)
+        copies, keep = runner.material.copies, runner.material.keep_contradictions
+        self.folds = list(repeat_folds(copies, repeats, runner.chosen.seed, keep=keep))
+        held = np.unique(np.concatenate([[-1], *(fold.held_out for fold in self.folds)]))[1:]
+        self.units = Units.of(self.labels, copies.groups, held)
         self.weights = self.units.weights(metric)
         self.stopped = self.why = ""
         self._per_image = 0.0
