@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,8 @@ def test_files_of_spreadsheets_and_rows_correct_labels(photos: Path, tmp_path: P
     )
     assert two.config.data["split"] == read_config(tmp_path / "one").data["split"]
     assert two.config.data["images"] == {"birch": 4, "oak": 3}
+    with (tmp_path / "two" / "suspects.csv").open(encoding="utf-8", newline="") as listed:
+        assert [row["image"] for row in csv.DictReader(listed)] == [*two.suspects["image"]]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from fewshot_bench.plugins.models.rejection import gather_others, measure
 from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
 from fewshot_bench.plugins.models.sources import pack_sources
-from fewshot_bench.plugins.models.suspects import RELABEL, Rows
+from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -133,6 +133,11 @@ class Adapted:
         from fewshot_bench.analysis.model import load_model
 
         return load_model(self.folder, device=device, method=method)
+
+    @property
+    def suspects(self) -> pd.DataFrame:
+        """The rows of `suspects.csv`; none if nothing was held out."""
+        return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
 
 
 def adapt(
