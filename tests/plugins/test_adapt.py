@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -20,6 +21,7 @@ from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
 from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
 from fewshot_bench.plugins.models.material import gather, repeat_folds, with_validation
+from fewshot_bench.plugins.models.summary import MOST, summarize
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import read_config, read_model
@@ -112,6 +114,12 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     ).read_text(encoding="utf-8")
     assert repr(found).startswith(f"Adapted('{tmp_path / 'm'}': tip-adapter on tiny, accuracy ")
     assert len(repr(found)) < 300
+    notes = tuple(f"note {number}" for number in range(20))
+    said = ["6 images", "note 0; note 1", "copies"]
+    lines = summarize(dataclasses.replace(found, notes=notes), said)
+    assert len(lines) + len(said) == MOST
+    assert not {"note 0", "note 1"} & {*lines}
+    assert any(line.endswith(f"more notes in {found.folder / 'README.md'}") for line in lines)
     config, tensors = read_model(found.folder)
     assert config.options["views"] == 2
     assert config.data["validation"] > 0
@@ -237,7 +245,7 @@ def test_work_that_would_end_after_the_budget_is_refused_with_one_that_is_enough
             work.reach(120)
     assert str(refused.value) == (
         "encoding images: all 3,000 are done 4 min 10 s after the start, which is too late in a "
-        "budget of 1 min; give --budget 6m, or --shots for at most 331 images"
+        "budget of 1 min; give --budget 7m, or --shots for at most 331 images"
     )
     work.reach(121)
 
@@ -300,6 +308,27 @@ def test_a_method_by_name_that_takes_too_long_is_refused_with_a_budget(
     assert "a fit takes about" in found.err
     assert "; give --budget " in found.err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_last_fit_that_would_end_too_late_gives_way_to_a_faster_method(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final, asked = search.Search.final, []
+
+    def late(self: search.Search, candidate: search.Candidate) -> Any:
+        asked.append(candidate.name)
+        if len(asked) == 1:
+            raise budgets.OverBudget("no time: a fit takes about 9 min", 540)
+        return final(self, candidate)
+
+    monkeypatch.setattr(search.Search, "final", late)
+    monkeypatch.setattr(module, "order", lambda: ("gda", search.CHEAPEST))
+    found = fb.adapt("shapes", tmp_path / "m", shots=3, **TINY)
+    assert len(asked) == 2
+    assert found.config.method == asked[1]
+    late_rows = [row for row in found.methods if "a fit takes about 9 min" in row["note"]]
+    assert late_rows[0]["method"].startswith(asked[0])
+    assert not any(row["chosen"] for row in late_rows)
 
 
 def test_memory_is_a_bound() -> None:

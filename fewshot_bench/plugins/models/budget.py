@@ -23,8 +23,8 @@ KEPT = 0.95
 """Default share of right images that `--reject` keeps."""
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-# Share kept for writing the folder after the last fit; factor for a machine that gets slower.
-SPARE, SLOWER = 0.08, 1.3
+# Shares kept for writing the folder after the last fit, and for fits; factor for slower machines.
+SPARE, FITS, SLOWER = 0.08, 0.12, 1.3
 # Seconds of a fit that are observed between two predictions of its end.
 SEEN_SECONDS = 1.0
 
@@ -65,7 +65,7 @@ def duration(seconds: float) -> str:
 
 def roomy(seconds: float) -> str:
     """A budget with room for so many seconds, as `--budget` takes it: 40s, 6m."""
-    wanted = SLOWER * seconds / (1 - SPARE)
+    wanted = SLOWER * seconds / (1 - SPARE - FITS)
     return f"{math.ceil(wanted / 10) * 10}s" if wanted <= 60 else f"{math.ceil(wanted / 60)}m"
 
 
@@ -106,7 +106,7 @@ class Budget:
 
         def check() -> None:
             left = work.seconds_left
-            if left is not None and left > self.left:
+            if left is not None and left > self.left - FITS * self.seconds:
                 whole, total = (1 + more) * (work.seconds + left), work.total
                 enough = roomy(self.spent + whole - work.seconds)
                 fitting = max(0.0, self.left + work.seconds) / (2 * whole) * total
@@ -124,15 +124,17 @@ class Budget:
             finally:
                 work.check = None
 
-    def watch(self, fits: int) -> Callable[[int, int], None]:
+    def watch(self, fits: int, more: float = 0.0) -> Callable[[int, int], None]:
         """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
 
-        The time of all fits is predicted from the median time of a step: the first ones are slow,
-        because they also encode texts and views, which are kept for other fits.
+        more: share of the budget that they may take besides. The time of all fits is predicted from
+        the median time of a step: the first ones are slow, because they also encode texts and
+        views, which are kept for other fits.
         """
         import psutil
 
-        begun, left, memory_info = self.clock(), self.left, psutil.Process().memory_info
+        begun, left = self.clock(), self.left + more * self.seconds
+        memory_info = psutil.Process().memory_info
         seen: list[tuple[float, int]] = []
         looked = begun
 

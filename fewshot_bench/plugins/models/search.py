@@ -14,7 +14,7 @@ import numpy as np
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import estimates
-from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration, roomy
+from fewshot_bench.plugins.models.budget import SLOWER, SPARE, Budget, OverBudget, duration, roomy
 from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.material import FOLDS, Fold, repeat_folds, with_validation
@@ -134,7 +134,7 @@ class Search:
         self.stopped = self.why = ""
         self._per_image = 0.0
         self._alone = len(self.candidates) == 1
-        self._cheapest: Candidate | None = None
+        self._hurried: Candidate | None = None
 
     @property
     def finalists(self) -> list[Candidate]:
@@ -198,6 +198,8 @@ class Search:
                         self.stopped = f"no more repeats: {error}"
                         return
                     candidate.dropped = str(error)
+                    # The first one is fitted on all images if none can be compared.
+                    self.budget.reserved = self.budget.reserved or SLOWER * error.each
                 except Exception as error:
                     never = isinstance(error, NotApplicableError | UnsupportedBackboneError)
                     reason = printable(str(error) or repr(error), 160)
@@ -271,32 +273,37 @@ class Search:
     def finish(self) -> tuple[Candidate, Fitted, NDArray[np.float32]]:
         """The winner and what `final` gives for it, within the budget.
 
-        One that would not end in time gives way to one that takes less; UsageError if it is the
-        only one.
+        If that would not end in time, the fastest of the others wins; UsageError without others.
         """
         self.budget.reserved = 0.0
-        while True:
-            winner = self.choose()
-            last = f"fitting {winner.title} on all {len(self.labels):,} images"
-            current().step(last, most=self.budget.seconds - self.budget.spent)
-            try:
-                return winner, *self.final(winner)
-            except OverBudget as error:
-                each = max(error.each, winner.each)
-                if self._alone:
-                    enough = f"--budget {roomy(self.budget.spent + (FOLDS + 1) * each)}"
-                    remedy = enough if error.each else "a larger --memory"
-                    raise UsageError(f"{last}: {error}; give {remedy}") from None
-                for other in self.finalists:
-                    if other.each >= winner.each or other.name in TIERS[0]:
-                        other.dropped = str(error)
+        winner = self.choose()
+        last = f"fitting {winner.title} on all {len(self.labels):,} images"
+        current().step(last, most=self.budget.seconds - self.budget.spent)
+        try:
+            return winner, *self.final(winner)
+        except OverBudget as error:
+            each = max(error.each, winner.each)
+            if self._alone:
+                enough = f"--budget {roomy(self.budget.spent + (FOLDS + 1) * each)}"
+                remedy = enough if error.each else "a larger --memory"
+                raise UsageError(f"{last}: {error}; give {remedy}") from None
+            winner.dropped = str(error)
+        for other in self.finalists:
+            if other.name in TIERS[0]:
+                other.dropped = f"no comparison: there was no time for {winner.title}"
+        if self.finalists:
+            self._hurried = min(self.finalists, key=lambda candidate: candidate.each)
+            self.why = f"the fastest of those compared, as there was no time for {winner.title}"
+            return self._hurried, *self.final(self._hurried)
+        winner = self.choose()
+        return winner, *self.final(winner)
 
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
         """Fit a candidate on all images; also returns its logits for its validation images."""
         every = np.arange(len(self.labels))
         _, val = with_validation(self.runner.material.copies, every, self.runner.chosen.seed)
         # A head that was chosen because it takes no time is not ended.
-        watch = None if self._cheapest is candidate else self.budget.watch(1)
+        watch = None if self._hurried is candidate else self.budget.watch(1, SPARE)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
             queries = val if chooses else every[:0]
             fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses, watch)
@@ -347,7 +354,7 @@ class Search:
             self.why = "best at one shot where none can be held out"
             if self.folds:
                 self.why = "the cheapest that uses the labels, as there was no time to compare"
-                self._cheapest, winner.validation = winner, False
+                self._hurried, winner.validation = winner, False
         return winner
 
 
