@@ -13,17 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.api.sources import (
-    ROLE_NAMES,
-    ItemList,
-    Run,
-    image_endings,
-    image_remedy,
-    in_prompts,
-)
+from fewshot_bench.api.sources import ItemList, Run, image_endings, image_remedy, in_prompts
 from fsbench_datasets.labels import tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused
-from fsbench_datasets.pools import UNSPLIT
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_lists import shortened
 from fsbench_datasets.trees import Tree, ending, read_tree
 

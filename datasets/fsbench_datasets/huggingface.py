@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench import DataMissingError, FsbenchError, UsageError
-from fewshot_bench.api.sources import ROLE_NAMES, Stamp, file_stamp, one_place, one_spelling
+from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import read_file
 from fsbench_datasets.hub_files import (
     STATE,
@@ -31,7 +31,7 @@ from fsbench_datasets.hub_files import (
 )
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
-from fsbench_datasets.pools import UNSPLIT, check_holdout, complete
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
 from fsbench_datasets.split_lists import ROLES, lines_of, shortened
 
 LABEL_NAMES = ("label", "labels", "class", "classname", "class_name", "target", "category")

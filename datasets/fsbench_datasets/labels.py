@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import ROLE_NAMES, Pools, in_prompts, placeholder_names, plain_text
-from fsbench_datasets.pools import UNSPLIT
+from fewshot_bench.api.sources import Pools, in_prompts, placeholder_names, plain_text
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 
 # Columns and keys that hold a class name.
 NAME_KEYS = ("class", "classname", "class_name")

@@ -30,6 +30,15 @@ from fsbench_datasets.kept_lists import keep_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES, shortened
 
 UNSPLIT = ""
+VAL_NAMES = ("val", "valid", "validation")
+ROLE_NAMES = {
+    "train": "train",
+    "training": "train",
+    **dict.fromkeys(VAL_NAMES, "val"),
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 SPLIT_SEED = 1
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 

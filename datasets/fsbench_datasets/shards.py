@@ -20,7 +20,6 @@ import msgspec
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import (
-    ROLE_NAMES,
     SIMPLE_TEMPLATES,
     Stamp,
     file_stamp,
@@ -30,7 +29,7 @@ from fewshot_bench.api.sources import (
 from fsbench_datasets.disk import read_file
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name
 from fsbench_datasets.own_set import Listing, OwnSet
-from fsbench_datasets.pools import UNSPLIT, check_holdout, complete
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
 from fsbench_datasets.split_lists import lines_of, shortened
 from fsbench_datasets.tar import Member, keep_index, members, read_member
 

@@ -113,12 +113,6 @@ TEMPLATE_SETS: Mapping[str, tuple[str, ...] | None] = {
     "ensemble": ENSEMBLE_TEMPLATES,
 }
 ROLES = ("train", "val", "test")
-ROLE_NAMES: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names of folders and splits, in lower case, with their roles."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ serves data sets that are fetched, stored in folders or have published lists (do
 
 from fewshot_bench.api.dataset import (
     ENSEMBLE_TEMPLATES,
-    ROLE_NAMES,
     SIMPLE_TEMPLATES,
     Preparable,
     Recipe,
@@ -29,7 +28,6 @@ from fewshot_bench.utils.text import in_prompts, plain_text
 __all__ = [
     "ENSEMBLE_TEMPLATES",
     "MAX_BYTES",
-    "ROLE_NAMES",
     "SIMPLE_TEMPLATES",
     "THIS_TOOL",
     "ItemList",

@@ -30,9 +30,9 @@ def save(root: Path, *images: str) -> None:
         save_image(root / image, sum(map(ord, image)) * 31 + len(image))
 
 
-def photos(root: Path, above: str = "", below: str = "") -> Path:
+def photos(root: Path) -> Path:
     for name, count in (("cat", 3), ("dog", 2)):
-        save(root, *(f"{above}{name}{below}/{index}.png" for index in range(count)))
+        save(root, *(f"{name}/{index}.png" for index in range(count)))
     return root
 
 
@@ -97,41 +97,45 @@ def test_the_model_is_that_of_one_folder_of_all_images(
 
 
 @pytest.mark.parametrize(
-    ("above", "below", "more"),
+    ("place", "held", "added"),
     [
-        ("train/", "", "ant cat"),
-        ("", "/train", "ant cat"),
-        ("animals/", "", "animals/ant animals/cat"),
-        ("a/", "", "b/ant b/cat"),
+        ("train/{}", "test/{}", "train/ant train/cat test/ant"),
+        ("{}/train", "{}/test", "ant/train ant/test cat/train"),
+        ("a/{}", "", "b/ant a/cat"),
     ],
 )
 def test_folders_of_roles_and_nested_classes(
-    tmp_path: Path, above: str, below: str, more: str
+    tmp_path: Path, place: str, held: str, added: str
 ) -> None:
-    """New class folders lie flat, or as the old ones; test images are left alone."""
-    old, new = photos(tmp_path / "photos", above, below), tmp_path / "new"
-    whole = joined(tmp_path / "joined", old)
-    for root in (old, whole) if "train" in above + below else ():
-        inside = ("test/{}", "{}/test")[bool(below)]
-        save(root, *(f"{inside.format(name)}/t.png" for name in ("cat", "dog")))
-    for parent in more.split():
+    """Test images are left alone."""
+    old, new = tmp_path / "photos", tmp_path / "new"
+    for name in ("cat", "dog"):
+        save(old, *(f"{place.format(name)}/{index}.png" for index in range(3)))
+        save(old, *(f"{part.format(name)}/t.png" for part in [held] if part))
+    for parent in added.split():
         save(new, f"{parent}/8.png", f"{parent}/9.png")
-        inside = f"{above}{parent}{below}" if "train" in above + below else parent
-        for name in ("8.png", "9.png"):
-            (whole / inside).mkdir(parents=True, exist_ok=True)
-            shutil.copy(new / parent / name, whole / inside / name)
     adapt(old, tmp_path / "m", "-m", "gda")
     assert extend(tmp_path / "m", "--add", new).code == 0
-    adapt(whole, tmp_path / "fresh", "-m", "gda")
+    adapt(joined(tmp_path / "joined", old, new), tmp_path / "fresh", "-m", "gda")
     assert facts(tmp_path / "m") == facts(tmp_path / "fresh")
+    assert read_config(tmp_path / "m").data["images"] == {"ant": 2, "cat": 5, "dog": 3}
 
 
-def test_a_flat_folder_joins_the_only_nested_class_of_its_name(tmp_path: Path) -> None:
-    adapt(photos(tmp_path / "photos", "animals/"), tmp_path / "m", "-m", "gda")
-    save(tmp_path / "new", "cat/9.png")
-    assert extend(tmp_path / "m", "--add", tmp_path / "new").code == 0
-    config = read_config(tmp_path / "m")
-    assert config.data["images"] == {"cat": 4, "dog": 2}
+def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Images would not be used, or become classes of their own."""
+    old, new = tmp_path / "photos", tmp_path / "new"
+    save(old, *(f"train/{name}/{index}.png" for name in ("cat", "dog") for index in range(3)))
+    save(new, "cat/9.png", "cat/8.png")
+    save(old, "test/cat/9.png", "test/dog/9.png")
+    adapt(old, tmp_path / "m", "-m", "gda")
+    done = extend(tmp_path / "m", "--add", new)
+    assert (done.code, done.err.count("/tmp/fsbench")) == (2, 0)
+    assert f"{new}: 2 of its images would not be used beside the earlier ones" in done.err
+    shutil.rmtree(old / "test")
+    (old / "train").rename(old / "animals")
+    done = extend(tmp_path / "m", "--add", new)
+    assert done.code == 2
+    assert "'cat' would be one of two classes of that name" in done.err
 
 
 def test_images_join_again_and_again(tmp_path: Path) -> None:
@@ -140,14 +144,13 @@ def test_images_join_again_and_again(tmp_path: Path) -> None:
     names.write_text('["Katze", "Hund"]')
     adapt(old, tmp_path / "m", "-m", "gda", "--classnames", names)
     new = added(tmp_path / "new")
-    shutil.copy(old / "dog/0.png", new / "cat/dog.png")
     (new / "dog").mkdir()
     shutil.copy(old / "dog/0.png", new / "dog/same.png")
     done = extend(tmp_path / "m", "--add", new, "-O", tmp_path / "more")
     assert done.code == 0, done.err
-    assert f"5 of {new} (1 more are there already)" in done.out
+    assert f"4 of {new} (1 more are there already)" in done.out
     assert read_config(tmp_path / "m").classnames == ("Katze", "Hund")
-    assert read_config(tmp_path / "more").data["images"] == {"ant": 2, "Katze": 6, "Hund": 2}
+    assert read_config(tmp_path / "more").data["images"] == {"ant": 2, "Katze": 5, "Hund": 2}
     assert json.loads((tmp_path / "more" / SOURCES).read_text())["datasets"] == [
         f"folder:{old}",
         f"folder:{new}",
@@ -155,7 +158,7 @@ def test_images_join_again_and_again(tmp_path: Path) -> None:
     save(old, "dog/5.png")
     done = extend(tmp_path / "more", "--add", old)
     assert done.code == 0, done.err
-    assert read_config(tmp_path / "more").data["images"] == {"ant": 2, "Katze": 6, "Hund": 3}
+    assert read_config(tmp_path / "more").data["images"] == {"ant": 2, "Katze": 5, "Hund": 3}
 
 
 def test_images_that_are_gone_or_moved(tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_images_that_are_gone_or_moved(tmp_path: Path) -> None:
         (("m",), "name MODEL and --add"),
         (("--add", "new"), "name MODEL and --add"),
         (("m", "--add", "digits"), "digits: expected a folder of images"),
-        (("m", "--add", "flat"), "expected a folder for each class"),
+        (("m", "--add", "flat"), "would not be used"),
         (("m", "--add", "broken"), "1 of its images cannot be used: cat/0.png: damaged"),
         (("none", "--add", "new"), "none is not there"),
     ],

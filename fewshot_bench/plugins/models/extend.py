@@ -6,11 +6,11 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.dataset import ROLE_NAMES
+from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models.adapt import Adapted, adapt, scratch
 from fewshot_bench.plugins.models.inputs import list_images
@@ -20,7 +20,6 @@ from fewshot_bench.plugins.models.sources import Joined, read_sources
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import ModelConfig, image_digest, read_config
 from fewshot_bench.utils.errors import FsbenchError, UsageError
-from fewshot_bench.utils.files import open_regular
 from fewshot_bench.utils.text import few
 
 
@@ -68,14 +67,20 @@ def extend(
             raise UsageError("no room for temporary files: set TMPDIR to a folder of another disk")
         joined = Joined(f"folder:{scratched / folders[0].name}")
         joined.datasets = tuple(f"folder:{path}" for path in folders)
-        digests, notes = _join(folders, scratched / folders[0].name)
-        _check(folder, before, digests, places)
         try:
+            digests, note = _join(folders, scratched / folders[0].name)
+            _check(folder, before, digests, places)
+            classnames = registry().dataset(joined).undivided().card().classnames
+            if "classnames" not in asked and (lost := {*before.classnames} - {*classnames}):
+                raise UsageError(
+                    f"{few(lost)} would be one of two classes of that name: expected its images in "
+                    f"a folder of the same path (classes: {few(classnames)})"
+                )
             done = adapt(joined, output or folder, **asked | more)
         except FsbenchError as error:
             said = str(error).replace(joined, places).replace(joined.partition(":")[2], places)
             raise type(error)(said) from error
-    return dataclasses.replace(done, notes=(*notes, *_compare(before, done.config), *done.notes))
+    return dataclasses.replace(done, notes=(note, *_compare(before, done.config), *done.notes))
 
 
 def _place_of(name: str) -> str:
@@ -89,71 +94,37 @@ def _place_of(name: str) -> str:
     return folder
 
 
-def _join(folders: Sequence[Path], target: Path) -> tuple[set[str], list[str]]:
+def _join(folders: Sequence[Path], target: Path) -> tuple[set[str], str]:
     """Link the images of all folders into one, as if each was copied over those before it.
 
-    Of two images with one path, the later is renamed. Returns their digests, and a note.
+    Of two images with one path, the later is renamed; one whose bytes are in an earlier folder of
+    the same path is left out. Returns the digests, and a note on the numbers. UsageError for images
+    that would not be used there.
     """
-    homes: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
-    notes: list[str] = []
+    seen: set[tuple[Path, str]] = set()
+    used, notes = 0, []
     for folder in folders:
-        earlier, new, counts = dict(homes), set[tuple[str, str]](), [0, 0]
+        new, counts = set[tuple[Path, str]](), [0, 0]
         for path in map(Path, list_images([str(folder)])):
-            parent = path.relative_to(folder).parent.as_posix()
-            name, role = _split(parent)
-            home = _home_of(parent, name, role, earlier)
-            if parent == "." or not home:
-                continue
-            if role in ("", "train"):
-                homes.setdefault(name, home)
-            new.add(picture := (name, _digest(path)))
+            try:
+                digest = image_digest(hashlib.sha256(path.read_bytes()).digest())
+            except OSError as error:
+                raise UsageError(f"{path} cannot be read: {error.strerror}; mend it") from None
+            place = path.relative_to(folder).parent
+            new.add(picture := (place, digest))
             counts[picture in seen] += 1
             if picture not in seen:
-                _link(path, target / home)
-        if not new:
-            raise UsageError(f"{folder}: expected a folder for each class, with images in it")
+                _link(path, target / place)
+        before, used = used, len([*all_items(registry().dataset(f"folder:{target}").undivided())])
+        if before and used < before + counts[0]:
+            raise UsageError(
+                f"{folder}: {before + counts[0] - used:,} of its images would not be used beside "
+                "the earlier ones; expected the same folders of classes, and of train and test"
+            )
         seen |= new
         known = f" ({counts[1]:,} more are there already)" if counts[1] else ""
         notes.append(f"{counts[0]:,} of {folder}{known}")
-    return {digest for _, digest in seen}, [f"images: {', '.join(notes)}"]
-
-
-def _split(parent: str) -> tuple[str, str]:
-    """The path of a class below or above the folder of a role, and the role."""
-    parts, role = parent.split("/"), ""
-    for end in (0, -1):
-        if len(parts) > 1 and not role and (role := ROLE_NAMES.get(parts[end].casefold(), "")):
-            parts.pop(end)
-    return "/".join(parts), role
-
-
-def _home_of(parent: str, name: str, role: str, homes: Mapping[str, str]) -> str:
-    """Where the images of a class folder go, among those of earlier classes; empty for nowhere.
-
-    Classes are one if their paths are, or if the one path is the end of the other alone.
-    """
-    if not homes:
-        return parent
-    first, place = next(iter(homes.items()))
-    if role in ("val", "test") and (first != place or role == "test"):
-        return parent if first != place else ""
-    alike = [
-        home
-        for other, home in homes.items()
-        if f"/{other}".endswith(f"/{name}") or f"/{name}".endswith(f"/{other}")
-    ]
-    new = place.replace(first, name) if len(alike) != 1 else alike[0]
-    return homes.get(name, new)
-
-
-def _digest(path: Path) -> str:
-    """The digest of an image as models state it; the path of one that cannot be read."""
-    try:
-        with open_regular(path) as file:
-            return image_digest(hashlib.file_digest(file, "sha256").digest())
-    except OSError:
-        return str(path)
+    return {digest for _, digest in seen}, f"images: {', '.join(notes)}"
 
 
 def _link(path: Path, folder: Path) -> None:
