@@ -11,7 +11,7 @@ from typing import Any
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.arguments import Kind
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UsageError, WrongTypeError
 from fewshot_bench.utils.files import read_regular_text
 from fewshot_bench.utils.plain_yaml import load_plain
 
@@ -80,7 +80,8 @@ def _check_names(names: Any, where: str) -> list[str] | dict[str, str]:
         return [_name(name, f"{where}, entry {number}") for number, name in enumerate(names, 1)]
     if isinstance(names, Mapping) and names:
         return {_key(old): _name(new, f"{where}, '{old}'") for old, new in names.items()}
-    raise UsageError(f"{where}: expected a list of names, or a mapping of old names to new ones")
+    wrong = UsageError if isinstance(names, list | tuple | Mapping) else WrongTypeError
+    raise wrong(f"{where}: expected a list of names, or a mapping of old names to new ones")
 
 
 def _key(old: Any) -> Any:

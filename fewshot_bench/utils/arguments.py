@@ -6,19 +6,28 @@ numbers.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import click
 import msgspec
 
-from fewshot_bench.utils.errors import UsageError, WrongTypeError
+from fewshot_bench.utils.errors import FsbenchError, UsageError, WrongTypeError
 from fewshot_bench.utils.text import split_names
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+# An option in the text of an error; the space before a value with a colon is found, too.
+_OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]+)((?: (?=\S+:))?)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,31 @@ def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, An
                 wrong = WrongTypeError if isinstance(error, TypeError) else UsageError
                 raise wrong(f"{name}={given[name]!r:.80}: expected {kind.expected}") from None
     return arguments
+
+
+def naming_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let errors of a function name its arguments in place of the options of its command.
+
+    Errors within a command keep the options.
+    """
+    parameters = inspect.signature(function).parameters
+
+    def named(found: re.Match[str]) -> str:
+        name, rest = found[1].replace("-", "_"), found[2]
+        if name not in parameters:
+            return found[0]
+        return f"{name}=True{rest}" if parameters[name].default is False else name + "=" * len(rest)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except FsbenchError as error:
+            if click.get_current_context(silent=True) is None:
+                error.args = tuple(_OPTION.sub(named, str(text)) for text in error.args)
+            raise
+
+    return call
 
 
 def optional(kind: Kind) -> Kind:
@@ -107,7 +141,7 @@ def text(expected: str) -> Kind:
 
 def word(*words: str) -> Kind:
     """One of the given words."""
-    return Kind(" or ".join(map(repr, words)), lambda value: words[words.index(value)])
+    return Kind(" or ".join(map(repr, words)), lambda value: words[words.index(_text(value))])
 
 
 def _is(kind: type) -> Callable[[Any], Any]:

@@ -192,8 +192,10 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT]?)(I?)B)?", re.ASCII)
 
 def read_size(text: str | int) -> int:
     """Parse a size to bytes, in powers of 1,000 or (20GiB) of 1,024; ValueError if malformed."""
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise TypeError(text)
     match = _SIZE.fullmatch(str(text).strip().upper())
-    if match is None or isinstance(text, bool):
+    if match is None:
         raise ValueError(text)
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit or " "))

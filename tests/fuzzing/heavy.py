@@ -28,7 +28,7 @@ from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_prob
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES
-from tests.fuzzing import models
+from tests.fuzzing import models, uploads
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
 
@@ -223,4 +223,5 @@ SUBJECTS = (
     Subject("images", 14, _images, _decode),
     Subject("saved hub data sets", 0.4, _hub, _open_hub),
     *models.SUBJECTS,
+    *uploads.SUBJECTS,
 )

@@ -1,4 +1,4 @@
-"""Readers of kept models: changed folders, half of them with recomputed digests."""
+"""Readers of kept models: changed folders, half with recomputed digests, and their extra files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import fewshot_bench as fb
 from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.thumbnails import shrink
+from fewshot_bench.plugins.models.sources import ASKED, pack_sources, read_sources
+from fewshot_bench.plugins.models.suspects import RELABEL, correct
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import (
     CARD,
     CONFIG,
     JPEG,
+    REPORT,
+    SOURCES,
     SUPPORT,
+    SUSPECTS,
     TENSORS,
     Support,
     pack_support,
@@ -34,7 +40,7 @@ from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.helpers import cells, quick
 from tests.own_sets import picture
 
-METHODS = ("linear-probe", "clip-lora")
+METHODS, NAMES = ("linear-probe", "clip-lora"), ("cat", "dog")
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 _TRUE: dict[str, torch.Tensor] = {}
 _NEAR: dict[str, list[models.Neighbor]] = {}
@@ -62,7 +68,8 @@ def _build(folder: Path) -> list[Seed]:
         model = _opened(own)
         _TRUE[own.name], _NEAR[own.name] = model.logits([IMAGE]), model.nearest([IMAGE])[0]
     patterns = ((CONFIG, "json"), (TENSORS, "safetensors"), (SUPPORT, "safetensors"))
-    return seeds_in(folder, *((f"models/*/{name}", kind) for name, kind in patterns))
+    extra = ((SUSPECTS, ""), (SOURCES, "json"), (REPORT, ""))
+    return seeds_in(folder, *((f"models/*/{name}", kind) for name, kind in (*patterns, *extra)))
 
 
 def _keep_support(folder: Path) -> None:
@@ -73,7 +80,14 @@ def _keep_support(folder: Path) -> None:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     pictures = tuple(shrink(picture(seed)) for seed in range(6))
     support = pack_support(Support(features, np.arange(6) % len(config.classnames), pictures))
-    write_model(folder, config, tensors, (folder / CARD).read_text(), {SUPPORT: support})
+    heads = "image,label,suggested,probability"
+    extras = {
+        SUPPORT: support,
+        REPORT: b"<!doctype html><title>A model</title>",
+        SUSPECTS: f"{heads}\n0.jpg,cat,dog,0.9\n3.jpg,dog,cat,0.7\n5.jpg,,-,\n".encode(),
+        SOURCES: pack_sources("folder:photos", {"method": "auto", "seed": 1, "options": ["c=1"]}),
+    }
+    write_model(folder, config, tensors, (folder / CARD).read_text(), extras)
 
 
 def _opened(folder: Path) -> models.Model:
@@ -83,6 +97,8 @@ def _opened(folder: Path) -> models.Model:
 def _read(folder: Path, file: Path) -> bool:
     """Accepted unresealed models give the true answer; resealed ones, a possible one."""
     own = file.parent
+    if file.name in (REPORT, SUSPECTS, SOURCES):
+        return _read_extra(own, file)
     try:
         model = _opened(own)
         assert torch.equal(model.logits([IMAGE]), _TRUE[own.name])
@@ -101,6 +117,20 @@ def _read(folder: Path, file: Path) -> bool:
     assert all(math.isclose(max(abs(one.similarity), 1), 1, abs_tol=1e-4) for one in near)
     assert all(support.pictures[one.number].startswith(JPEG) for one in near)
     assert {one.classname for one in near} <= {*model.classnames}
+    return True
+
+
+def _read_extra(own: Path, file: Path) -> bool:
+    """A model is the same whatever these files hold; their own readers refuse them in one line."""
+    assert torch.equal(_opened(own).logits([IMAGE]), _TRUE[own.name])
+    if file.name == SOURCES:
+        assert {*read_sources(own).asked} <= {*ASKED}
+    if file.name == SUSPECTS:
+        items = [fb.Item(f"{number}.jpg", number % 2, NAMES[number % 2]) for number in range(6)]
+        corrected, note = correct(items, NAMES, RELABEL.read(file))
+        assert {item.id for item in corrected} <= {item.id for item in items}
+        assert {(item.label, item.classname) for item in corrected} == {*enumerate(NAMES)}
+        assert all(line.isprintable() for line in note)
     return True
 
 

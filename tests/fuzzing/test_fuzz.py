@@ -32,7 +32,7 @@ GROUPS = {
     ),
     "heavy": (
         *("decoded images", "checkpoints", "local backbones", "images", "saved hub data sets"),
-        "kept models",
+        *("kept models", "uploads"),
     ),
 }
 

@@ -105,6 +105,11 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     assert " ".join(table) == "method accuracy low high seconds folds chosen note"
     assert [table[name].dtype.kind for name in list(table)[1:7]] == list("ffffib")
     assert list(table.method) == ["tip-adapter"]
+    assert found.learned is not None
+    assert found.classes.to_dict("records") == found.learned.classes()
+    suspects = (found.folder / "suspects.csv").read_text(encoding="utf-8").splitlines()
+    assert ",".join(found.suspects) == suspects[0]
+    assert len(found.suspects) == len(suspects) - 1
     assert table.chosen.all()
     assert (table.low <= table.accuracy).all()
     assert (table.accuracy <= table.high).all()
@@ -397,7 +402,7 @@ def test_damaged_images_are_named_or_left_out(tmp_path: Path) -> None:
         (("-m", "tip-adaptor"), "did you mean 'tip-adapter'"),
         (("--budget", "soon"), "10m, 90s or 1h30m"),
         (("--budget", "0s"), "10m, 90s or 1h30m"),
-        (("--reject", "1.5"), "a share above 0 and below 1"),
+        (("--reject", "1.5"), "not in the range 0<x<1"),
         (("-o", "views=x", "-m", "gda"), "views"),
         (("--backbone", "no/such"), "no/such"),
     ],
@@ -596,3 +601,58 @@ def test_probabilities_are_calibrated_whatever_scale_the_last_fit_chose(
     assert also == pytest.approx(least, rel=1e-3)
     assert same == classes
     assert any(name is not None for name in classes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"dataset": 5}, "dataset=5: expected "),
+        ({"budget": []}, r"budget=\[\]: expected a time such as 10m, or seconds"),
+        ({"budget": True}, "budget=True: expected a time"),
+        ({"memory": 1.5}, "memory=1.5: expected "),
+        ({"options": 3}, "options=3: expected a mapping"),
+        ({"shots": "3"}, "shots='3': expected a whole number from 1"),
+        ({"reject": "yes"}, "reject='yes': expected a share above 0 and below 1"),
+        ({"exif": 6}, "exif=6: expected "),
+        ({"output": None}, "output=None: expected the path of a folder"),
+        ({"classnames": 7}, "classnames: expected a list of names"),
+        ({"force": "no"}, "force='no': expected True or False"),
+    ],
+)
+def test_a_wrong_type_is_a_type_error(
+    tmp_path: Path, asked: dict[str, Any], complaint: str
+) -> None:
+    given: dict[str, Any] = {"dataset": "shapes", "output": tmp_path / "m", **TINY} | asked
+    with pytest.raises(TypeError, match=complaint) as raised:
+        fb.adapt(**given)
+    assert isinstance(raised.value, fb.UsageError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "option", "argument"),
+    [
+        ({"output": "full"}, "--output full: is not empty, ", "output=full: is not empty, "),
+        ({"output": "full"}, "(--force replaces", "(force=True replaces"),
+        ({"output": "o", "classnames": "x.csv"}, "--classnames x.csv: ", "classnames=x.csv: "),
+        ({"output": "o", "budget": "soon"}, "--budget soon: ", "budget=soon: "),
+        ({"output": "o", "reject": 2.0}, "'--reject'", "reject=2.0: expected a share"),
+    ],
+)
+def test_errors_name_options_of_the_command_and_arguments_in_python(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, Any],
+    option: str,
+    argument: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("precious")
+    given = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    done = adapt("-d", "shapes", *given)
+    assert done.code == 2
+    assert option in done.err
+    with pytest.raises(fb.UsageError) as raised:
+        fb.adapt("shapes", **asked, **TINY)
+    assert argument in str(raised.value)
+    assert "--" not in str(raised.value)

@@ -57,12 +57,14 @@ from fewshot_bench.utils.arguments import (
     Kind,
     checked,
     names,
+    naming_arguments,
     number,
     optional,
     text,
     whole,
+    word,
 )
-from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
+from fewshot_bench.utils.errors import NotApplicableError, UsageError
 from fewshot_bench.utils.files import is_left_behind, temporary_name
 from fewshot_bench.utils.text import SIZES, counted, read_size
 
@@ -81,10 +83,13 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "dataset": DATASET,
     "output": FOLDER,
     "method": text("the name of a method, or 'auto'"),
-    "metric": text("'top1' or 'macro'"),
     "options": Kind(
-        "a mapping such as {'rank': 4}, or texts such as 'rank=4'", lambda given: given
+        "a mapping such as {'rank': 4}, or texts such as 'rank=4'",
+        lambda given: given if isinstance(given, Mapping) else list(given),
     ),
+    "budget": Kind("a time such as 10m, or seconds", read_duration),
+    "exif": word(AUTO, *EXIF),
+    "metric": word(*MEASURES),
     "backbone": text("a name"),
     "precision": text("a name"),
     "device": text("a name"),
@@ -93,7 +98,6 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "relabel": optional(RELABEL),
     "seed": whole(0),
     "negatives": optional(FOLDER),
-    "exif": text("a name"),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
     **dict.fromkeys(("skip_damaged", "force", "keep_support", "keep_contradictions"), FLAG),
@@ -123,6 +127,16 @@ class Adapted:
         """
         return frame_rows(self.methods)
 
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row for each class, as `Learned.classes`; none if nothing was held out."""
+        return frame_rows(self.learned.classes() if self.learned else ())
+
+    @property
+    def suspects(self) -> pd.DataFrame:
+        """The rows of suspects.csv: labels that are probably wrong, the most probable first."""
+        return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
+
     def __repr__(self) -> str:
         mean = self.config.accuracy.get("mean")
         stated = "" if mean is None else f", accuracy {100 * mean:.1f} % on held-out images"
@@ -140,6 +154,7 @@ class Adapted:
         return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
 
 
+@naming_arguments
 def adapt(
     dataset: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -189,16 +204,12 @@ def adapt(
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
-    clock = Budget(read_duration(str(budget)), given["memory"])
+    clock = Budget(given["budget"], given["memory"])
     name, folder = given["dataset"], given["output"]
     refuse = refuse_model(folder, force)
     check_free(folder, refuse)
     _refuse_inside(folder, name, relabel)
-    variants = _variants(method.removesuffix(WHOLE), options)
-    if metric not in MEASURES:
-        raise unknown("metric", str(metric), MEASURES, "fsbench adapt --help")
-    if exif not in (AUTO, *EXIF):
-        raise unknown("way with EXIF orientations", exif, (AUTO, *EXIF), "fsbench adapt --help")
+    variants = _variants(method.removesuffix(WHOLE), given["options"])
     conditions = _conditions(name, backbone, precision, device)
     chosen = Chosen(conditions, seed, settle_exif(exif, name))
     data = read_own_data(classnames, given["templates"], None)

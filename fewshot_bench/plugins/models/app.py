@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -256,24 +258,13 @@ def open_image(data: bytes) -> Image.Image:
 
     No more than MOST_PIXELS are decoded.
     """
-    try:
-        image = decode.open_image(data)
-        if image.width * image.height > MOST_PIXELS:
-            raise HTTPException(
-                400,
-                f"the image has {image.width} x {image.height} pixels; choose one of at most "
-                f"{MOST_PIXELS:,}",
-            )
-        image.load()
-    except HTTPException:
-        raise
-    except decode.UnsuitableError as error:
-        raise HTTPException(400, f"the image has {error}") from None
-    except UnidentifiedImageError:
-        raise HTTPException(415, "no image that can be read; choose a JPEG or PNG file") from None
-    except Image.DecompressionBombError:
-        raise HTTPException(400, f"the image has more than {MOST_PIXELS:,} pixels") from None
-    except Exception as error:
-        words = " ".join(str(error).split())
-        raise HTTPException(400, f"the image is damaged: {words:.160}") from None
+    pixels = 0
+    with suppress(Exception):
+        # What else is wrong with it is found below.
+        pixels = math.prod(decode.open_image(data).size)
+    if pixels > MOST_PIXELS:
+        raise HTTPException(400, f"the image has more than {MOST_PIXELS:,} pixels; scale it down")
+    image = decode.decode_or_explain(data)
+    if isinstance(image, str):
+        raise HTTPException(415, f"the image cannot be used: {image}")
     return image

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Real
 from statistics import median_low
 
 from fewshot_bench.utils.errors import FsbenchError, UsageError
@@ -37,8 +38,11 @@ class OverBudget(FsbenchError):
         self.each = each
 
 
-def read_duration(text: str) -> float:
+def read_duration(value: str | float) -> float:
     """Seconds of `10m`, `90s`, `1h30m` or a number of seconds; UsageError for others."""
+    if isinstance(value, bool) or not isinstance(value, str | Real):
+        raise TypeError(value)
+    text = str(value)
     written = text.strip().lower().replace(" ", "")
     parts = _PART.findall(written)
     if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", written, re.ASCII):
@@ -47,7 +51,7 @@ def read_duration(text: str) -> float:
         parts = []
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if seconds <= 0:
-        raise UsageError(f"budget '{text:.40}': expected a time such as 10m, 90s or 1h30m")
+        raise UsageError(f"--budget {text:.40}: expected a time such as 10m, 90s or 1h30m")
     return seconds
 
 

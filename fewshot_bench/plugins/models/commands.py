@@ -42,7 +42,7 @@ from fewshot_bench.plugins.models.budget import BUDGET, KEPT
 from fewshot_bench.plugins.models.inputs import iterate_images, list_images
 from fewshot_bench.runner.own_data import name_own, read_own_data
 from fewshot_bench.store.hub import PREFIX
-from fewshot_bench.store.kept_models import MEASURES, TOP1
+from fewshot_bench.store.kept_models import CONFIG, MEASURES, TOP1
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.progress import Work
@@ -110,7 +110,7 @@ code_option = click.option(
 @click.option("--memory", type=SIZE, help="Most memory of this process, such as 4GB.")
 @click.option(
     "--reject",
-    type=float,
+    type=Finite(0, 1, min_open=True, max_open=True),
     is_flag=False,
     flag_value=KEPT,
     metavar="[SHARE]",
@@ -267,13 +267,13 @@ def export(
     logits; how to make pixels stands in program.json beside it, with class names and temperature.
     Nothing is written unless it answers as the model does.
     """
-    paths = list(list_images(images)) if images else None
     if output is None and str(model).startswith(PREFIX):
         output = Path(f"{model.name.partition('@')[0]}-{form}")
     elif output is None:
         output = model.resolve().with_name(f"{model.resolve().name}-{form}")
     from fewshot_bench.plugins.models import export as exporting
 
+    paths = list(list_images(images)) if images else None
     with working("export"):
         done = exporting.export(
             model,
@@ -303,6 +303,14 @@ def export(
     help="Show so many classes; class and runner-up are always there.",
 )
 @output_option()
+@click.option(
+    "--sort-into",
+    type=PathName(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Copy each picture into the folder of its class in DIR, those without one into rejected/ "
+    "and unreadable/. Nothing is overwritten; the same command again goes on.",
+)
+@click.option("--link", is_flag=True, help="Link pictures in place of copying them.")
 @device_option
 @code_option
 def predict(
@@ -311,6 +319,8 @@ def predict(
     form: str,
     top: int,
     output: Path | None,
+    sort_into: Path | None,
+    link: bool,
     device: str,
     method: str | None,
 ) -> None:
@@ -323,8 +333,13 @@ def predict(
     if output is not None:
         refuse_image(output)
         refuse_kept(output, "--output")
+    if sort_into is not None:
+        refuse_kept(sort_into / CONFIG, "--sort-into")
+    elif link:
+        raise UsageError("--link: expected with --sort-into, which it is about")
     paths = iterate_images(images)
     from fewshot_bench.analysis.model import columns, open_model
+    from fewshot_bench.plugins.models.sorting import Sorter
 
     stdout, done, failed = sys.stdout, 0, 0
     # What a method or a backbone prints goes to stderr: stdout has rows alone.
@@ -332,6 +347,7 @@ def predict(
         opened = open_model(model, device, method, warn)
         count = min(top, len(opened.classnames))
         line = _LINES[form](columns(count), opened)
+        sorter = sort_into and Sorter(sort_into, images, opened.classnames, link)
         work.step("images")
         with _open_writer(output, stdout) as write:
             if form != "jsonl":
@@ -340,10 +356,15 @@ def predict(
                 done += 1
                 failed += bool(prediction.problem)
                 write(line(prediction.row(count)))
+                if sorter:
+                    sorter.put(prediction)
                 work.advance()
             if not done:
                 # Raised here, so that an earlier file stays.
                 raise UsageError("no path came on standard input; write one per line")
+    if sorter:
+        parts = (f"{number:,} {printable(name)}" for name, number in sorter.counts.items())
+        click.echo(f"sorted into {sort_into}: {', '.join(parts):.400}", err=True)
     if failed:
         click.echo(f"{failed:,} of {done:,} images could not be read", err=True)
         sys.exit(1)

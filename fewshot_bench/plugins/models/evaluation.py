@@ -36,7 +36,7 @@ from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.runner.own_data import DATASET, ClassNames, read_own_data
 from fewshot_bench.store.kept_models import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.arguments import checked
+from fewshot_bench.utils.arguments import checked, naming_arguments
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.rng import derive
@@ -82,6 +82,7 @@ class Evaluation:
         }
 
 
+@naming_arguments
 def evaluate(
     model: Model | str | PathLike[str],
     dataset: str | PathLike[str],

@@ -1,7 +1,6 @@
 """Images named on a command line: files, folders, patterns, standard input.
 
-`list_images` and `iterate_images` yield paths lazily; at most the names in one folder, or the
-matches of one pattern, are held in memory, and the numbers of the folders that were seen.
+`iterate_images` yields paths lazily; at most the matches of one pattern are held in memory.
 """
 
 from __future__ import annotations
@@ -23,12 +22,17 @@ READ = 2**16
 
 
 def list_images(arguments: Sequence[str]) -> Iterator[str]:
-    """Paths of images; UsageError where nothing is named, or a folder or pattern has none."""
-    return (path for path in iterate_images(arguments) if path is not None)
+    """As `iterate_images`, with the images of folders in place of these."""
+    given = filter(None, iterate_images(arguments))
+    within = (pictures_below(path) if os.path.isdir(path) else (path,) for path in given)
+    return (image for images in within for image in images)
 
 
 def iterate_images(arguments: Sequence[str]) -> Iterator[str | None]:
-    """As `list_images`; None where standard input has no further line yet."""
+    """Paths of images and of folders of them; None where standard input has no further line yet.
+
+    UsageError where nothing is named, or a folder or pattern has none.
+    """
     if not arguments:
         raise UsageError("no image is named; expected files, folders, 'patterns/*.jpg' or -")
     for argument in arguments:
@@ -45,12 +49,9 @@ def _of(argument: str) -> Iterator[str | None]:
             if line is None:
                 yield None
             elif path := os.fsdecode(line.rstrip(b"\r\n")):
-                yield from _expand(path)
-    elif _is_pattern(argument):
-        for path in sorted(_match(argument)):
-            yield from _expand(path)
+                yield path
     else:
-        yield from _expand(argument)
+        yield from sorted(_match(argument)) if _is_pattern(argument) else (argument,)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
@@ -82,7 +83,3 @@ _match = partial(glob.iglob, recursive=True)
 
 def _is_pattern(argument: str) -> bool:
     return glob.has_magic(argument) and not os.path.lexists(argument)
-
-
-def _expand(path: str) -> Iterator[str]:
-    return pictures_below(path) if os.path.isdir(path) else iter((path,))

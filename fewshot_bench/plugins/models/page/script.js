@@ -2,18 +2,14 @@
 const part = name => document.getElementById(name);
 const percent = new Intl.NumberFormat("en", {style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1});
 let model = null;
-let asked = null;
+let entries = [];
+let queue = Promise.resolve();
 
 function made(tag, text, name) {
   const element = document.createElement(tag);
   element.textContent = text;
   if (name) element.className = name;
   return element;
-}
-
-function say(status, error = "") {
-  part("status").textContent = status;
-  part("error").textContent = error;
 }
 
 function line({class: name, probability}) {
@@ -36,51 +32,109 @@ function near({class: name, similarity, image}) {
   return item;
 }
 
-function show(answer, file) {
-  const [first, second] = answer.classes;
-  part("verdict").textContent = answer.rejected ? "None of these" : first.class;
-  const next = second ? `Runner-up: ${second.class}, ${percent.format(second.probability)}.` : "";
-  part("about").textContent = answer.rejected
-    ? `The best, ${first.class}, has ${percent.format(first.probability)}; this model asks for ${percent.format(model.reject)}.`
-    : next;
-  part("classes").replaceChildren(...answer.classes.map(line));
-  const nearest = answer.nearest || [];
-  part("nearest").replaceChildren(...nearest.map(near));
-  part("near").hidden = nearest.length === 0;
-  const preview = part("preview");
-  URL.revokeObjectURL(preview.src);
-  preview.hidden = false;
-  preview.alt = file.name ? `The image ${file.name}` : "The image";
-  preview.src = URL.createObjectURL(file);
-  part("result").hidden = false;
-  say(file.name || "");
+function list(name, items) {
+  const element = made("ol", "", name);
+  element.append(...items);
+  return element;
 }
 
-async function classify(files) {
-  const file = files[0];
-  if (!file) return;
-  if (asked) asked.abort();
-  const mine = asked = new AbortController();
-  part("result").hidden = true;
-  if (model && file.size > model.most) {
-    say("", `The file has more than ${model.limit}; choose a smaller one.`);
-    return;
-  }
-  say(`${file.name || "Image"}: asking …`);
-  try {
-    const response = await fetch("/predict", {method: "POST", body: file, signal: mine.signal});
-    const answer = await response.json();
-    if (asked !== mine) return;
-    if (response.ok) show(answer, file);
-    else say("", answer.error[0].toUpperCase() + answer.error.slice(1));
-  } catch (error) {
-    if (asked === mine) say("", `The server did not answer (${error.message}). Is fsbench still running?`);
-  }
+function add(file) {
+  const row = part("rows").insertRow();
+  const entry = {file, row, name: file.name || "pasted image", answer: null, error: ""};
+  const picture = made("img", "");
+  picture.alt = "";
+  picture.loading = "lazy";
+  picture.src = URL.createObjectURL(file);
+  picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
+  // Browsers do not show HEIC, and other files not at all.
+  picture.addEventListener("error", () => picture.replaceWith(made("span", "no preview", "blank")));
+  const head = made("th", "");
+  head.scope = "row";
+  head.append(picture, made("span", entry.name));
+  row.append(head, made("td", "waiting …"));
+  row.lastChild.colSpan = 2;
+  entries.push(entry);
+  queue = queue.then(() => row.isConnected && ask(entry));
 }
 
-part("preview").addEventListener("error", () => { part("preview").hidden = true; });
+async function ask(entry) {
+  if (model && entry.file.size > model.most) {
+    entry.error = `the file has more than ${model.limit}; choose a smaller one`;
+  } else {
+    try {
+      const response = await fetch("/predict", {method: "POST", body: entry.file});
+      const answer = await response.json();
+      if (response.ok) entry.answer = answer;
+      else entry.error = answer.error;
+    } catch (error) {
+      entry.error = `no answer (${error.message}); is it a file, and fsbench still running?`;
+    }
+  }
+  if (entry.row.isConnected) show(entry);
+}
+
+function show({row, answer, error}) {
+  const cell = row.lastChild;
+  if (error) {
+    cell.textContent = error;
+    cell.className = "error";
+  } else {
+    const [best] = answer.classes;
+    const about = document.createElement("details");
+    about.open = entries.length === 1;
+    about.append(made("summary", best.class), list("classes", answer.classes.map(line)));
+    if (answer.nearest) {
+      about.append(made("p", "Nearest training images"), list("nearest", answer.nearest.map(near)));
+    }
+    cell.replaceChildren(about);
+    cell.colSpan = 1;
+    row.append(made("td", percent.format(best.probability)));
+    if (answer.rejected) row.lastChild.append(made("strong", "rejected"));
+  }
+  tell();
+}
+
+function tell() {
+  const done = entries.filter(entry => entry.answer || entry.error).length;
+  const failed = entries.filter(entry => entry.error).length;
+  part("status").textContent = `${done} of ${entries.length} answered` + (failed ? `, ${failed} with an error` : "");
+  part("result").hidden = entries.length === 0;
+}
+
+function field(value) {
+  const text = String(value ?? "").replace(/[\u0000-\u001f\u007f-\u009f]/g, " ");
+  // No spreadsheet takes it for a formula, also where it separates by semicolons.
+  const plain = text.replace(/(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])/g, "$1'$2");
+  return `"${(typeof value === "string" ? plain : text).replaceAll('"', '""')}"`;
+}
+
+function save() {
+  const lines = [["image", "class", "probability", "runner_up", "runner_up_probability", "rejected", "error"]];
+  for (const {name, answer, error} of entries) {
+    const [best = {}, next = {}] = answer ? answer.classes : [];
+    lines.push([name, best.class, best.probability, next.class, next.probability, Boolean(answer && answer.rejected), error]);
+  }
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([lines.map(each => `${each.map(field).join(",")}\n`).join("")], {type: "text/csv"}));
+  link.download = "predictions.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function classify(files) {
+  [...files].forEach(add);
+  tell();
+}
+
+part("save").addEventListener("click", save);
+part("clear").addEventListener("click", () => {
+  entries = [];
+  part("rows").replaceChildren();
+  tell();
+  part("file").focus();
+});
 part("file").addEventListener("change", event => {
-  classify([...event.target.files]);
+  classify(event.target.files);
   event.target.value = "";
 });
 document.addEventListener("paste", event => classify(event.clipboardData.files));
@@ -102,7 +156,8 @@ document.addEventListener("drop", event => {
 fetch("/model").then(response => response.json()).then(about => {
   model = about;
   const classes = about.classes.length === 1 ? "class" : "classes";
+  const least = about.reject === null ? "" : `Below ${percent.format(about.reject)} an image is rejected. `;
   part("model").textContent =
-    `${about.method} on ${about.backbone}, ${about.classes.length} ${classes}. ` +
+    `${about.method} on ${about.backbone}, ${about.classes.length} ${classes}. ${least}` +
     `Files up to ${about.limit}; nothing is stored.`;
-}).catch(error => say("", `The server did not answer (${error.message}).`));
+}).catch(error => { part("error").textContent = `The server did not answer (${error.message}).`; });

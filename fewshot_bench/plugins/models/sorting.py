@@ -1,0 +1,109 @@
+"""Pictures by class: `Sorter` copies or links each one into the folder of its class.
+
+Nothing is overwritten; a file with the bytes of a picture is taken for its copy, so that the same
+command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import fnmatch
+import itertools
+import os
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.utils.errors import StoreError, UsageError
+from fewshot_bench.utils.files import whole
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.model import Prediction
+
+REJECTED, UNREADABLE = "rejected", "unreadable"
+# What some system allows in no name of a folder, and names of its devices.
+_ODD = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]|^[. ]+|[. ]+$')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
+
+
+class Sorter:
+    """Sorts pictures into `folder`; link: symbolic links in place of copies.
+
+    images: arguments that name pictures; UsageError if sorted pictures could be among them.
+    """
+
+    def __init__(
+        self, folder: Path, images: Sequence[str], classnames: Sequence[str], link: bool
+    ) -> None:
+        self.folder, self._link, self.counts = folder, link, Counter[str]()
+        real = folder.resolve()
+        for given in images:
+            there = Path(given).resolve()
+            nested = real.is_relative_to(there) or there.is_relative_to(real)
+            if (nested and there.is_dir()) or fnmatch.fnmatchcase(str(real), str(there)):
+                raise UsageError(
+                    f"--sort-into {folder}: lies in '{given}' or holds it; choose a folder apart"
+                )
+        # By folded path: the number that the next file or folder of this name gets.
+        self._next: dict[str, int] = {}
+        known = (REJECTED, UNREADABLE, *classnames)
+        folders = [self._free(folder, _safe(name), lambda path: True) for name in known]
+        self._folders = dict(zip(known[2:], folders[2:], strict=True))
+
+    def put(self, prediction: Prediction) -> None:
+        """Put the file of an image into the folder of its class; StoreError if it cannot be."""
+        folder, source = self.folder / UNREADABLE, prediction.image
+        if prediction.classes:
+            best = self._folders[prediction.classes[0]]
+            folder = self.folder / REJECTED if prediction.rejected else best
+        self.counts[folder.name] += 1
+        if prediction.problem and not os.path.isfile(source):
+            return
+
+        def is_free(path: Path) -> bool:
+            with suppress(OSError):
+                return not os.path.lexists(path) or filecmp.cmp(source, path, shallow=False)
+            return False
+
+        try:
+            path = self._free(folder, os.path.basename(source), is_free)
+            if os.path.lexists(path):
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._link:
+                path.symlink_to(os.path.abspath(source))
+                return
+            with whole(path) as temporary:
+                shutil.copy2(source, temporary)
+        except OSError as error:
+            if not prediction.problem:
+                raise StoreError(
+                    f"--sort-into {self.folder}: '{source}' cannot be put there "
+                    f"({error.strerror or error}); mend that, and give the same command again"
+                ) from error
+
+    def _free(self, folder: Path, name: str, is_free: Callable[[Path], bool]) -> Path:
+        """A path in a folder that is no other's, also where systems fold case and Unicode."""
+        stem, ending = os.path.splitext(name)
+        named = _fold(folder / name)
+        for number in itertools.count(self._next.get(named, 1)):
+            path = folder / (f"{stem[:50]} ({number}){ending}" if number > 1 else name)
+            if (number == 1 or _fold(path) not in self._next) and is_free(path):
+                break
+        self._next |= {_fold(path): 2, named: number + 1}
+        return path
+
+
+def _fold(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _safe(name: str) -> str:
+    """A name for a folder on any system: no path, not hidden, not too long."""
+    plain = _ODD.sub("_", unicodedata.normalize("NFC", name)).encode()[:200]
+    return _DEVICE.sub(r"\1_", _ODD.sub("_", plain.decode(errors="ignore"))) or "_"
