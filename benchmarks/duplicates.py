@@ -4,13 +4,15 @@
     python -m benchmarks.duplicates speed [--sizes 10000,100000,1280000] [--jobs 2]
 
 `recall` reads all JPEG and PNG files below the folders and compares each with changed copies of it,
-and all originals with each other. `speed` uses synthetic fingerprints: as in real ones, bits are
-nearly independent and equally often 0 and 1, and some pictures form clusters.
+and all originals with each other: by the rule of `data verify`, and by that for groups of copies.
+`speed` uses synthetic fingerprints: as in real ones, bits are nearly independent and equally often
+0 and 1, and some pictures form clusters.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import itertools
 import resource
@@ -22,6 +24,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from fewshot_bench.api.items import Item
+from fewshot_bench.images.copies import group_copies
+from fewshot_bench.images.decode import see
+from fewshot_bench.images.digests import Known
 from fewshot_bench.images.fingerprints import (
     CROPS,
     WINDOWS,
@@ -128,13 +134,24 @@ def recall(folders: Sequence[Path], every: int) -> None:
         copies, compared = prints_of([jpeg(change(image)) for image in images])
         pairs = pairs_alike(joined(originals, copies), kept, compared + len(images))
         hits = sum(one + len(images) == two for one, two in pairs)
-        print(f"{name:<48} {100 * hits / len(images):5.1f} %", flush=True)
+        groups = grouped([*images, *(jpeg(change(image)) for image in images)])
+        share = (groups[: len(images)] == groups[len(images) :]).mean()
+        print(f"{name:<48} {100 * hits / len(images):5.1f} %, {share:7.1%}", flush=True)
     found_alike = pairs_alike(originals, kept, kept)
     alike = sorted(pair for pair in found_alike if pair[0] < pair[1])
     total = len(kept) * (len(kept) - 1) // 2
     print(f"{len(alike):,} of {total:,} pairs look alike: {1e6 * len(alike) / total:.1f} a million")
     for one, two in alike:
         print(f"  {files[one]} ~ {files[two]}")
+    print(f"{int((grouped(images) != np.arange(len(images))).sum())} are grouped with another one")
+
+
+def grouped(images: Sequence[Picture]) -> Indices:
+    """The group of copies that each picture is in."""
+    facts: list[Known | str] = [
+        Known(hashlib.sha256(image.tobytes()).digest(), True, False, see(image)) for image in images
+    ]
+    return group_copies([Item("", 0, "")] * len(images), facts).groups
 
 
 def pairs_alike(prints: Fingerprints, base: Indices, queries: Indices) -> set[tuple[int, int]]:

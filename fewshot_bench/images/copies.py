@@ -57,12 +57,9 @@ class Copies:
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
         """The groups of two or more pictures, as ascending indices."""
-        copies = np.flatnonzero(self.groups != np.arange(len(self.groups)))
-        found: dict[int, list[int]] = {}
-        for place in copies.tolist():
-            first = int(self.groups[place])
-            found.setdefault(first, [first]).append(place)
-        return tuple(tuple(found[first]) for first in sorted(found))
+        order = np.argsort(self.groups, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(self.groups[order])) + 1)
+        return tuple(tuple(part.tolist()) for part in parts if len(part) > 1)
 
     @property
     def contradictions(self) -> tuple[tuple[int, ...], ...]:
@@ -99,10 +96,7 @@ def group_copies(
     labels = np.array([item.label for item in items], dtype=np.int64)
     known = {one.sha: one for one in facts if isinstance(one, Known)}
     shas = sorted(known)
-    groups, unsearched = (
-        np.arange(len(shas)),
-        f"of more than {MOST_SEEN:,}, only equal files are found",
-    )
+    groups, unsearched = np.arange(len(shas)), f"over {MOST_SEEN:,}: only equal files are found"
     if len(items) <= MOST_SEEN:
         # In an order of their own, so that groups depend on the pictures alone.
         rules = f"{COPY} {CLOSE} {decoder_versions()}"
@@ -127,7 +121,7 @@ def _group(facts: Sequence[Known], jobs: int) -> tuple[Indices, str]:
     """The group of each of n different pictures, and why some were not searched."""
     prints, compared, thumbnails = prints_of(facts)
     groups, everything = np.arange(len(facts)), np.arange(len(prints))
-    look_alikes = len(prints) * share_alike(prints, everything, everything, *COPY[:2])
+    look_alikes = len(prints) * share_alike(prints, everything, everything)
     split = np.full(len(prints), look_alikes > MOST_MEMBERS)
     pairs, close = pairs_alike(prints, thumbnails, jobs, close=bool(split.all()))
     for members, inside in _parts(pairs):

@@ -40,7 +40,7 @@ FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
 ROW, QUERIES, ROWS, PAIRS = 8, 8192, 1 << 17, 1 << 11
 SAMPLE = 256
 # Pictures compared with all others at a time.
-BLOCK = 256
+BLOCK = 64
 # Colors per side of a picture, and the change of brightness that they may have.
 COLORS, GAIN = 8, (0.75, 1.33)
 
@@ -126,24 +126,18 @@ class Likeness(NamedTuple):
 COPY, CLOSE = Likeness(11, 0.85, 13.0), Likeness(5, 0.98, 5.0)
 
 
-def share_alike(
-    prints: Fingerprints,
-    base: Indices,
-    queries: Indices,
-    most: int = MAX_DISTANCE,
-    correlation: float = MIN_CORRELATION,
-) -> float:
-    """The share of pairs of a query and a picture of `base` that look alike, among a sample.
+def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
+    """The share of pairs of a query and a picture of `base` that look like copies, among a sample.
 
-    Only the wholes of pictures are compared, of up to `SAMPLE` queries and pictures of `base`.
+    Only the gray values of wholes are compared, of up to `SAMPLE` queries and pictures of `base`.
     """
     some = [all[:: -(-len(all) // SAMPLE)] for all in (queries, base) if len(all)]
     if len(some) < 2:
         return 0.0
     first_codes, second_codes = (prints.codes[part, 0] for part in some)
-    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= most
+    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= COPY.distance
     first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
-    return float((close & (first @ second.T >= correlation)).mean())
+    return float((close & (first @ second.T >= COPY.correlation)).mean())
 
 
 def pairs_alike(
@@ -162,10 +156,8 @@ def pairs_alike(
     pairs = np.sort(rows[:, :2], axis=1)
     order = np.lexsort((-rows[:, 5], *pairs.T))
     rows = rows[order[np.unique(pairs[order], axis=0, return_index=True)[1]]]
-    parts = [rows[at : at + PAIRS] for at in range(0, len(rows), PAIRS)]
-    colors = np.concatenate(
-        [np.zeros(0), *(_recolored(prints, thumbnails, part) for part in parts)]
-    )
+    parts = [rows[at : at + PAIRS] for at in range(0, len(rows) + 1, PAIRS)]
+    colors = np.concatenate([_recolored(prints, thumbnails, part) for part in parts])
     copies, closer = (
         (rows[:, 4] <= one.distance) & (rows[:, 5] >= one.correlation) & (colors <= one.colors)
         for one in (COPY, CLOSE)
@@ -190,14 +182,7 @@ def _pairs_in(prints: Fingerprints, least: Likeness, window: int) -> Floats:
         distance = np.bitwise_count(prints.codes[part, window][:, None] ^ codes)
         place, whole = np.nonzero(distance <= least.distance)
         distance, first = distance[place, whole], part[place]
-        alike = np.concatenate(
-            [
-                np.einsum(
-                    "nij,nij->n", views[first[at : at + PAIRS]], others[whole[at : at + PAIRS]]
-                )
-                for at in range(0, len(first) + 1, PAIRS)
-            ]
-        )
+        alike = np.einsum("nij,nij->n", views[first], others[whole])
         kept = (alike >= least.correlation) & (first != whole)
         how = np.full((int(kept.sum()), 2), (window, mirrored))
         facts = (first[kept], whole[kept], *how.T, distance[kept], alike[kept])

@@ -156,7 +156,7 @@ def test_of_many_pictures_only_equal_files_are_found(
     monkeypatch.setattr(module, "MOST_SEEN", 2)
     found = find_copies(Photos(folder), listed(folder))
     assert (found.copied, found.exact) == (1, 1)
-    assert "more than 2" in found.unsearched
+    assert "over 2" in found.unsearched
 
 
 def test_pictures_are_read_once_for_all_questions(folder: Path) -> None:
