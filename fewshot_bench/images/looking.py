@@ -69,8 +69,11 @@ class Looks(Looked):
         """Pictures with a side below `SMALL` pixels."""
         return [at for at, one in self.seen.items() if min(one.size) < SMALL]
 
-    def lines(self) -> list[str]:
-        """What a person should know of the pictures: at most six short lines."""
+    def lines(self, rotate: bool = True) -> list[str]:
+        """What a person should know of the pictures: at most six short lines.
+
+        rotate: EXIF orientations are applied to them.
+        """
         counts, copies = self.counts, self.copies
         least, most = (f(counts, key=lambda name: counts[name]) for f in (min, max))
         spread = f"{counts[least]:,} of '{least}' to {counts[most]:,} of '{most}'"
@@ -81,10 +84,14 @@ class Looks(Looked):
             found = f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}"
             lines.append("; ".join(filter(None, (found, copies.unsearched))))
         if clashes := copies.contradictions:
-            said = [" = ".join(self.items[at].id for at in group[:SHOWN]) for group in clashes]
-            lines.append(f"{counted(len(clashes), 'picture')} under two labels: {_few(said)}")
+            lines.append(
+                f"{counted(len(clashes), 'picture')} under two labels: {self._name(clashes)}"
+            )
         if self.turned:
-            lines.append(f"{counted(self.turned, 'picture')} turned upright by EXIF")
+            lying = "left lying, which EXIF turns (--exif rotate)"
+            lines.append(
+                f"{counted(self.turned, 'picture')} {'turned upright by EXIF' if rotate else lying}"
+            )
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
             lines.append(f"{counted(len(said), 'picture')} cannot be used: {_few(said)}")
@@ -94,6 +101,21 @@ class Looks(Looked):
                 f"{counted(len(said), 'picture')} below {SMALL} pixels on a side: {_few(said)}"
             )
         return lines
+
+    def across(self, roles: Sequence[str]) -> list[str]:
+        """What a person should know of copies in several pools. roles: the pool of each picture."""
+        both, clashes = self.copies.members, self.copies.contradictions
+        both = tuple(group for group in both if len({roles[at] for at in group}) > 1)
+        tested = sum("test" in {roles[at] for at in group} for group in clashes)
+        lines = [f"{counted(len(both), 'picture')} in several pools, as copies: {self._name(both)}"]
+        lines = lines if both else []
+        return lines + (
+            [f"{counted(tested, 'picture')} under two labels in the test images"] if tested else []
+        )
+
+    def _name(self, groups: Sequence[Sequence[int]]) -> str:
+        """The pictures of some groups, by their ids."""
+        return _few([" = ".join(self.items[at].id for at in group[:SHOWN]) for group in groups])
 
 
 def _few(said: Sequence[str]) -> str:
