@@ -69,11 +69,8 @@ class Looks(Looked):
         """Pictures with a side below `SMALL` pixels."""
         return [at for at, one in self.seen.items() if min(one.size) < SMALL]
 
-    def lines(self, rotate: bool = True) -> list[str]:
-        """What a person should know of the pictures: at most six short lines.
-
-        rotate: EXIF orientations are applied to them.
-        """
+    def lines(self) -> list[str]:
+        """What a person should know of the pictures: at most six short lines."""
         counts, copies = self.counts, self.copies
         least, most = (f(counts, key=lambda name: counts[name]) for f in (min, max))
         spread = f"{counts[least]:,} of '{least}' to {counts[most]:,} of '{most}'"
@@ -88,10 +85,8 @@ class Looks(Looked):
                 f"{counted(len(clashes), 'picture')} under two labels: {self._name(clashes)}"
             )
         if self.turned:
-            lying = "left lying, which EXIF turns (--exif rotate)"
-            lines.append(
-                f"{counted(self.turned, 'picture')} {'turned upright by EXIF' if rotate else lying}"
-            )
+            turned = counted(self.turned, "picture")
+            lines.append(f"{turned} turned upright by EXIF, unless --exif ignore")
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
             lines.append(f"{counted(len(said), 'picture')} cannot be used: {_few(said)}")
@@ -107,11 +102,13 @@ class Looks(Looked):
         both, clashes = self.copies.members, self.copies.contradictions
         both = tuple(group for group in both if len({roles[at] for at in group}) > 1)
         tested = sum("test" in {roles[at] for at in group} for group in clashes)
-        lines = [f"{counted(len(both), 'picture')} in several pools, as copies: {self._name(both)}"]
-        lines = lines if both else []
-        return lines + (
-            [f"{counted(tested, 'picture')} under two labels in the test images"] if tested else []
-        )
+        lines = []
+        if both:
+            many = counted(len(both), "picture")
+            lines.append(f"{many} in several pools, as copies: {self._name(both)}")
+        if tested:
+            lines.append(f"{counted(tested, 'picture')} under two labels in the test images")
+        return lines
 
     def _name(self, groups: Sequence[Sequence[int]]) -> str:
         """The pictures of some groups, by their ids."""

@@ -35,7 +35,6 @@ from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, files, limit_
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
 from fewshot_bench.utils.memory import free_host_memory
-from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.text import plain_text, printable, size_text
 
 if TYPE_CHECKING:
@@ -232,18 +231,17 @@ def check_images(
             problems[name] = str(error)
             continue
         unkept += [trouble] if trouble else []
-        used_by = [cell for cell in cells if name in (cell.dataset, cell.target)]
-        rotate = all(cell.exif == "rotate" for cell in used_by)
         if bad:
             problems[name] = _unusable(name, datasets[name], bad)
         elif ":" in name and len(items) <= ALL_CHECKED:
             roles, listed = zip(*all_items(datasets[name]), strict=True)
-            looks = look_at(datasets[name], listed, THREADS)
-            for line in (*looks.lines(rotate), *looks.across(roles)):
+            looks = look_at(datasets[name], listed)
+            for line in (*looks.lines(), *looks.across(roles)):
                 note(f"{name}: {line}")
         elif turned:
-            done = "rotated by EXIF" if rotate else "not rotated by EXIF, as in open_clip"
-            note(f"{name}: {turned:,} of {len(items):,} images are {done} (--exif)")
+            done = "are rotated by EXIF with --exif rotate alone, as open_clip ignores it"
+            done = done if ":" not in name else "are rotated by EXIF, unless --exif ignore"
+            note(f"{name}: {turned:,} of {len(items):,} images {done}")
     if unkept:
         warn(unkept[0])
     return problems
