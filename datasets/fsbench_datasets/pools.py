@@ -7,7 +7,6 @@ not on their order.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,7 +75,7 @@ class Files:
         if len(items) > MOST_COMPARED:
             return {}
         ties: dict[str, str] = {}
-        for group in fewshot_bench.find_copies(self, items, os.cpu_count() or 1).members:
+        for group in fewshot_bench.find_copies(self, items).members:
             ids = [items[at].id for at in group]
             alike = len({items[at].label for at in group}) == 1 and group[-1] < len(base)
             ties |= dict.fromkeys(ids, min(ids) if alike else "")

@@ -81,10 +81,12 @@ class Looks(Looked):
             found = f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}"
             lines.append("; ".join(filter(None, (found, copies.unsearched))))
         if clashes := copies.contradictions:
-            said = [" = ".join(self.items[at].id for at in group[:SHOWN]) for group in clashes]
-            lines.append(f"{counted(len(clashes), 'picture')} under two labels: {_few(said)}")
+            lines.append(
+                f"{counted(len(clashes), 'picture')} under two labels: {self._name(clashes)}"
+            )
         if self.turned:
-            lines.append(f"{counted(self.turned, 'picture')} turned upright by EXIF")
+            turned = counted(self.turned, "picture")
+            lines.append(f"{turned} turned upright by EXIF, unless --exif ignore")
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
             lines.append(f"{counted(len(said), 'picture')} cannot be used: {_few(said)}")
@@ -94,6 +96,23 @@ class Looks(Looked):
                 f"{counted(len(said), 'picture')} below {SMALL} pixels on a side: {_few(said)}"
             )
         return lines
+
+    def across(self, roles: Sequence[str]) -> list[str]:
+        """What a person should know of copies in several pools. roles: the pool of each picture."""
+        both, clashes = self.copies.members, self.copies.contradictions
+        both = tuple(group for group in both if len({roles[at] for at in group}) > 1)
+        tested = sum("test" in {roles[at] for at in group} for group in clashes)
+        lines = []
+        if both:
+            many = counted(len(both), "picture")
+            lines.append(f"{many} in several pools, as copies: {self._name(both)}")
+        if tested:
+            lines.append(f"{counted(tested, 'picture')} under two labels in the test images")
+        return lines
+
+    def _name(self, groups: Sequence[Sequence[int]]) -> str:
+        """The pictures of some groups, by their ids."""
+        return _few([" = ".join(self.items[at].id for at in group[:SHOWN]) for group in groups])
 
 
 def _few(said: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.class_texts import WAFFLE, find
-from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
+from fewshot_bench.api.dataset import ROLES, Keeping, Stamped, all_items
 from fewshot_bench.api.file_texts import split
 from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.option_files import open_files
@@ -27,6 +27,7 @@ from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.api.waffle import PAIRS
 from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.images.decode import find_unreadable, list_lost_training
+from fewshot_bench.images.looking import look_at
 from fewshot_bench.splits.draw import class_half, split_key, split_of
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import estimate_bytes
@@ -215,8 +216,8 @@ def check_images(
     """Decode images not verified before; returns a problem for each data set with bad images.
 
     Checks all images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is
-    called once if the findings cannot be cached for the next run, `note` for each data set that
-    has images with an EXIF orientation.
+    called once if the findings cannot be cached for the next run, `note` with what a person should
+    know of own images.
     """
     limit_bytes()
     problems: dict[str, str] = {}
@@ -230,13 +231,17 @@ def check_images(
             problems[name] = str(error)
             continue
         unkept += [trouble] if trouble else []
-        if turned:
-            done = "are rotated by their EXIF orientation (--exif ignore leaves them as stored)"
-            if any(cell.exif == "ignore" for cell in cells if name in (cell.dataset, cell.target)):
-                done = "are not rotated by their EXIF orientation, as in open_clip (--exif rotate)"
-            note(f"{name}: {turned:,} of {len(items):,} images {done}")
         if bad:
             problems[name] = _unusable(name, datasets[name], bad)
+        elif ":" in name and len(items) <= ALL_CHECKED:
+            roles, listed = zip(*all_items(datasets[name]), strict=True)
+            looks = look_at(datasets[name], listed)
+            for line in (*looks.lines(), *looks.across(roles)):
+                note(f"{name}: {line}")
+        elif turned:
+            done = "are rotated by EXIF with --exif rotate alone, as open_clip ignores it"
+            done = done if ":" not in name else "are rotated by EXIF, unless --exif ignore"
+            note(f"{name}: {turned:,} of {len(items):,} images {done}")
     if unkept:
         warn(unkept[0])
     return problems

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from fsbench_datasets import trees
+from fsbench_datasets import pools, trees
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,8 @@ def add(root: Path, classes: int = 3, count: int = 10) -> Path:
     """Class folders with images of different sizes."""
     for number in range(classes):
         for image in range(count):
-            put(root / f"class {number}" / f"{image:03d}.jpg", JPEG + bytes(image))
+            content = JPEG + bytes(image) + b"%d" % number
+            put(root / f"class {number}" / f"{image:03d}.jpg", content)
     return root
 
 
@@ -96,6 +97,8 @@ def test_a_folder_is_listed_once(tmp_path: Path) -> None:
 
 def test_calls_grow_with_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "SAMPLE", 10)
+    # As of a data set of more images, whose files are not compared.
+    monkeypatch.setattr(pools, "MOST_COMPARED", 10)
     found = {}
     for count in (20, 160):
         root = add(tmp_path / f"{count}", classes=5, count=count)

@@ -23,7 +23,6 @@ from fewshot_bench.plugins.page import Tile, draw_small, template
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import evenly
 from fewshot_bench.utils.prefetch import THREADS, spread
-from fewshot_bench.utils.text import counted
 
 if TYPE_CHECKING:
     from fewshot_bench.images.looking import Listed, Looks
@@ -70,14 +69,12 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
 
 
 def _describe(listed: Listed, looks: Looks) -> Iterator[str]:
-    yield from looks.lines()
+    yield from (*looks.lines(), *looks.across([role for role, _ in listed]))
     if sizes := sorted((seen.size for seen in looks.seen.values()), key=math.prod):
         ends = (sizes[0], sizes[-1], sizes[len(sizes) // 2])
         first, last, median = (f"{width} x {height}" for width, height in ends)
         range_text = f"sizes from {first} to {last} pixels, median {median}"
         yield range_text if first != last else f"all of {first} pixels"
-    if both := sum(len({listed[at][0] for at in group}) > 1 for group in looks.copies.members):
-        yield f"{counted(both, 'picture')} in train and test, as copies: --list copies"
 
 
 def _count(listed: Listed, every: bool) -> Iterator[tuple[str, ...]]:
