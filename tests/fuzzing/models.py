@@ -16,7 +16,7 @@ from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.images.thumbnails import shrink
+from fewshot_bench.images.decode import shrink
 from fewshot_bench.plugins.models.sources import ASKED, pack_sources, read_sources
 from fewshot_bench.plugins.models.suspects import RELABEL, correct
 from fewshot_bench.runner.run import run_one

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from fewshot_bench.analysis.formats.tidy import field
+from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
@@ -293,14 +291,12 @@ def similar_check(
 
 def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
     """(data set name, pair) rows as CSV with a header, one pair per line; names are no formulas."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = []
     for name, pair in rows:
         sides = [(role, i.id, i.label, i.classname) for role, i in (pair.first, pair.second)]
         row = (name, pair.kind, pair.distance, pair.change, *sides[0], *sides[1])
-        writer.writerow(map(field, row))
-    return buffer.getvalue()
+        lines.append(dict(zip(COLUMNS, row, strict=True)))
+    return write_csv(lines, COLUMNS)
 
 
 def _judge(own: bool, text: str) -> tuple[State, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
-from fewshot_bench.images.thumbnails import shrink
+from fewshot_bench.images.decode import shrink
 from fewshot_bench.plugins.models.material import Material, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly

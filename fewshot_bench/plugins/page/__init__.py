@@ -30,7 +30,7 @@ class Tile(NamedTuple):
 
 def draw_small(dataset: Any, item: Any) -> str:
     """A small JPEG of an image as the address of an image in HTML; empty if it cannot be read."""
-    from fewshot_bench.images.thumbnails import shrink
+    from fewshot_bench.images.decode import shrink
 
     # A plug-in's reader and the decoders may raise anything.
     with suppress(Exception):
