@@ -148,11 +148,6 @@ class Adapted:
 
         return load_model(self.folder, device=device, method=method)
 
-    @property
-    def suspects(self) -> pd.DataFrame:
-        """The rows of `suspects.csv`; none if nothing was held out."""
-        return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
-
 
 @naming_arguments
 def adapt(

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     Labels = NDArray[np.int64]
 
 LEVEL, NORMAL = 0.95, 1.959964
-SHARED = 1.5
+SHARED = 2.25
 DRAWS = 1000
 # A candidate that loses by more than this many standard errors is not tried again.
 CLEARLY = 2.0
-ROUNDING = 1e-9
 # Temperatures to search between, and steps of the search.
 SMALLEST, LARGEST, STEPS = 1e-4, 1e4, 80
 
@@ -66,22 +65,20 @@ class Units:
 
     def mean(self, values: Shares) -> Shares:
         """(units,) means of (n,) values."""
-        means: Shares = np.bincount(self.units, values) / np.bincount(self.units)
-        return means
+        return np.asarray(np.bincount(self.units, values) / np.bincount(self.units))
 
     def weights(self, metric: str) -> Shares:
         """(units,) weights of sum 1: equal ones, or for MACRO equal ones of the classes."""
         counts = np.bincount(self.labels)[self.labels]
         weights = 1 / counts if metric == MACRO else np.ones(len(counts))
-        shares: Shares = weights / weights.sum()
-        return shares
+        return np.asarray(weights / weights.sum())
 
 
 def wilson(share: float, images: float) -> tuple[float, float]:
     """Wilson's score interval of a share of held-out images.
 
-    Folds share training images, and the kept model is yet another fit: fewer images count
-    (`SHARED`). Nadeau and Bengio (2003) correct for that by up to 2.25.
+    Folds share training images, and the kept model is yet another fit: of five folds, images
+    divided by `SHARED` count (Nadeau and Bengio 2003).
     """
     images /= SHARED
     square = NORMAL**2
@@ -105,9 +102,8 @@ def lead(right: Shares, other: Shares, weights: Shares) -> tuple[float, float]:
     """The mean difference of two methods on the same units, and its standard error."""
     gap, count = right - other, len(right)
     mean = float(gap @ weights)
-    if count < 2:
-        return mean, math.inf
-    return mean, float(np.linalg.norm((gap - mean) * weights)) * math.sqrt(count / (count - 1))
+    spread = float(np.linalg.norm((gap - mean) * weights))
+    return mean, spread * math.sqrt(count / (count - 1)) if count > 1 else math.inf
 
 
 def best_of(scores: Sequence[Shares], tiers: Sequence[int], weights: Shares) -> int:
@@ -124,7 +120,7 @@ def best_of(scores: Sequence[Shares], tiers: Sequence[int], weights: Shares) -> 
         best = max(inside, key=means.__getitem__)
         gap, error = lead(scores[top], scores[best], weights)
         # A lead of one image alone is equal to its standard error, but for rounding.
-        if gap <= error + ROUNDING:
+        if gap <= error or math.isclose(gap, error):
             return best
     return top
 
@@ -156,8 +152,7 @@ def estimate(right: Sequence[Shares], chosen: int, weights: Shares, seed: int) -
 def softmax(logits: Logits, temperature: float) -> Shares:
     """(..., classes) probabilities."""
     scaled = np.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature)
-    shares: Shares = scaled / scaled.sum(axis=-1, keepdims=True)
-    return shares
+    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
 def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
@@ -206,14 +201,12 @@ def true_probabilities(logits: Logits, labels: Labels) -> Shares:
     repeats, images, classes = logits.shape
     rows = logits.reshape(-1, classes)
     shares = softmax(logits, temperature_of(rows, np.tile(labels, repeats), images))
-    probabilities: Shares = shares[:, np.arange(images), labels].mean(axis=0)
-    return probabilities
+    return np.asarray(shares[:, np.arange(images), labels].mean(axis=0))
 
 
 def confidences(logits: Logits, temperature: float) -> Shares:
     """(n,) the highest probability of each row."""
-    highest: Shares = softmax(logits, temperature).max(axis=1)
-    return highest
+    return np.asarray(softmax(logits, temperature).max(axis=1))
 
 
 def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int) -> float:

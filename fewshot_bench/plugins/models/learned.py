@@ -37,8 +37,7 @@ class Learned:
     @cached_property
     def held(self) -> NDArray[np.bool_]:
         """(n,) whether an image was held out."""
-        held: NDArray[np.bool_] = ~np.isnan(self.each[0, :, 0])
-        return held
+        return np.asarray(~np.isnan(self.each[0, :, 0]))
 
     @cached_property
     def units(self) -> Units:
@@ -48,8 +47,7 @@ class Learned:
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """(n, classes) mean over repeats."""
-        means: NDArray[np.float64] = self.each.mean(axis=0, dtype=np.float64)
-        return means
+        return np.asarray(self.each.mean(axis=0, dtype=np.float64))
 
     @cached_property
     def right(self) -> NDArray[np.float64]:
