@@ -150,3 +150,13 @@ def test_what_corrects_nothing_is_refused_before_any_fit(
     assert "--relabel" in done.err
     assert expected in done.err
     assert not (tmp_path / "model").exists()
+
+
+def test_corrections_hold_when_images_are_added(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "corrected.csv"
+    file.write_text("image,suggested\noak/0.jpg,birch\n", encoding="utf-8")
+    assert adapt(photos, tmp_path / "model", "--relabel", file).code == 0
+    file.unlink()
+    save_image(tmp_path / "new" / "oak" / "new.jpg", 77)
+    added = fb.extend(tmp_path / "model", tmp_path / "new")
+    assert added.config.data["images"] == {"birch": 4, "oak": 4}

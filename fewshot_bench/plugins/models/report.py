@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models.model_card import MEASURED, list_methods
+from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
 from fewshot_bench.store.kept_models import REPORT, SUSPECTS
 
@@ -62,6 +63,7 @@ def show_learned(
         stated=config.accuracy,
         measured=MEASURED[config.accuracy["metric"]].lower() if config.accuracy else "",
         images=sum(config.data["images"].values()),
+        rejected=describe(config),
         methods=list_methods(methods),
         chosen=[row["chosen"] for row in methods],
         notes=[*material.looks.lines(), *notes],
