@@ -239,7 +239,6 @@ def adapt(
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     extras = {} if support is None else {SUPPORT: pack_support(support)}
     settled = {"method": winner.title, "options": dict(winner.variant.chosen), **data}
-    settled |= {"backbone": config.backbone, "precision": config.precision, "exif": config.exif}
     extras[SOURCES] = pack_sources(name, given | settled)
     extras |= show_learned(config, learned, material, tried, notes)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()

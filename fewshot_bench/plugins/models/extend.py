@@ -48,7 +48,7 @@ def extend(
     folder, added = Path(model), [add] if isinstance(add, str | os.PathLike) else [*add]
     restore(folder)
     before, sources = read_config(folder), read_sources(folder)
-    asked = dict(sources.asked)
+    asked = sources.asked | {"backbone": before.backbone, "precision": before.precision}
     # No code that a file names runs.
     asked["method"] = before.method + WHOLE * str(asked.get("method")).endswith(WHOLE)
     if "method" in more:
@@ -71,10 +71,11 @@ def extend(
             digests, note = _join(folders, scratched / folders[0].name)
             _check(folder, before, digests, places)
             classnames = registry().dataset(joined).undivided().card().classnames
-            if "classnames" not in asked and (lost := {*before.classnames} - {*classnames}):
+            new = [name for name in classnames if name not in before.classnames]
+            if twins := [name for name in new if Path(name).name in {*before.classnames} - {name}]:
                 raise UsageError(
-                    f"{few(lost)} would be one of two classes of that name: expected its images in "
-                    f"a folder of the same path (classes: {few(classnames)})"
+                    f"{few(twins)} would be a class beside that of its last name: expected more "
+                    "images of a class in a folder of the same path, or another name"
                 )
             done = adapt(joined, output or folder, **asked | more)
         except FsbenchError as error:

@@ -14,8 +14,8 @@ from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import read_regular
 
 ASKED = (
-    *("method", "options", "backbone", "precision", "classnames", "templates", "metric", "relabel"),
-    *("shots", "seed", "exif", "keep_contradictions", "skip_damaged", "keep_support"),
+    *("method", "options", "classnames", "templates", "metric", "relabel", "shots", "seed"),
+    *("exif", "keep_contradictions", "skip_damaged", "keep_support"),
     *("reject", "negatives"),
 )
 """Arguments of `adapt` that decide which model is made of which pictures."""
