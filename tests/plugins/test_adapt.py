@@ -508,17 +508,17 @@ def test_copies_count_once_and_contradictions_are_in_no_estimate(tmp_path: Path)
     assert any("1 class with one image" in note for note in found.notes)
     text = (found.folder / "README.md").read_text()
     assert "| class 2 | 2 | 0 | – | – | – |" in text
-    kept = made(keep_contradictions=True, metric="macro")
-    assert [row["images"] for row in kept.config.classes] == [6, 7, 0]
-    assert kept.config.accuracy["metric"] == "macro"
-    assert kept.config.accuracy["mean"] == pytest.approx(
-        np.mean([row["recall"] for row in kept.config.classes[:2]])
-    )
-    assert (
-        "Mean recall of the classes on images that were held out"
-        in (kept.folder / "README.md").read_text()
-    )
-    with pytest.raises(UsageError, match="unknown metric 'f1'"):
+    told = ("-m", "gda", "--metric", "macro", "--keep-contradictions")
+    shown = adapt("-d", own, "-O", tmp_path / "kept", *told)
+    kept = read_config(tmp_path / "kept")
+    assert [row["images"] for row in kept.classes] == [6, 7, 0]
+    assert kept.accuracy["metric"] == "macro"
+    mean = np.mean([row["recall"] for row in kept.classes[:2]])
+    assert kept.accuracy["mean"] == pytest.approx(mean)
+    text = "mean recall of the classes"
+    assert text in shown.out.lower(), shown.err
+    assert text in (tmp_path / "kept" / "README.md").read_text().lower()
+    with pytest.raises(UsageError, match="metric='f1': expected 'top1' or 'macro'"):
         made(metric="f1")
 
 
