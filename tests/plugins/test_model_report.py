@@ -68,8 +68,8 @@ def test_the_page_states_the_numbers_of_the_config(model: Path) -> None:
     mean, low, high = (f"{100 * config.accuracy[name]:.1f}" for name in ("mean", "low", "high"))
     assert f"{mean} % accuracy on images that were held out" in page.text
     assert f"between {low} and {high} %" in page.text
-    for recall in config.classes["recall"]:
-        assert f"{100 * recall:.1f}" in page.text
+    for row in config.classes:
+        assert f"{100 * row['recall']:.1f}" in page.text
     assert "1 copy of other pictures" in page.text
     assert not page.named("script")
 
@@ -107,7 +107,7 @@ def test_corrections_in_the_folder_of_the_model_stay(photos: Path, model: Path) 
     before = (model / "suspects.csv").read_bytes()
     done = adapt(photos, model, "--force", "--relabel", model / "suspects.csv")
     assert done.code == 2
-    assert "copy it to another place first" in done.err
+    assert "copy it elsewhere" in done.err
     assert (model / "suspects.csv").read_bytes() == before
 
 

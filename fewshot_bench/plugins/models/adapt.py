@@ -271,16 +271,10 @@ def scratch() -> Iterator[Path | None]:
 
 
 def _refuse_inside(folder: Path, dataset: str, relabel: Any) -> None:
-    """UsageError for a folder in that of the images, where it would be read as a class.
-
-    The same for one with the corrections of labels, which the new model would replace.
-    """
+    """UsageError for a folder that would be read as a class of images, or whose file is read."""
     is_path = isinstance(relabel, str | os.PathLike)
     if is_path and Path(relabel).resolve().parent == folder.resolve():
-        raise UsageError(
-            f"--relabel {relabel}: lies in the folder of the model, which is replaced; copy it to "
-            "another place first"
-        )
+        raise UsageError(f"--relabel {relabel}: is replaced with the model; copy it elsewhere")
     images = Path(dataset.partition(":")[2]).expanduser()
     if ":" in dataset and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise UsageError(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fewshot_bench.store.kept_models import ModelConfig
 
 MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 24, 12, 500
-"""Maximum pictures of a section, maximum confusions, and maximum classes."""
 
 
 def show_learned(
@@ -33,8 +32,7 @@ def show_learned(
 ) -> dict[str, bytes]:
     """The contents of REPORT, and of SUSPECTS if images were held out.
 
-    learned: of the images of `material`; methods: rows of `Adapted.tried`; notes: on images and
-    search.
+    learned: of the images of `material`; methods: rows of `Adapted.tried`; notes: on the search.
     """
     from fewshot_bench.plugins.page import Tile, draw_small, template
 

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 HEADS = ("image", "label", "suggested", "probability", "p_label", "rank")
 """`suggested` is the likeliest class, with its `probability`; `p_label`: that of the label."""
 LEFT_OUT = ("", "-", "'-")
-"""Instead of a class in the column `suggested`: the image is left out."""
 Rows = Sequence[tuple[str, str, str]]
-"""Image, label (empty: any) and the class that it shall have."""
+"""Image, label (empty: any) and the class that it shall have, or one of LEFT_OUT."""
 
 
 def find_suspects(learned: Learned) -> list[dict[str, Any]]:
@@ -119,7 +118,7 @@ def correct(
     images = {str(field(id)): id for id in own} | {id: id for id in own}
     names = [*map(field, classnames), *classnames]
     places = {name: place % len(classnames) for place, name in enumerate(names)}
-    new: dict[str, int | None] = {}
+    new: dict[str, Item | None] = {}
     for image, label, name in rows:
         if (id := images.get(image)) is None:
             raise unknown("image", image, own, "--relabel; its path in the data set")
@@ -130,16 +129,14 @@ def correct(
                 f"--relabel: '{image}' has the label '{own[id].classname}', not '{label}': "
                 "expected its class so far there, and the right one in the column suggested"
             )
-        if name not in LEFT_OUT and name not in places:
+        if (place := places.get(name)) is None and name not in LEFT_OUT:
             raise unknown("class", name, classnames, f"--relabel, '{image}'; - leaves it out")
-        new[id] = places.get(name)
-    kept = [
-        item if place == item.label else replace(item, label=place, classname=classnames[place])
-        for item in items
-        if (place := new.get(item.id, item.label)) is not None
-    ]
+        new[id] = None
+        if place is not None:
+            new[id] = replace(own[id], label=place, classname=classnames[place])
+    kept = [item for item in (new.get(item.id, item) for item in items) if item]
     if lost := {item.classname for item in items} - {item.classname for item in kept}:
         raise UsageError(f"--relabel: leaves no image of {few(sorted(lost))}")
-    changed = sum(place not in (None, own[id].label) for id, place in new.items())
+    changed = counted(sum(item not in (None, own[id]) for id, item in new.items()), "label")
     gone = counted(len(items) - len(kept), "image")
-    return kept, (f"{counted(changed, 'label')} corrected, {gone} left out (--relabel)",)
+    return kept, (f"{changed} corrected, {gone} left out (--relabel)",)
