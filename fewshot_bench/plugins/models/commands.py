@@ -176,12 +176,11 @@ def adapt(**values: Any) -> None:
     given = _list_given(bool(add))
     interrupt_on_signals()
     said: list[str] = []
-    with working("adapt", "reading images") as work:
+    with working("adapt", "reading images"):
 
         def tell(line: str) -> None:
             said.append(line)
-            with work.aside():
-                say(line)
+            say(line)
 
         if add:
             adapted = extending.extend(**given, say=tell)

@@ -37,15 +37,13 @@ def _compared(adapted: Adapted) -> Iterator[str]:
     rows = adapted.methods
     if len(rows) < 2:
         return
-    names, compared = (
-        {str(row["method"]).removesuffix(WHOLE) for row in rows if row["accuracy"] >= least}
-        if least is not None
-        else {str(row["method"]).removesuffix(WHOLE) for row in rows}
-        for least in (None, 0)
+    held_out = [row for row in rows if row["accuracy"] >= 0]
+    count, all_of_them = (
+        len({str(row["method"]).removesuffix(WHOLE) for row in some}) for some in (held_out, rows)
     )
-    ranked = sorted((row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"])
+    ranked = sorted(held_out, key=lambda row: -row["accuracy"])
     best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
-    yield f"compared {len(compared)} of {len(names)} methods" + (f": {best}" if best else "")
+    yield f"compared {count} of {all_of_them} methods" + (f": {best}" if best else "")
 
 
 def _stated(adapted: Adapted) -> Iterator[str]:
@@ -53,7 +51,8 @@ def _stated(adapted: Adapted) -> Iterator[str]:
     config = adapted.config
     chosen = next(row for row in adapted.methods if row["chosen"])
     why = f": {chosen['note']}" if chosen["note"] else ""
-    yield f"chosen {chosen['method']} on {config.backbone}{why}"
+    verb = "chosen" if len(adapted.methods) > 1 else "fitted"
+    yield f"{verb} {chosen['method']} on {config.backbone}{why}"
     if figures := config.accuracy:
         measured = MEASURED[figures["metric"]].lower()
         yield (
@@ -62,7 +61,9 @@ def _stated(adapted: Adapted) -> Iterator[str]:
             f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
         )
     worst = adapted.learned.worst() if adapted.learned else []
-    if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
+    if least := [
+        f"{row['class']} {100 * row['recall']:.0f} %" for row in worst if row["recall"] < 1
+    ]:
         yield f"least often right: {', '.join(least)}"
     if (page := adapted.folder / REPORT).is_file():
         count = len(find_suspects(adapted.learned)) if adapted.learned else 0
