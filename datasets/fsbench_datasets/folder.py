@@ -26,7 +26,6 @@ from fsbench_datasets.disk import file_size, read_file
 from fsbench_datasets.kept_lists import keep, lists_digest
 from fsbench_datasets.labels import tidy_name
 from fsbench_datasets.pools import (
-    Files,
     check_classes,
     check_holdout,
     complete,
@@ -158,8 +157,9 @@ class ImageFolder:
         return self._read_kept()
 
     def _make(self) -> tuple[Pools, str]:
-        files = Files(self.name, str(self.root), self.read, self.stamp)
-        pools, note = complete(self.name, self._found.pools, files, self.holdout)
+        whole = self.undivided()
+        vars(whole)["_found"] = self._found
+        pools, note = complete(self.name, self._found.pools, whole, self.holdout)
         check_classes(self.name, pools)
         return pools, note
 

@@ -19,12 +19,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench import DataMissingError, Dataset, UsageError
 from fewshot_bench.api.sources import Pools, Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import read_file, size_and_inode
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name, role_of
 from fsbench_datasets.own_set import Listing, OwnSet
-from fsbench_datasets.pools import UNSPLIT, Files, check_holdout, complete, share_note
+from fsbench_datasets.pools import UNSPLIT, check_holdout, complete, share_note
 from fsbench_datasets.split_lists import lines_of, shortened
 from fsbench_datasets.stored_split import SplitPlaces, apply_split, kept_note
 
@@ -276,14 +276,14 @@ class KeptSplit:
     holdout: float | None
     splits: Path | None
 
-    def __call__(self, given: Pools, files: Files | None) -> tuple[Pools, str]:
+    def __call__(self, given: Pools, dataset: Dataset | None) -> tuple[Pools, str]:
         """All three pools and a note."""
         if not _is_made(given):
-            return complete(self.name, given, files, self.holdout)
+            return complete(self.name, given, dataset, self.holdout)
         note = share_note(bool(given.get("val")), self.holdout)
         stored = self._places.found()
         if stored is None:
-            return complete(self.name, given, files, self.holdout)[0], kept_note(note, None)
+            return complete(self.name, given, dataset, self.holdout)[0], kept_note(note, None)
         return apply_split(stored, self.path, given), kept_note(note, stored)
 
     def keep(self, given: Pools, made: Pools, *, beside: bool) -> Path | None:

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench import Dataset, DatasetCard, Item, UsageError
 from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp, placeholder_names
 from fsbench_datasets.labels import Labeled
-from fsbench_datasets.pools import Files, check_classes, undivided, untested_note
+from fsbench_datasets.pools import check_classes, undivided, untested_note
 from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
-Complete = Callable[[Pools, Files | None], tuple[Pools, str]]
+Complete = Callable[[Pools, Dataset | None], tuple[Pools, str]]
 
 
 def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) -> UsageError:
@@ -137,9 +137,10 @@ class OwnSet:
     @cached_property
     def _lists(self) -> tuple[Pools, str]:
         names = self._classnames
-        # Registered sets are divided as they always were.
-        files = Files(self.name, self._listing.folder, self.read, self.stamp)
-        own = files if ":" in self.name else None
+        whole = self.undivided()
+        vars(whole)["_listing"] = self._listing
+        # Registered sets are divided image by image, as they always were.
+        own = whole if ":" in self.name else None
         pools, note = self.complete(self._listing.labeled.pools, own)
         check_classes(self.name, pools)
         trained = {item.label for item in pools["train"]}

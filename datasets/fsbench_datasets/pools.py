@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 
-import fewshot_bench
-from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench import Dataset, Item, UsageError
 from fewshot_bench.api.sources import (
     ItemList,
     Names,
     Pools,
     Run,
-    Stamp,
     label_counts,
     packed,
     parts,
@@ -49,37 +47,22 @@ Ties = Mapping[str, str]
 """Images that copy others: id to a name of its group, empty for a group that is trained on."""
 
 
-@dataclass(frozen=True)
-class Files:
-    """The image files of a data set whose pools are not made yet."""
+def list_ties(undivided: Dataset, base: Sequence[Item], others: Sequence[Item]) -> Ties:
+    """The images of `base` that are held out together, or not at all.
 
-    name: str
-    folder: str
-    read: Callable[[Item], bytes]
-    stamp: Callable[[Item], Stamp | None]
+    A group with several classes, or with one of the `others` in it, is trained on.
+    """
+    from fewshot_bench import find_copies
 
-    def card(self) -> DatasetCard:
-        """The name and the folder."""
-        return DatasetCard(self.name, self.name, (), folder=self.folder)
-
-    def items(self) -> Pools:
-        """No pools."""
+    items = [*base, *others]
+    if len(items) > MOST_COMPARED:
         return {}
-
-    def ties(self, base: Sequence[Item], others: Sequence[Item]) -> Ties:
-        """The images of `base` that are held out together, or not at all.
-
-        A group with several classes, or with one of the `others` in it, is trained on.
-        """
-        items = [*base, *others]
-        if len(items) > MOST_COMPARED:
-            return {}
-        ties: dict[str, str] = {}
-        for group in fewshot_bench.find_copies(self, items).members:
-            ids = [items[at].id for at in group]
-            alike = len({items[at].label for at in group}) == 1 and group[-1] < len(base)
-            ties |= dict.fromkeys(ids, min(ids) if alike else "")
-        return ties
+    ties: dict[str, str] = {}
+    for group in find_copies(undivided, items).members:
+        ids = [items[at].id for at in group]
+        alike = len({items[at].label for at in group}) == 1 and group[-1] < len(base)
+        ties |= dict.fromkeys(ids, min(ids) if alike else "")
+    return ties
 
 
 def check_holdout(name: str, holdout: float | None) -> None:
@@ -92,15 +75,15 @@ def check_holdout(name: str, holdout: float | None) -> None:
 
 
 def complete(
-    name: str, given: Pools, files: Files | None, holdout: float | None
+    name: str, given: Pools, dataset: Dataset | None, holdout: float | None
 ) -> tuple[Pools, str]:
     """All three pools, and a note on their origin.
 
     given: pools by role; `UNSPLIT` holds images without a role. Held-out images are chosen per
-    class by a digest of their ids, independently of list order; with `files`, copies are held out
-    together. Without train images, the train pool is empty. UsageError when a class has too few
-    images, when there are validation images only, or when `holdout` is given although there are
-    test images.
+    class by a digest of their ids, independently of list order, and copies are held out together
+    if the undivided `dataset` is given. Without train images, the train pool is empty. UsageError
+    when a class has too few images, when there are validation images only, or when `holdout` is
+    given although there are test images.
     """
     base = given.get("train") or given.get(UNSPLIT) or ()
     val, test = given.get("val", ()), given.get("test", ())
@@ -112,7 +95,7 @@ def complete(
         return _pools((), val, test), "no train images: it can only be evaluated on (--transfer)"
     if test and val:
         return _pools(base, val, test), "split as it came"
-    ties = files.ties(base, (*val, *test)) if files else {}
+    ties = list_ties(dataset, base, (*val, *test)) if dataset else {}
     if test:
         rest, held, _ = divide(base, _val_only, ties)
         note = "a fifth of the train images of each class is held out for validation"
@@ -125,7 +108,7 @@ def complete(
     return _pools(rest, val, test), share_note(False, holdout)
 
 
-def undivided(given: Pools, _: Files | None = None) -> tuple[Pools, str]:
+def undivided(given: Pools, _: Dataset | None = None) -> tuple[Pools, str]:
     """Pools with all train and val images in `train` and an empty `val`, and a note on that.
 
     given: as for `complete`. Listed test images stay in `test`.

@@ -68,12 +68,11 @@ def _weights(record: Record) -> tuple[str, ...]:
 
 def _condition_filter(name: str) -> Filter:
     about = CONDITIONS[name]
-
-    def texts(record: Record) -> tuple[str, ...]:
-        own = about.text(getattr(record.spec, name)), condition(record.spec, name)
-        return tuple(dict.fromkeys(own))
-
-    return Filter(name, tuple(dict.fromkeys((name, about.column))), texts)
+    return Filter(
+        name,
+        (name, about.column),
+        lambda record: (about.text(getattr(record.spec, name)), condition(record.spec, name)),
+    )
 
 
 _WEIGHTS = ("weights", "status", "environment.weights_digest")

@@ -79,7 +79,7 @@ def _condition(about: Condition) -> RunOption:
         about.option,
         about.option_default,
         metavar=about.metavar if kind == "limit" or len(about.words) > 3 else "",
-        words=about.option_words,
+        words=(AUTO, *about.words) if about.settle else about.words,
         least=about.least,
         filter=about.filter,
     )

@@ -140,11 +140,6 @@ class Condition:
         return self.default if self.asked is SAME else self.asked
 
     @property
-    def option_words(self) -> tuple[str, ...]:
-        """The possible values of the option, if few and fixed."""
-        return (AUTO, *self.words) if self.settle else self.words
-
-    @property
     def usual(self) -> Any:
         """The value that tables omit, and commands need not state."""
         return AUTO if self.settle else self.default

@@ -239,9 +239,7 @@ def check_images(
             for line in (*looks.lines(), *looks.across(roles)):
                 note(f"{name}: {line}")
         elif turned:
-            done = "are rotated by EXIF with --exif rotate alone, as open_clip ignores it"
-            done = done if ":" not in name else "are rotated by EXIF, unless --exif ignore"
-            note(f"{name}: {turned:,} of {len(items):,} images {done}")
+            note(f"{name}: {turned:,} of {len(items):,} images have an EXIF orientation (--exif)")
     if unkept:
         warn(unkept[0])
     return problems

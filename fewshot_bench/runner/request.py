@@ -438,8 +438,8 @@ def _protocol(request: Request) -> tuple[str, str, str]:
 def _check_request(request: Request) -> None:
     for name, value in request.conditions().items():
         about = CONDITIONS[name]
-        words = tuple(VALIDATION) if name == "val" else about.option_words
-        if words and value is not None and value not in words:
+        words = tuple(VALIDATION) if name == "val" else about.words
+        if words and value not in (*words, about.option_default):
             raise unknown(about.title, value, words, "fsbench run --help")
         if name in (*request.others, "views") and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")

@@ -171,7 +171,8 @@ def test_a_damaged_list_is_made_again(tmp_path: Path) -> None:
     before = seen(root)
     (path,) = kept(tmp_path)
     rows = rows_of(path)
-    assert len(rows) == 3
+    # Its tree, its pools, and the revisions of the divided and the whole lists.
+    assert len(rows) >= 4
     for key, content in rows:
         for harm in (b"", content[:40], content[:-1], content[:50] + b"?" + content[51:]):
             with sqlite3.connect(path) as base:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fewshot_bench
 from fewshot_bench import load as results
 from fewshot_bench.store.store import Store
 from tests.answers import stored_arrays
@@ -137,6 +138,18 @@ def test_the_command_of_a_missing_cell_fills_it(
     again = fsbench(*shlex.split(line[line.index("fsbench run") :])[1:])
     assert (again.code, "1 to run" in again.out) == (0, True), again.err
     assert gone.key() in {r.spec.key() for r in Store(store).records()}
+
+
+def test_a_model_of_own_images_turns_what_it_is_asked(tmp_path: Path, upright: Path) -> None:
+    lying = turned(upright, tmp_path / "lying", pixels=False)
+    asked = {"method": "tip-adapter", "backbone": "tiny", "device": "cpu", "budget": "20s"}
+    made = fewshot_bench.adapt(f"folder:{lying}", tmp_path / "model", **asked)
+    assert made.config.exif == "rotate"
+    assert fewshot_bench.adapt("digits", tmp_path / "other", **asked).config.exif == "ignore"
+    model = fewshot_bench.load_model(made.folder, device="cpu")
+    shown, stored = (sorted((root / "test").rglob("*.png")) for root in (upright, lying))
+    answers = [model.predict(paths)["probability"] for paths in (shown, stored)]
+    np.testing.assert_allclose(*answers, atol=1e-4)
 
 
 def test_damaged_exif_is_no_warning_of_pillow_on_the_terminal(tmp_path: Path) -> None:
