@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a test adds to a command, so that it needs seconds and no weights.
 ADDED = {
     "run": "--backbone tiny --seeds 1 --shots 1 --limit 20",
-    "adapt": "--backbone tiny --budget 1s",
+    "adapt": "--backbone tiny --method gda",
     "coop": "-o coop.epochs=1",
     "clip-lora": "-o clip-lora.iterations=1",
 }
