@@ -98,7 +98,11 @@ code_option = click.option(
     "--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Hyper-parameter."
 )
 @click.option(
-    "--metric", type=click.Choice(MEASURES), default=TOP1, show_default=True, help="To go by."
+    "--metric",
+    type=click.Choice(MEASURES),
+    default=TOP1,
+    show_default=True,
+    help="Choose by and state right answers, or the mean recall of the classes.",
 )
 @click.option(
     "--budget",
