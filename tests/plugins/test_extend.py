@@ -197,7 +197,7 @@ def test_images_that_are_gone_or_moved(tmp_path: Path) -> None:
         (("--add", "new"), "name MODEL and --add"),
         (("m", "--add", "digits"), "digits: expected a folder of images"),
         (("m", "--add", "flat"), "would not be used"),
-        (("m", "--add", "broken"), "1 of its images cannot be used: cat/0.png: damaged"),
+        (("m", "--add", "broken"), "1 of its images cannot be used: cat/bad.png: no known"),
         (("none", "--add", "new"), "none is not there"),
     ],
 )
@@ -213,7 +213,7 @@ def test_refused_before_anything_is_fitted(
     save(tmp_path / "new", "ant/0.png")
     save(tmp_path / "flat", "0.png")
     (tmp_path / "broken/cat").mkdir(parents=True)
-    (tmp_path / "broken/cat/0.png").write_bytes(b"no image")
+    (tmp_path / "broken/cat/bad.png").write_bytes(b"no image")
     done = extend(*arguments)
     assert done.code in (2, 3)
     assert done.err.count("error") == 1

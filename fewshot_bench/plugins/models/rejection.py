@@ -76,8 +76,8 @@ def gather_others(folder: Path, material: Material) -> Others:
     note = f"--negatives: {len(kept):,} images"
     note += f"; left out as copies of images of classes: {few(copied)}" if copied else ""
     note += f"; left out as unreadable: {few(lost)}" if lost else ""
-    if len(kept) < LEAST:
-        raise UsageError(f"{note}; expected {LEAST} or more in {folder}")
+    if len({*groups[kept].tolist()}) < LEAST:
+        raise UsageError(f"{note}; expected {LEAST} or more in {folder} that are no copies")
     return Others(dataset, tuple(items[index] for index in kept), groups[kept], note)
 
 
@@ -101,17 +101,10 @@ def measure(
     kept = float((sure >= limits[side])[right].mean())
     caught = float((others < limits[foreign]).mean())
     ever = learned.groups[learned.held][right.any(axis=0)]
-    kept_low, kept_high = wilson(kept, len(np.unique(ever)))
-    caught_low, caught_high = wilson(caught, len(np.unique(groups)))
-    return _limit(sure[right], others, share), Stated(
-        negatives=float(len(others)),
-        caught=caught,
-        caught_low=caught_low,
-        caught_high=caught_high,
-        kept=kept,
-        kept_low=kept_low,
-        kept_high=kept_high,
-    )
+    (low, high), (least, most) = wilson(kept, len({*ever})), wilson(caught, len({*groups}))
+    stated = Stated(kept=kept, kept_low=low, kept_high=high, negatives=float(len(others)))
+    stated |= Stated(caught=caught, caught_low=least, caught_high=most)
+    return _limit(sure[right], others, share), stated
 
 
 def _halve(groups: NDArray[np.int64]) -> NDArray[np.int64]:
