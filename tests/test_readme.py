@@ -105,7 +105,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     for name in ("dtd", "eurosat"):
         write_set(tmp_path / "data", name)
-    for folder, count in {"photos/cat": 5, "photos/dog": 5, "new-photos": 2}.items():
+    for folder, count in {"photos/cat": 5, "photos/dog": 5, "new": 2}.items():
         for number in range(count):
             put(tmp_path / folder / f"{number}.png", picture(number + len(folder)))
     (python,) = [
