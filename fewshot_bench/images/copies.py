@@ -121,9 +121,19 @@ def _group(facts: Sequence[Known], jobs: int) -> tuple[Indices, str]:
     """The group of each of n different pictures, and why some were not searched."""
     prints, compared, thumbnails = prints_of(facts)
     groups, everything = np.arange(len(facts)), np.arange(len(prints))
-    look_alikes = len(prints) * share_alike(prints, everything, everything)
-    split = np.full(len(prints), look_alikes > MOST_MEMBERS)
-    pairs, close = pairs_alike(prints, thumbnails, jobs, close=bool(split.all()))
+    halves, found = (everything[::2], everything[1::2]), "the closest"
+    # Of pictures that look alike throughout, pairs would be too many, and say nothing.
+    fitting = [
+        one
+        for one in (COPY, CLOSE)
+        if len(prints) * share_alike(prints, *halves, one) <= MOST_MEMBERS
+    ]
+    split = np.full(len(prints), COPY not in fitting)
+    pairs, close = np.zeros((0, 2), np.int64), np.zeros(0, np.bool_)
+    if fitting:
+        pairs, close = pairs_alike(prints, thumbnails, jobs, fitting[0])
+    else:
+        found = "equal files"
     for members, inside in _parts(pairs):
         if _is_group(members, inside):
             groups[compared[members]] = compared[members[0]]
@@ -132,7 +142,7 @@ def _group(facts: Sequence[Known], jobs: int) -> tuple[Indices, str]:
         for some, edges in _parts(pairs[inside[close[inside]]]):
             if _is_group(some, edges):
                 groups[compared[some]] = compared[some[0]]
-    alike = f"{split.sum():,} look alike throughout, of which only the closest are found"
+    alike = f"{split.sum():,} look alike throughout, of which only {found} are found"
     return groups, alike if split.any() else ""
 
 

@@ -126,7 +126,9 @@ class Likeness(NamedTuple):
 COPY, CLOSE = Likeness(11, 0.85, 13.0), Likeness(5, 0.98, 5.0)
 
 
-def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
+def share_alike(
+    prints: Fingerprints, base: Indices, queries: Indices, least: Likeness = COPY
+) -> float:
     """The share of pairs of a query and a picture of `base` that look like copies, among a sample.
 
     Only the gray values of wholes are compared, of up to `SAMPLE` queries and pictures of `base`.
@@ -135,20 +137,20 @@ def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
     if len(some) < 2:
         return 0.0
     first_codes, second_codes = (prints.codes[part, 0] for part in some)
-    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= COPY.distance
+    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= least.distance
     first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
-    return float((close & (first @ second.T >= COPY.correlation)).mean())
+    return float((close & (first @ second.T >= least.correlation)).mean())
 
 
 def pairs_alike(
-    prints: Fingerprints, thumbnails: Bytes, jobs: int = 1, close: bool = False
+    prints: Fingerprints, thumbnails: Bytes, jobs: int = 1, least: Likeness = COPY
 ) -> tuple[Indices, Bools]:
     """(m, 2) pairs of copies among n pictures, and (m,) whether they are close ones.
 
-    thumbnails: (n, 32, 32, 3). close: compare wholes only, and find close ones only. All pairs are
-    compared, so that cost is quadratic.
+    thumbnails: (n, 32, 32, 3). least: `CLOSE` finds close ones of whole pictures only. All pairs
+    are compared, so that cost is quadratic.
     """
-    least, ways = (CLOSE, 1) if close else (COPY, len(WINDOWS))
+    ways = len(WINDOWS) if least is COPY else 1
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda window: _pairs_in(prints, least, window), range(ways)))
     rows = np.concatenate(found)
