@@ -14,15 +14,7 @@ from functools import partial
 from itertools import accumulate
 
 from fewshot_bench import Dataset, Item, UsageError
-from fewshot_bench.api.sources import (
-    ItemList,
-    Names,
-    Pools,
-    Run,
-    label_counts,
-    packed,
-    parts,
-)
+from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
 from fsbench_datasets.kept_lists import keep_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES, shortened
 
@@ -101,11 +93,13 @@ def complete(
         note = "a fifth of the train images of each class is held out for validation"
         return _pools(rest, held, test), note
     share = TEST_SHARE if holdout is None else holdout
-    if val:
-        rest, _, test = divide(base, partial(_make, name, share, False), ties)
-        return _pools(rest, val, test), share_note(bool(val), holdout)
-    rest, val, test = divide(base, partial(_make, name, share, True), ties)
-    return _pools(rest, val, test), share_note(False, holdout)
+    rest, held, test = divide(base, partial(_make, name, share, not val), ties)
+    if not test:
+        raise UsageError(
+            f"{name}: no class has two different pictures under one label: expected some, to test "
+            "on (fsbench look --list copies)"
+        )
+    return _pools(rest, val or held, test), share_note(bool(val), holdout)
 
 
 def undivided(given: Pools, _: Dataset | None = None) -> tuple[Pools, str]:

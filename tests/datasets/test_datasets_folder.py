@@ -207,7 +207,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match="has no images in it"):
         ids(tmp_path)
     add(tmp_path, "empty", "a.png")
-    with pytest.raises(UsageError, match="'empty' has 1 image: expected 2 or more"):
+    with pytest.raises(UsageError, match="has 1 class: expected 2 or more"):
         ids(tmp_path)
     add(tmp_path, "train/a", "a.png")
     with pytest.raises(UsageError, match="train/ but no test/"):
