@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     Labels = NDArray[np.int64]
 
 LEVEL, NORMAL = 0.95, 1.959964
-SHARED = 2.25
+# Variances of an accuracy: of five folds (Nadeau and Bengio 2003), and of as many new pictures.
+SHARED, NEW = 2.25, 1.0
 DRAWS = 1000
 # A candidate that loses by more than this many standard errors is not tried again.
 CLEARLY = 2.0
@@ -75,12 +76,12 @@ class Units:
 
 
 def wilson(share: float, images: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of held-out images.
+    """Wilson's score interval of a share of held-out images, for the share of as many new ones.
 
-    Folds share training images, and the kept model is yet another fit: of five folds, images
-    divided by `SHARED` count (Nadeau and Bengio 2003).
+    Folds share training images, and the kept model is yet another fit (`SHARED`); new pictures have
+    a noise of their own (`NEW`).
     """
-    images /= SHARED
+    images /= SHARED + NEW
     square = NORMAL**2
     center = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images**2)

@@ -77,7 +77,7 @@ class Learned:
         confused = {row["class"]: row["answer"] for row in reversed(self.confusions())}
         rows: list[dict[str, Any]] = []
         for name, counts in zip(self.classnames, self.confusion, strict=True):
-            images, right = round(counts.sum()), round(float(counts[len(rows)]), 6)
+            images, right = round(counts.sum()), round(float(counts[len(rows)]), 9)
             recall = min(right / images, 1.0) if images else None
             low, high = (None, None) if recall is None else estimates.wilson(recall, images)
             row = {"class": name, "images": images, "right": right, "recall": recall}
