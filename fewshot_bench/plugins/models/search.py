@@ -223,6 +223,7 @@ class Search:
         at = f"{candidate.title}, repeat {candidate.repeats + 1} of {1 + self.folds[-1].repeat}"
         so_far = max(
             ((each.right(self.units, 1) @ self.weights, each.title) for each in self.finalists),
+            key=lambda found: found[0],
             default=None,
         )
         best = f"; best so far {so_far[1]} {100 * so_far[0]:.1f} %" if so_far else ""
@@ -342,7 +343,8 @@ class Search:
             best = finalists[max(range(len(scores)), key=lambda at: scores[at] @ self.weights)]
             self.why = f"about as good as {best.title}, and cheaper"
             if winner is best:
-                self.why = "the best of those compared" if len(finalists) > 1 else ""
+                compared = sum(each.repeats > 0 for each in self.candidates)
+                self.why = "the best of those compared" if compared > 1 else ""
             return winner
         if not usable:
             reasons = "; ".join(f"{each.title}: {each.dropped}" for each in self.candidates)
