@@ -98,7 +98,7 @@ def test_the_model_is_that_of_one_folder_of_all_images(
     assert facts(tmp_path / "m") == facts(tmp_path / "fresh")
     config = read_config(tmp_path / "m")
     assert (config.classnames, config.data["dataset"]) == (("ant", "cat", "dog"), "folder:photos")
-    assert "new classes: 'ant'" in done.out
+    assert "; new: ant " in done.out
     for accuracy in (before.accuracy, config.accuracy):
         assert f"{100 * accuracy['mean']:.1f} %" in done.out
 

@@ -19,10 +19,15 @@ from fewshot_bench.plugins.models.search import WHOLE
 from fewshot_bench.plugins.models.sources import Joined, read_sources
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import ModelConfig, image_digest, read_config
+from fewshot_bench.utils.arguments import naming_arguments
 from fewshot_bench.utils.errors import FsbenchError, UsageError
-from fewshot_bench.utils.text import few
+from fewshot_bench.utils.text import few, limited
+
+MOST_NEW = 5
+"""Maximum new classes in a line."""
 
 
+@naming_arguments
 def extend(
     model: str | os.PathLike[str],
     add: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -81,7 +86,7 @@ def extend(
         except FsbenchError as error:
             said = str(error).replace(joined, places).replace(joined.partition(":")[2], places)
             raise type(error)(said) from error
-    return dataclasses.replace(done, notes=(note, *_compare(before, done.config), *done.notes))
+    return dataclasses.replace(done, notes=(note, *_compare(before, done), *done.notes))
 
 
 def _place_of(name: str) -> str:
@@ -154,12 +159,15 @@ def _check(model: Path, before: ModelConfig, digests: set[str], places: str) -> 
         raise UsageError(f"{places} hold no image that {model} was not made from")
 
 
-def _compare(before: ModelConfig, now: ModelConfig) -> Iterator[str]:
-    """The new classes, and the stated accuracy before and now."""
-    new = [name for name in now.classnames if name not in before.classnames]
+def _compare(before: ModelConfig, done: Adapted) -> Iterator[str]:
+    """The stated accuracy before and now, and the recall of each new class."""
+    rows = done.learned.classes() if done.learned else []
+    recalls = {row["class"]: row["recall"] for row in rows if row["recall"] is not None}
+    new = [name for name in done.config.classnames if name not in before.classnames]
+    told = [f"{name} {100 * recalls[name]:.0f} %" if name in recalls else name for name in new]
     stated = [
         f"{100 * a['mean']:.1f} % ({100 * a['low']:.1f} to {100 * a['high']:.1f})" if a else "none"
-        for a in (before.accuracy, now.accuracy)
+        for a in (before.accuracy, done.config.accuracy)
     ]
-    classes = f"; new classes: {few(new)}" if new else ""
-    yield f"{now.accuracy.get('metric', 'accuracy')} before {stated[0]}, now {stated[1]}{classes}"
+    metric, classes = done.config.accuracy.get("metric", "accuracy"), limited(told, MOST_NEW)
+    yield f"{metric} before {stated[0]}, now {stated[1]}" + f"; new: {classes}" * bool(new)
