@@ -132,6 +132,11 @@ class Adapted:
         """A row for each class, as `Learned.classes`; none if nothing was held out."""
         return frame_rows(self.learned.classes() if self.learned else ())
 
+    @property
+    def suspects(self) -> pd.DataFrame:
+        """The rows of `suspects.csv`; none if nothing was held out."""
+        return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
+
     def __repr__(self) -> str:
         mean = self.config.accuracy.get("mean")
         stated = "" if mean is None else f", accuracy {100 * mean:.1f} % on held-out images"
