@@ -129,6 +129,7 @@ def test_without_held_out_images_there_are_no_suspects(tmp_path: Path) -> None:
         draw(tmp_path / "photos" / str(label) / "0.jpg", label, label)
     done = adapt(tmp_path / "photos", tmp_path / "model")
     assert done.code == 0, done
+    assert "mistakes" not in done.out
     assert not (tmp_path / "model" / "suspects.csv").exists()
     page = Page((tmp_path / "model" / "report.html").read_text(encoding="utf-8"))
     assert "No accuracy is stated" in page.text

@@ -134,7 +134,7 @@ class Adapted:
 
     @property
     def suspects(self) -> pd.DataFrame:
-        """The rows of suspects.csv: labels that are probably wrong, the most probable first."""
+        """The rows of `suspects.csv`; none if nothing was held out."""
         return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
 
     def __repr__(self) -> str:

@@ -65,10 +65,10 @@ def _stated(adapted: Adapted) -> Iterator[str]:
         f"{row['class']} {100 * row['recall']:.0f} %" for row in worst if row["recall"] < 1
     ]:
         yield f"least often right: {', '.join(least)}"
-    if (page := adapted.folder / REPORT).is_file():
-        count = len(find_suspects(adapted.learned)) if adapted.learned else 0
+    if adapted.learned:
+        count = len(find_suspects(adapted.learned))
         suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
-        yield f"mistakes{suspects}: open {page}"
+        yield f"mistakes{suspects}: open {adapted.folder / REPORT}"
 
 
 def _places(adapted: Adapted) -> Iterator[str]:
