@@ -62,10 +62,10 @@ def naming_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
     parameters = inspect.signature(function).parameters
 
     def named(found: re.Match[str]) -> str:
-        name, rest = found[1].replace("-", "_"), found[2]
-        if name not in parameters:
+        asked, rest = parameters.get(name := found[1].replace("-", "_")), found[2]
+        if asked is None:
             return found[0]
-        return f"{name}=True{rest}" if parameters[name].default is False else name + "=" * len(rest)
+        return f"{name}=True{rest}" if asked.default is False else name + "=" * len(rest)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -367,7 +367,7 @@ def predict(
                 raise UsageError("no path came on standard input; write one per line")
     if sorter:
         parts = (f"{number:,} {printable(name)}" for name, number in sorter.counts.items())
-        click.echo(f"sorted into {sort_into}: {', '.join(parts):.400}", err=True)
+        click.echo(f"sorted into {printable(str(sort_into))}: {', '.join(parts):.400}", err=True)
     if failed:
         click.echo(f"{failed:,} of {done:,} images could not be read", err=True)
         sys.exit(1)
@@ -389,10 +389,6 @@ def _csv(head: list[str], model: Model) -> Line:
     return line
 
 
-def _json(head: list[str], model: Model) -> Line:
-    return lambda row: json.dumps(row) + "\n"
-
-
 def _table(head: list[str], model: Model) -> Line:
     """Column widths depend on the class names only, so that each row can be shown at once."""
     names = [printable(name) for name in (*model.classnames, "class")]
@@ -404,11 +400,9 @@ def _table(head: list[str], model: Model) -> Line:
             shown = "-" if row[name] is None else printable(str(row[name]))
             cells.append(f"{_cut(shown, width):<{width}}  {_share(row[value])}")
         if model.config.reject is not None:
-            rejected = "" if row["rejected"] is False else "rejected"
-            cells.append(f"{rejected:<8}")
-        known = row["error"] in (None, "error")
-        about = row["image"] if known else f"{row['image']}: {row['error']}"
-        return "  ".join([*cells, printable(str(about))]) + "\n"
+            cells.append(f"{'rejected' if row['rejected'] else '':<8}")
+        error = "" if row["error"] in (None, "error") else f": {row['error']}"
+        return "  ".join([*cells, printable(f"{row['image']}{error}")]) + "\n"
 
     return line
 
@@ -423,7 +417,11 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-_LINES = {"terminal": _table, "csv": _csv, "jsonl": _json}
+_LINES: dict[str, Callable[[list[str], Model], Line]] = {
+    "terminal": _table,
+    "csv": _csv,
+    "jsonl": lambda head, model: lambda row: json.dumps(row) + "\n",
+}
 
 
 @contextmanager
@@ -433,11 +431,7 @@ def _open_writer(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str]
         yield lambda text: click.echo(encodable(text), file=stdout, nl=False, color=True)
         return
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-
-        def write(text: str) -> None:
-            file.write(encodable(text))
-
-        yield write
+        yield lambda text: click.echo(encodable(text), file=file, nl=False, color=True)
 
 
 def _progress(waits: bool, output: Path | None, stdout: TextIO) -> AbstractContextManager[Work]:

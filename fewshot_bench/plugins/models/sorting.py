@@ -75,11 +75,11 @@ class Sorter:
             if os.path.lexists(path):
                 return
             folder.mkdir(parents=True, exist_ok=True)
-            if self._link:
-                path.symlink_to(os.path.abspath(source))
-                return
             with whole(path) as temporary:
-                shutil.copy2(source, temporary)
+                if self._link:
+                    temporary.symlink_to(os.path.abspath(source))
+                else:
+                    shutil.copy2(source, temporary)
         except OSError as error:
             if not prediction.problem:
                 raise StoreError(

@@ -5,52 +5,40 @@ let model = null;
 let entries = [];
 let queue = Promise.resolve();
 
-function made(tag, text, name) {
+function made(tag, content, name) {
   const element = document.createElement(tag);
-  element.textContent = text;
+  element.append(...[content].flat());
   if (name) element.className = name;
   return element;
 }
 
 function line({class: name, probability}) {
-  const item = document.createElement("li");
-  const bar = made("div", "", "bar");
-  const filled = document.createElement("div");
+  const filled = made("div", []);
   filled.style.width = `${100 * probability}%`;
+  const bar = made("div", [filled], "bar");
   bar.setAttribute("aria-hidden", "true");
-  bar.append(filled);
-  item.append(made("span", name), made("span", percent.format(probability)), bar);
-  return item;
+  return made("li", [made("span", name), made("span", percent.format(probability)), bar]);
 }
 
 function near({class: name, similarity, image}) {
-  const item = document.createElement("li");
-  const picture = document.createElement("img");
+  const picture = made("img", []);
   picture.src = image;
   picture.alt = `A training image of ${name}`;
-  item.append(picture, made("span", name), made("span", similarity.toFixed(2)));
-  return item;
-}
-
-function list(name, items) {
-  const element = made("ol", "", name);
-  element.append(...items);
-  return element;
+  return made("li", [picture, made("span", name), made("span", similarity.toFixed(2))]);
 }
 
 function add(file) {
   const row = part("rows").insertRow();
   const entry = {file, row, name: file.name || "pasted image", answer: null, error: ""};
-  const picture = made("img", "");
+  const picture = made("img", []);
   picture.alt = "";
   picture.loading = "lazy";
   picture.src = URL.createObjectURL(file);
   picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
   // Browsers do not show HEIC, and other files not at all.
   picture.addEventListener("error", () => picture.replaceWith(made("span", "no preview", "blank")));
-  const head = made("th", "");
+  const head = made("th", [picture, made("span", entry.name)]);
   head.scope = "row";
-  head.append(picture, made("span", entry.name));
   row.append(head, made("td", "waiting …"));
   row.lastChild.colSpan = 2;
   entries.push(entry);
@@ -58,34 +46,26 @@ function add(file) {
 }
 
 async function ask(entry) {
-  if (model && entry.file.size > model.most) {
-    entry.error = `the file has more than ${model.limit}; choose a smaller one`;
-  } else {
-    try {
-      const response = await fetch("/predict", {method: "POST", body: entry.file});
-      const answer = await response.json();
-      if (response.ok) entry.answer = answer;
-      else entry.error = answer.error;
-    } catch (error) {
-      entry.error = `no answer (${error.message}); is it a file, and fsbench still running?`;
-    }
+  if (model && entry.file.size > model.most) entry.error = `the file has more than ${model.limit}; choose a smaller one`;
+  else try {
+    const response = await fetch("/predict", {method: "POST", body: entry.file});
+    const answer = await response.json();
+    if (response.ok) entry.answer = answer;
+    else entry.error = answer.error;
+  } catch (error) {
+    entry.error = `no answer (${error.message}); is it a file, and fsbench still running?`;
   }
   if (entry.row.isConnected) show(entry);
 }
 
 function show({row, answer, error}) {
   const cell = row.lastChild;
-  if (error) {
-    cell.textContent = error;
-    cell.className = "error";
-  } else {
+  if (error) cell.replaceWith(Object.assign(made("td", error, "error"), {colSpan: 2}));
+  else {
     const [best] = answer.classes;
-    const about = document.createElement("details");
+    const about = made("details", [made("summary", best.class), made("ol", answer.classes.map(line), "classes")]);
     about.open = entries.length === 1;
-    about.append(made("summary", best.class), list("classes", answer.classes.map(line)));
-    if (answer.nearest) {
-      about.append(made("p", "Nearest training images"), list("nearest", answer.nearest.map(near)));
-    }
+    if (answer.nearest) about.append("Nearest training images", made("ol", answer.nearest.map(near), "nearest"));
     cell.replaceChildren(about);
     cell.colSpan = 1;
     row.append(made("td", percent.format(best.probability)));
