@@ -227,7 +227,7 @@ def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     work.step(f"checking images of {dataset.card().name}", len(items))
     # Own pictures are looked at more closely later, and are decoded but once for all of it.
     how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_SEEN else "check"
-    results = examine(dataset, digests, items, how, advance=work.advance)
+    results = examine(dataset, digests, items, how, advance=work.advance, patient=True)
     digests.save()
     pairs = list(zip(items, results, strict=True))
     bad = {item.id: problem for item, problem in pairs if isinstance(problem, str)}
@@ -245,14 +245,16 @@ def examine(
     how: How,
     threads: int = THREADS,
     advance: Callable[[], None] = lambda: None,
+    patient: bool = False,
 ) -> list[Known | str]:
     """The facts of each item's file, or in one line why it cannot be used.
 
     how: `check` whether it decodes; `look` closer, and cache what is seen; look `anew`, without
-    what is cached. `advance` is called once per item.
+    what is cached. `advance` is called once per item. patient: wait for files that were just
+    changed, so that what is found can be cached.
     """
 
-    def look(item: Item, patient: bool = how != "anew") -> Known | Stamp | str:
+    def look(item: Item) -> Known | Stamp | str:
         """Facts, reason, or the stamp of a file that was just changed if `patient`."""
         result = _examine(dataset, digests, item, how, patient)
         advance()
@@ -261,7 +263,6 @@ def examine(
     results = spread(look, items, threads)
     young = {place: facts for place, facts in enumerate(results) if isinstance(facts, Stamp)}
     if young:
-        # So that the next run need not read these files.
         wait_until_reliable(young.values())
         again = functools.partial(_examine, dataset, digests, how=how, patient=False)
         late = spread(lambda place: again(items[place]), list(young), threads)
