@@ -72,6 +72,8 @@ class Looks(Looked):
     def lines(self) -> list[str]:
         """What a person should know of the pictures: at most six short lines."""
         counts, copies = self.counts, self.copies
+        if not counts:
+            return []
         least, most = (f(counts, key=lambda name: counts[name]) for f in (min, max))
         spread = f"{counts[least]:,} of '{least}' to {counts[most]:,} of '{most}'"
         spread = spread if counts[least] < counts[most] else f"{counts[most]:,} of each"
