@@ -94,11 +94,6 @@ def complete(
         return _pools(rest, held, test), note
     share = TEST_SHARE if holdout is None else holdout
     rest, held, test = divide(base, partial(_make, name, share, not val), ties)
-    if not test:
-        raise UsageError(
-            f"{name}: no class has two different pictures under one label: expected some, to test "
-            "on (fsbench look --list copies)"
-        )
     return _pools(rest, val or held, test), share_note(bool(val), holdout)
 
 

@@ -374,7 +374,10 @@ def _open(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
     else:
         dataset = open_it(data)
     if not dataset.items().get("test"):
-        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
+        raise DataMissingError(
+            f"{name}: its test pool is empty, as where a class has copies of one picture alone; "
+            f"fsbench show {shlex.quote(name)}"
+        )
     return dataset
 
 

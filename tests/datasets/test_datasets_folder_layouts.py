@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import warnings
@@ -28,7 +29,7 @@ def add(root: Path, *folders: str, ending: str = "png", count: int = COUNT) -> P
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            shade = (number * 40 % 256, len(folder) * 9 % 256, 90)
+            shade = (number * 40 % 256, *hashlib.sha256(folder.encode()).digest()[:2])
             form = "PNG" if ending == "png" else "JPEG"
             Image.new("RGB", (8, 8), shade).save(root / folder / f"{number}.{ending}", form)
     return root
