@@ -7,25 +7,24 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fewshot_bench.analysis.formats.tidy import write_csv
-from fewshot_bench.api.dataset import ROLES, Dataset, Undivided, all_items
+from fewshot_bench.api.dataset import Dataset, Undivided, all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import aligned, check_file, say, write_bytes, write_text
 from fewshot_bench.cli.working import working
+from fewshot_bench.images.looking import Listed, Looks, look_at
 from fewshot_bench.plugins.page import Tile, draw_small, template
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import evenly
-from fewshot_bench.utils.prefetch import THREADS, spread
-
-if TYPE_CHECKING:
-    from fewshot_bench.images.looking import Listed, Looks
+from fewshot_bench.utils.prefetch import spread
 
 LISTS = ("copies", "contradictions", "unreadable")
 COLUMNS = ("group", "pool", "image", "class", "kind")
@@ -44,8 +43,6 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
     Copies (also resized, cropped or mirrored), pictures under two labels, files that cannot be
     used, and counts. FOLDER may be a table of images or a data set, too. Nothing is written there.
     """
-    from fewshot_bench.images.looking import look_at
-
     if sheet is not None:
         check_file("--sheet", sheet, (".html", ".htm"))
     # What a data set prints goes to stderr: stdout has the result alone.
@@ -54,7 +51,7 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         dataset = dataset.undivided() if isinstance(dataset, Undivided) else dataset
         with registry().blaming(name_own(name)):
             listed = list(all_items(dataset))
-        looks = look_at(dataset, [item for _, item in listed], THREADS)
+        looks = look_at(dataset, [item for _, item in listed])
         lines = [*_describe(listed, looks), *dataset.card().left_out]
         if sheet is not None:
             work.step("drawing small pictures")
@@ -80,17 +77,17 @@ def _describe(listed: Listed, looks: Looks) -> Iterator[str]:
 def _count(listed: Listed, every: bool) -> Iterator[tuple[str, ...]]:
     """Rows of counts by pool, the largest class first; many classes between share a row."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for role, item in listed:
-        counts[item.classname][role] += 1
-    pools = [pool for pool in ROLES if any(pool in count for count in counts.values())]
-    names = sorted(counts, key=lambda name: (-counts[name].total(), name))
-    if not every and len(names) > LARGEST + SMALLEST + 1:
-        between = names[LARGEST:-SMALLEST]
-        names[LARGEST:-SMALLEST] = [title := f"{len(between):,} classes between (--all)"]
-        counts[title] = sum((counts[name] for name in between), Counter())
+    for pool, item in listed:
+        counts[item.classname][pool] += 1
+    pools = list(dict.fromkeys(pool for pool, _ in listed))
+    ranked = sorted(counts.items(), key=lambda row: (-row[1].total(), row[0]))
+    if not every and len(ranked) > LARGEST + SMALLEST + 1:
+        between = [count for _, count in ranked[LARGEST:-SMALLEST]]
+        title = f"{len(between):,} classes between (--all)"
+        ranked[LARGEST:-SMALLEST] = [(title, sum(between, Counter()))]
     yield ("class", *(pools if len(pools) > 1 else ["pictures"]))
-    for name in names:
-        yield (name, *(f"{counts[name][pool]:,}" for pool in pools))
+    for name, count in ranked:
+        yield (name, *(f"{count[pool]:,}" for pool in pools))
 
 
 def _list(listed: Listed, looks: Looks, what: str) -> Iterator[dict[str, Any]]:
@@ -109,21 +106,20 @@ def _list(listed: Listed, looks: Looks, what: str) -> Iterator[dict[str, Any]]:
 def _draw_sheet(title: str, dataset: Dataset, looks: Looks, lines: Sequence[str]) -> str:
     """A page of an even part of the pictures: contradictions, and classes with copies together."""
     items, groups, clashes = looks.items, looks.copies.groups, looks.copies.contradictions
-    marks = {at: "same" for group in looks.copies.members for at in group}
-    marks |= {at: "bad" for group in clashes for at in group}
+    marks = dict.fromkeys(chain(*looks.copies.members), "same")
+    marks |= dict.fromkeys(chain(*clashes), "bad")
     labels = [item.label for item in items]
-    shown = sorted({*evenly(labels, MOST_TILES), *(at for group in clashes for at in group)})
-    drawn = spread(lambda at: draw_small(dataset, items[at]), shown)
-    uris = dict(zip(shown, drawn, strict=True))
+    shown = list({*evenly(labels, MOST_TILES), *chain(*clashes)})
+    shown.sort(key=lambda at: (labels[at], groups[at], at))
+    uris = dict(zip(shown, spread(lambda at: draw_small(dataset, items[at]), shown), strict=True))
 
     def tile(at: int, *lines: str) -> Tile:
         return Tile(uris[at], lines, marks.get(at, ""))
 
-    classes: dict[str, list[Tile]] = {}
-    for at in sorted(shown, key=lambda at: (labels[at], groups[at], at)):
+    classes: dict[str, list[Tile]] = defaultdict(list)
+    for at in shown:
         note = f"copy of {items[groups[at]].id}" if groups[at] != at else looks.problems.get(at, "")
-        one = tile(at, items[at].id.rpartition("/")[2], note)
-        classes.setdefault(items[at].classname, []).append(one)
+        classes[items[at].classname].append(tile(at, items[at].id.rpartition("/")[2], note))
     facing = [[tile(at, items[at].classname, items[at].id) for at in group] for group in clashes]
     return template("sheet.html").render(
         title=title, lines=lines, clashes=facing, classes=classes, counts=looks.counts

@@ -63,21 +63,18 @@ def rank_suspects(labels: NDArray[np.int64], shares: NDArray[np.float64]) -> NDA
     likeliest class whose threshold it reaches: the mean probability of the class among images with
     its label. Of each label, the share that counts for other classes is suspect.
     """
-    classes = shares.shape[1]
-    thresholds, joint = np.full(classes, np.inf), np.zeros((classes, classes))
+    own, found = shares[np.arange(len(labels)), labels], [np.zeros(0, np.int64)]
+    thresholds = np.full(shares.shape[1], np.inf)
     for label in np.unique(labels):
-        thresholds[label] = shares[labels == label, label].mean()
+        thresholds[label] = own[labels == label].mean()
     reached = np.where(shares >= thresholds, shares, -1.0)
-    sure = reached.max(axis=1, initial=-1.0) >= 0
-    np.add.at(joint, (labels[sure], reached[sure].argmax(axis=1)), 1)
-    total = joint.sum(axis=1)
-    parts = (total - joint.diagonal()) / np.maximum(total, 1)
-    order = np.argsort(shares[np.arange(len(labels)), labels], kind="stable")
+    sure, elsewhere = reached.max(axis=1, initial=-1.0) >= 0, reached.argmax(axis=1) != labels
+    order = np.argsort(own, kind="stable")
     order = order[shares[order].argmax(axis=1) != labels[order]]
-    found = [
-        order[labels[order] == label][: round(parts[label] * (labels == label).sum())]
-        for label in range(classes)
-    ]
+    for label in np.unique(labels):
+        inside = labels == label
+        share = elsewhere[inside & sure].mean() if (inside & sure).any() else 0.0
+        found.append(order[inside[order]][: round(share * inside.sum())])
     suspect: NDArray[np.int64] = order[np.isin(order, np.concatenate(found))]
     return suspect
 
@@ -90,7 +87,8 @@ def _read_corrections(given: Any) -> Rows:
         text = read_regular_text(Path(given))
         # Spreadsheets write semicolons where the comma is the decimal sign.
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        file = io.StringIO(text, newline="")
+        rows = csv.DictReader(file, restval="", delimiter=delimiter, strict=True)
         listed = [row for row in rows if any(row.values())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{where} is no CSV file in UTF-8 that can be read: {error}") from None
@@ -99,7 +97,7 @@ def _read_corrections(given: Any) -> Rows:
             f"{where} has no column {few(sorted(missing))}: expected the columns "
             f"{', '.join(HEADS[:3])}, as in the suspects.csv of a model"
         )
-    return [(row["image"] or "", row.get("label") or "", row["suggested"] or "") for row in listed]
+    return [(row["image"], row.get("label", ""), row["suggested"]) for row in listed]
 
 
 RELABEL = Kind("a CSV file, or rows of image, label and class", _read_corrections)
@@ -115,9 +113,8 @@ def correct(
     """
     own = {item.id: item for item in items}
     # In a file, names that look like formulas are written otherwise.
-    images = {str(field(id)): id for id in own} | {id: id for id in own}
-    names = [*map(field, classnames), *classnames]
-    places = {name: place % len(classnames) for place, name in enumerate(names)}
+    images = {field(id): id for id in own} | {id: id for id in own}
+    places = {write(name): at for write in (field, str) for at, name in enumerate(classnames)}
     new: dict[str, Item | None] = {}
     for image, label, name in rows:
         if (id := images.get(image)) is None:
@@ -131,9 +128,9 @@ def correct(
             )
         if (place := places.get(name)) is None and name not in LEFT_OUT:
             raise unknown("class", name, classnames, f"--relabel, '{image}'; - leaves it out")
-        new[id] = None
-        if place is not None:
-            new[id] = replace(own[id], label=place, classname=classnames[place])
+        new[id] = (
+            place if place is None else replace(own[id], label=place, classname=classnames[place])
+        )
     kept = [item for item in (new.get(item.id, item) for item in items) if item]
     if lost := {item.classname for item in items} - {item.classname for item in kept}:
         raise UsageError(f"--relabel: leaves no image of {few(sorted(lost))}")

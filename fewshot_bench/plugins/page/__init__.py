@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tile(NamedTuple):
-    """A small picture with lines below it.
-
-    uri: of `draw_small`. mark: `bad` or `same`, which frame it.
-    """
+    """A small picture of `draw_small` with lines below it; mark: `bad` or `same` frame it."""
 
     uri: str
     lines: tuple[str, ...]
