@@ -81,15 +81,13 @@ class Learned:
             recall = min(right / images, 1.0) if images else None
             low, high = (None, None) if recall is None else estimates.wilson(recall, images)
             row = {"class": name, "images": images, "right": right, "recall": recall}
-            rows.append(
-                row | {"low": low, "high": high, "most_confused_with": confused.get(name, "")}
-            )
+            row |= {"low": low, "high": high, "most_confused_with": confused.get(name, "")}
+            rows.append(row)
         return rows
 
-    def worst(self, most: int = 5) -> list[dict[str, Any]]:
-        """The rows of the classes with the lowest recall, the lowest first."""
-        rows = [row for row in self.classes() if row["images"]]
-        return sorted(rows, key=lambda row: float(row["recall"]))[:most]
+    def worst(self) -> list[dict[str, Any]]:
+        """The rows of the classes, the lowest recall first, those without images last."""
+        return sorted(self.classes(), key=lambda row: (row["recall"] is None, row["recall"]))
 
     def confusions(self) -> list[dict[str, Any]]:
         """Pairs of a class and a wrong answer, the most frequent first.
@@ -97,38 +95,33 @@ class Learned:
         Keys: `class`, `answer`, `images` (number of pictures) and `share` (of the class).
         """
         names, table = self.classnames, self.confusion
-        found = zip(*(places.tolist() for places in table.nonzero()), strict=True)
         rows = [
             {"class": names[label], "answer": names[answer], "images": float(table[label, answer])}
             | {"share": float(table[label, answer] / table[label].sum())}
-            for label, answer in found
+            for label, answer in np.argwhere(table).tolist()
             if label != answer
         ]
         return sorted(rows, key=lambda row: -row["images"])
 
     def remark(self) -> str:
         """What to know if top-1 is above macro by more than the noise of their difference."""
-        top1, macro = self.units.weights(TOP1), self.units.weights(MACRO)
+        weights = [self.units.weights(metric) for metric in (TOP1, MACRO)]
         overall = np.full_like(self.right, self.right.mean())
-        gap, error = estimates.lead(self.right, overall, top1 - macro)
-        if gap <= estimates.CLEARLY * error:
-            return ""
-        shares = [100 * float(weights @ self.right) for weights in (top1, macro)]
-        told = "large classes are easier: {:.1f} % right, but {:.1f} % in the mean of the classes"
-        return told.format(*shares)
+        gap, error = estimates.lead(self.right, overall, weights[0] - weights[1])
+        top1, macro = (100 * float(one @ self.right) for one in weights)
+        told = f"{top1:.1f} % right, but {macro:.1f} % in the mean of the classes"
+        return f"large classes are easier: {told}" if gap > estimates.CLEARLY * error else ""
 
     def calibration(self) -> list[dict[str, float]]:
         """Bins of the highest probability, from low to high; empty ones are left out.
 
-        Keys: `low`, `high` (edges), `images` (answers of all repeats), `probability` (mean) and
-        `right` (share).
+        Keys: `images` (answers of all repeats), `probability` (mean) and `right` (share).
         """
         shown = self.each[:, self.held]
         right = shown.argmax(axis=2) == self.labels[self.held]
         table = metrics.reliability(shown.max(axis=2).ravel(), right.ravel())
         return [
-            {"low": place / metrics.BINS, "high": (place + 1) / metrics.BINS}
-            | {"images": images, "probability": total / images, "right": hits / images}
-            for place, (images, hits, total) in enumerate(table.T.tolist())
+            {"images": images, "probability": total / images, "right": hits / images}
+            for images, hits, total in table.T.tolist()
             if images
         ]

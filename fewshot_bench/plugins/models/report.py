@@ -13,6 +13,7 @@ from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models.model_card import MEASURED, list_methods
 from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
+from fewshot_bench.plugins.page import Tile, draw_small, template
 from fewshot_bench.store.kept_models import REPORT, SUSPECTS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fewshot_bench.plugins.models.material import Material
     from fewshot_bench.store.kept_models import ModelConfig
 
-MOST_PICTURES, MOST_PAIRS, MOST_CLASSES = 24, 12, 500
+MOST_PICTURES = 24
 
 
 def show_learned(
@@ -34,37 +35,30 @@ def show_learned(
 
     learned: of the images of `material`; methods: rows of `Adapted.tried`; notes: on the search.
     """
-    from fewshot_bench.plugins.page import Tile, draw_small, template
+    items = {item.id: item for item in material.items}
+    draw = cache(lambda id: draw_small(material.dataset, items[id]))
 
-    found = {item.id: item for item in material.items}
-    draw = cache(lambda id: draw_small(material.dataset, found[id]))
+    def show(rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[Tile]]:
+        tiles = []
+        for row in rows[:MOST_PICTURES]:
+            answer = f"{100 * row['probability']:.0f} % {row['suggested']}"
+            tiles.append(
+                Tile(draw(row["image"]), (answer, f"labeled {row['label']}", row["image"]))
+            )
+        return len(rows), tiles
 
-    def show(row: Mapping[str, Any]) -> Tile:
-        answer = f"{100 * row['probability']:.0f} % {row['suggested']}"
-        return Tile(draw(row["image"]), (answer, f"labeled {row['label']}", row["image"]))
-
-    files, shown = {}, {}
-    if learned is not None:
-        mistakes, suspects = find_mistakes(learned), find_suspects(learned)
-        files[SUSPECTS] = write_csv(suspects, HEADS).encode()
-        rows = sorted(learned.classes(), key=lambda row: (row["recall"] is None, row["recall"]))
-        shown = {
-            "classes": rows[:MOST_CLASSES],
-            "confusions": learned.confusions()[:MOST_PAIRS],
-            "bins": learned.calibration(),
-            "mistakes": (len(mistakes), list(map(show, mistakes[:MOST_PICTURES]))),
-            "suspects": (len(suspects), list(map(show, suspects[:MOST_PICTURES]))),
-        }
+    suspects = find_suspects(learned) if learned else []
     page = template("learned.html").render(
         title=f"{config.data['dataset']}: {config.method} on {config.backbone}",
         config=config,
-        stated=config.accuracy,
-        measured=MEASURED[config.accuracy["metric"]].lower() if config.accuracy else "",
-        images=sum(config.data["images"].values()),
+        measured=MEASURED,
         rejected=describe(config),
-        methods=list_methods(methods),
-        chosen=[row["chosen"] for row in methods],
+        listed=list_methods(methods),
+        methods=methods,
         notes=[*material.looks.lines(), *notes],
-        learned=shown,
+        learned=learned,
+        mistakes=show(find_mistakes(learned) if learned else []),
+        suspects=show(suspects),
     )
-    return files | {REPORT: page.encode()}
+    files = {REPORT: page.encode()}
+    return files | ({SUSPECTS: write_csv(suspects, HEADS).encode()} if learned else {})

@@ -19,12 +19,12 @@ from fewshot_bench.utils.text import counted
 
 MOST = 12
 """Maximum lines of `adapt`, including those on the data."""
-BEST = 3
+BEST, WORST = 3, 5
 
 
 def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
     """Lines on a kept model; said: lines that were shown before, which are not repeated."""
-    first, last = [*_compared(adapted), *_stated(adapted)], list(_places(adapted))
+    first, last = list(_results(adapted)), list(_places(adapted))
     notes = [note for note in adapted.notes if not any(note in line for line in said)]
     room = max(MOST - len(said) - len(first) - len(last), 1)
     if len(notes) > room:
@@ -32,26 +32,21 @@ def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
     return [*first, *notes, *last]
 
 
-def _compared(adapted: Adapted) -> Iterator[str]:
-    """The number of methods, and the best of them."""
-    rows = adapted.methods
-    if len(rows) < 2:
-        return
-    held_out = [row for row in rows if row["accuracy"] >= 0]
-    count, all_of_them = (
-        len({str(row["method"]).removesuffix(WHOLE) for row in some}) for some in (held_out, rows)
-    )
-    ranked = sorted(held_out, key=lambda row: -row["accuracy"])
-    best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
-    yield f"compared {count} of {all_of_them} methods" + (f": {best}" if best else "")
-
-
-def _stated(adapted: Adapted) -> Iterator[str]:
-    """The choice with its reason, and its accuracy."""
-    config = adapted.config
-    chosen = next(row for row in adapted.methods if row["chosen"])
+def _results(adapted: Adapted) -> Iterator[str]:
+    """The number of methods and the best of them, the choice with its reason, its accuracy."""
+    rows, config = adapted.methods, adapted.config
+    if len(rows) > 1:
+        ranked = sorted(
+            (row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"]
+        )
+        count, total = (
+            len({row["method"].removesuffix(WHOLE) for row in some}) for some in (ranked, rows)
+        )
+        best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
+        yield f"compared {count} of {total} methods" + (f": {best}" if best else "")
+    chosen = next(row for row in rows if row["chosen"])
     why = f": {chosen['note']}" if chosen["note"] else ""
-    verb = "chosen" if len(adapted.methods) > 1 else "fitted"
+    verb = "chosen" if len(rows) > 1 else "fitted"
     yield f"{verb} {chosen['method']} on {config.backbone}{why}"
     if figures := config.accuracy:
         measured = MEASURED[figures["metric"]].lower()
@@ -60,13 +55,11 @@ def _stated(adapted: Adapted) -> Iterator[str]:
             f"({100 * figures['level']:.0f} % interval "
             f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
         )
-    worst = adapted.learned.worst() if adapted.learned else []
-    if least := [
-        f"{row['class']} {100 * row['recall']:.0f} %" for row in worst if row["recall"] < 1
-    ]:
-        yield f"least often right: {', '.join(least)}"
-    if adapted.learned:
-        count = len(find_suspects(adapted.learned))
+    if learned := adapted.learned:
+        worst = [row for row in learned.worst()[:WORST] if row["images"] and row["recall"] < 1]
+        if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
+            yield f"least often right: {', '.join(least)}"
+        count = len(find_suspects(learned))
         suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
         yield f"mistakes{suspects}: open {adapted.folder / REPORT}"
 
