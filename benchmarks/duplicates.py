@@ -160,14 +160,14 @@ def pairs_alike(prints: Fingerprints, base: Indices, queries: Indices) -> set[tu
     ways = itertools.product((False, True), range(len(WINDOWS)), (False, True))
     for base_cropped, place, mirrored in ways:
         cropped, whole = (base, queries) if base_cropped else (queries, base)
-        cropped = cropped[prints.indices_with(WINDOWS[place], cropped)]
+        cropped = cropped[prints.indices_with(place, cropped)]
         codes = prints.mirrored[whole] if mirrored else prints.codes[whole, 0]
         for part in np.array_split(cropped, 1 + len(cropped) // 500):
             differing = np.bitwise_count(prints.codes[part, place][:, None] ^ codes)
             one, two = np.nonzero(differing <= MAX_DISTANCE)
-            views = prints.view(whole[two], WINDOWS[0])
+            views = prints.view(whole[two], 0)
             views = views[..., ::-1] if mirrored else views
-            same = (prints.view(part[one], WINDOWS[place]) * views).sum(axis=(1, 2))
+            same = (prints.view(part[one], place) * views).sum(axis=(1, 2))
             pairs = np.stack([part[one], whole[two]], axis=1)[same >= MIN_CORRELATION]
             found |= {(a, b) if base_cropped else (b, a) for a, b in pairs.tolist()}
     return found

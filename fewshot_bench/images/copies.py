@@ -7,8 +7,8 @@ size, compression, crop, mirrored); what copies a copy is of the same group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,11 +19,10 @@ from fewshot_bench.images.decode import MOST_SEEN, How, examine
 from fewshot_bench.images.digests import Known, dataset_digests
 from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
 from fewshot_bench.images.lookalikes import CLOSE, COPY, pairs_alike, share_alike
-from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.image_formats import decoder_versions
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.progress import current
-from fewshot_bench.utils.small_cache import change, recall
+from fewshot_bench.utils.small_cache import keep_list, kept_list
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -73,7 +72,7 @@ def find_copies(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) ->
 
     >>> find_copies(dataset, dataset.items()["train"]).copied
     """
-    return group_copies(items, look_closely(dataset, items, jobs), jobs, dataset.card().name)
+    return group_copies(items, look_closely(dataset, items, jobs), jobs)
 
 
 def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> list[Known | str]:
@@ -90,26 +89,23 @@ def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -
 
 
 def group_copies(
-    items: Sequence[Item], facts: Sequence[Known | str], jobs: int = THREADS, title: str = ""
+    items: Sequence[Item], facts: Sequence[Known | str], jobs: int = THREADS
 ) -> Copies:
-    """Group pictures by the facts of their files; groups are cached by digests under a `title`."""
+    """Group pictures by the facts of their files; groups of the same pictures are cached."""
     labels = np.array([item.label for item in items], dtype=np.int64)
     known = {one.sha: one for one in facts if isinstance(one, Known)}
+    # In an order of their own, so that groups depend on the pictures alone.
     shas = sorted(known)
-    groups, unsearched = np.arange(len(shas)), f"over {MOST_SEEN:,}: only equal files are found"
+    groups, unsearched = [*range(len(shas))], f"over {MOST_SEEN:,}: only equal files are found"
     if len(items) <= MOST_SEEN:
-        # In an order of their own, so that groups depend on the pictures alone.
         rules = f"{COPY} {CLOSE} {decoder_versions()}"
         key = f"copies {rules} {hashlib.sha256(b''.join(shas)).hexdigest()}"
-        kept = recall(DIGESTS, key)
+        kept = kept_list(key)
         if kept is None:
-            groups, unsearched = _group([known[sha] for sha in shas], jobs)
-            kept = groups.astype("<u4").tobytes() + unsearched.encode()
-            with suppress(OSError, RuntimeError):
-                change(DIGESTS, key, lambda _: kept, title)
-        groups = np.frombuffer(kept, "<u4", len(shas))
-        unsearched = kept[4 * len(shas) :].decode()
-    group_of = dict(zip(shas, groups.tolist(), strict=True))
+            kept = json.dumps(_group([known[sha] for sha in shas], jobs)).encode()
+            keep_list(key, kept)
+        groups, unsearched = json.loads(kept)
+    group_of = dict(zip(shas, groups, strict=True))
     # A file that cannot be used is a group of its own.
     ids = [group_of[f.sha] if isinstance(f, Known) else -at for at, f in enumerate(facts, 1)]
     _, lowest, inverse = np.unique(ids, return_index=True, return_inverse=True)
@@ -117,58 +113,30 @@ def group_copies(
     return Copies(lowest[inverse], labels, exact, unsearched)
 
 
-def _group(facts: Sequence[Known], jobs: int) -> tuple[Indices, str]:
+def _group(facts: Sequence[Known], jobs: int) -> tuple[list[int], str]:
     """The group of each of n different pictures, and why some were not searched."""
-    prints, compared, thumbnails = prints_of(facts)
-    groups, everything = np.arange(len(facts)), np.arange(len(prints))
-    halves, found = (everything[::2], everything[1::2]), "the closest"
-    # Of pictures that look alike throughout, pairs would be too many, and say nothing.
-    fitting = [
-        one
-        for one in (COPY, CLOSE)
-        if len(prints) * share_alike(prints, *halves, one) <= MOST_MEMBERS
-    ]
-    split = np.full(len(prints), COPY not in fitting)
-    pairs, close = np.zeros((0, 2), np.int64), np.zeros(0, np.bool_)
-    if fitting:
-        pairs, close = pairs_alike(prints, thumbnails, jobs, fitting[0])
-    else:
-        found = "equal files"
-    for members, inside in _parts(pairs):
-        if _is_group(members, inside):
-            groups[compared[members]] = compared[members[0]]
-            continue
-        split[members] = True
-        for some, edges in _parts(pairs[inside[close[inside]]]):
-            if _is_group(some, edges):
-                groups[compared[some]] = compared[some[0]]
-    alike = f"{split.sum():,} look alike throughout, of which only {found} are found"
-    return groups, alike if split.any() else ""
-
-
-def _parts(pairs: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """The members of each connected part of a graph, ascending, and the indices of its edges."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    if not len(pairs):
-        return
-    nodes, ends = np.unique(pairs, return_inverse=True)
-    first, second = ends.reshape(-1, 2).T
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(nodes), len(nodes)))
-    count, part = connected_components(graph, directed=False)
-    sides = []
-    for of in (part, part[first]):
-        order = np.argsort(of, kind="stable")
-        sides.append(np.split(order, np.cumsum(np.bincount(of, minlength=count))[:-1]))
-    for members, edges in zip(*sides, strict=True):
-        yield nodes[members], edges
-
-
-def _is_group(members: Indices, edges: Indices) -> bool:
-    """True for few pictures, half of whose pairs at least are copies."""
-    count = len(members)
-    return count <= MOST_MEMBERS and 4 * len(edges) >= count * (count - 1)
+    prints, compared, thumbnails = prints_of(facts)
+    groups, left, found = np.arange(len(facts)), np.arange(len(prints)), "equal files"
+    alike = 0
+    for least in (COPY, CLOSE):
+        # Of pictures that look alike throughout, pairs would be too many, and say nothing.
+        if len(left) * share_alike(prints, left[::2], left[1::2], least) <= MOST_MEMBERS:
+            pairs = pairs_alike(prints[left], thumbnails[left], jobs, least)
+            graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(left), len(left)))
+            _, part = connected_components(graph, directed=False)
+            _, lowest, members = np.unique(part, return_index=True, return_counts=True)
+            edges = np.bincount(part[pairs[:, 0]], minlength=len(members))
+            # A group is of few pictures, half of whose pairs at least are copies.
+            group = (members <= MOST_MEMBERS) & (4 * edges >= members * (members - 1))
+            kept = group[part]
+            groups[compared[left[kept]]] = compared[left[lowest[part[kept]]]]
+            left, found = left[~kept], "the closest" if least is CLOSE else found
+        alike = alike or len(left)
+    text = f"{alike:,} look alike throughout, of which only {found} are found"
+    return groups.tolist(), text if alike else ""
 
 
 def prints_of(facts: Sequence[Known | str]) -> tuple[Fingerprints, Indices, Bytes]:

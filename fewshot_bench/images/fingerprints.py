@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ SQUARE = 0.97
 _EDGES = np.linspace(0, 1, SIDE + 1)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A centered part of a picture: of all of it, or of its largest centered square."""
 
     frame: Frame
@@ -55,7 +54,6 @@ class Window:
 
 
 WINDOWS = tuple(Window(frame, share) for frame in ("whole", "square") for share in CROPS)
-SHARES = np.array([window.share for window in WINDOWS])
 
 
 def _lowest() -> tuple[Indices, Indices]:
@@ -106,21 +104,24 @@ class Fingerprints:
         self.codes[which], self.mirrored[which] = other.codes, other.mirrored
         self.thumbnails[which], self.shape[which] = other.thumbnails, other.shape
 
-    def indices_with(self, window: Window, which: Indices) -> Indices:
+    def indices_with(self, window: int, which: Indices) -> Indices:
         """Positions in `which` of pictures with this window; square ones have no square crop."""
-        if window.frame == "whole":
+        if WINDOWS[window].frame == "whole":
             return np.arange(len(which))
         return np.flatnonzero(self.shape[which].min(axis=1) < SQUARE)
 
-    def view(self, which: Indices, window: Window) -> Floats:
+    def view(self, which: Indices, window: int) -> Floats:
         """(n, 12, 12) gray values of a window of pictures, with zero mean and unit norm."""
-        places = np.full(len(which), WINDOWS.index(window))
-        return normed(resampled(self.thumbnails[which], self.parts(which, places), CELLS))
+        gray = resampled(self.thumbnails[which], self.parts(which, window), CELLS)
+        gray = gray - gray.mean(axis=(1, 2), keepdims=True)
+        length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
+        return np.asarray(gray / np.maximum(length, 1e-6))
 
-    def parts(self, which: Indices, places: Indices) -> Floats:
-        """(n, 2) shares of height and width that windows, places in `WINDOWS`, have of pictures."""
-        square = places[:, None] >= len(CROPS)
-        return np.asarray(SHARES[places, None] * np.where(square, self.shape[which], 1.0))
+    def parts(self, which: Indices, window: int) -> Floats:
+        """(n, 2) shares of height and width that a window has of pictures."""
+        frame, share = WINDOWS[window]
+        shape = np.ones_like(self.shape[which]) if frame == "whole" else self.shape[which]
+        return np.asarray(share * shape.astype(np.float64))
 
 
 def thumbnail(image: Image.Image) -> Bytes | None:
@@ -188,13 +189,6 @@ def resampled(pixels: np.ndarray[Any, Any], parts: Floats, cells: int) -> Floats
     """(..., n, cells, cells) means over a grid on centered parts, (n, 2) shares, of n pictures."""
     down, across = (_areas(part, pixels.shape[-1], cells) for part in parts.T)
     return np.asarray(down @ pixels.astype(np.float64) @ across.swapaxes(1, 2))
-
-
-def normed(gray: Floats) -> Floats:
-    """(n, ...) gray values with zero mean and unit norm, so that products are correlations."""
-    gray = gray - gray.mean(axis=(1, 2), keepdims=True)
-    length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
-    return np.asarray(gray / np.maximum(length, 1e-6))
 
 
 def _areas(parts: Floats, pixels: int, cells: int) -> Floats:

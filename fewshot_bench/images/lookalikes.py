@@ -138,73 +138,51 @@ def share_alike(
         return 0.0
     first_codes, second_codes = (prints.codes[part, 0] for part in some)
     close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= least.distance
-    first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
+    first, second = (prints.view(part, 0).reshape(len(part), -1) for part in some)
     return float((close & (first @ second.T >= least.correlation)).mean())
 
 
 def pairs_alike(
     prints: Fingerprints, thumbnails: Bytes, jobs: int = 1, least: Likeness = COPY
-) -> tuple[Indices, Bools]:
-    """(m, 2) pairs of copies among n pictures, and (m,) whether they are close ones.
+) -> Indices:
+    """(m, 2) pairs of copies among n pictures, each ascending; thumbnails: (n, 32, 32, 3).
 
-    thumbnails: (n, 32, 32, 3). least: `CLOSE` finds close ones of whole pictures only. All pairs
-    are compared, so that cost is quadratic.
+    All pairs are compared, so that cost is quadratic; `CLOSE` compares whole pictures only.
     """
-    ways = len(WINDOWS) if least is COPY else 1
+    everything, channels = np.arange(len(prints)), thumbnails.transpose(3, 0, 1, 2)
+
+    def see(window: int) -> tuple[Floats, Floats]:
+        """Gray values (n, 12, 12) and colors (n, 3, 8, 8) of a window of all pictures."""
+        colors = resampled(channels, prints.parts(everything, window), COLORS)
+        return prints.view(everything, window), colors.swapaxes(0, 1)
+
+    wholes = see(0)
+
+    def search(window: int) -> Indices:
+        views, colors = see(window)
+        cropped, pairs = prints.indices_with(window, everything), [np.zeros((0, 2), np.int64)]
+        for start, mirrored in product(range(0, len(cropped), BLOCK), (False, True)):
+            part, way = cropped[start : start + BLOCK], -1 if mirrored else 1
+            codes = prints.mirrored if mirrored else prints.codes[:, 0]
+            distance = np.bitwise_count(prints.codes[part, window][:, None] ^ codes)
+            places, second = np.nonzero(distance <= least.distance)
+            first, (others, other_colors) = part[places], (some[..., ::way] for some in wholes)
+            alike = np.einsum("nij,nij->n", views[first], others[second]) >= least.correlation
+            first, second = (ends[alike & (first != second)] for ends in (first, second))
+            same = _recolored(colors[first], other_colors[second]) <= least.colors
+            pairs.append(np.sort(np.stack([first, second], axis=1)[same], axis=1))
+        return np.concatenate(pairs)
+
     with ThreadPoolExecutor(jobs) as pool:
-        found = list(pool.map(lambda window: _pairs_in(prints, least, window), range(ways)))
-    rows = np.concatenate(found)
-    # The best of the ways in which two pictures look alike.
-    pairs = np.sort(rows[:, :2], axis=1)
-    order = np.lexsort((-rows[:, 5], *pairs.T))
-    rows = rows[order[np.unique(pairs[order], axis=0, return_index=True)[1]]]
-    parts = [rows[at : at + PAIRS] for at in range(0, len(rows) + 1, PAIRS)]
-    colors = np.concatenate([_recolored(prints, thumbnails, part) for part in parts])
-    copies, closer = (
-        (rows[:, 4] <= one.distance) & (rows[:, 5] >= one.correlation) & (colors <= one.colors)
-        for one in (COPY, CLOSE)
-    )
-    return np.sort(rows[copies, :2], axis=1).astype(np.int64), closer[copies]
+        ways = range(len(WINDOWS) if least is COPY else 1)
+        return np.unique(np.concatenate(list(pool.map(search, ways))), axis=0)
 
 
-def _pairs_in(prints: Fingerprints, least: Likeness, window: int) -> Floats:
-    """Rows of pairs whose codes and compared parts are alike, for one window.
-
-    A row: the cropped picture, the whole one, window, mirrored, differing bits, correlation.
-    """
-    everything = np.arange(len(prints))
-    views, wholes = (prints.view(everything, WINDOWS[at]) for at in (window, 0))
-    cropped = prints.indices_with(WINDOWS[window], everything)
-    rows = [np.zeros((0, 6))]
-    for block, mirrored in product(range(0, len(cropped), BLOCK), (False, True)):
-        part = cropped[block : block + BLOCK]
-        codes, others = prints.codes[:, 0], wholes
-        if mirrored:
-            codes, others = prints.mirrored, wholes[..., ::-1]
-        distance = np.bitwise_count(prints.codes[part, window][:, None] ^ codes)
-        place, whole = np.nonzero(distance <= least.distance)
-        distance, first = distance[place, whole], part[place]
-        alike = np.einsum("nij,nij->n", views[first], others[whole])
-        kept = (alike >= least.correlation) & (first != whole)
-        how = np.full((int(kept.sum()), 2), (window, mirrored))
-        facts = (first[kept], whole[kept], *how.T, distance[kept], alike[kept])
-        rows.append(np.stack(facts, axis=1))
-    return np.concatenate(rows)
-
-
-def _recolored(prints: Fingerprints, thumbnails: Bytes, rows: Floats) -> Floats:
-    """(n,) root mean square difference of colors of pairs, once their brightness is the same."""
-    cropped, whole, window, mirrored = rows[:, :4].astype(np.int64).T
-    parts = prints.parts(cropped, window)
-    first, second = thumbnails[cropped], thumbnails[whole]
-    second = np.where(mirrored[:, None, None, None] > 0, second[:, :, ::-1], second)
-    colors, others = (
-        resampled(np.moveaxis(pixels, 3, 0), part, COLORS)
-        for pixels, part in ((first, parts), (second, np.ones_like(parts)))
-    )
-    gain = (colors * others).sum(axis=(0, 2, 3)) / np.maximum((others**2).sum(axis=(0, 2, 3)), 1)
-    evened = np.clip(gain, *GAIN)[:, None, None] * others
-    return np.asarray(np.sqrt(((colors - evened) ** 2).mean(axis=(0, 2, 3))))
+def _recolored(first: Floats, second: Floats) -> Floats:
+    """(n,) root mean square difference of (n, 3, 8, 8) colors, once their brightness is equal."""
+    gain = (first * second).sum(axis=(1, 2, 3)) / np.maximum((second**2).sum(axis=(1, 2, 3)), 1)
+    evened = np.clip(gain, *GAIN)[:, None, None, None] * second
+    return np.asarray(np.sqrt(((first - evened) ** 2).mean(axis=(1, 2, 3))))
 
 
 class _Search:
@@ -219,7 +197,7 @@ class _Search:
         cropped, whole = self._queries, self._base
         if base_cropped:
             cropped, whole = whole, cropped
-        members = self._prints.indices_with(WINDOWS[window], cropped)
+        members = self._prints.indices_with(window, cropped)
         part = self._prints.codes[cropped[members], window], members
         for mirrored in (False, True):
             codes = self._prints.mirrored[whole] if mirrored else self._prints.codes[whole, 0]
@@ -254,7 +232,7 @@ class _Search:
 
     def _correlation(self, query: Indices, base: Indices, how: _Comparison) -> Floats:
         """(n,) correlation of the compared parts of each pair."""
-        windows = (WINDOWS[how.window], WINDOWS[0])[:: -1 if how.base_cropped else 1]
+        windows = (how.window, 0)[:: -1 if how.base_cropped else 1]
         first = self._prints.view(self._queries[query], windows[0])
         first = first[..., ::-1] if how.mirrored else first
         return np.asarray((first * self._prints.view(base, windows[1])).sum(axis=(1, 2)))

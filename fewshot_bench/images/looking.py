@@ -124,7 +124,7 @@ def _few(said: Sequence[str]) -> str:
 def look_at(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> Looks:
     """Look at the pictures of some items; what is seen is cached for unchanged files."""
     facts = look_closely(dataset, items, jobs)
-    return Looks(items, facts, group_copies(items, facts, jobs, dataset.card().name))
+    return Looks(items, facts, group_copies(items, facts, jobs))
 
 
 @dataclass(frozen=True, eq=False)
