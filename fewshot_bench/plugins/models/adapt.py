@@ -27,10 +27,9 @@ from fewshot_bench.plugins.models.budget import BUDGET, KEPT, Budget, read_durat
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
-from fewshot_bench.plugins.models.model_card import card
+from fewshot_bench.plugins.models.model_card import card, show_learned
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.rejection import gather_others, measure
-from fewshot_bench.plugins.models.report import show_learned
 from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
 from fewshot_bench.plugins.models.sources import pack_sources
 from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects

@@ -172,7 +172,7 @@ def adapt(**values: Any) -> None:
     """
     from fewshot_bench.plugins.models import adapt as adapting
     from fewshot_bench.plugins.models import extend as extending
-    from fewshot_bench.plugins.models.summary import summarize
+    from fewshot_bench.plugins.models.model_card import summarize
 
     model, add = values.pop("model"), values.pop("add")
     if bool(add) != (model is not None):

@@ -1,28 +1,43 @@
-"""The model card of an adapted model: README.md with the metadata that model hubs read.
+"""Three views of an adapted model: its card, its page, and the last lines of `fsbench adapt`.
 
-`card` is the entry point; its numbers come from the config, the table of methods and the notes.
+`card` is README.md with the metadata that model hubs read; `show_learned` the page with pictures,
+which is never put on a hub; `summarize` the lines.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models.budget import duration
 from fewshot_bench.plugins.models.rejection import describe
-from fewshot_bench.store.kept_models import MACRO, TOP1, ModelConfig
-from fewshot_bench.utils.text import printable, shortened
+from fewshot_bench.plugins.models.search import WHOLE
+from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
+from fewshot_bench.plugins.page import Tile, draw_small, template
+from fewshot_bench.store.kept_methods import find_method
+from fewshot_bench.store.kept_models import CARD, MACRO, REPORT, SUSPECTS, TOP1, ModelConfig
+from fewshot_bench.utils.text import counted, printable, shortened
+
+if TYPE_CHECKING:
+    from fewshot_bench.plugins.models.adapt import Adapted
+    from fewshot_bench.plugins.models.learned import Learned
+    from fewshot_bench.plugins.models.material import Material
 
 LIBRARY = "fewshot_bench"
 # License names on model hubs, by prefix of the open_clip tag of the weights.
 LICENSES = {"openai": "mit", "laion": "mit", "datacomp": "mit", "dfn": "apple-amlr"}
 UNKNOWN = "other"
-ROWS = 200
-"""Maximum lines of the table of classes."""
 MEASURED = {TOP1: "Accuracy", MACRO: "Mean recall of the classes"}
+MOST_PICTURES = 24
+MOST = 12
+"""Maximum lines of `adapt`, including those on the data."""
+BEST, WORST = 3, 5
 
 
 def license_of(backbone: str) -> str:
@@ -33,58 +48,22 @@ def license_of(backbone: str) -> str:
     return next((name for start, name in LICENSES.items() if tag.startswith(start)), UNKNOWN)
 
 
-_CARD = """\
----
-{metadata}---
-
-# {title}
-
-{opening}
-
-## Use
-
-```
-fsbench predict FOLDER_OF_THIS_MODEL photo.jpg
-```
-
-```python
-import fewshot_bench as fb
-
-model = fb.load_model("FOLDER_OF_THIS_MODEL")
-model.predict(["photo.jpg"])
-```
-
-## Classes
-
-{classes}
-
-## Methods that were tried
-
-{methods}
-
-{notes}
-
-## Limits
-
-- {foreign}
-- Copies that look different (bursts, frames of a film) make the stated accuracy too good.
-- The accuracy is that of methods fitted on a part of the images; other places, cameras or shares \
-of classes give other numbers.
-"""
-_ALL_ANSWERED = "It answers with one of its classes, whatever an image shows."
-
-
 def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """README.md of a model. tried: rows of `Adapted.tried`; notes: on images and search."""
-    return _CARD.format(
+    license = license_of(config.backbone)
+    text = template("card.md").render(
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
-        title=f"{_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
-        opening="\n\n".join(_introduce(config)),
-        classes="\n".join(shortened(list(_table(_list_classes(config))), ROWS)),
+        name=_plain(config.data["dataset"]),
+        config=config,
+        stated=config.accuracy,
+        measured=MEASURED,
+        weights="licence not known here" if license == UNKNOWN else f"licence {license}",
+        classes="\n".join(shortened(list(_table(_list_classes(config))), 200)),
         methods="\n".join(_table(list_methods(tried))),
-        notes="\n".join(f"- {_plain(note)}" for note in notes),
-        foreign=describe(config) or _ALL_ANSWERED,
+        notes=map(_plain, notes),
+        rejected=describe(config),
     )
+    return f"{text}\n"
 
 
 def list_methods(tried: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -145,37 +124,101 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     return facts
 
 
-def _introduce(config: ModelConfig) -> Iterator[str]:
-    """The paragraphs of the opening."""
-    license = license_of(config.backbone)
-    weights = "licence not known here" if license == UNKNOWN else f"licence {license}"
-    total, chosen_by = sum(config.data["images"].values()), config.data.get("validation")
-    more = f" {chosen_by:,} more images chose its settings." if chosen_by else ""
-    yield (
-        f"`{config.method}` (version {config.method_version}) was fitted on {total:,} images of "
-        f"{len(config.classnames):,} classes. The folder holds what it adds to the backbone "
-        f"`{config.backbone}` ({weights}), not the backbone.{more}"
-    )
-    if not config.accuracy:
-        yield "No accuracy is stated: no image was held out."
-        return
-    a = config.accuracy
-    corrected = "It holds"
-    if (methods := a.get("methods", 1)) > 1:
-        corrected = f"It is corrected for the choice among {methods:.0f} methods, and holds"
-    yield (
-        f"{MEASURED[a['metric']]} on images that were held out: **{100 * a['mean']:.1f} %** "
-        f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
-        f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). {corrected} for images that "
-        "come as these did."
-    )
-    yield (
-        f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
-        f"error is {100 * a['calibration_error']:.1f} points."
-    )
-
-
 def _plain(text: str) -> str:
     """An arbitrary name on one line, with Markdown and HTML markup escaped."""
     shown = printable(text)
     return "".join(f"\\{sign}" if sign in "<>[]`*_" else sign for sign in shown)
+
+
+def show_learned(
+    config: ModelConfig,
+    learned: Learned | None,
+    material: Material,
+    methods: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> dict[str, bytes]:
+    """The contents of REPORT, and of SUSPECTS if images were held out.
+
+    learned: of the images of `material`; methods: rows of `Adapted.tried`; notes: on the search.
+    """
+    items = {item.id: item for item in material.items}
+    draw = cache(lambda id: draw_small(material.dataset, items[id]))
+
+    def show(rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[Tile]]:
+        tiles = []
+        for row in rows[:MOST_PICTURES]:
+            answer = f"{100 * row['probability']:.0f} % {row['suggested']}"
+            tiles.append(
+                Tile(draw(row["image"]), (answer, f"labeled {row['label']}", row["image"]))
+            )
+        return len(rows), tiles
+
+    suspects = find_suspects(learned) if learned else []
+    page = template("learned.html").render(
+        title=f"{config.data['dataset']}: {config.method} on {config.backbone}",
+        config=config,
+        measured=MEASURED,
+        rejected=describe(config),
+        listed=list_methods(methods),
+        methods=methods,
+        notes=[*material.looks.lines(), *notes],
+        learned=learned,
+        mistakes=show(find_mistakes(learned) if learned else []),
+        suspects=show(suspects),
+    )
+    files = {REPORT: page.encode()}
+    return files | ({SUSPECTS: write_csv(suspects, HEADS).encode()} if learned else {})
+
+
+def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
+    """Lines on a kept model; said: lines that were shown before, which are not repeated."""
+    first, last = list(_results(adapted)), list(_places(adapted))
+    notes = [note for note in adapted.notes if not any(note in line for line in said)]
+    room = max(MOST - len(said) - len(first) - len(last), 1)
+    if len(notes) > room:
+        notes[room - 1 :] = [f"{notes[room - 1]}; more notes in {adapted.folder / CARD}"]
+    return [*first, *notes, *last]
+
+
+def _results(adapted: Adapted) -> Iterator[str]:
+    """The number of methods and the best of them, the choice with its reason, its accuracy."""
+    rows, config = adapted.methods, adapted.config
+    if len(rows) > 1:
+        ranked = sorted(
+            (row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"]
+        )
+        count, total = (
+            len({row["method"].removesuffix(WHOLE) for row in some}) for some in (ranked, rows)
+        )
+        best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
+        yield f"compared {count} of {total} methods" + (f": {best}" if best else "")
+    chosen = next(row for row in rows if row["chosen"])
+    why = f": {chosen['note']}" if chosen["note"] else ""
+    verb = "chosen" if len(rows) > 1 else "fitted"
+    yield f"{verb} {chosen['method']} on {config.backbone}{why}"
+    if figures := config.accuracy:
+        measured = MEASURED[figures["metric"]].lower()
+        yield (
+            f"{measured} {100 * figures['mean']:.1f} % on held-out images "
+            f"({100 * figures['level']:.0f} % interval "
+            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
+        )
+    if learned := adapted.learned:
+        worst = [row for row in learned.worst()[:WORST] if row["images"] and row["recall"] < 1]
+        if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
+            yield f"least often right: {', '.join(least)}"
+        count = len(find_suspects(learned))
+        suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
+        yield f"mistakes{suspects}: open {adapted.folder / REPORT}"
+
+
+def _places(adapted: Adapted) -> Iterator[str]:
+    """The threshold, the folder and the next command."""
+    config, folder = adapted.config, str(adapted.folder)
+    if rejected := describe(config):
+        yield rejected
+    use = f"fsbench predict {shlex.quote(folder)} IMAGES"
+    if own := find_method(adapted.folder, config.method, config.method_version):
+        # No command runs code that a model brings, unless it is named.
+        use += f" --method {shlex.quote(own.reference)}"
+    yield f"model in {folder}; {use}"

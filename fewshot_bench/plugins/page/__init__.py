@@ -39,12 +39,12 @@ def draw_small(dataset: Any, item: Any) -> str:
 @functools.cache
 def template(name: str) -> Template:
     """A template of a page; its filters `name`, `message` and `printable` take foreign texts."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
     packages = ("fewshot_bench.plugins", "fewshot_bench.plugins.report")
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "page") for package in packages]),
-        autoescape=True,
+        autoescape=select_autoescape(disabled_extensions=("md",), default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
