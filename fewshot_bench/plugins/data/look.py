@@ -99,8 +99,7 @@ def _list(listed: Listed, looks: Looks, what: str) -> Iterator[dict[str, Any]]:
         for at, sha in zip(group, files, strict=True):
             pool, item = listed[at]
             kind = looks.problems.get(at) or ("similar", "same file")[files.count(sha) > 1]
-            row = (number, pool, item.id, item.classname, kind)
-            yield dict(zip(COLUMNS, row, strict=True))
+            yield dict(zip(COLUMNS, (number, pool, item.id, item.classname, kind), strict=True))
 
 
 def _draw_sheet(title: str, dataset: Dataset, looks: Looks, lines: Sequence[str]) -> str:

@@ -50,10 +50,14 @@ class Learned:
         return np.asarray(self.each.mean(axis=0, dtype=np.float64))
 
     @cached_property
+    def answers(self) -> NDArray[np.int64]:
+        """(repeats, held-out images) the likeliest class."""
+        return np.asarray(self.each[:, self.held].argmax(axis=2))
+
+    @cached_property
     def right(self) -> NDArray[np.float64]:
         """(units,) share of repeats with the right answer."""
-        answers = self.each[:, self.held].argmax(axis=2)
-        return self.units.mean((answers == self.labels[self.held]).mean(axis=0))
+        return self.units.mean((self.answers == self.labels[self.held]).mean(axis=0))
 
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
@@ -61,11 +65,9 @@ class Learned:
 
         A picture with several answers, of repeats or copies, is a part of one in each.
         """
-        labels, answers = self.labels[self.held], self.each[:, self.held].argmax(axis=2)
-        parts = 1 / (np.bincount(self.units.units)[self.units.units] * len(answers))
+        parts = 1 / (np.bincount(self.units.units)[self.units.units] * len(self.each))
         table = np.zeros((len(self.classnames), len(self.classnames)))
-        for repeat in answers:
-            np.add.at(table, (labels, repeat), parts)
+        np.add.at(table, (self.labels[self.held], self.answers), parts)
         return table
 
     def classes(self) -> list[dict[str, Any]]:
@@ -117,9 +119,8 @@ class Learned:
 
         Keys: `images` (answers of all repeats), `probability` (mean) and `right` (share).
         """
-        shown = self.each[:, self.held]
-        right = shown.argmax(axis=2) == self.labels[self.held]
-        table = metrics.reliability(shown.max(axis=2).ravel(), right.ravel())
+        sure, right = self.each[:, self.held].max(axis=2), self.answers == self.labels[self.held]
+        table = metrics.reliability(sure.ravel(), right.ravel())
         return [
             {"images": images, "probability": total / images, "right": hits / images}
             for images, hits, total in table.T.tolist()

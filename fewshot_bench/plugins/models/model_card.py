@@ -50,14 +50,13 @@ def license_of(backbone: str) -> str:
 
 def card(config: ModelConfig, tried: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
     """README.md of a model. tried: rows of `Adapted.tried`; notes: on images and search."""
-    license = license_of(config.backbone)
     text = template("card.md").render(
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
         name=_plain(config.data["dataset"]),
         config=config,
         stated=config.accuracy,
         measured=MEASURED,
-        weights="licence not known here" if license == UNKNOWN else f"licence {license}",
+        license=license_of(config.backbone),
         classes="\n".join(shortened(list(_table(_list_classes(config))), 200)),
         methods="\n".join(_table(list_methods(tried))),
         notes=map(_plain, notes),
@@ -110,8 +109,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
         "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
         "tags": ["clip", "few-shot", config.method, LIBRARY],
     }
-    base = repository_of(config.backbone)
-    if base:
+    if base := repository_of(config.backbone):
         facts["base_model"] = base
     if config.accuracy:
         value = round(100 * config.accuracy["mean"], 2)

@@ -113,7 +113,7 @@ def correct(
     """
     own = {item.id: item for item in items}
     # In a file, names that look like formulas are written otherwise.
-    images = {field(id): id for id in own} | {id: id for id in own}
+    images = {write(id): id for write in (field, str) for id in own}
     places = {write(name): at for write in (field, str) for at, name in enumerate(classnames)}
     new: dict[str, Item | None] = {}
     for image, label, name in rows:
@@ -126,11 +126,10 @@ def correct(
                 f"--relabel: '{image}' has the label '{own[id].classname}', not '{label}': "
                 "expected its class so far there, and the right one in the column suggested"
             )
-        if (place := places.get(name)) is None and name not in LEFT_OUT:
+        at = places.get(name)
+        if at is None and name not in LEFT_OUT:
             raise unknown("class", name, classnames, f"--relabel, '{image}'; - leaves it out")
-        new[id] = (
-            place if place is None else replace(own[id], label=place, classname=classnames[place])
-        )
+        new[id] = None if at is None else replace(own[id], label=at, classname=classnames[at])
     kept = [item for item in (new.get(item.id, item) for item in items) if item]
     if lost := {item.classname for item in items} - {item.classname for item in kept}:
         raise UsageError(f"--relabel: leaves no image of {few(sorted(lost))}")
