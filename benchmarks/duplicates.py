@@ -30,6 +30,7 @@ from fewshot_bench.images.decode import see
 from fewshot_bench.images.digests import Known
 from fewshot_bench.images.fingerprints import (
     CROPS,
+    SIDE,
     WINDOWS,
     Codes,
     Fingerprints,
@@ -107,11 +108,12 @@ CHANGES: Mapping[str, Change] = {
 def prints_of(images: Sequence[Picture]) -> tuple[Fingerprints, Indices]:
     """Fingerprints of pictures, and the indices of those that can be compared."""
     small = [thumbnail(image) for image in images]
-    kept = np.array([index for index, gray in enumerate(small) if gray is not None], int)
+    kept = np.array([index for index, gray in enumerate(small) if gray], int)
     prints = Fingerprints.empty(len(images))
     if len(kept):
         sizes = np.array([images[index].size for index in kept])
-        prints[kept] = fingerprints(np.stack([small[index] for index in kept]), sizes)
+        colors = np.frombuffer(b"".join(small), np.uint8).reshape(-1, SIDE, SIDE, 3)
+        prints[kept] = fingerprints(colors, sizes)
     return prints, kept
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -136,39 +136,35 @@ def divide(items: Sequence[Item], sizes: Sizes, ties: Ties) -> tuple[ItemList, I
 
 def _divide(items: ItemList, held: Mapping[int, tuple[int, int]], ties: Ties) -> Pools:
     """Pools `rest`, `val` and `test`; held: (val, test) image counts by label."""
-    classes: dict[int, list[Run]] = {}
+    classes: dict[int, list[str]] = {}
     for run in items.runs:
-        classes.setdefault(run.label, []).append(run)
-    parts = {
-        id(run): part
-        for label, runs in classes.items()
-        for run, part in zip(runs, _divide_class(runs, *held[label], ties), strict=True)
-    }
-    return {
-        role: ItemList(parts[id(run)][number] for run in items.runs)
-        for number, role in enumerate(("rest", "val", "test"))
-    }
+        classes.setdefault(run.label, []).extend(run.ids)
+    roles: dict[str, str] = {}
+    for label, ids in classes.items():
+        roles |= _divide_class(ids, *held[label], ties)
+
+    def part(run: Run, role: str) -> Run:
+        names = [
+            name for name in run.names.listed() if roles.get(run.folder + name, "rest") == role
+        ]
+        return replace(run, names=Names.of(names))
+
+    return {r: ItemList(part(run, r) for run in items.runs) for r in ("rest", "val", "test")}
 
 
-def _divide_class(runs: Sequence[Run], val: int, test: int, ties: Ties) -> Iterator[list[Run]]:
-    """Yield the rest, val and test parts of each run of one class."""
+def _divide_class(ids: Sequence[str], val: int, test: int, ties: Ties) -> dict[str, str]:
+    """The pools of the held-out images of one class, val or test."""
     groups: dict[str, list[str]] = {}
-    for id in (id for run in runs for id in run.ids):
+    for id in ids:
         groups.setdefault(ties.get(id, id), []).append(id)
     spare = 0 if groups.pop("", ()) else 1
     ranked = sorted(groups.values(), key=lambda ids: min(map(_rank, ids)))
     # The test images come after those for validation, which have the lowest ranks.
-    ends = list(accumulate(map(len, ranked)))
-    start = bisect_right(ends, val)
+    start = bisect_right([*accumulate(map(len, ranked))], val)
     tested = _nearest([*ranked[start:], *ranked[:start]], test, min(1, test), spare)
-    held = {id: 2 for ids in tested for id in ids}
-    rest = [ids for ids in ranked if ids[0] not in held]
-    held |= {id: 1 for ids in _nearest(rest, val, 0, spare) for id in ids}
-    for run in runs:
-        names: list[list[str]] = [[], [], []]
-        for name in run.names.listed():
-            names[held.get(run.folder + name, 0)].append(name)
-        yield [replace(run, names=Names.of(some)) for some in names]
+    held = {id: "test" for group in tested for id in group}
+    rest = [group for group in ranked if group[0] not in held]
+    return held | {id: "val" for group in _nearest(rest, val, 0, spare) for id in group}
 
 
 def _nearest(
@@ -179,20 +175,22 @@ def _nearest(
     They have `least` images or more, and leave `spare` or more; none if no groups do.
     """
     most = sum(map(len, groups)) - spare
-    if most == len(groups) - spare:
-        return groups[: min(target, max(most, 0))]
-    # Bit n of a number: groups from here on have n images together.
-    within = (2 << 2 * target + max(map(len, groups))) - 1
-    sums = [1]
-    for ids in reversed(groups):
-        sums.append((sums[-1] | sums[-1] << len(ids)) & within)
-    totals = [n for n in range(least, most + 1) if sums[-1] >> n & 1]
-    left = min(totals, key=lambda n: (abs(n - target), -n), default=0)
+    target = min(target, most)
+    if most + spare == len(groups):
+        return groups[: max(target, 0)]
+    # Number of images to the first group with which it is reached.
+    last = {0: -1}
+    for at, group in enumerate(groups):
+        if target in last:
+            break
+        for count in list(last):
+            last.setdefault(count + len(group), at)
+    fitting = [count for count in last if least <= count <= most]
+    left = min(fitting, key=lambda count: (abs(count - target), -count), default=0)
     taken = []
-    for ids, after in zip(groups, sums[-2::-1], strict=True):
-        if left >= len(ids) and after >> left - len(ids) & 1:
-            taken.append(ids)
-            left -= len(ids)
+    while left:
+        taken.append(groups[last[left]])
+        left -= len(taken[-1])
     return taken
 
 

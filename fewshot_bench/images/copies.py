@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewshot_bench.images.decode import MOST_SEEN, How, examine
+from fewshot_bench.images.decode import MOST_SEEN, examine
 from fewshot_bench.images.digests import Known, dataset_digests
 from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
 from fewshot_bench.images.lookalikes import CLOSE, COPY, pairs_alike, share_alike
@@ -80,10 +80,9 @@ def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -
 
     Of more than `MOST_SEEN` files, only whether they decode, and their digests.
     """
-    digests, work = dataset_digests(dataset), current()
-    work.step(f"looking at images of {dataset.card().name}", len(items))
-    how: How = "look" if len(items) <= MOST_SEEN else "check"
-    facts = examine(dataset, digests, items, how, jobs, work.advance)
+    digests = dataset_digests(dataset)
+    current().step(f"looking at images of {dataset.card().name}", len(items))
+    facts = examine(dataset, digests, items, "look" if len(items) <= MOST_SEEN else "check", jobs)
     digests.save()
     return facts
 
@@ -141,12 +140,12 @@ def _group(facts: Sequence[Known], jobs: int) -> tuple[list[int], str]:
 
 def prints_of(facts: Sequence[Known | str]) -> tuple[Fingerprints, Indices, Bytes]:
     """Fingerprints of the pictures that can be compared, the index and the thumbnail of each."""
-    known = ((at, one.seen) for at, one in enumerate(facts) if isinstance(one, Known) and one.seen)
-    seen = [(at, one.thumbnail, one.size) for at, one in known if one.thumbnail is not None]
-    prints = Fingerprints.empty(len(seen))
-    thumbnails = np.array([gray for _, gray, _ in seen]).reshape(-1, SIDE, SIDE, 3)
-    sizes = np.array([size for _, _, size in seen])
+    known = ((at, one.seen) for at, one in enumerate(facts) if isinstance(one, Known))
+    seen = [(at, one) for at, one in known if one and one.thumbnail]
+    prints, sizes = Fingerprints.empty(len(seen)), np.array([one.size for _, one in seen])
+    colors = np.frombuffer(b"".join(one.thumbnail for _, one in seen), np.uint8)
+    thumbnails = colors.reshape(-1, SIDE, SIDE, 3)
     for start in range(0, len(seen), CHUNK):
         some = slice(start, start + CHUNK)
         prints[some] = fingerprints(thumbnails[some], sizes[some])
-    return prints, np.array([at for at, _, _ in seen], np.int64), thumbnails
+    return prints, np.array([at for at, _ in seen], np.int64), thumbnails

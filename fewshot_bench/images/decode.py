@@ -15,7 +15,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fewshot_bench.api.dataset import (
     SKIPPED,
     Dataset,
-    Stamp,
     Stamped,
     Undivided,
     Without,
@@ -36,7 +34,6 @@ from fewshot_bench.images.digests import (
     Known,
     Seen,
     dataset_digests,
-    is_racy,
     wait_until_reliable,
 )
 from fewshot_bench.images.fingerprints import thumbnail
@@ -223,13 +220,12 @@ class Checked(NamedTuple):
 def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     """Find items that cannot be decoded; files with a cached result are not read."""
     digests = dataset_digests(dataset)
-    work = current()
-    work.step(f"checking images of {dataset.card().name}", len(items))
+    current().step(f"checking images of {dataset.card().name}", len(items))
     # Own pictures are looked at more closely later, and are decoded but once for all of it.
     how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_SEEN else "check"
-    results = examine(dataset, digests, items, how, advance=work.advance, patient=True)
+    results = examine(dataset, digests, items, how, patient=True)
     digests.save()
-    pairs = list(zip(items, results, strict=True))
+    pairs = zip(items, results, strict=True)
     bad = {item.id: problem for item, problem in pairs if isinstance(problem, str)}
     turned = sum(isinstance(facts, Known) and facts.turned for facts in results)
     return Checked(bad, turned, digests.problem)
@@ -244,44 +240,35 @@ def examine(
     items: Sequence[Item],
     how: How,
     threads: int = THREADS,
-    advance: Callable[[], None] = lambda: None,
     patient: bool = False,
 ) -> list[Known | str]:
     """The facts of each item's file, or in one line why it cannot be used.
 
     how: `check` whether it decodes; `look` closer, and cache what is seen; look `anew`, without
-    what is cached. `advance` is called once per item. patient: wait for files that were just
-    changed, so that what is found can be cached.
+    what is cached. patient: wait for files that were just changed, so that what is found can be
+    cached.
     """
+    work = current()
 
-    def look(item: Item) -> Known | Stamp | str:
-        """Facts, reason, or the stamp of a file that was just changed if `patient`."""
-        result = _examine(dataset, digests, item, how, patient)
-        advance()
-        return result
+    def look(item: Item) -> Known | str:
+        facts = _examine(dataset, digests, item, how, patient)
+        work.advance()
+        return facts
 
-    results = spread(look, items, threads)
-    young = {place: facts for place, facts in enumerate(results) if isinstance(facts, Stamp)}
-    if young:
-        wait_until_reliable(young.values())
-        again = functools.partial(_examine, dataset, digests, how=how, patient=False)
-        late = spread(lambda place: again(items[place]), list(young), threads)
-        for place, facts in zip(young, late, strict=True):
-            results[place] = facts
-    return [facts for facts in results if not isinstance(facts, Stamp)]
+    return spread(look, items, threads)
 
 
 def _examine(
     dataset: Dataset, digests: DatasetDigests, item: Item, how: How, patient: bool
-) -> Known | Stamp | str:
-    taken = time.time()
+) -> Known | str:
     try:
         stamp = digests.stamp(item)
+        if patient and stamp:
+            wait_until_reliable(stamp)
+        taken = time.time()
         known = digests.get(item, stamp)
         if known and known.decodes and (how == "check" or (how == "look" and known.seen)):
             return known
-        if patient and stamp is not None and is_racy(stamp, taken):
-            return stamp
         data = dataset.read(item)
     except Exception as error:
         return unread(error)
@@ -292,12 +279,10 @@ def _examine(
         if problem := deep_problem(image):
             return problem
         plain = Known(hashlib.sha256(data).digest(), True, is_turned(image))
-        facts = plain if how == "check" else replace(plain, seen=see(image))
+        facts = plain if how == "check" else plain._replace(seen=see(image))
     except Exception as error:
         return in_a_line(error)
-    kept = facts if how == "look" else plain
-    if known is None or replace(known, seen=None) != plain or how == "look":
-        digests.put(item, stamp, kept, taken)
+    digests.put(item, stamp, facts if how == "look" else plain, taken)
     return facts
 
 

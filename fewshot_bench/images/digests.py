@@ -3,60 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
+import msgspec
 
 from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
 from fewshot_bench.api.items import Item
-from fewshot_bench.images.fingerprints import SIDE, Bytes
 from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.image_formats import decoder_versions
 from fewshot_bench.utils.small_cache import change, recall
 
 # Of the cached digests.
-FORMAT = 4
+FORMAT = 5
 # As in git: where the file system's clock is coarse, a file that changed this shortly before it was
 # read may change again without another stamp.
 RACY_SECONDS = 2.0
-KEY, SHA = 16, 32
-RECORD = KEY + SHA + 1
-# A record of what was seen: format, mode, size, whether it can be compared, thumbnail.
-SEEN = struct.Struct(f"<8s8s2I?{3 * SIDE * SIDE}s")
 
 
 class Seen(NamedTuple):
     """What a decoded picture is like: format, mode, width and height as it stands upright.
 
-    thumbnail: (32, 32, 3) colors, upright; None if too small or too flat to compare.
+    thumbnail: 32 x 32 x 3 bytes, colors of it upright; empty if too small or too flat to compare.
     """
 
     form: str
     mode: str
     size: tuple[int, int]
-    thumbnail: Bytes | None
-
-    def pack(self) -> bytes:
-        """The record in the cache."""
-        gray = b"" if self.thumbnail is None else self.thumbnail.tobytes()
-        return SEEN.pack(self.form.encode(), self.mode.encode(), *self.size, bool(gray), gray)
-
-    @classmethod
-    def unpack(cls, record: bytes) -> Seen:
-        """Read a record."""
-        form, mode, width, height, comparable, gray = SEEN.unpack(record)
-        pixels = np.frombuffer(gray, np.uint8).reshape(SIDE, SIDE, 3) if comparable else None
-        form, mode = (part.rstrip(b"\0").decode() for part in (form, mode))
-        return cls(form, mode, (width, height), pixels)
+    thumbnail: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The SHA-256 of an image file's bytes; decodes: True if they were decoded successfully.
 
     turned: True if the image has an EXIF orientation other than upright; seen: None where nobody
@@ -69,6 +47,10 @@ class Known:
     seen: Seen | None = None
 
 
+_Records = dict[bytes, msgspec.Raw]
+"""Encoded `Known` by a digest of stamp and id."""
+
+
 class DatasetDigests:
     """Digests of one data set's image files; safe to use from several threads and processes."""
 
@@ -78,8 +60,8 @@ class DatasetDigests:
         self._key = key
         self._name = name
         self._dataset = dataset if isinstance(dataset, Stamped) else None
-        self._known = {} if self._dataset is None else _split(recall(DIGESTS, key))
-        self._new: dict[bytes, bytes] = {}
+        self._known = {} if self._dataset is None else _records(recall(DIGESTS, key))
+        self._new: _Records = {}
         self._lock = threading.Lock()
 
     def stamp(self, item: Item) -> Stamp | None:
@@ -92,18 +74,13 @@ class DatasetDigests:
             return None
         key = _key(item, stamp)
         packed = self._new.get(key) or self._known.get(key)
-        if not packed:
-            return None
-        seen = Seen.unpack(packed[SHA + 1 :]) if len(packed) > SHA + 1 else None
-        return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1, seen)
+        return msgspec.msgpack.decode(packed, type=Known) if packed else None
 
     def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
         """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
         if stamp is not None and not is_racy(stamp, taken):
             with self._lock:
-                flags = facts.decodes + 2 * facts.turned
-                seen = facts.seen.pack() if facts.seen else b""
-                self._new[_key(item, stamp)] = facts.sha + bytes([flags]) + seen
+                self._new[_key(item, stamp)] = msgspec.Raw(msgspec.msgpack.encode(facts))
 
     def save(self) -> None:
         """Add new digests to the cache; on failure, `problem` holds the reason."""
@@ -115,12 +92,11 @@ class DatasetDigests:
 
         def merge(before: bytes | None) -> bytes:
             """The content of the cache with new records; those that say more win."""
-            records = _split(before)
-            for key, packed in new.items():
-                records[key] = max(packed, records.get(key, b""), key=lambda p: (len(p), p[SHA:]))
-            plain = [key + packed for key, packed in records.items() if len(packed) == SHA + 1]
-            rest = [key + packed for key, packed in records.items() if len(packed) > SHA + 1]
-            return b"".join([len(plain).to_bytes(8, "big"), *plain, *rest])
+            records = _records(before)
+            for key, facts in new.items():
+                both = map(bytes, (facts, records.get(key, facts)))
+                records[key] = msgspec.Raw(max(both, key=lambda one: (len(one), one)))
+            return msgspec.msgpack.encode(records)
 
         try:
             change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
@@ -143,24 +119,18 @@ def is_racy(stamp: Stamp, taken: float) -> bool:
     return stamp.changed > taken - RACY_SECONDS
 
 
-def wait_until_reliable(stamps: Iterable[Stamp]) -> None:
-    """Wait until no file of these stamps can change without another one."""
-    latest = max(stamp.changed for stamp in stamps)
-    time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - time.time() + 0.01)))
+def wait_until_reliable(stamp: Stamp) -> None:
+    """Wait until a file that was just changed cannot change again without another stamp."""
+    wait = stamp.changed + RACY_SECONDS - time.time()
+    # The clock of a file system may be ahead.
+    if 0 <= wait <= 2 * RACY_SECONDS:
+        time.sleep(wait + 0.01)
 
 
 def _key(item: Item, stamp: Stamp) -> bytes:
     text = f"{stamp.token}\0{stamp.size}\0{item.id}"
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def _split(content: bytes | None) -> dict[bytes, bytes]:
-    """Packed records by key: after their number those of `RECORD` bytes, then the longer ones."""
-    content = content or bytes(8)
-    middle = 8 + RECORD * int.from_bytes(content[:8], "big")
-    parts = ((8, middle, RECORD), (middle, len(content), RECORD + SEEN.size))
-    return {
-        content[start : start + KEY]: content[start + KEY : start + size]
-        for begin, end, size in parts
-        for start in range(begin, end, size)
-    }
+def _records(content: bytes | None) -> _Records:
+    return msgspec.msgpack.decode(content, type=_Records) if content else {}

@@ -124,18 +124,18 @@ class Fingerprints:
         return np.asarray(share * shape.astype(np.float64))
 
 
-def thumbnail(image: Image.Image) -> Bytes | None:
-    """(32, 32, 3) colors of a decoded image, each the mean of its part of the picture.
+def thumbnail(image: Image.Image) -> bytes:
+    """32 x 32 x 3 colors of a decoded image, each the mean of its part of the picture.
 
-    None if the picture is too small or has too little contrast to be compared.
+    Empty if the picture is too small or has too little contrast to be compared.
     """
     from PIL import Image as Pillow
 
     if min(image.size) < MIN_PIXELS:
-        return None
+        return b""
     simple = image if image.mode in ("L", "RGB") else image.convert("RGB")
     small = np.asarray(simple.resize((SIDE, SIDE), Pillow.Resampling.BOX).convert("RGB"))
-    return small if (small @ LUMA).std() >= MIN_CONTRAST else None
+    return small.tobytes() if (small @ LUMA).std() >= MIN_CONTRAST else b""
 
 
 def fingerprints(thumbnails: Bytes, sizes: np.ndarray[Any, Any]) -> Fingerprints:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -64,11 +64,6 @@ class Looks(Looked):
         ordered = sorted(self.items, key=lambda item: item.label)
         return dict(Counter(item.classname for item in ordered))
 
-    @property
-    def small(self) -> list[int]:
-        """Pictures with a side below `SMALL` pixels."""
-        return [at for at, one in self.seen.items() if min(one.size) < SMALL]
-
     def lines(self) -> list[str]:
         """What a person should know of the pictures: at most six short lines."""
         counts, copies = self.counts, self.copies
@@ -92,11 +87,9 @@ class Looks(Looked):
         if self.problems:
             said = [f"{self.items[at].id} ({reason})" for at, reason in self.problems.items()]
             lines.append(f"{counted(len(said), 'picture')} cannot be used: {_few(said)}")
-        if self.small:
-            said = [self.items[at].id for at in self.small]
-            lines.append(
-                f"{counted(len(said), 'picture')} below {SMALL} pixels on a side: {_few(said)}"
-            )
+        if small := [self.items[at].id for at, one in self.seen.items() if min(one.size) < SMALL]:
+            few = counted(len(small), "picture")
+            lines.append(f"{few} below {SMALL} pixels on a side: {_few(small)}")
         return lines
 
     def across(self, roles: Sequence[str]) -> list[str]:
@@ -153,13 +146,10 @@ def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], N
             looks = examine(dataset, digests, items[start : start + CHUNK], "anew", jobs)
             some, places, _ = prints_of(looks)
             prints[start + places], compared[start + places] = some, True
-            facts += map(_without_thumbnail, looks)
+            for one in looks:
+                if isinstance(one, Known) and one.seen:
+                    one = one._replace(seen=one.seen._replace(thumbnail=b""))
+                facts.append(one)
             advance(len(looks))
     digests.save()
     return Scan(items, facts, listed, prints, compared)
-
-
-def _without_thumbnail(look: Known | str) -> Known | str:
-    if isinstance(look, str) or look.seen is None:
-        return look
-    return replace(look, seen=look.seen._replace(thumbnail=None))

@@ -392,11 +392,11 @@ def image_checks(images: Scan) -> Iterator[Check]:
 
 def _formats(images: Scan) -> str:
     seen = images.seen
-    forms, modes = (Counter(s[at] for s in seen.values()).most_common() for at in (0, 1))
+    forms = Counter(one.form for one in seen.values()).most_common()
+    modes = Counter(one.mode for one in seen.values() if one.mode != "RGB").most_common()
     parts = [", ".join(f"{count:,} {form}" for form, count in forms)]
-    others = [f"{count:,} {mode}" for mode, count in modes if mode != "RGB"]
-    if others:
-        parts.append(f"not RGB: {', '.join(others)}")
+    if modes:
+        parts.append(f"not RGB: {', '.join(f'{count:,} {mode}' for mode, count in modes)}")
     Image.init()
     named = [(PurePosixPath(images.items[at].id).suffix.lower(), s.form) for at, s in seen.items()]
     for (extension, form), count in Counter(named).most_common():
