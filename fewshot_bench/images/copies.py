@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewshot_bench.images.decode import MOST_SEEN, examine
-from fewshot_bench.images.digests import Known, dataset_digests
+from fewshot_bench.images.digests import DatasetDigests, Known
 from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
 from fewshot_bench.images.lookalikes import CLOSE, COPY, pairs_alike, share_alike
 from fewshot_bench.utils.image_formats import decoder_versions
-from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.small_cache import keep_list, kept_list
 
@@ -67,29 +66,27 @@ class Copies:
         return tuple(group for group in self.members if len({*labels[list(group)].tolist()}) > 1)
 
 
-def find_copies(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> Copies:
+def find_copies(dataset: Dataset, items: Sequence[Item]) -> Copies:
     """Group the pictures of some items; those that cannot be read are alone.
 
     >>> find_copies(dataset, dataset.items()["train"]).copied
     """
-    return group_copies(items, look_closely(dataset, items, jobs), jobs)
+    return group_copies(items, look_closely(dataset, items))
 
 
-def look_closely(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> list[Known | str]:
+def look_closely(dataset: Dataset, items: Sequence[Item]) -> list[Known | str]:
     """The facts of each item's file, or why it cannot be used; cached for unchanged files.
 
     Of more than `MOST_SEEN` files, only whether they decode, and their digests.
     """
-    digests = dataset_digests(dataset)
+    digests = DatasetDigests(dataset)
     current().step(f"looking at images of {dataset.card().name}", len(items))
-    facts = examine(dataset, digests, items, "look" if len(items) <= MOST_SEEN else "check", jobs)
+    facts = examine(dataset, digests, items, "look" if len(items) <= MOST_SEEN else "check")
     digests.save()
     return facts
 
 
-def group_copies(
-    items: Sequence[Item], facts: Sequence[Known | str], jobs: int = THREADS
-) -> Copies:
+def group_copies(items: Sequence[Item], facts: Sequence[Known | str]) -> Copies:
     """Group pictures by the facts of their files; groups of the same pictures are cached."""
     labels = np.array([item.label for item in items], dtype=np.int64)
     known = {one.sha: one for one in facts if isinstance(one, Known)}
@@ -101,7 +98,7 @@ def group_copies(
         key = f"copies {rules} {hashlib.sha256(b''.join(shas)).hexdigest()}"
         kept = kept_list(key)
         if kept is None:
-            kept = json.dumps(_group([known[sha] for sha in shas], jobs)).encode()
+            kept = json.dumps(_group([known[sha] for sha in shas])).encode()
             keep_list(key, kept)
         groups, unsearched = json.loads(kept)
     group_of = dict(zip(shas, groups, strict=True))
@@ -112,7 +109,7 @@ def group_copies(
     return Copies(lowest[inverse], labels, exact, unsearched)
 
 
-def _group(facts: Sequence[Known], jobs: int) -> tuple[list[int], str]:
+def _group(facts: Sequence[Known]) -> tuple[list[int], str]:
     """The group of each of n different pictures, and why some were not searched."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -123,7 +120,7 @@ def _group(facts: Sequence[Known], jobs: int) -> tuple[list[int], str]:
     for least in (COPY, CLOSE):
         # Of pictures that look alike throughout, pairs would be too many, and say nothing.
         if len(left) * share_alike(prints, left[::2], left[1::2], least) <= MOST_MEMBERS:
-            pairs = pairs_alike(prints[left], thumbnails[left], jobs, least)
+            pairs = pairs_alike(prints[left], thumbnails[left], least)
             graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(left), len(left)))
             _, part = connected_components(graph, directed=False)
             _, lowest, members = np.unique(part, return_index=True, return_counts=True)

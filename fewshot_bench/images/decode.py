@@ -20,29 +20,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewshot_bench.api.dataset import (
-    SKIPPED,
-    Dataset,
-    Stamped,
-    Undivided,
-    Without,
-    all_items,
-)
+from fewshot_bench.api.dataset import SKIPPED, Dataset, Stamped, Undivided, Without, all_items
 from fewshot_bench.api.items import Item
-from fewshot_bench.images.digests import (
-    DatasetDigests,
-    Known,
-    Seen,
-    dataset_digests,
-    wait_until_reliable,
-)
+from fewshot_bench.images.digests import DatasetDigests, Known, Seen, wait_until_reliable
 from fewshot_bench.images.fingerprints import thumbnail
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.image_formats import (
-    add_readers,
-    readable_formats,
-    remedy_of,
-)
+from fewshot_bench.utils.image_formats import add_readers, readable_formats, remedy_of
 from fewshot_bench.utils.prefetch import THREADS, spread
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import FEW, shortened
@@ -219,7 +202,7 @@ class Checked(NamedTuple):
 
 def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     """Find items that cannot be decoded; files with a cached result are not read."""
-    digests = dataset_digests(dataset)
+    digests = DatasetDigests(dataset)
     current().step(f"checking images of {dataset.card().name}", len(items))
     # Own pictures are looked at more closely later, and are decoded but once for all of it.
     how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_SEEN else "check"
@@ -391,7 +374,7 @@ class ImageFiles(EncodedFiles):
     @functools.cached_property
     def digests(self) -> tuple[bytes, ...]:
         """The SHA-256 of every file; files with a cached digest for their stamp are not read."""
-        cached = dataset_digests(self._dataset)
+        cached = DatasetDigests(self._dataset)
         shas = spread(lambda index: self._digest(index, cached), range(len(self._items)))
         cached.save()
         self.problem = cached.problem

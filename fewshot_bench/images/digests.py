@@ -52,15 +52,19 @@ _Records = dict[bytes, msgspec.Raw]
 
 
 class DatasetDigests:
-    """Digests of one data set's image files; safe to use from several threads and processes."""
+    """Digests of one data set's image files, in the user's cache folder.
 
-    def __init__(self, key: str, name: str, dataset: Dataset) -> None:
-        """key: in the cache; name: of the data set."""
+    They are safe to use from several threads and processes.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        card = dataset.card()
         self.problem = ""
-        self._key = key
-        self._name = name
+        # Whether a file decodes depends on the decoders: on a plug-in for HEIC, for example.
+        self._key = "\0".join((f"{FORMAT}", card.name, card.folder, *decoder_versions()))
+        self._name = card.name
         self._dataset = dataset if isinstance(dataset, Stamped) else None
-        self._known = {} if self._dataset is None else _records(recall(DIGESTS, key))
+        self._known = {} if self._dataset is None else _records(recall(DIGESTS, self._key))
         self._new: _Records = {}
         self._lock = threading.Lock()
 
@@ -78,7 +82,7 @@ class DatasetDigests:
 
     def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
         """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
-        if stamp is not None and not is_racy(stamp, taken):
+        if stamp is not None and stamp.changed <= taken - RACY_SECONDS:
             with self._lock:
                 self._new[_key(item, stamp)] = msgspec.Raw(msgspec.msgpack.encode(facts))
 
@@ -102,21 +106,6 @@ class DatasetDigests:
             change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
         except (OSError, RuntimeError) as error:
             self.problem = f"digests of images are not kept: {error}"
-
-
-def dataset_digests(dataset: Dataset) -> DatasetDigests:
-    """The digests of a data set in the user's cache folder, for the decoders installed here.
-
-    Whether a file decodes depends on them: on a plug-in for HEIC, for example.
-    """
-    card = dataset.card()
-    key = "\0".join((f"{FORMAT}", card.name, card.folder, *decoder_versions()))
-    return DatasetDigests(key, card.name, dataset)
-
-
-def is_racy(stamp: Stamp, taken: float) -> bool:
-    """True if a file may have changed after `taken` without a new stamp."""
-    return stamp.changed > taken - RACY_SECONDS
 
 
 def wait_until_reliable(stamp: Stamp) -> None:

@@ -25,6 +25,7 @@ from fewshot_bench.images.fingerprints import (
     Indices,
     resampled,
 )
+from fewshot_bench.utils.prefetch import spread
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Keys = np.ndarray[Any, np.dtype[np.uint16]]
@@ -142,47 +143,42 @@ def share_alike(
     return float((close & (first @ second.T >= least.correlation)).mean())
 
 
-def pairs_alike(
-    prints: Fingerprints, thumbnails: Bytes, jobs: int = 1, least: Likeness = COPY
-) -> Indices:
+def pairs_alike(prints: Fingerprints, thumbnails: Bytes, least: Likeness = COPY) -> Indices:
     """(m, 2) pairs of copies among n pictures, each ascending; thumbnails: (n, 32, 32, 3).
 
     All pairs are compared, so that cost is quadratic; `CLOSE` compares whole pictures only.
     """
     everything, channels = np.arange(len(prints)), thumbnails.transpose(3, 0, 1, 2)
+    wholes = prints.view(everything, 0)
 
-    def see(window: int) -> tuple[Floats, Floats]:
-        """Gray values (n, 12, 12) and colors (n, 3, 8, 8) of a window of all pictures."""
-        colors = resampled(channels, prints.parts(everything, window), COLORS)
-        return prints.view(everything, window), colors.swapaxes(0, 1)
-
-    wholes = see(0)
+    def colors(which: Indices, window: int) -> Floats:
+        return resampled(channels[:, which], prints.parts(which, window), COLORS)
 
     def search(window: int) -> Indices:
-        views, colors = see(window)
-        cropped, pairs = prints.indices_with(window, everything), [np.zeros((0, 2), np.int64)]
+        views, cropped = prints.view(everything, window), prints.indices_with(window, everything)
+        pairs = [np.zeros((0, 2), np.int64)]
         for start, mirrored in product(range(0, len(cropped), BLOCK), (False, True)):
             part, way = cropped[start : start + BLOCK], -1 if mirrored else 1
             codes = prints.mirrored if mirrored else prints.codes[:, 0]
             distance = np.bitwise_count(prints.codes[part, window][:, None] ^ codes)
             places, second = np.nonzero(distance <= least.distance)
-            first, (others, other_colors) = part[places], (some[..., ::way] for some in wholes)
-            alike = np.einsum("nij,nij->n", views[first], others[second]) >= least.correlation
-            first, second = (ends[alike & (first != second)] for ends in (first, second))
-            same = _recolored(colors[first], other_colors[second]) <= least.colors
-            pairs.append(np.sort(np.stack([first, second], axis=1)[same], axis=1))
-        return np.concatenate(pairs)
+            first = part[places]
+            alike = np.einsum("nij,nij->n", views[first], wholes[second, :, ::way])
+            kept = (alike >= least.correlation) & (first != second)
+            first, second = first[kept], second[kept]
+            change = _recolored(colors(first, window), colors(second, 0)[..., ::way])
+            pairs.append(np.stack([first, second], axis=1)[change <= least.colors])
+        return np.sort(np.concatenate(pairs), axis=1)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        ways = range(len(WINDOWS) if least is COPY else 1)
-        return np.unique(np.concatenate(list(pool.map(search, ways))), axis=0)
+    ways = range(len(WINDOWS) if least is COPY else 1)
+    return np.unique(np.concatenate(spread(search, ways, size=1)), axis=0)
 
 
 def _recolored(first: Floats, second: Floats) -> Floats:
-    """(n,) root mean square difference of (n, 3, 8, 8) colors, once their brightness is equal."""
-    gain = (first * second).sum(axis=(1, 2, 3)) / np.maximum((second**2).sum(axis=(1, 2, 3)), 1)
-    evened = np.clip(gain, *GAIN)[:, None, None, None] * second
-    return np.asarray(np.sqrt(((first - evened) ** 2).mean(axis=(1, 2, 3))))
+    """(n,) root mean square difference of (3, n, 8, 8) colors, once their brightness is equal."""
+    gain = (first * second).sum(axis=(0, 2, 3)) / np.maximum((second**2).sum(axis=(0, 2, 3)), 1)
+    evened = np.clip(gain, *GAIN)[:, None, None] * second
+    return np.asarray(np.sqrt(((first - evened) ** 2).mean(axis=(0, 2, 3))))
 
 
 class _Search:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +17,8 @@ from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.copies import CHUNK, Copies, group_copies, look_closely, prints_of
 from fewshot_bench.images.decode import examine
-from fewshot_bench.images.digests import Known, Seen, dataset_digests
+from fewshot_bench.images.digests import DatasetDigests, Known, Seen
 from fewshot_bench.images.fingerprints import Fingerprints
-from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.text import counted, shortened
 
 # Shorter sides, in pixels, are called very small; examples of a finding that are shown.
@@ -114,10 +113,10 @@ def _few(said: Sequence[str]) -> str:
     return "; ".join(shortened(said, SHOWN))
 
 
-def look_at(dataset: Dataset, items: Sequence[Item], jobs: int = THREADS) -> Looks:
+def look_at(dataset: Dataset, items: Sequence[Item]) -> Looks:
     """Look at the pictures of some items; what is seen is cached for unchanged files."""
-    facts = look_closely(dataset, items, jobs)
-    return Looks(items, facts, group_copies(items, facts, jobs))
+    facts = look_closely(dataset, items)
+    return Looks(items, facts, group_copies(items, facts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +131,13 @@ class Scan(Looked):
     compared: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
-def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None]) -> Scan:
-    """Read and decode all images with `jobs` threads; `advance` gets the size of each done chunk.
+def scan(dataset: Dataset, listed: Listed, jobs: int) -> Scan:
+    """Read and decode all images with `jobs` threads.
 
     Digests of images that decode are cached for later runs, if the cache is writable.
     """
     items, facts = [item for _, item in listed], list[Known | str]()
-    digests = dataset_digests(dataset)
+    digests = DatasetDigests(dataset)
     prints, compared = Fingerprints.empty(len(items)), np.zeros(len(items), np.bool_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -150,6 +149,5 @@ def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], N
                 if isinstance(one, Known) and one.seen:
                     one = one._replace(seen=one.seen._replace(thumbnail=b""))
                 facts.append(one)
-            advance(len(looks))
     digests.save()
     return Scan(items, facts, listed, prints, compared)

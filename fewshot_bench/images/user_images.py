@@ -146,11 +146,8 @@ def _picture(image: Any) -> Image.Image:
     is_array = isinstance(values, np.ndarray) and values.dtype == np.uint8 and values.ndim == 3
     if is_array and values.shape[2] == 3 and 0 not in shape:
         return Image.fromarray(np.ascontiguousarray(values))
-    kind = (
-        f"{type(image).__name__} {shape} of {getattr(image, 'dtype', '?')}"
-        if shape
-        else type(image).__name__
-    )
+    kind = type(image).__name__
+    kind += f" {shape} of {getattr(image, 'dtype', '?')}" if shape else ""
     raise ValueError(f"is a {kind}; {KINDS}")
 
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -462,13 +462,8 @@ def _verify_set(name: str, store: Path, jobs: int) -> Report:
     from fewshot_bench.plugins.data.status import keep_outcome
     from fewshot_bench.plugins.data.verify import DIFFERS, FAILED, verify
 
-    with working("data verify") as work, lose_output():
-
-        def begin(total: int) -> Callable[[int], None]:
-            work.step(f"images of {name}", total)
-            return work.advance
-
-        report = verify(name, partial(registry().dataset, store=store), jobs, begin)
+    with working("data verify"), lose_output():
+        report = verify(name, partial(registry().dataset, store=store), jobs)
     card, width = report.card, max(len(check.name) for check in report.checks)
     say(f"{name}{f' in {card.folder}' if card is not None and card.folder else ''}")
     for check in report.checks:

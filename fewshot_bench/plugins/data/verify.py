@@ -35,6 +35,7 @@ from fewshot_bench.splits.published import (
     verify_file,
 )
 from fewshot_bench.utils.errors import FsbenchError, explain_denial
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import shortened
 
 OK: Final = "ok"
@@ -54,7 +55,6 @@ COLUMNS = (
     *("first_pool", "first_id", "first_label", "first_class"),
     *("second_pool", "second_id", "second_label", "second_class"),
 )
-Progress = Callable[[int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
@@ -326,11 +326,10 @@ class Report:
         return tuple(check.name for check in self.checks if check.state == state)
 
 
-def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Progress) -> Report:
+def verify(name: str, open_it: Callable[[str], Dataset], jobs: int) -> Report:
     """Run all checks on a data set; whatever it raises becomes a failed check.
 
     Unusable lists end the report, since it is then unknown which images there are.
-    progress: called with the number of images; returns a callback for finished image counts.
     """
     try:
         dataset = open_it(name)
@@ -353,7 +352,8 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     if card.left_out:
         text = "files in the folder are not used" if card.folder else "files are not used"
         checks.append(Check("left out", DIFFERS, text, card.left_out))
-    images = scan(dataset, listed, jobs, progress(len(listed)))
+    current().step(f"images of {name}", len(listed))
+    images = scan(dataset, listed, jobs)
     published = is_published(card, pools)
     same = same_pairs(images)
     tests, others = sides(images, same)

@@ -25,7 +25,6 @@ from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.rng import derive
 from fewshot_bench.utils.text import few, shortened
 
@@ -60,7 +59,7 @@ class Material:
     @cached_property
     def looks(self) -> Looks:
         """What was seen in the images."""
-        return look_at(self.dataset, self.items, THREADS)
+        return look_at(self.dataset, self.items)
 
     @property
     def copies(self) -> Copies:
