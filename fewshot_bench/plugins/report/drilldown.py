@@ -108,9 +108,7 @@ def _drill(
         f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[order[0]], 40)} ({accuracy[order[0]]:.0f} %)"
     )
-    images: list[Tile] = []
-    if budget.images:
-        images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
+    images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
     return Drill(title, summary, grids, images, fits)
 
 

@@ -38,7 +38,7 @@ def thumbnails(
     Empty if the data set cannot be opened or lists other images; an image that cannot be read is
     left out. store: the folder of the store, which may have the data set's split.
     """
-    dataset, items = _open(record, store)
+    dataset, items = _open(record, store) if budget.images else (None, {})
     wrong = [(label, other, _list_wrong(outcomes, label, other)) for label, other, _ in mixed]
     shown: list[Tile] = []
     for rank in range(max((len(images) for *_, images in wrong), default=0)):
