@@ -19,7 +19,7 @@ from fewshot_bench.plugins.models.budget import duration
 from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.plugins.models.search import WHOLE
 from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
-from fewshot_bench.plugins.page import Tile, draw_small, template
+from fewshot_bench.plugins.report.page import Tile, draw_small, template
 from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.kept_models import CARD, MACRO, REPORT, SUSPECTS, TOP1, ModelConfig
 from fewshot_bench.utils.text import counted, printable, shortened

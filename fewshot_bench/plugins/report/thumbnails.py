@@ -10,7 +10,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.page import Tile, draw_small
+from fewshot_bench.plugins.report.page import Tile, draw_small
 from fewshot_bench.store.predictions import Outcome
 
 # All images of a report together, as base64 text.
