@@ -25,8 +25,11 @@ MADE_OF = PICTURES / "made-of.json"
 # What decides how a picture looks, beside the numbers.
 SOURCES = {
     "report": (
-        "plugins/page/base.html",
-        "plugins/report/page/*",
+        "plugins/report/page/base.html",
+        "plugins/report/page/block.html",
+        "plugins/report/page/macros.html",
+        "plugins/report/page/report.html",
+        "plugins/report/page/s*",
         "plugins/report/figures/*.py",
         "analysis/figures/costs.py",
         "analysis/figures/labels.py",

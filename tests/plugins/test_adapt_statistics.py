@@ -150,8 +150,9 @@ def test_results_by_class_are_counted_by_picture(seed: int) -> None:
     first = learned.confusions()[0]
     wrong = [table[row][column] for row in range(5) for column in range(5) if row != column]
     assert first["images"] == pytest.approx(float(max(wrong)))
-    answers = sum(bin["images"] for bin in learned.calibration())
-    assert answers == 3 * 37
+    bins = learned.calibration()
+    assert sum(images for images, _, _ in bins) == 3 * 37
+    assert bins == sorted(bins, key=lambda each: each[2])
 
 
 def test_intervals_are_those_of_fewer_images() -> None:

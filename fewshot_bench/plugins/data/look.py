@@ -21,7 +21,7 @@ from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import aligned, check_file, say, write_bytes, write_text
 from fewshot_bench.cli.working import working
 from fewshot_bench.images.looking import Listed, Looks, look_at
-from fewshot_bench.plugins.page import Tile, draw_small, template
+from fewshot_bench.plugins.report.page import Tile, draw_small, template
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import evenly
 from fewshot_bench.utils.prefetch import spread

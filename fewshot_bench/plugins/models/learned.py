@@ -114,15 +114,11 @@ class Learned:
         told = f"{top1:.1f} % right, but {macro:.1f} % in the mean of the classes"
         return f"large classes are easier: {told}" if gap > estimates.CLEARLY * error else ""
 
-    def calibration(self) -> list[dict[str, float]]:
-        """Bins of the highest probability, from low to high; empty ones are left out.
+    def calibration(self) -> list[tuple[float, float, float]]:
+        """Bins of the highest probability that are not empty, from low to high.
 
-        Keys: `images` (answers of all repeats), `probability` (mean) and `right` (share).
+        Each: the number of answers, the share of right ones, and the mean probability.
         """
         sure, right = self.each[:, self.held].max(axis=2), self.answers == self.labels[self.held]
-        table = metrics.reliability(sure.ravel(), right.ravel())
-        return [
-            {"images": images, "probability": total / images, "right": hits / images}
-            for images, hits, total in table.T.tolist()
-            if images
-        ]
+        table = metrics.reliability(sure.ravel(), right.ravel()).T.tolist()
+        return [(images, hits / images, total / images) for images, hits, total in table if images]

@@ -19,7 +19,7 @@ from fewshot_bench.plugins.models.budget import duration
 from fewshot_bench.plugins.models.rejection import describe
 from fewshot_bench.plugins.models.search import WHOLE
 from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
-from fewshot_bench.plugins.page import Tile, draw_small, template
+from fewshot_bench.plugins.report.page import Tile, draw_small, template
 from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.kept_models import CARD, MACRO, REPORT, SUSPECTS, TOP1, ModelConfig
 from fewshot_bench.utils.text import counted, printable, shortened
@@ -146,9 +146,8 @@ def show_learned(
         tiles = []
         for row in rows[:MOST_PICTURES]:
             answer = f"{100 * row['probability']:.0f} % {row['suggested']}"
-            tiles.append(
-                Tile(draw(row["image"]), (answer, f"labeled {row['label']}", row["image"]))
-            )
+            lines = answer, f"labeled {row['label']}", row["image"]
+            tiles.append(Tile(draw(row["image"]), lines))
         return len(rows), tiles
 
     suspects = find_suspects(learned) if learned else []
@@ -170,7 +169,12 @@ def show_learned(
 
 def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
     """Lines on a kept model; said: lines that were shown before, which are not repeated."""
-    first, last = list(_results(adapted)), list(_places(adapted))
+    config, folder = adapted.config, shlex.quote(str(adapted.folder))
+    use = f"model in {adapted.folder}; fsbench predict {folder} IMAGES"
+    if own := find_method(adapted.folder, config.method, config.method_version):
+        # No command runs code that a model brings, unless it is named.
+        use += f" --method {shlex.quote(own.reference)}"
+    first, last = list(_results(adapted)), list(filter(None, (describe(config), use)))
     notes = [note for note in adapted.notes if not any(note in line for line in said)]
     room = max(MOST - len(said) - len(first) - len(last), 1)
     if len(notes) > room:
@@ -195,12 +199,9 @@ def _results(adapted: Adapted) -> Iterator[str]:
     verb = "chosen" if len(rows) > 1 else "fitted"
     yield f"{verb} {chosen['method']} on {config.backbone}{why}"
     if figures := config.accuracy:
-        measured = MEASURED[figures["metric"]].lower()
-        yield (
-            f"{measured} {100 * figures['mean']:.1f} % on held-out images "
-            f"({100 * figures['level']:.0f} % interval "
-            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %)"
-        )
+        mean, interval = _state(figures["mean"], figures["low"], figures["high"])
+        measured = f"{MEASURED[figures['metric']].lower()} {mean} % on held-out images"
+        yield f"{measured} ({100 * figures['level']:.0f} % interval {interval} %)"
     if learned := adapted.learned:
         worst = [row for row in learned.worst()[:WORST] if row["images"] and row["recall"] < 1]
         if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
@@ -208,15 +209,3 @@ def _results(adapted: Adapted) -> Iterator[str]:
         count = len(find_suspects(learned))
         suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
         yield f"mistakes{suspects}: open {adapted.folder / REPORT}"
-
-
-def _places(adapted: Adapted) -> Iterator[str]:
-    """The threshold, the folder and the next command."""
-    config, folder = adapted.config, str(adapted.folder)
-    if rejected := describe(config):
-        yield rejected
-    use = f"fsbench predict {shlex.quote(folder)} IMAGES"
-    if own := find_method(adapted.folder, config.method, config.method_version):
-        # No command runs code that a model brings, unless it is named.
-        use += f" --method {shlex.quote(own.reference)}"
-    yield f"model in {folder}; {use}"

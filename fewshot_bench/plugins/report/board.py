@@ -24,8 +24,6 @@ LONGEST_REASON = 80
 # More methods than this make no table of all pairs.
 MOST_IN_MATRIX = 20
 _DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
-
-
 # Methods, and lines of the signature, on a card.
 ROWS, LINES = 5, 3
 # Characters of a title, of a name, and of a line of small print that fit on a card.
@@ -304,7 +302,6 @@ def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
             else:
                 fields.append(Field("" if other is contestant else MISSING))
         lines.append(method_row(contestant, fields))
-    heads = [text.short(other.label, 16) for other in ranked]
+    columns = Column.sides(*(text.short(other.label, 16) for other in ranked))
     caption = "Differences of all pairs in points; grey where they are not told apart at 5 %"
-    columns = Column.sides(*heads)
     return Grid("matrix", caption, columns, tuple(lines), first="line minus column")

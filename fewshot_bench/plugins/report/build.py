@@ -17,12 +17,12 @@ from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
-from fewshot_bench.plugins.page import template
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.drilldown import drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import use_settings
 from fewshot_bench.plugins.report.headline import Headline, headline
+from fewshot_bench.plugins.report.page import template
 from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance

@@ -9,10 +9,10 @@ from fewshot_bench.analysis.formats.document import Column, Grid
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.page import Tile
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.fits import Fit, draw_all
 from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.plugins.report.page import Tile
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.rows import Field, Row, sheet
 from fewshot_bench.plugins.report.thumbnails import Budget, thumbnails
@@ -108,9 +108,7 @@ def _drill(
         f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[order[0]], 40)} ({accuracy[order[0]]:.0f} %)"
     )
-    images: list[Tile] = []
-    if budget.images:
-        images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
+    images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
     return Drill(title, summary, grids, images, fits)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.page import Tile, draw_small
+from fewshot_bench.plugins.report.page import Tile, draw_small
 from fewshot_bench.store.predictions import Outcome
 
 # All images of a report together, as base64 text.
@@ -38,7 +38,7 @@ def thumbnails(
     Empty if the data set cannot be opened or lists other images; an image that cannot be read is
     left out. store: the folder of the store, which may have the data set's split.
     """
-    dataset, items = _open(record, store)
+    dataset, items = _open(record, store) if budget.images else (None, {})
     wrong = [(label, other, _list_wrong(outcomes, label, other)) for label, other, _ in mixed]
     shown: list[Tile] = []
     for rank in range(max((len(images) for *_, images in wrong), default=0)):
