@@ -21,7 +21,6 @@ import numpy as np
 from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
-    condition,
     own_data_conflict,
     starts,
     values_of,
@@ -170,7 +169,7 @@ def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
                 # The pooling of texts that nobody here reads: they stand beside those who do.
                 continue
             spec = part["record"].iloc[0].spec
-            key = tuple((name, condition(spec, name)) for name in names)
+            key = tuple((name, CONDITIONS[name].of(spec)) for name in names)
             if lending:
                 allowed = {name: getattr(spec, name) for name in lending}
                 part = frame(lend(list(alike["record"]), allowed))

@@ -166,20 +166,14 @@ _READ = (
 )
 
 
-def condition(spec: RunSpec, name: str) -> str:
-    """A condition as text, as shown in the table and accepted by the option of the same name."""
-    about = CONDITIONS[name]
-    return about.text(about.of(spec))
-
-
 def values_of(data: pd.DataFrame) -> dict[str, set[str]]:
     """The values of each condition, as text; `auto` where data sets differ by it alone."""
     load(data, *_READ)
     found = {}
     for name, about in CONDITIONS.items():
-        values = distinct(data, about.column)
-        stated = distinct(data, name) if len(values) > 1 else values
-        found[name] = {about.text(v) for (v,) in (stated if len(stated) == 1 else values)}
+        values, stated = distinct(data, about.column), distinct(data, name)
+        stated = stated if len(values) > len(stated) == 1 else values
+        found[name] = {about.text(value) for (value,) in stated}
     return found
 
 
@@ -289,7 +283,7 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
             spec = records[index].spec
             overrides = {key: files.get(value, value) for key, value in spec.overrides.items()}
             name = method_label(names[spec.method, spec.method_version], overrides)
-            parts = [f"{n}={shown[condition(spec, n)]}" for n, shown in differing.items()]
+            parts = [f"{n}={shown[CONDITIONS[n].of(spec)]}" for n, shown in differing.items()]
             labels[key] = label = " ".join([name, *parts, *own.get(index, ())])
             rows.setdefault(label, Row(label, spec))
         lines.append(labels[key])

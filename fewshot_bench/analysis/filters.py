@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.analysis.conditions import code, condition, loaded_weights, own_data
+from fewshot_bench.analysis.conditions import code, loaded_weights, own_data
 from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api import own_methods
@@ -68,11 +68,8 @@ def _weights(record: Record) -> tuple[str, ...]:
 
 def _condition_filter(name: str) -> Filter:
     about = CONDITIONS[name]
-    return Filter(
-        name,
-        (name, about.column),
-        lambda record: (about.text(getattr(record.spec, name)), condition(record.spec, name)),
-    )
+    columns = (name, about.column)
+    return Filter(name, columns, lambda r: (about.text(getattr(r.spec, name)), about.of(r.spec)))
 
 
 _WEIGHTS = ("weights", "status", "environment.weights_digest")

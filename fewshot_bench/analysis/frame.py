@@ -336,11 +336,7 @@ def sum_of(*parts: float | None) -> float | None:
 
 
 COLUMNS: Mapping[str, Computed] = {
-    **{
-        about.column: Computed((name, "dataset", "target"), about.as_asked)
-        for name, about in CONDITIONS.items()
-        if about.settle
-    },
+    "asked exif": Computed(("exif", "dataset", "target"), CONDITIONS["exif"].as_asked),
     # Method, version and overrides, which identify a row.
     "row": Computed(
         ("method", "method_version", "overrides"),

@@ -83,13 +83,11 @@ class Prediction:
     rejected: bool = False
     problem: str = ""
 
-    def row(self, count: int = 2) -> dict[str, str | float | bool | None]:
+    def row(self, count: int) -> dict[str, Any]:
         """The prediction by the names of `columns`; None where there is no such class."""
-        heads = columns(count)
         pairs = itertools.chain(*zip(self.classes, self.probabilities, strict=True))
-        named = zip(heads, (self.image, *pairs), strict=False)
-        last = {"rejected": self.rejected, "error": self.problem or None}
-        return dict.fromkeys(heads) | dict(named) | last
+        named = itertools.zip_longest(columns(count)[:-2], (self.image, *pairs))
+        return dict(named) | {"rejected": self.rejected, "error": self.problem or None}
 
 
 def columns(count: int) -> list[str]:
@@ -140,10 +138,9 @@ class Model:
         the model's rejection threshold. error: why an image has no class, else None. batch: images
         in memory at once. WrongTypeError for what is no image and holds none.
         """
-        checked(_ARGUMENTS, {"top": top, "batch": batch})
+        predictions = list(self.stream(images, top=top, batch=batch))
         count = min(top, len(self.classnames))
-        rows = [each.row(count) for each in self.stream(images, top=top, batch=batch)]
-        return frame_rows(rows, columns(count))
+        return frame_rows([each.row(count) for each in predictions], columns(count))
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU; DataMissingError for an unusable image.
@@ -556,10 +553,10 @@ def _each(images: Any, within: bool = False) -> Iterator[Any]:
     within: what is given is held by something else, so that it may be no image.
     """
     if isinstance(images, str | PathLike):
-        below = pictures_below(images) if os.path.isdir(images) else ()
+        below = iter(pictures_below(images) if os.path.isdir(images) else ())
         # Without an image, the folder itself is what cannot be used.
-        first = next(iter(below), images)
-        yield from itertools.chain((first,), below)
+        yield next(below, images)
+        yield from below
     elif hasattr(images, "getexif") or len(getattr(images, "shape", (1,))) in (0, 2, 3):
         yield images
     elif isinstance(images, Iterable) and not (

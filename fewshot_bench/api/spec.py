@@ -140,38 +140,32 @@ class Condition:
         return self.default if self.asked is SAME else self.asked
 
     @property
-    def usual(self) -> Any:
-        """The value that tables omit, and commands need not state."""
-        return AUTO if self.settle else self.default
-
-    @property
     def column(self) -> str:
-        """The column of `analysis.frame` with the values of `of`."""
+        """The column of `analysis.frame` with the values of `as_asked`."""
         return f"asked {self.name}" if self.settle else self.name
 
-    def of(self, spec: RunSpec) -> Any:
-        """The value of a cell, `auto` if that gives it."""
-        value = getattr(spec, self.name)
-        return self.as_asked(value, spec.dataset, spec.target) if self.settle else value
+    def of(self, spec: RunSpec) -> str:
+        """The value of a cell as text, as tables show it and options take it."""
+        return self.text(self.as_asked(getattr(spec, self.name), spec.dataset, spec.target))
 
-    def as_asked(self, value: str, *datasets: str) -> str:
+    def as_asked(self, value: Any, *datasets: str) -> Any:
         """A value of a cell with these data sets, `auto` if that gives it."""
         return AUTO if self.settle and value == self.settle(AUTO, *datasets) else value
 
     @property
     def unsigned(self) -> Any:
         """The value of a signature without this condition."""
-        return self.usual if self.assumed is SAME else self.assumed
+        return self.as_asked(self.default) if self.assumed is SAME else self.assumed
 
     @property
     def resolved(self) -> bool:
         """True if a run resolves the value, so that a reproducing command must state it."""
-        settled = self.asked is not SAME and not self.refines and not self.settle
+        settled = self.asked is not SAME and not (self.refines or self.settle)
         return settled or self.assumed is not SAME
 
     def words_of_command(self, text: str) -> list[str]:
         """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
-        if not text or (text == self.text(self.usual) and not self.resolved):
+        if not text or (text == self.text(self.as_asked(self.default)) and not self.resolved):
             return []
         return [option_name(self.name), *([] if self.kind is bool else [text])]
 

@@ -149,7 +149,7 @@ class _Axes:
         if device := values["device"] or (like and like.device):
             words += ["--device", device]
         texts = {
-            name: values[name] or ("" if like is None else about.text(about.of(like)))
+            name: values[name] or ("" if like is None else about.of(like))
             for name, about in CONDITIONS.items()
             if about.option
         }

@@ -29,13 +29,12 @@ def name_own(given: str | os.PathLike[str]) -> str:
     text = os.fspath(given)
     if not isinstance(text, str):
         raise TypeError
-    if not text or registry().dataset_entry(text) is not None:
-        return text
     place = os.path.expanduser(text)
+    if registry().dataset_entry(text) is not None or not os.path.exists(place):
+        return text
     if os.path.isdir(place):
         return f"folder:{text}"
-    is_table = place.lower().endswith(TABLES) and os.path.isfile(place)
-    return f"manifest:{text}" if is_table else text
+    return f"manifest:{text}" if place.lower().endswith(TABLES) else text
 
 
 DATASET = Kind("the name of a data set, or the path of a folder or table of images", name_own)

@@ -116,8 +116,7 @@ def find_differences(data: pd.DataFrame) -> Iterator[Finding]:
         for column in versions
     )
     for same in (*SAME, *_OTHERS, *packages):
-        about = CONDITIONS.get(same.kind)
-        if about and about.settle and len(distinct(data, about.name)) == 1:
+        if same.value == "condition exif" and len(distinct(data, "exif")) == 1:
             # Their data sets differ, by which `auto` gives this value or another.
             continue
         rule = MustAgree(same.what, same.keys, same.value, (same.value,))

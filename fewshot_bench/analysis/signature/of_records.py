@@ -14,11 +14,10 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.conditions import condition
 from fewshot_bench.analysis.signature.line import UNSIGNED, Choice, Matrix, Named, Pair, write
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CLASSES, RunSpec, canonical_json
+from fewshot_bench.api.spec import CLASSES, CONDITIONS, RunSpec, canonical_json
 from fewshot_bench.utils.text import digest_of
 
 # With more products than this, write a single product around the cells, and their number.
@@ -139,7 +138,7 @@ def _read_shared(spec: RunSpec) -> dict[str, Any]:
     classnames, skipped = spec.data.get("classnames"), spec.data.get(SKIPPED)
     return {
         "backbone": Named(spec.backbone, weights),
-        "conditions": {name: condition(spec, name) for name in UNSIGNED},
+        "conditions": {name: CONDITIONS[name].of(spec) for name in UNSIGNED},
         "holdout": str(spec.data.get("holdout") or ""),
         "templates": tuple(spec.data.get("templates") or ()),
         "classnames": "" if classnames is None else _short(canonical_json(classnames)),

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fewshot_bench.analysis.conditions import condition
 from fewshot_bench.analysis.formats.document import (
     BEST,
     INAPPLICABLE,
@@ -472,7 +471,7 @@ def _meta(sweep: Sweep) -> dict[str, Any]:
         "rows": sweep.rows[0] if sweep.rows else None,
         "panels": names[2:],
         "defaults": {name: defaults.get(name) for name in names},
-        "conditions": {name: condition(spec, name) for name in CONDITIONS},
+        "conditions": {name: about.of(spec) for name, about in CONDITIONS.items()},
         "notes": list(sweep.notes),
         "signature": sweep.table.signatures.get("", ""),
     }

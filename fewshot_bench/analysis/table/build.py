@@ -19,7 +19,6 @@ from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
-    condition,
     overlaps_of,
     refuse_mixed,
     starts,
@@ -231,7 +230,7 @@ def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         if about.prefix:
             short = starts(shown)
             shown = tuple(short[text] for text in shown if text)
-        if shown and not (about.quiet and shown == (about.text(about.usual),)):
+        if shown and not (about.quiet and shown == (about.text(about.as_asked(about.default)),)):
             conditions[name] = shown
     own = {text for (text,) in distinct(data, "data text")} - {"none"}
     left_out = {
@@ -574,7 +573,7 @@ def spec_of(table: Table, cell: Cell, seed: Seed) -> RunSpec:
     """The spec of a cell of a table for a command that runs it."""
     group = cell.group
     stated = table.conditions.get("exif", (AUTO,))
-    exif = stated[0] if len(stated) == 1 else condition(cell.row.spec, "exif")
+    exif = stated[0] if len(stated) == 1 else CONDITIONS["exif"].of(cell.row.spec)
     return replace(
         cell.row.spec,
         exif=settle_exif(exif, group.dataset, group.target),

@@ -22,8 +22,8 @@ from fewshot_bench.utils.text import size_text
 BUDGET = "10m"
 KEPT = 0.95
 """Default share of right images that `--reject` keeps."""
-_PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_NUMBER = r"(\d{1,9}(?:\.\d{1,6})?)"
+_TIME = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?|{_NUMBER}", re.ASCII)
 # Shares kept for writing the folder after the last fit, and for fits; factor for slower machines.
 SPARE, FITS, SLOWER = 0.08, 0.12, 1.3
 # Seconds of a fit that are observed between two predictions of its end.
@@ -42,16 +42,11 @@ def read_duration(value: str | float) -> float:
     """Seconds of `10m`, `90s`, `1h30m` or a number of seconds; UsageError for others."""
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise TypeError(value)
-    text = str(value)
-    written = text.strip().lower().replace(" ", "")
-    parts = _PART.findall(written)
-    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", written, re.ASCII):
-        parts = [(written, "s")]
-    elif "".join(number + unit for number, unit in parts) != written:
-        parts = []
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    match = _TIME.fullmatch(str(value).strip().lower().replace(" ", ""))
+    parts = zip(match.groups("0"), (3600, 60, 1, 1), strict=True) if match else ()
+    seconds = sum(float(number) * unit for number, unit in parts)
     if seconds <= 0:
-        raise UsageError(f"--budget {text:.40}: expected a time such as 10m, 90s or 1h30m")
+        raise UsageError(f"--budget {value!s:.40}: expected a time such as 10m, 90s or 1h30m")
     return seconds
 
 
@@ -77,13 +72,14 @@ def roomy(seconds: float) -> str:
 class Budget:
     """Seconds from now on, and bytes of memory (None: no limit).
 
-    reserved: seconds that the final fit is expected to take.
+    reserved: seconds that the final fit is expected to take. spare: share kept for what follows it.
     """
 
     seconds: float
     memory: int | None = None
     clock: Callable[[], float] = time.monotonic
     reserved: float = 0.0
+    spare: float = SPARE
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +94,7 @@ class Budget:
     @property
     def left(self) -> float:
         """Seconds that may still go into choosing."""
-        return self.seconds * (1 - SPARE) - self.spent - self.reserved
+        return self.seconds * (1 - self.spare) - self.spent - self.reserved
 
     @contextmanager
     def refusing(self, more: float = 0.0) -> Iterator[Work]:
@@ -128,19 +124,17 @@ class Budget:
             finally:
                 work.check = None
 
-    def watch(self, fits: int, more: float = 0.0) -> Callable[[int, int], None]:
+    def watch(self, fits: int) -> Callable[[int, int], None]:
         """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
 
-        more: share of the budget that they may take besides. The time of all fits is predicted from
-        the median time of a step: the first ones are slow, because they also encode texts and
-        views, which are kept for other fits.
+        The time of all fits is predicted from the median time of a step: the first ones also encode
+        texts and views, which are kept for other fits.
         """
         import psutil
 
-        begun, left = self.clock(), self.left + more * self.seconds
-        memory_info = psutil.Process().memory_info
+        begun = looked = self.clock()
+        left, memory_info = self.left, psutil.Process().memory_info
         seen: list[tuple[float, int]] = []
-        looked = begun
 
         def progress(done: int, total: int) -> None:
             nonlocal looked

@@ -23,9 +23,8 @@ READ = 2**16
 
 def list_images(arguments: Sequence[str]) -> Iterator[str]:
     """As `iterate_images`, with the images of folders in place of these."""
-    given = filter(None, iterate_images(arguments))
-    within = (pictures_below(path) if os.path.isdir(path) else (path,) for path in given)
-    return (image for images in within for image in images)
+    for path in filter(None, iterate_images(arguments)):
+        yield from pictures_below(path) if os.path.isdir(path) else (path,)
 
 
 def iterate_images(arguments: Sequence[str]) -> Iterator[str | None]:

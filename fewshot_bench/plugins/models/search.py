@@ -14,7 +14,7 @@ import numpy as np
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import estimates
-from fewshot_bench.plugins.models.budget import SLOWER, SPARE, Budget, OverBudget, duration, roomy
+from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration, roomy
 from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.material import FOLDS, Fold, repeat_folds, with_validation
@@ -221,12 +221,8 @@ class Search:
         logits = np.full((len(self.labels), len(self.runner.space.classnames)), np.nan)
         parts = np.full(len(self.labels), -1)
         at = f"{candidate.title}, repeat {candidate.repeats + 1} of {1 + self.folds[-1].repeat}"
-        so_far = max(
-            ((each.right(self.units, 1) @ self.weights, each.title) for each in self.finalists),
-            key=lambda found: found[0],
-            default=None,
-        )
-        best = f"; best so far {so_far[1]} {100 * so_far[0]:.1f} %" if so_far else ""
+        rates = {each.right(self.units, 1) @ self.weights: each.title for each in self.finalists}
+        best = f"; best so far {rates[max(rates)]} {100 * max(rates):.1f} %" if rates else ""
         for done, fold in enumerate(folds):
             fits, each = len(folds) - done, self._expect_seconds(candidate)
             most = self.budget.seconds - self.budget.spent
@@ -237,7 +233,14 @@ class Search:
                 raise OverBudget(
                     "no time left" if late else f"no time: a fit takes about {duration(each)}"
                 )
-            fitted, answers = self._fit(candidate, fold.train, fold.held_out, fits + 1)
+            first = candidate.validation is None
+            fitted, answers, seconds = self._fit(candidate, fold.train, fold.held_out, fits + 1)
+            candidate.seconds.append(seconds)
+            if first:
+                self.runner.check_restored(fitted)
+            if first and candidate.validation and not self._alone:
+                twin = Candidate(candidate.variant, validation=False, whole=True)
+                self.candidates.insert(self.candidates.index(candidate) + 1, twin)
             if fitted.peak_mb * 2**20 > (self.budget.memory or math.inf):
                 raise OverBudget(f"no memory: a fit took {fitted.peak_mb:,.0f} MiB")
             logits[fold.held_out] = answers
@@ -252,65 +255,52 @@ class Search:
         train: NDArray[np.int64],
         queries: NDArray[np.int64],
         fits: int,
-    ) -> tuple[Fitted, NDArray[np.float32]]:
-        """Fit a candidate; its first fit shows if it can be kept, and uses validation images.
+    ) -> tuple[Fitted, NDArray[np.float32], float]:
+        """Fit a candidate, first with validation images, anew without if it does not use them.
 
-        If not, it is fitted again without them; if so, its twin without them becomes a candidate.
+        Also returns its logits for `queries`, and seconds. fits: how many such fits are to come.
         """
-        chooses = candidate.validation is not False
-        begun, watch = self.budget.clock(), self.budget.watch(fits)
-        fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
-        if candidate.validation is None:
-            self.runner.check_restored(fitted)
+        for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
+            # A head that was chosen because it takes no time is not ended.
+            watch = None if candidate is self._hurried else self.budget.watch(fits)
+            begun = self.budget.clock()
+            fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
             candidate.validation = fitted.declared.selection["labels"] > 0
-            if not candidate.validation:
-                return self._fit(candidate, train, queries, fits)
-            if not self._alone:
-                twin = Candidate(candidate.variant, validation=False, whole=True)
-                self.candidates.insert(self.candidates.index(candidate) + 1, twin)
-        candidate.seconds.append(self.budget.clock() - begun)
-        return fitted, logits
+            if candidate.validation:
+                break
+        return fitted, logits, self.budget.clock() - begun
 
     def finish(self) -> tuple[Candidate, Fitted, NDArray[np.float32]]:
         """The winner and what `final` gives for it, within the budget.
 
         If that would not end in time, the fastest of the others wins; UsageError without others.
         """
-        self.budget.reserved = 0.0
+        self.budget.reserved = self.budget.spare = 0.0
         winner = self.choose()
         last = f"fitting {winner.title} on all {len(self.labels):,} images"
         current().step(last, most=self.budget.seconds - self.budget.spent)
         try:
             return winner, *self.final(winner)
         except OverBudget as error:
-            each = max(error.each, winner.each)
             if self._alone:
-                enough = f"--budget {roomy(self.budget.spent + (FOLDS + 1) * each)}"
-                remedy = enough if error.each else "a larger --memory"
+                seconds = self.budget.spent + (FOLDS + 1) * max(error.each, winner.each)
+                remedy = f"--budget {roomy(seconds)}" if error.each else "a larger --memory"
                 raise UsageError(f"{last}: {error}; give {remedy}") from None
             winner.dropped = str(error)
         for other in self.finalists:
             if other.name in TIERS[0]:
                 other.dropped = f"no comparison: there was no time for {winner.title}"
-        if self.finalists:
-            self._hurried = min(self.finalists, key=lambda candidate: candidate.each)
-            self.why = f"the fastest of those compared, as there was no time for {winner.title}"
-            return self._hurried, *self.final(self._hurried)
-        winner = self.choose()
+        self.why = f"the fastest of those compared, as there was no time for {winner.title}"
+        self._hurried = min(self.finalists, key=lambda other: other.each, default=None)
+        winner = self._hurried or self.choose()
         return winner, *self.final(winner)
 
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
         """Fit a candidate on all images; also returns its logits for its validation images."""
         every = np.arange(len(self.labels))
         _, val = with_validation(self.runner.material.copies, every, self.runner.chosen.seed)
-        # A head that was chosen because it takes no time is not ended.
-        watch = None if self._hurried is candidate else self.budget.watch(1, SPARE)
-        for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
-            queries = val if chooses else every[:0]
-            fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses, watch)
-            candidate.validation = fitted.declared.selection["labels"] > 0
-            if candidate.validation == chooses:
-                break
+        queries = every[:0] if candidate.validation is False else val
+        fitted, logits, _ = self._fit(candidate, every, queries, 1)
         self.runner.check_restored(fitted)
         return fitted, logits if candidate.validation else logits[:0]
 
@@ -350,8 +340,7 @@ class Search:
             reasons = "; ".join(f"{each.title}: {each.dropped}" for each in self.candidates)
             raise UsageError(f"no method could be fitted: {reasons}")
         wanted = CHEAPEST if self.folds else ONE_SHOT
-        named = [each for each in heads if each.name == wanted]
-        winner = (named or heads or usable)[0]
+        winner = ([each for each in heads if each.name == wanted] or heads or usable)[0]
         if not self._alone:
             self.why = "best at one shot where none can be held out"
             if self.folds:

@@ -5,42 +5,33 @@ let model = null;
 let entries = [];
 let queue = Promise.resolve();
 
-function made(tag, content, name) {
-  const element = document.createElement(tag);
-  element.append(...[content].flat());
-  if (name) element.className = name;
+function made(tag, fields, ...inner) {
+  const element = Object.assign(document.createElement(tag), fields);
+  element.append(...inner);
   return element;
 }
 
 function line({class: name, probability}) {
-  const filled = made("div", []);
+  const filled = made("div");
   filled.style.width = `${100 * probability}%`;
-  const bar = made("div", [filled], "bar");
-  bar.setAttribute("aria-hidden", "true");
-  return made("li", [made("span", name), made("span", percent.format(probability)), bar]);
+  const share = made("span", {}, percent.format(probability));
+  return made("li", {}, made("span", {}, name), share, made("div", {className: "bar"}, filled));
 }
 
 function near({class: name, similarity, image}) {
-  const picture = made("img", []);
-  picture.src = image;
-  picture.alt = `A training image of ${name}`;
-  return made("li", [picture, made("span", name), made("span", similarity.toFixed(2))]);
+  const picture = made("img", {src: image, alt: `A training image of ${name}`});
+  return made("li", {}, picture, made("span", {}, name), made("span", {}, similarity.toFixed(2)));
 }
 
 function add(file) {
   const row = part("rows").insertRow();
   const entry = {file, row, name: file.name || "pasted image", answer: null, error: ""};
-  const picture = made("img", []);
-  picture.alt = "";
-  picture.loading = "lazy";
-  picture.src = URL.createObjectURL(file);
-  picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
+  const picture = made("img", {alt: "", loading: "lazy", src: URL.createObjectURL(file)});
+  picture.onload = () => URL.revokeObjectURL(picture.src);
   // Browsers do not show HEIC, and other files not at all.
-  picture.addEventListener("error", () => picture.replaceWith(made("span", "no preview", "blank")));
-  const head = made("th", [picture, made("span", entry.name)]);
-  head.scope = "row";
-  row.append(head, made("td", "waiting …"));
-  row.lastChild.colSpan = 2;
+  picture.onerror = () => picture.replaceWith(made("span", {className: "blank"}, "no preview"));
+  const head = made("th", {scope: "row"}, picture, made("span", {}, entry.name));
+  row.append(head, made("td", {colSpan: 2}, "waiting …"));
   entries.push(entry);
   queue = queue.then(() => row.isConnected && ask(entry));
 }
@@ -59,17 +50,15 @@ async function ask(entry) {
 }
 
 function show({row, answer, error}) {
-  const cell = row.lastChild;
-  if (error) cell.replaceWith(Object.assign(made("td", error, "error"), {colSpan: 2}));
+  row.lastChild.remove();
+  if (error) row.append(made("td", {colSpan: 2, className: "error"}, error));
   else {
     const [best] = answer.classes;
-    const about = made("details", [made("summary", best.class), made("ol", answer.classes.map(line), "classes")]);
-    about.open = entries.length === 1;
-    if (answer.nearest) about.append("Nearest training images", made("ol", answer.nearest.map(near), "nearest"));
-    cell.replaceChildren(about);
-    cell.colSpan = 1;
-    row.append(made("td", percent.format(best.probability)));
-    if (answer.rejected) row.lastChild.append(made("strong", "rejected"));
+    const classes = made("ol", {className: "classes"}, ...answer.classes.map(line));
+    const about = made("details", {open: entries.length === 1}, made("summary", {}, best.class), classes);
+    if (answer.nearest) about.append("Nearest training images", made("ol", {className: "nearest"}, ...answer.nearest.map(near)));
+    row.append(made("td", {}, about), made("td", {}, percent.format(best.probability)));
+    if (answer.rejected) row.lastChild.append(made("strong", {}, "rejected"));
   }
   tell();
 }
@@ -94,9 +83,8 @@ function save() {
     const [best = {}, next = {}] = answer ? answer.classes : [];
     lines.push([name, best.class, best.probability, next.class, next.probability, Boolean(answer && answer.rejected), error]);
   }
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([lines.map(each => `${each.map(field).join(",")}\n`).join("")], {type: "text/csv"}));
-  link.download = "predictions.csv";
+  const table = new Blob(lines.map(each => `${each.map(field).join(",")}\n`), {type: "text/csv"});
+  const link = made("a", {href: URL.createObjectURL(table), download: "predictions.csv"});
   link.click();
   URL.revokeObjectURL(link.href);
 }
