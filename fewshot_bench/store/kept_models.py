@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -94,33 +94,6 @@ JPEG = b"\xff\xd8\xff"
 LENGTH = 0.02
 
 
-class Stated(TypedDict, total=False):
-    """An accuracy with its interval, by the metric (`MEASURES`) that the method was chosen by.
-
-    images: different pictures that were held out; methods: number that it was chosen among.
-    negatives: images of none of the classes, of which `caught` are rejected, where `kept` of the
-    right answers are not.
-    """
-
-    metric: str
-    mean: float
-    low: float
-    high: float
-    level: float
-    folds: float
-    repeats: float
-    images: float
-    methods: float
-    calibration_error: float
-    negatives: float
-    caught: float
-    caught_low: float
-    caught_high: float
-    kept: float
-    kept_low: float
-    kept_high: float
-
-
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that defines a model besides its tensors.
 
@@ -137,7 +110,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`; may lack
         `image_digests`: see `image_digests`).
     notes: choices of the method.
-    accuracy: out-of-fold results, empty if there are none.
+    accuracy: out-of-fold results, empty if there are none: `metric` (one of MEASURES), `mean`,
+        `low`, `high`, `level`, `folds`, `repeats`, `images` (different pictures), `methods` (it was
+        chosen among) and `calibration_error`; where measured the number `negatives` of images of no
+        class, the share `caught` of them, and `kept` of right answers, with their intervals.
     classes: out-of-fold results by class, empty if there are none: rows of `Learned.classes`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query is assigned to no class; None for never.
@@ -160,7 +136,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exif: str = "ignore"
     data: Mapping[str, Any] = {}
     notes: Mapping[str, Any] = {}
-    accuracy: Stated = {}
+    accuracy: Mapping[str, Any] = {}
     classes: tuple[Mapping[str, Any], ...] = ()
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     reject: float | None = None
@@ -291,9 +267,9 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, *EXTRAS):
         (folder / name).unlink(missing_ok=True)
-    for name, part in {TENSORS: content, **extras, CARD: card.encode()}.items():
+    parts = {TENSORS: content, **extras, CARD: card.encode(), CONFIG: text.encode()}
+    for name, part in parts.items():
         write_whole(folder / name, part)
-    write_whole(folder / CONFIG, text.encode())
     return str(plain["digest"])
 
 

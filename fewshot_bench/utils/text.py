@@ -160,6 +160,11 @@ def counted(count: int, singular: str, many: str = "") -> str:
     return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
+def percent(mean: float, low: float, high: float, digits: int = 0) -> str:
+    """`83 % (71 to 91)`, of shares."""
+    return f"{100 * mean:.{digits}f} % ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+
+
 def joined(parts: Sequence[str], comma: str = ", ") -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([comma.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -127,11 +127,6 @@ class Adapted:
         return frame_rows(self.methods)
 
     @property
-    def classes(self) -> pd.DataFrame:
-        """A row for each class, as `Learned.classes`; none if nothing was held out."""
-        return frame_rows(self.learned.classes() if self.learned else ())
-
-    @property
     def suspects(self) -> pd.DataFrame:
         """The rows of `suspects.csv`; none if nothing was held out."""
         return frame_rows(find_suspects(self.learned) if self.learned else (), HEADS)
@@ -222,16 +217,16 @@ def adapt(
         search = Search(runner, variants, clock, REPEATS, metric, method.endswith(WHOLE))
         search.run()
         winner, fitted, chosen_by = search.finish()
-        answers = runner.answer(fitted, others.dataset, others.items) if others else None
         support = runner.make_support() if keep_support else None
-    stated, learned = _estimate(search, winner, given, chosen_by)
-    if others and learned and answers is not None:
-        other = estimates.confidences(answers, stated["temperature"])
-        stated["reject"], more = measure(learned, other, others.groups, given["reject"])
-        stated["accuracy"] |= more
+        stated, learned = _estimate(search, winner, given, chosen_by)
+        if others and learned:
+            answers = runner.answer(fitted, others, others.listed)
+            sure = estimates.confidences(answers, stated["temperature"])
+            stated["reject"], more = measure(learned, sure, others.groups, given["reject"])
+            stated["accuracy"] |= more
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
-    wanted = 1.0 if others else given["reject"]
+    wanted = bool(others or given["reject"])
     notes = (*material.notes, *_remark(search, winner, config, learned, wanted))
     notes += (others.note,) if others else ()
     if support is not None:
@@ -341,9 +336,8 @@ def _estimate(
         logits, scale = estimates.rescale(logits, fits), estimates.scale_of(chosen_by)
     temperature = estimates.temperature_of(logits, labels, images)
     error = estimates.calibration_error(logits, labels, first[held], images)
-    threshold, kept = None, given["reject"]
-    if kept is not None:
-        threshold = estimates.threshold(logits, labels, temperature, kept, images)
+    kept = given["reject"]
+    threshold = kept and estimates.threshold(logits, labels, temperature, kept, images)
     each.reshape(len(parts), -1)[held] = estimates.softmax(logits, temperature)
     ids, groups = tuple(item.id for item in material.items), material.copies.groups
     learned = Learned(ids, search.labels, groups, material.classnames, each)
@@ -395,16 +389,15 @@ def _config(
 
 def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, Any]:
     """A row of `Adapted.tried`."""
-    mean = low = high = math.nan
+    own = estimates.Accuracy(math.nan, math.nan, math.nan, 0)
     if candidate.repeats:
         repeats = search.repeats if candidate in search.finalists else candidate.repeats
         own = estimates.own(candidate.right(search.units, repeats), search.weights)
-        mean, low, high = own.mean, own.low, own.high
     return {
         "method": candidate.title,
-        "accuracy": mean,
-        "low": low,
-        "high": high,
+        "accuracy": own.mean,
+        "low": own.low,
+        "high": own.high,
         "seconds": math.fsum(candidate.seconds),
         "folds": len(candidate.seconds),
         "chosen": candidate is winner,
@@ -417,7 +410,7 @@ def _remark(
     winner: Candidate,
     config: ModelConfig,
     learned: Learned | None,
-    kept: float | None,
+    rejects: bool,
 ) -> Iterator[str]:
     lone = len(config.classnames) - len({*search.units.labels.tolist()})
     if lone and search.folds:
@@ -430,5 +423,5 @@ def _remark(
         yield f"nothing was held out ({reason}), so that no accuracy is stated"
     elif search.stopped:
         yield search.stopped
-    if kept is not None and config.reject is None:
+    if rejects and config.reject is None:
         yield "too few right answers for a threshold: nothing is rejected"

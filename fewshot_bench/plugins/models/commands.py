@@ -30,13 +30,7 @@ from fewshot_bench.cli.options import (
     format_option,
     output_option,
 )
-from fewshot_bench.cli.output import (
-    refuse_image,
-    refuse_kept,
-    replaced,
-    say,
-    warn,
-)
+from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, say, warn
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.budget import BUDGET, KEPT
 from fewshot_bench.plugins.models.inputs import iterate_images, list_images
@@ -53,8 +47,7 @@ if TYPE_CHECKING:
 
 WIDEST = 40
 """Maximum characters of a class name in a table."""
-Cell = str | float | bool | None
-Row = dict[str, Cell]
+Row = dict[str, str | float | bool | None]
 Line = Callable[[Row], str]
 
 
@@ -174,39 +167,25 @@ def adapt(**values: Any) -> None:
     from fewshot_bench.plugins.models import extend as extending
     from fewshot_bench.plugins.models.model_card import summarize
 
-    model, add = values.pop("model"), values.pop("add")
-    if bool(add) != (model is not None):
+    add = bool(values["add"])
+    if add != (values["model"] is not None):
         raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
-    given = _list_given(bool(add))
-    interrupt_on_signals()
-    said: list[str] = []
-    with working("adapt", "reading images"):
-
-        def tell(line: str) -> None:
-            said.append(line)
-            say(line)
-
-        if add:
-            adapted = extending.extend(**given, say=tell)
-        else:
-            adapted = adapting.adapt(**values, say=tell)
-    for line in summarize(adapted, said):
-        say(line)
-
-
-def _list_given(add: bool) -> dict[str, Any]:
-    """The options that were given; MissingParameter for one that is needed without --add."""
-    context = click.get_current_context()
-    default = ParameterSource.DEFAULT
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if context.get_parameter_source(name) is not default
-    }
+    context, default = click.get_current_context(), ParameterSource.DEFAULT
+    given = {k: v for k, v in values.items() if context.get_parameter_source(k) is not default}
     for option in context.command.params:
         if not add and option.name in {"dataset", "output"} - given.keys():
             raise click.MissingParameter(ctx=context, param=option)
-    return given
+    interrupt_on_signals()
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        say(line)
+
+    with working("adapt", "reading images"):
+        adapted = (extending.extend if add else adapting.adapt)(**given, say=tell)
+    for line in summarize(adapted, said):
+        say(line)
 
 
 @click.command("export", short_help="Write a kept model as a torch or ONNX program.")
@@ -398,23 +377,19 @@ def _table(head: list[str], model: Model) -> Line:
         cells = []
         for name, value in zip(head[1:-2:2], head[2:-2:2], strict=True):
             shown = "-" if row[name] is None else printable(str(row[name]))
-            cells.append(f"{_cut(shown, width):<{width}}  {_share(row[value])}")
+            shown = shown if len(shown) <= width else f"{shown[: width - 1]}…"
+            share = row[value]
+            if share == value:
+                share = "share"
+            elif share is not None:
+                share = f"{100 * float(share):.1f} %"
+            cells.append(f"{shown:<{width}}  {share or '':>7}")
         if model.config.reject is not None:
             cells.append(f"{'rejected' if row['rejected'] else '':<8}")
         error = "" if row["error"] in (None, "error") else f": {row['error']}"
         return "  ".join([*cells, printable(f"{row['image']}{error}")]) + "\n"
 
     return line
-
-
-def _share(value: Cell) -> str:
-    if isinstance(value, str):
-        return f"{'share':>7}"
-    return f"{'':>7}" if value is None else f"{100 * value:5.1f} %"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 _LINES: dict[str, Callable[[list[str], Model], Line]] = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import optimize, special
 
 from fewshot_bench.api import metrics
 from fewshot_bench.store.kept_models import MACRO
@@ -32,8 +33,8 @@ SHARED, NEW = 2.25, 1.0
 DRAWS = 1000
 # A candidate that loses by more than this many standard errors is not tried again.
 CLEARLY = 2.0
-# Temperatures to search between, and steps of the search.
-SMALLEST, LARGEST, STEPS = 1e-4, 1e4, 80
+# Logarithms of temperatures to search between.
+BOUNDS = math.log(1e-4), math.log(1e4)
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ def estimate(right: Sequence[Shares], chosen: int, weights: Shares, seed: int) -
 
 def softmax(logits: Logits, temperature: float) -> Shares:
     """(..., classes) probabilities."""
-    scaled = np.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / temperature)
-    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
+    return np.asarray(special.softmax(logits.astype(np.float64) / temperature, axis=-1))
 
 
 def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
@@ -165,19 +165,15 @@ def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
     classes, doubt = logits.shape[1], 1 / (images + 2)
     target = np.full(logits.shape, doubt / classes)
     target[np.arange(len(labels)), labels] += 1 - doubt
-    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+    exact = logits.astype(np.float64)
 
     def loss(exponent: float) -> float:
-        scaled = shifted * math.exp(-exponent)
-        total = np.log(np.exp(scaled).sum(axis=1))
-        return float((total - (target * scaled).sum(axis=1)).mean())
+        scaled = special.log_softmax(exact * math.exp(-exponent), axis=1)
+        return float(-(target * scaled).sum(axis=1).mean())
 
     # Convex in the inverse temperature, so that it has one minimum.
-    low, high, golden = math.log(SMALLEST), math.log(LARGEST), (math.sqrt(5) - 1) / 2
-    for _ in range(STEPS):
-        first, second = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, second) if loss(first) <= loss(second) else (first, high)
-    return math.exp((low + high) / 2)
+    found = optimize.minimize_scalar(loss, bounds=BOUNDS, options={"xatol": 1e-9})
+    return math.exp(found.x)
 
 
 def scale_of(logits: Logits) -> float:

@@ -114,14 +114,11 @@ class FitRunner:
                     raise fitted.error
                 if not len(queries):
                     return fitted, np.zeros((0, len(self.space.classnames)), np.float32)
-                incidents = Incidents()
-                _, logits, *_ = evaluate_within_memory(
-                    fitted, cell, self._session, incidents, interrupted
-                )
+                done = evaluate_within_memory(fitted, cell, self._session, Incidents(), interrupted)
+                return fitted, done[1]
             except BaseException:
                 self._session.drop_changed_backbone()
                 raise
-        return fitted, logits
 
     def answer(
         self, fitted: Fitted, dataset: Dataset, items: tuple[Item, ...]
@@ -134,8 +131,7 @@ class FitRunner:
         cell = replace(fitted.cell, lists=lists)
         with own_interruptions() as interrupted:
             done = evaluate_within_memory(fitted, cell, self._session, Incidents(), interrupted)
-        logits: NDArray[np.float32] = done[1]
-        return logits
+        return np.asarray(done[1])
 
     def check_restored(self, fitted: Fitted) -> None:
         """ContractError if the tensors of a fit restore no classifier with the same answers."""

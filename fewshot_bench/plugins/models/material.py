@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Places = NDArray[np.int64]
 
-FOLDS, MOST_LINES = 5, 4
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,12 @@ class Material:
     def lines(self) -> list[str]:
         """What to know of the images before they are used, in at most four lines."""
         first, *others = self.looks.lines()
-        return ["; ".join((first, *self.notes)), *others][:MOST_LINES]
+        return ["; ".join((first, *self.notes)), *others][:4]
 
     @property
     def classnames(self) -> tuple[str, ...]:
         """Class names by label."""
         return self.dataset.card().classnames
-
-    @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """(classes,) images of each class."""
-        return np.bincount(self.labels, minlength=len(self.classnames))
 
     @property
     def digest(self) -> str:
@@ -173,38 +168,34 @@ class Fold:
     held_out: Places
 
 
-def repeat_folds(
-    copies: Copies, repeats: int, seed: int, folds: int = FOLDS, keep: bool = False
-) -> Iterator[Fold]:
+def repeat_folds(copies: Copies, repeats: int, seed: int, keep: bool = False) -> Iterator[Fold]:
     """The folds of all repeats, one after the other; none where no class has two pictures.
 
     Copies are in one fold. keep: whether contradictions are held out, too. A class of fewer
     pictures than folds is held out in as many folds as it has pictures.
     """
     for repeat in range(repeats):
-        part = _parts(copies, folds, derive(seed, "folds", repeat), keep)
-        for number in range(folds):
+        part = _parts(copies, derive(seed, "folds", repeat), keep)
+        for number in range(FOLDS):
             held_out = np.flatnonzero(part == number)
             if len(held_out):
                 yield Fold(repeat, number, np.flatnonzero(part != number), held_out)
 
 
-def _parts(copies: Copies, folds: int, seed: int, keep: bool) -> Places:
+def _parts(copies: Copies, seed: int, keep: bool) -> Places:
     """(n,) the fold that each image is held out in; -1 for what is always trained on.
 
     Classes are dealt out one after the other, so that folds differ by one picture at most.
     """
     rng, groups, labels = np.random.default_rng(seed), copies.groups, copies.labels
-    usable = keep | _is_plain(copies)
-    part, dealt = np.full(len(labels), -1), 0
-    turns = rng.permutation(folds)
+    usable, part, dealt = keep | _is_plain(copies), np.full(len(labels), -1), 0
+    turns = rng.permutation(FOLDS)
     for label in rng.permutation(np.unique(labels)):
         firsts = np.unique(groups[(labels == label) & usable & (part[groups] < 0)])
-        if len(firsts) < 2:
-            continue
-        turn = turns[(dealt + np.arange(len(firsts))) % folds]
-        part[rng.permutation(firsts)] = turn
-        dealt += len(firsts)
+        if len(firsts) > 1:
+            turn = turns[(dealt + np.arange(len(firsts))) % FOLDS]
+            part[rng.permutation(firsts)] = turn
+            dealt += len(firsts)
     for label in np.unique(labels) if keep else ():
         inside = groups[labels == label]
         if (part[inside] == part[inside[0]]).all():

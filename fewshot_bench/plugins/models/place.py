@@ -25,10 +25,7 @@ Refuse = Callable[[list[Path]], str]
 
 
 def refuse_model(folder: Path, force: bool) -> Refuse:
-    """The `Refuse` of the folder of a model: an earlier model alone is replaced, by `force`.
-
-    Only the one that is there now: a model that comes later stays.
-    """
+    """The `Refuse` of the folder of a model: `force` replaces the model that is there now."""
     restore(folder)
     first = ""
     with suppress(StoreError):

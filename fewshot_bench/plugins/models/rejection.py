@@ -1,16 +1,11 @@
-"""What belongs to no class: a threshold on the probability, from images of none of the classes.
-
-`gather_others` reads them, `measure` sets the threshold and says what it does on images that did
-not set it.
-"""
+"""What belongs to no class: a threshold on the probability, from images of none of the classes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +14,10 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.images.copies import group_copies, look_closely
 from fewshot_bench.plugins.models.estimates import wilson
 from fewshot_bench.plugins.models.inputs import list_images
-from fewshot_bench.store.kept_models import ModelConfig, Stated
+from fewshot_bench.store.kept_models import ModelConfig
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.rng import derive
-from fewshot_bench.utils.text import few
+from fewshot_bench.utils.text import few, percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,17 +28,24 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEAST = 10
-"""Minimum images of none of the classes."""
 
 
-class _Files:
-    """Images that have no class, as a data set."""
+@dataclass(frozen=True)
+class Others:
+    """Images of none of the classes, as a data set without classes.
+
+    groups: (n,) lowest index of the copies of each.
+    """
+
+    listed: tuple[Item, ...]
+    groups: NDArray[np.int64]
+    note: str = ""
 
     def card(self) -> DatasetCard:
         return DatasetCard("negatives", "Images of none of the classes", ())
 
     def items(self) -> dict[str, tuple[Item, ...]]:
-        return {}
+        return {"test": self.listed}
 
     def read(self, item: Item) -> bytes:
         return Path(item.id).read_bytes()
@@ -52,38 +54,25 @@ class _Files:
         return file_stamp(item.id)
 
 
-@dataclass(frozen=True)
-class Others:
-    """Images of none of the classes; groups: (n,) lowest index of the copies of each."""
-
-    dataset: _Files
-    items: tuple[Item, ...]
-    groups: NDArray[np.int64]
-    note: str
-
-
 def gather_others(folder: Path, material: Material) -> Others:
     """All images below a folder, without copies of those in `material`; UsageError for too few."""
-    dataset = _Files()
-    items = [Item(path, 0, "") for path in list_images([str(folder.absolute())])]
-    facts = look_closely(dataset, items)
-    first = len(material.items)
+    items = tuple(Item(path, 0, "") for path in list_images([str(folder.absolute())]))
+    facts, first = look_closely(Others(items, np.arange(len(items))), items), len(material.items)
     groups = group_copies([*material.items, *items], [*material.looks.facts, *facts]).groups[first:]
-    names = [os.path.relpath(item.id, folder) for item in items]
-    lost = [name for name, fact in zip(names, facts, strict=True) if isinstance(fact, str)]
-    copied = [name for name, group in zip(names, groups, strict=True) if group < first]
-    kept = [index for index, name in enumerate(names) if name not in {*lost, *copied}]
+    copied, lost = groups < first, np.array([isinstance(fact, str) for fact in facts])
+    kept = np.flatnonzero(~(copied | lost)).tolist()
     note = f"--negatives: {len(kept):,} images"
-    note += f"; left out as copies of images of classes: {few(copied)}" if copied else ""
-    note += f"; left out as unreadable: {few(lost)}" if lost else ""
-    if len({*groups[kept].tolist()}) < LEAST:
+    for said, places in (("copies of images of classes", copied), ("unreadable", lost)):
+        names = [os.path.relpath(items[at].id, folder) for at in np.flatnonzero(places)]
+        note += f"; left out as {said}: {few(names)}" if names else ""
+    if len({*groups[kept]}) < LEAST:
         raise UsageError(f"{note}; expected {LEAST} or more in {folder} that are no copies")
-    return Others(dataset, tuple(items[index] for index in kept), groups[kept], note)
+    return Others(tuple(items[at] for at in kept), groups[kept], note)
 
 
 def measure(
     learned: Learned, others: Floats, groups: NDArray[np.int64], share: float | None
-) -> tuple[float | None, Stated]:
+) -> tuple[float | None, dict[str, float]]:
     """The threshold, and what it keeps and catches.
 
     others: (n,) highest probabilities of the kept model for images of none of the classes; groups:
@@ -91,28 +80,28 @@ def measure(
     right answers kept and others caught is largest. Each half of the images is measured by the
     threshold of the other half. None without right answers in both.
     """
-    each, side, foreign = learned.each[:, learned.held], _halve(learned.groups), _halve(groups)
-    right, sure = each.argmax(axis=2) == learned.labels[learned.held], each.max(axis=2)
-    side = side[learned.held]
+    held, foreign = learned.held, _halve(groups)
+    each, side = learned.each[:, held], _halve(learned.groups)[held]
+    right, sure = each.argmax(axis=2) == learned.labels[held], each.max(axis=2)
     if not all(right[:, side == half].any() for half in (0, 1)):
-        return None, Stated()
+        return None, {}
     halves = [(right & (side != half), foreign != half) for half in (0, 1)]
     limits = np.array([_limit(sure[own], others[other], share) for own, other in halves])
     kept = float((sure >= limits[side])[right].mean())
     caught = float((others < limits[foreign]).mean())
-    ever = learned.groups[learned.held][right.any(axis=0)]
-    (low, high), (least, most) = wilson(kept, len({*ever})), wilson(caught, len({*groups}))
-    stated = Stated(kept=kept, kept_low=low, kept_high=high, negatives=float(len(others)))
-    stated |= Stated(caught=caught, caught_low=least, caught_high=most)
+    ever = learned.groups[held][right.any(axis=0)]
+    stated = {"negatives": float(len(others))}
+    for name, mean, units in (("kept", kept, {*ever}), ("caught", caught, {*groups})):
+        low, high = wilson(mean, len(units))
+        stated |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return _limit(sure[right], others, share), stated
 
 
 def _halve(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) 0 or 1 at random, the same for copies."""
-    numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    order = np.random.default_rng(derive(0, "negatives")).permutation(numbers.max() + 1)
-    sides: NDArray[np.int64] = order[numbers] % 2
-    return sides
+    firsts, numbers = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(derive(0, "negatives")).permutation(len(firsts))
+    return np.asarray(order[numbers.reshape(-1)] % 2)
 
 
 def _limit(right: Floats, others: Floats, share: float | None) -> float:
@@ -129,15 +118,12 @@ def describe(config: ModelConfig) -> str:
     """What is rejected, and how well that does where it was measured; empty if nothing is."""
     if config.reject is None:
         return ""
-    stated: Mapping[str, Any] = config.accuracy
-    said = f"images with a probability below {config.reject:.3f} belong to no class"
+    said, stated = f"images with a probability below {config.reject:.3f} belong", config.accuracy
     if "caught" not in stated:
-        return f"{said}: the unsure, not all that is foreign (--negatives measures it)"
+        return f"{said} to no class: the unsure, not all that is foreign (--negatives measures it)"
     caught, kept = (
-        "{:.0f} % ({:.0f} to {:.0f})".format(
-            *(100 * stated[f"{name}{end}"] for end in ("", "_low", "_high"))
-        )
+        percent(*(stated[name + end] for end in ("", "_low", "_high")))
         for name in ("caught", "kept")
     )
-    count = stated["negatives"]
-    return f"{said}: {caught} of {count:,.0f} others are caught, {kept} of right answers kept"
+    others = f"{stated['negatives']:,.0f} others"
+    return f"{said} to no class: {caught} of {others} are caught, {kept} of right answers kept"

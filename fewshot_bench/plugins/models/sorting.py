@@ -6,7 +6,6 @@ command goes on where it was ended.
 
 from __future__ import annotations
 
-import filecmp
 import fnmatch
 import itertools
 import os
@@ -14,13 +13,12 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.utils.errors import StoreError, UsageError
-from fewshot_bench.utils.files import whole
+from fewshot_bench.utils.files import same_content, whole
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.model import Prediction
@@ -50,28 +48,21 @@ class Sorter:
                     f"--sort-into {folder}: lies in '{given}' or holds it; choose a folder apart"
                 )
         # By folded path: the number that the next file or folder of this name gets.
-        self._next: dict[str, int] = {}
-        known = (REJECTED, UNREADABLE, *classnames)
-        folders = [self._free(folder, _safe(name), lambda path: True) for name in known]
-        self._folders = dict(zip(known[2:], folders[2:], strict=True))
+        self._next = {_fold(folder / name): 2 for name in (REJECTED, UNREADABLE)}
+        self._folders = {name: self._free(folder, _safe(name)) for name in classnames}
 
     def put(self, prediction: Prediction) -> None:
         """Put the file of an image into the folder of its class; StoreError if it cannot be."""
         folder, source = self.folder / UNREADABLE, prediction.image
-        if prediction.classes:
-            best = self._folders[prediction.classes[0]]
-            folder = self.folder / REJECTED if prediction.rejected else best
+        if prediction.rejected:
+            folder = self.folder / REJECTED
+        elif prediction.classes:
+            folder = self._folders[prediction.classes[0]]
         self.counts[folder.name] += 1
         if prediction.problem and not os.path.isfile(source):
             return
-
-        def is_free(path: Path) -> bool:
-            with suppress(OSError):
-                return not os.path.lexists(path) or filecmp.cmp(source, path, shallow=False)
-            return False
-
         try:
-            path = self._free(folder, os.path.basename(source), is_free)
+            path = self._free(folder, os.path.basename(source), Path(source))
             if os.path.lexists(path):
                 return
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,13 +78,17 @@ class Sorter:
                     f"({error.strerror or error}); mend that, and give the same command again"
                 ) from error
 
-    def _free(self, folder: Path, name: str, is_free: Callable[[Path], bool]) -> Path:
-        """A path in a folder that is no other's, also where systems fold case and Unicode."""
+    def _free(self, folder: Path, name: str, source: Path | None = None) -> Path:
+        """A path in a folder that is no other's, also where systems fold case and Unicode.
+
+        source: of a file, for a path that is not taken or has its bytes.
+        """
         stem, ending = os.path.splitext(name)
         named = _fold(folder / name)
         for number in itertools.count(self._next.get(named, 1)):
             path = folder / (f"{stem[:50]} ({number}){ending}" if number > 1 else name)
-            if (number == 1 or _fold(path) not in self._next) and is_free(path):
+            other = source and os.path.lexists(path) and not same_content(source, path)
+            if not other and (number == 1 or _fold(path) not in self._next):
                 break
         self._next |= {_fold(path): 2, named: number + 1}
         return path

@@ -13,10 +13,9 @@ from fewshot_bench.store.kept_models import SOURCES
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import read_regular
 
-ASKED = (
-    *("method", "options", "classnames", "templates", "metric", "relabel", "shots", "seed"),
-    *("exif", "keep_contradictions", "skip_damaged", "keep_support"),
-    *("reject", "negatives"),
+ASKED = frozenset(
+    ("method", "options", "classnames", "templates", "metric", "relabel", "shots", "seed", "exif")
+    + ("keep_contradictions", "skip_damaged", "keep_support", "reject", "negatives")
 )
 """Arguments of `adapt` that decide which model is made of which pictures."""
 
@@ -36,22 +35,21 @@ class Joined(str):
 
 def pack_sources(dataset: str, asked: Mapping[str, Any]) -> bytes:
     """The content of `sources.json`. asked: all arguments of `adapt`."""
-    family, colon, path = dataset.partition(":")
+    family, _, path = dataset.partition(":")
     whole = os.path.abspath(os.path.expanduser(path))
-    name = f"{family}:{whole}" if colon and os.path.exists(whole) else dataset
+    name = f"{family}:{whole}" if path and os.path.exists(whole) else dataset
     datasets = dataset.datasets if isinstance(dataset, Joined) else (name,)
-    sources = Sources(datasets, {key: asked[key] for key in ASKED if key in asked})
+    sources = Sources(datasets, {key: asked[key] for key in asked if key in ASKED})
     return msgspec.json.format(msgspec.json.encode(sources, enc_hook=os.path.abspath)) + b"\n"
 
 
 def read_sources(folder: Path) -> Sources:
     """What the model in a folder was made from; one-line StoreError if it does not tell."""
     try:
-        sources = msgspec.json.decode(read_regular(folder / SOURCES), type=Sources)
+        told = msgspec.json.decode(read_regular(folder / SOURCES), type=Sources)
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{folder / SOURCES} does not tell what the model was made from ({error}); adapt to a "
             "folder of all images"
         ) from None
-    asked = {key: value for key, value in sources.asked.items() if key in ASKED}
-    return Sources(sources.datasets, asked)
+    return Sources(told.datasets, {key: told.asked[key] for key in told.asked if key in ASKED})
