@@ -95,10 +95,6 @@ class _Comparison(NamedTuple):
     mirrored: bool
 
 
-_Coded = tuple[Codes, Indices]
-"""Codes to compare, and the position of each among the base pictures or the queries."""
-
-
 def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1) -> Nearest:
     """Find the closest picture of `base` that looks alike for each query, with `jobs` threads.
 
@@ -106,9 +102,8 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
     """
     search = _Search(prints, base, queries)
     with ThreadPoolExecutor(jobs) as pool:
-        for window in range(len(WINDOWS)):
-            search.look_up(pool, window, base_cropped=False)
-            search.look_up(pool, window, base_cropped=True)
+        for way in product(range(len(WINDOWS)), (False, True), (False, True)):
+            search.compare(pool, _Comparison(*way))
     return search.found
 
 
@@ -188,27 +183,18 @@ class _Search:
         self.found = Nearest.nothing(len(queries))
         self._prints, self._base, self._queries = prints, base, queries
 
-    def look_up(self, pool: ThreadPoolExecutor, window: int, *, base_cropped: bool) -> None:
-        """Compare a window of one side with the whole of the other, mirrored or not."""
+    def compare(self, pool: ThreadPoolExecutor, how: _Comparison) -> None:
+        """Search all pairs, one band after the other."""
         cropped, whole = self._queries, self._base
-        if base_cropped:
+        if how.base_cropped:
             cropped, whole = whole, cropped
-        members = self._prints.indices_with(window, cropped)
-        part = self._prints.codes[cropped[members], window], members
-        for mirrored in (False, True):
-            codes = self._prints.mirrored[whole] if mirrored else self._prints.codes[whole, 0]
-            other = codes, np.arange(len(whole))
-            how = _Comparison(window, base_cropped, mirrored)
-            base, queries = (part, other) if base_cropped else (other, part)
-            self._compare(pool, base, queries, how)
-
-    def _compare(
-        self, pool: ThreadPoolExecutor, base: _Coded, queries: _Coded, how: _Comparison
-    ) -> None:
-        """Search all pairs of two sides, one band after the other."""
-        codes, positions = queries
+        members = self._prints.indices_with(how.window, cropped)
+        part = self._prints.codes[cropped[members], how.window], members
+        wholes = self._prints.mirrored if how.mirrored else self._prints.codes[:, 0]
+        other = wholes[whole], np.arange(len(whole))
+        base, (codes, positions) = (part, other) if how.base_cropped else (other, part)
         for number in range(BANDS):
-            band = Band(*base, number)
+            band = Band(base[0], base[1], number)
 
             def search(block: Indices, band: Band = band) -> None:
                 for hits, others, distances in band.within(codes[block]):
