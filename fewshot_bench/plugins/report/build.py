@@ -8,8 +8,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 from importlib import resources
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from markupsafe import Markup
 
 from fewshot_bench.analysis.audit.audit import audit
@@ -36,6 +36,9 @@ from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import joined, limited, printable, printable_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 

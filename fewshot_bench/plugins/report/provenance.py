@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.formats.document import Grid
@@ -19,6 +17,9 @@ from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.rows import Row, sheet, text_row
 from fewshot_bench.store.answer_files import ASKED
 from fewshot_bench.utils.text import counted, limited
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Digits of a digest, values of one fact, lines of incidents, and failed or missing cells shown.
 DIGITS, VALUES, INCIDENTS, CELLS = 12, 6, 40, 200
