@@ -95,11 +95,10 @@ def _table(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 def _metadata(config: ModelConfig) -> dict[str, Any]:
     from fewshot_bench.backbones.loading import repository_of
 
-    task = "zero-shot-image-classification"
     facts: dict[str, Any] = {
         "license": license_of(config.backbone),
         "library_name": LIBRARY,
-        "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
+        "pipeline_tag": f"{'zero-shot-' * (config.method == 'zero-shot')}image-classification",
         "tags": ["clip", "few-shot", config.method, LIBRARY],
     }
     if base := repository_of(config.backbone):

@@ -27,16 +27,14 @@ from fewshot_bench.store.predictions import Outcome
 from fewshot_bench.utils.text import counted, signed
 
 HARDEST, PAIRS = 20, 12
-# All images of a report together, as base64 text.
-MOST_BYTES = 2_000_000
 
 
 @dataclass
 class Budget:
-    """Limits of thumbnails: images per data set, and bytes left for all of a page."""
+    """Limits of thumbnails: images per data set, and bytes of base64 left for all of a page."""
 
     images: int
-    left: int = MOST_BYTES
+    left: int = 2_000_000
 
 
 class Drill(NamedTuple):
@@ -145,8 +143,7 @@ def _outcomes_of(
 
 def _accuracies(outcomes: Sequence[Outcome]) -> np.ndarray:
     """(classes,) accuracy over all seeds in percent, NaN for a class without images."""
-    mean: np.ndarray = np.mean([outcome.per_class.accuracy for outcome in outcomes], axis=0)
-    return mean
+    return np.asarray(np.mean([outcome.per_class.accuracy for outcome in outcomes], axis=0))
 
 
 def confusions(outcomes: Sequence[Outcome]) -> list[tuple[int, int, int]]:
