@@ -21,7 +21,7 @@ from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
 from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
 from fewshot_bench.plugins.models.material import gather, repeat_folds, with_validation
-from fewshot_bench.plugins.models.model_card import MOST, summarize
+from fewshot_bench.plugins.models.summary import MOST, summarize
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.kept_models import read_config, read_model

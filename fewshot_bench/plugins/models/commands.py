@@ -165,7 +165,7 @@ def adapt(**values: Any) -> None:
     """
     from fewshot_bench.plugins.models import adapt as adapting
     from fewshot_bench.plugins.models import extend as extending
-    from fewshot_bench.plugins.models.model_card import summarize
+    from fewshot_bench.plugins.models.summary import summarize
 
     add = bool(values["add"])
     if add != (values["model"] is not None):

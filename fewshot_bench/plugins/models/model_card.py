@@ -1,13 +1,12 @@
-"""Three views of an adapted model: its card, its page, and the last lines of `fsbench adapt`.
+"""What is told of an adapted model: its card (`card`) and its page (`show_learned`).
 
-`card` is README.md with the metadata that model hubs read; `show_learned` the page with pictures,
-which is never put on a hub; `summarize` the lines.
+The card is README.md with the metadata that model hubs read; the page has small pictures of the
+images, so that it is never put on a hub.
 """
 
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,12 @@ import yaml
 from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models.budget import duration
 from fewshot_bench.plugins.models.rejection import describe
-from fewshot_bench.plugins.models.search import WHOLE
 from fewshot_bench.plugins.models.suspects import HEADS, find_mistakes, find_suspects
 from fewshot_bench.plugins.report.page import Tile, draw_small, template
-from fewshot_bench.store.kept_methods import find_method
-from fewshot_bench.store.kept_models import CARD, MACRO, REPORT, SUSPECTS, TOP1, ModelConfig
-from fewshot_bench.utils.text import counted, printable, shortened
+from fewshot_bench.store.kept_models import MACRO, REPORT, SUSPECTS, TOP1, ModelConfig
+from fewshot_bench.utils.text import printable, shortened
 
 if TYPE_CHECKING:
-    from fewshot_bench.plugins.models.adapt import Adapted
     from fewshot_bench.plugins.models.learned import Learned
     from fewshot_bench.plugins.models.material import Material
 
@@ -35,9 +31,6 @@ LICENSES = {"openai": "mit", "laion": "mit", "datacomp": "mit", "dfn": "apple-am
 UNKNOWN = "other"
 MEASURED = {TOP1: "Accuracy", MACRO: "Mean recall of the classes"}
 MOST_PICTURES = 24
-MOST = 12
-"""Maximum lines of `adapt`, including those on the data."""
-BEST, WORST = 3, 5
 
 
 def license_of(backbone: str) -> str:
@@ -69,14 +62,14 @@ def list_methods(tried: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table of methods as texts: its heads, and a line for each row of `Adapted.tried`."""
     lines = [["method", "accuracy", "interval", "time", "folds", "note"]]
     for row in tried:
-        stated = _state(row["accuracy"], row["low"], row["high"])
+        stated = state(row["accuracy"], row["low"], row["high"])
         took = [duration(row["seconds"]), str(row["folds"])] if row["folds"] else ["–", "–"]
         note = ": ".join(filter(None, ("chosen" * row["chosen"], row["note"])))
         lines.append([row["method"], *stated, *took, note])
     return lines
 
 
-def _state(mean: float | None, low: float, high: float) -> list[str]:
+def state(mean: float | None, low: float, high: float) -> list[str]:
     """A share and its interval in percent; dashes for None or NaN."""
     if mean is None or math.isnan(mean):
         return ["–", "–"]
@@ -88,7 +81,7 @@ def _list_classes(config: ModelConfig) -> list[list[str]]:
     lines = [["class", "images", "held out", "recall", "interval", "most often taken for"]]
     lines += [[name, f"{count:,}"] for name, count in config.data["images"].items()]
     for line, row in zip(lines[1:], config.classes, strict=False):
-        stated = _state(row["recall"], row["low"], row["high"])
+        stated = state(row["recall"], row["low"], row["high"])
         line += [f"{row['images']:,}", *stated, row["most_confused_with"] or "–"]
     return lines if config.classes else [line[:2] for line in lines]
 
@@ -102,11 +95,10 @@ def _table(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 def _metadata(config: ModelConfig) -> dict[str, Any]:
     from fewshot_bench.backbones.loading import repository_of
 
-    task = "zero-shot-image-classification"
     facts: dict[str, Any] = {
         "license": license_of(config.backbone),
         "library_name": LIBRARY,
-        "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
+        "pipeline_tag": f"{'zero-shot-' * (config.method == 'zero-shot')}image-classification",
         "tags": ["clip", "few-shot", config.method, LIBRARY],
     }
     if base := repository_of(config.backbone):
@@ -165,47 +157,3 @@ def show_learned(
     )
     files = {REPORT: page.encode()}
     return files | ({SUSPECTS: write_csv(suspects, HEADS).encode()} if learned else {})
-
-
-def summarize(adapted: Adapted, said: Sequence[str] = ()) -> list[str]:
-    """Lines on a kept model; said: lines that were shown before, which are not repeated."""
-    config, folder = adapted.config, shlex.quote(str(adapted.folder))
-    use = f"model in {adapted.folder}; fsbench predict {folder} IMAGES"
-    if own := find_method(adapted.folder, config.method, config.method_version):
-        # No command runs code that a model brings, unless it is named.
-        use += f" --method {shlex.quote(own.reference)}"
-    first, last = list(_results(adapted)), list(filter(None, (describe(config), use)))
-    notes = [note for note in adapted.notes if not any(note in line for line in said)]
-    room = max(MOST - len(said) - len(first) - len(last), 1)
-    if len(notes) > room:
-        notes[room - 1 :] = [f"{notes[room - 1]}; more notes in {adapted.folder / CARD}"]
-    return [*first, *notes, *last]
-
-
-def _results(adapted: Adapted) -> Iterator[str]:
-    """The number of methods and the best of them, the choice with its reason, its accuracy."""
-    rows, config = adapted.methods, adapted.config
-    if len(rows) > 1:
-        ranked = sorted(
-            (row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"]
-        )
-        count, total = (
-            len({row["method"].removesuffix(WHOLE) for row in some}) for some in (ranked, rows)
-        )
-        best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
-        yield f"compared {count} of {total} methods" + (f": {best}" if best else "")
-    chosen = next(row for row in rows if row["chosen"])
-    why = f": {chosen['note']}" if chosen["note"] else ""
-    verb = "chosen" if len(rows) > 1 else "fitted"
-    yield f"{verb} {chosen['method']} on {config.backbone}{why}"
-    if figures := config.accuracy:
-        mean, interval = _state(figures["mean"], figures["low"], figures["high"])
-        measured = f"{MEASURED[figures['metric']].lower()} {mean} % on held-out images"
-        yield f"{measured} ({100 * figures['level']:.0f} % interval {interval} %)"
-    if learned := adapted.learned:
-        worst = [row for row in learned.worst()[:WORST] if row["images"] and row["recall"] < 1]
-        if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:
-            yield f"least often right: {', '.join(least)}"
-        count = len(find_suspects(learned))
-        suspects = f" and {counted(count, 'suspect label')} (suspects.csv)" if count else ""
-        yield f"mistakes{suspects}: open {adapted.folder / REPORT}"

@@ -63,20 +63,18 @@ def rank_suspects(labels: NDArray[np.int64], shares: NDArray[np.float64]) -> NDA
     likeliest class whose threshold it reaches: the mean probability of the class among images with
     its label. Of each label, the share that counts for other classes is suspect.
     """
-    own, found = shares[np.arange(len(labels)), labels], [np.zeros(0, np.int64)]
-    thresholds = np.full(shares.shape[1], np.inf)
-    for label in np.unique(labels):
-        thresholds[label] = own[labels == label].mean()
+    own = shares[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=shares.shape[1])
+    # NaN, which nothing reaches, for a class without images.
+    thresholds = np.bincount(labels, own, len(counts)) / np.where(counts, counts, np.nan)
     reached = np.where(shares >= thresholds, shares, -1.0)
-    sure, elsewhere = reached.max(axis=1, initial=-1.0) >= 0, reached.argmax(axis=1) != labels
+    sure, elsewhere = reached.max(axis=1) >= 0, reached.argmax(axis=1) != labels
+    total, wrong = (np.bincount(labels, part, len(counts)) for part in (sure, sure & elsewhere))
+    most = np.rint(counts * wrong / np.maximum(total, 1)).astype(int)
     order = np.argsort(own, kind="stable")
     order = order[shares[order].argmax(axis=1) != labels[order]]
-    for label in np.unique(labels):
-        inside = labels == label
-        share = elsewhere[inside & sure].mean() if (inside & sure).any() else 0.0
-        found.append(order[inside[order]][: round(share * inside.sum())])
-    suspect: NDArray[np.int64] = order[np.isin(order, np.concatenate(found))]
-    return suspect
+    found = [order[labels[order] == label][:count] for label, count in enumerate(most)]
+    return np.asarray(order[np.isin(order, np.concatenate(found))])
 
 
 def _read_corrections(given: Any) -> Rows:

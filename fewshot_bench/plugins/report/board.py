@@ -52,8 +52,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         columns.append(Column(f"to {baseline.label}", "side", "difference in points, as well"))
         columns.append(Column("p ", "side", "of the difference to the baseline"))
     columns += [Column(cost.title, "side", cost.hint) for cost in COSTS.values()]
-    hint = "expected calibration error, 15 bins; lower is better"
-    columns.append(Column("ECE, %", "side", hint))
+    columns.append(Column("ECE, %", "side", "expected calibration error, 15 bins; lower is better"))
     lines = []
     for contestant in headline.ordered:
         cell, lead = contestant.cell, contestant is best

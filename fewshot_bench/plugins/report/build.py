@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
+from fewshot_bench.analysis.comparison import Made
+from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.build import with_baseline
+from fewshot_bench.analysis.table.grids import Display
+from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
-from fewshot_bench.plugins.report.drilldown import drills
+from fewshot_bench.plugins.report.drilldown import Budget, drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import use_settings
 from fewshot_bench.plugins.report.headline import Headline, headline
@@ -27,15 +33,12 @@ from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.rows import method_row
-from fewshot_bench.plugins.report.thumbnails import Budget
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import joined, limited, printable, printable_lines
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fewshot_bench.analysis.comparison import Made
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 
@@ -119,8 +122,6 @@ def body(
 
 def page(made: Sequence[Made[str]], title: str) -> str:
     """The page with the bodies of all sets of conditions under this title."""
-    from markupsafe import Markup
-
     files = resources.files("fewshot_bench.plugins.report.page")
     script = (files / "script.js").read_text("utf-8")
     # Only the script with this digest may run, whatever else got into the page.
@@ -163,10 +164,6 @@ def _prefix_ids(html: str, prefix: str) -> str:
 
 def _write_latex(chosen: Headline) -> str:
     """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
-    from fewshot_bench.analysis.formats import latex
-    from fewshot_bench.analysis.table.grids import Display
-    from fewshot_bench.analysis.table.layouts import lay_out
-
     shots = (chosen.shots,)
     groups = (
         dataclasses.replace(g, shots=shots) for g in chosen.table.groups if chosen.shots in g.shots

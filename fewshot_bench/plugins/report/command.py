@@ -74,7 +74,7 @@ def command(store: Path, output: Path, title: str, metric: str, images: int, **a
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page
-    from fewshot_bench.plugins.report.thumbnails import Budget
+    from fewshot_bench.plugins.report.drilldown import Budget
 
     metrics = {**METRICS, metric: registry().metric(metric)}
     allow_mixed, baseline = asked["allow_mixed"], asked["baseline"]

@@ -1,28 +1,40 @@
-"""Per data set: the hardest classes, the most frequent confusions, and the curves of fits."""
+"""Per data set: the hardest classes, confusions with example images, and the curves of fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fewshot_bench.analysis.formats.document import Column, Grid
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.analysis.table.table import Group
+from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.fits import Fit, draw_all
 from fewshot_bench.plugins.report.headline import Contestant, Headline
-from fewshot_bench.plugins.report.page import Tile
+from fewshot_bench.plugins.report.page import Tile, draw_small
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.rows import Field, Row, sheet
-from fewshot_bench.plugins.report.thumbnails import Budget, thumbnails
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.predictions import Outcome
 from fewshot_bench.utils.text import counted, signed
 
-if TYPE_CHECKING:
-    import numpy as np
-
 HARDEST, PAIRS = 20, 12
+
+
+@dataclass
+class Budget:
+    """Limits of thumbnails: images per data set, and bytes of base64 left for all of a page."""
+
+    images: int
+    left: int = 2_000_000
 
 
 class Drill(NamedTuple):
@@ -108,7 +120,7 @@ def _drill(
         f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[order[0]], 40)} ({accuracy[order[0]]:.0f} %)"
     )
-    images = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
+    images = _draw_examples(records[0], predictions.store, ours, names, mixed, budget)
     return Drill(title, summary, grids, images, fits)
 
 
@@ -131,21 +143,71 @@ def _outcomes_of(
 
 def _accuracies(outcomes: Sequence[Outcome]) -> np.ndarray:
     """(classes,) accuracy over all seeds in percent, NaN for a class without images."""
-    import numpy as np
-
-    mean: np.ndarray = np.mean([outcome.per_class.accuracy for outcome in outcomes], axis=0)
-    return mean
+    return np.asarray(np.mean([outcome.per_class.accuracy for outcome in outcomes], axis=0))
 
 
 def confusions(outcomes: Sequence[Outcome]) -> list[tuple[int, int, int]]:
     """(label, prediction, times over all seeds) of wrong answers, the most frequent first."""
-    import numpy as np
-
     classes = outcomes[0].classes
     wrong = np.concatenate([(o.labels * classes + o.predictions)[~o.hits] for o in outcomes])
     codes, counts = np.unique(wrong, return_counts=True)
     order = np.lexsort((codes, -counts))[:PAIRS]
     return [(int(codes[i] // classes), int(codes[i] % classes), int(counts[i])) for i in order]
+
+
+def _draw_examples(
+    record: Record,
+    store: Path,
+    outcomes: Sequence[Outcome],
+    names: Sequence[str],
+    mixed: Sequence[tuple[int, int, int]],
+    budget: Budget,
+) -> list[Tile]:
+    """Images of the pairs in `mixed`, in turn, those first that most seeds got wrong.
+
+    Empty if the data set cannot be opened or lists other images; an image that cannot be read is
+    left out. store: the folder of the store, which may have the data set's split.
+    """
+    dataset, items = _open(record, store) if budget.images else (None, {})
+    wrong = [(label, other, _list_wrong(outcomes, label, other)) for label, other, _ in mixed]
+    shown: list[Tile] = []
+    for rank in range(max((len(images) for *_, images in wrong), default=0)):
+        for label, other, images in wrong:
+            if len(shown) >= budget.images or rank >= len(images):
+                continue
+            index, times = images[rank]
+            uri = draw_small(dataset, items.get(outcomes[0].ids[index]))
+            if uri and len(uri) <= budget.left:
+                budget.left -= len(uri)
+                about = (f"taken for {names[other]}", f"{times} of {len(outcomes)} seeds")
+                shown.append(Tile(uri, (names[label], *about)))
+    return shown
+
+
+def _open(record: Record, store: Path) -> tuple[Any, dict[str, Any]]:
+    """The data set that a record was evaluated on, and its test images by id.
+
+    None and no image if it cannot be opened here as of then. If a plug-in or the disk fails, the
+    report is written without examples.
+    """
+    spec = record.spec
+    name, revision, data = spec.dataset, spec.revision, spec.data
+    if spec.target:
+        name, revision, data = spec.target, spec.target_revision, data_of_target(spec.data)
+    with suppress(Exception):
+        dataset = registry().dataset(name, data, store)
+        # Ids of other lists may name other images.
+        if revision in ("", revision_of(name, dataset)):
+            return dataset, {item.id: item for item in dataset.items().get("test", ())}
+    return None, {}
+
+
+def _list_wrong(outcomes: Sequence[Outcome], label: int, other: int) -> list[tuple[int, int]]:
+    """(index, times) of the images of `label` with the prediction `other`, most times first."""
+    wrong = [(outcome.labels == label) & (outcome.predictions == other) for outcome in outcomes]
+    times = np.sum(wrong, axis=0)
+    order = np.argsort(-times, kind="stable")
+    return [(int(index), int(times[index])) for index in order if times[index]]
 
 
 def _share(value: float) -> Field:

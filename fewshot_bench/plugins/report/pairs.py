@@ -6,9 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fewshot_bench.analysis.statistics.effects import SET
 from fewshot_bench.analysis.statistics.intervals import holm
+from fewshot_bench.analysis.statistics.paired import TINY, Comparison, compare_spreads
+from fewshot_bench.analysis.statistics.power import detectable
+from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 from fewshot_bench.analysis.table.significance import (
     SIGNED_RANK_FROM,
     Answers,
@@ -18,9 +21,6 @@ from fewshot_bench.analysis.table.significance import (
 from fewshot_bench.analysis.table.table import LEVEL
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
-
-if TYPE_CHECKING:
-    from fewshot_bench.analysis.statistics.paired import Comparison
 
 # More pairs than this are not all tested: after correction nothing would be significant. Those of
 # the winner and of the baseline are.
@@ -140,11 +140,6 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
 
 
 def _summarize(result: Comparison, corrected: float) -> Pair:
-    from fewshot_bench.analysis.statistics.effects import SET
-    from fewshot_bench.analysis.statistics.paired import TINY, compare_spreads
-    from fewshot_bench.analysis.statistics.power import detectable
-    from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
-
     single = [compare_spreads({name: part}) for name, part in result.spreads.items()]
     counts = wins(single, LEVEL)
     gaps = [part.difference for part in single]
@@ -170,8 +165,6 @@ def _test(
     headline: Headline, answers: Answers, ours: Contestant, theirs: Contestant
 ) -> Comparison | str:
     """Ours minus theirs over all members, or why they cannot be compared on one of them."""
-    from fewshot_bench.analysis.statistics.paired import compare_spreads
-
     spreads = {}
     for group in headline.members:
         records = headline.records_of(ours, group), headline.records_of(theirs, group)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fewshot_bench.api.metrics import BINS
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -12,8 +14,6 @@ from fewshot_bench.store.predictions import Outcome, Outcomes
 from fewshot_bench.utils.errors import StoreError
 
 ABSENT = "are not in the store"
-
-
 # Mean confidence, accuracy (0 to 1) and share of the queries of each bin that is not empty.
 Bins = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
@@ -55,8 +55,6 @@ class Predictions:
 
         None without an outcome on every member.
         """
-        import numpy as np
-
         total = np.zeros((3, BINS))
         for group in headline.members:
             records = headline.records_of(contestant, group).values()

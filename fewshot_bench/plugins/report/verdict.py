@@ -167,9 +167,8 @@ def _significance(headline: Headline, pairs: Pairs) -> str:
 def _visible(headline: Headline, ties: Sequence[tuple[Contestant, Pair]]) -> list[str]:
     """Sentence on the differences that these runs can show; none for few seeds, which show none."""
     visible = [pair.visible for _, pair in ties if pair.visible is not None]
-    if not visible or len(headline.group.seeds) < ENOUGH:
-        return []
-    if headline.table.main.unit == PERCENT and max(visible) >= 100:
+    beyond = headline.table.main.unit == PERCENT and max(visible, default=0) >= 100
+    if not visible or beyond or len(headline.group.seeds) < ENOUGH:
         return []
     return [
         f"A true difference below about {text.percent(max(visible))} points would be missed here "

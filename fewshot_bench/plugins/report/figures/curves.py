@@ -14,13 +14,7 @@ from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import (
-    WIDTHS,
-    Canvas,
-    Page,
-    Picture,
-    draw_twice,
-)
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page, Picture, draw_twice
 from fewshot_bench.plugins.report.headline import Headline
 
 BAND = 0.13

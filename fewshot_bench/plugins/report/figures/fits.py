@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from fewshot_bench.analysis.curves import order_series
 from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.table.table import Group
@@ -56,8 +58,6 @@ def _describe(curves: Sequence[Mapping[str, Any]]) -> str:
 def _draw(
     curves: Sequence[Mapping[str, Any]], look: Look, name: str, title: str, caption: str
 ) -> Any:
-    from markupsafe import Markup
-
     values = [value for curve in curves for value in curve["values"]]
     low, high = min(values), max(values)
     last = max(curve["steps"][-1] for curve in curves)

@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats.style import INK, Look, color_variables
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from fewshot_bench.analysis.formats.style import INK, Look, color_variables
 
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -47,8 +48,6 @@ class Canvas:
 
     def __init__(self, name: str, width: float, height: float) -> None:
         """width and height in inches of 72 CSS units."""
-        from matplotlib.figure import Figure
-
         self.name = name
         self.figure: Figure = Figure(figsize=(width, height))
         self._tags = 0
@@ -81,8 +80,6 @@ class Canvas:
 
     def svg(self, title: str, description: str) -> Any:
         """The figure as an inline element of HTML; title and description are read aloud."""
-        from markupsafe import Markup
-
         buffer = io.StringIO()
         self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return Markup(_fit(buffer.getvalue(), self.name, title, description))
@@ -94,8 +91,6 @@ def use_settings() -> Iterator[None]:
 
     A glyph that the font lacks affects only the layout, since the browser has its own fonts.
     """
-    from matplotlib import style
-
     own = str(Path(__file__).with_name("figures.mplstyle"))
     with warnings.catch_warnings(), style.context(own, after_reset=True):
         warnings.simplefilter("ignore")
