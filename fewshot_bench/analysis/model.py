@@ -272,7 +272,7 @@ class Model:
         from fewshot_bench.images.features import image_view, pad_order
 
         fit = self.config.data
-        seed = int(fit.get("seed", 0))
+        seed = fit.get("seed", 0)
         # Views and random streams of a query are those of the record.
         seeds = seed_of_fit(seed, str(fit.get("dataset", ":")), fit.get("shots", "all"))
         with _ASKING, _as_in_runs(self._features, self.backbone, meter) as used:

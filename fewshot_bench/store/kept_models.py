@@ -394,6 +394,8 @@ def _check_values(config: ModelConfig) -> None:
     names = config.classnames
     if len({*names}) < len(names) or not all(map(plain_text, names)):
         raise ValueError("classnames: expected different names without control characters")
+    if type(config.data.get("seed", 0)) is not int:
+        raise ValueError("data.seed: expected a whole number")
     if not re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", str(config.data.get(IMAGES, ""))):
         raise ValueError(f"data.{IMAGES}: expected {DIGITS} hex digits of each image")
 

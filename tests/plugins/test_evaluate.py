@@ -309,6 +309,14 @@ def test_a_damaged_list_of_images_is_not_written(
         aged(adapted[1], tmp_path / "m", **{IMAGES: listed})
 
 
+@pytest.mark.parametrize("seed", ["=cmd", None, 1.5, True])
+def test_a_seed_that_is_no_number_is_not_written(
+    adapted: tuple[Path, Path], tmp_path: Path, seed: object
+) -> None:
+    with pytest.raises(StoreError, match=r"data.seed: expected a whole number"):
+        aged(adapted[1], tmp_path / "m", seed=seed)
+
+
 @pytest.mark.parametrize("form", ["json", "txt"])
 def test_a_model_with_own_class_names_is_measured_under_them(
     photos: Path, tmp_path: Path, form: str
