@@ -78,13 +78,9 @@ def _check_names(names: Any, where: str) -> list[str] | dict[str, str]:
     if isinstance(names, list | tuple) and names:
         return [_name(name, f"{where}, entry {number}") for number, name in enumerate(names, 1)]
     if isinstance(names, Mapping) and names:
-        return {_key(old): _name(new, f"{where}, '{old}'") for old, new in names.items()}
+        return {_name(old, where): _name(new, f"{where}, '{old}'") for old, new in names.items()}
     wrong = UsageError if isinstance(names, list | tuple | Mapping) else WrongTypeError
     raise wrong(f"{where}: expected a list of names, or a mapping of old names to new ones")
-
-
-def _key(old: Any) -> Any:
-    return unicodedata.normalize("NFC", old) if isinstance(old, str) else old
 
 
 def _templates(given: Sequence[str]) -> list[str]:

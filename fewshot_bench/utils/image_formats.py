@@ -90,13 +90,12 @@ def pictures_below(folder: str | os.PathLike[str]) -> Iterator[str]:
 
     Links are followed; a folder to which several paths lead is listed once.
     """
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     for parent, folders, names in os.walk(os.fspath(folder), followlinks=True):
-        about = os.stat(parent)
-        if (about.st_dev, about.st_ino) in seen:
+        if (place := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
-        seen.add((about.st_dev, about.st_ino))
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             # Readable here or not.

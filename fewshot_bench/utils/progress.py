@@ -47,11 +47,7 @@ class Work:
 
     def advance(self, count: float = 1) -> None:
         """Add parts to those of this step that are done."""
-        self.reach(self.done + count)
-
-    def reach(self, done: float, total: float = 0) -> None:
-        """Set how many parts of this step are done; total: of how many, if that is known now."""
-        self.done, self.total = done, total or self.total
+        self.done += count
         if self.check:
             self.check()
 

@@ -39,7 +39,7 @@ def test_a_line_says_the_step_and_the_time_left() -> None:
     work.advance(25)
     assert work.line() == "store verify: records, 25 of 100, 2 min left"
     work.step("claims")
-    work.reach(12)
+    work.advance(12)
     assert work.line() == "store verify: claims, 12, 1 min so far"
 
 
@@ -48,16 +48,16 @@ def test_what_was_there_before_says_nothing_about_the_pace() -> None:
     work = Work("data prepare", clock)
     work.step("a.zip", 1000, 900)
     clock.now += 10
-    work.reach(950)
+    work.advance(50)
     assert work.line().endswith("10 s left")
 
 
 def test_a_budget_is_an_upper_bound() -> None:
     clock = Clock()
     work = Work("adapt", clock)
-    work.step("coop, repeat 1, fold 3 of 5", most=600)
+    work.step("coop, repeat 1, fold 3 of 5", 40, most=600)
     clock.now += 60
-    work.reach(12, 40)
+    work.advance(12)
     assert work.line() == "adapt: coop, repeat 1, fold 3 of 5, 12 of 40, at most 9 min left"
 
 

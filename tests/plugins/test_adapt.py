@@ -243,15 +243,15 @@ def test_work_that_would_end_after_the_budget_is_refused_with_one_that_is_enough
     with shown(work), budget.refusing():
         work.step("encoding images", 3000)
         now[0] = 0.5
-        work.reach(100)
+        work.advance(100)
         now[0] = 10.0
         with pytest.raises(UsageError) as refused:
-            work.reach(120)
+            work.advance(20)
     assert str(refused.value) == (
         "encoding images: all 3,000 are done 4 min 10 s after the start, which is too late in a "
         "budget of 1 min; give --budget 7m, or --shots for at most 331 images"
     )
-    work.reach(121)
+    work.advance(1)
 
 
 def test_nothing_is_left_of_a_refused_budget(

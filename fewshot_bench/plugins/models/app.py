@@ -228,7 +228,7 @@ class _Service:
             image = open_image(data)
             try:
                 (prediction,) = self.model.stream([image], top=top)
-                near = None if prediction.problem else self._find_nearest(image)
+                near = {} if prediction.problem else self._find_nearest(image)
             except FsbenchError as error:
                 self.complain(str(error))
                 raise HTTPException(500, "the model did not answer; see the terminal") from None
@@ -236,21 +236,15 @@ class _Service:
             raise HTTPException(415, f"the image cannot be used: {prediction.problem}")
         pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         classes = [{"class": name, "probability": share} for name, share in pairs]
-        answer = {"rejected": prediction.rejected, "classes": classes}
-        return answer if near is None else answer | {"nearest": near}
+        return {"rejected": prediction.rejected, "classes": classes, **near}
 
-    def _find_nearest(self, image: Image.Image) -> list[dict[str, Any]] | None:
+    def _find_nearest(self, image: Image.Image) -> dict[str, Any]:
         if self.model.support is None:
-            return None
-        (neighbors,) = self.model.nearest([image], count=NEAREST)
-        return [
-            {
-                "class": neighbor.classname,
-                "similarity": neighbor.similarity,
-                "image": f"/support/{neighbor.number}",
-            }
-            for neighbor in neighbors
-        ]
+            return {}
+        (near,) = self.model.nearest([image], count=NEAREST)
+        keys = ("class", "similarity", "image")
+        rows = ((each.classname, each.similarity, f"/support/{each.number}") for each in near)
+        return {"nearest": [dict(zip(keys, row, strict=True)) for row in rows]}
 
 
 def open_image(data: bytes) -> Image.Image:

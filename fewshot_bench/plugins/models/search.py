@@ -164,11 +164,10 @@ class Search:
             if not self.finalists:
                 raise
             self.stopped = "interrupted"
+        reason = self.stopped or "nothing can be held out: no class has two images"
         for candidate in self.candidates:
-            if not candidate.repeats and not candidate.dropped:
-                candidate.dropped = (
-                    self.stopped or "nothing can be held out: no class has two images"
-                )
+            if not candidate.repeats:
+                candidate.dropped = candidate.dropped or reason
 
     def _encode_all(self) -> None:
         """Encode all images for the methods to share."""
@@ -177,12 +176,10 @@ class Search:
             work.step("encoding images", len(every))
             # The first images wait for the backbone to load, so they are not timed.
             self.runner.encode(every[:FIRST])
-            begun = self.budget.clock()
             work.step("encoding images", len(every), len(every[:FIRST]))
             for start in range(FIRST, len(every), CHUNK):
-                self.runner.encode(every[start : start + CHUNK])
-                work.reach(min(start + CHUNK, len(every)))
-                self._per_image = (self.budget.clock() - begun) / (work.done - FIRST)
+                work.advance(len(self.runner.encode(every[start : start + CHUNK])))
+                self._per_image = work.seconds / (work.done - FIRST)
 
     def _run(self) -> None:
         for repeat in range(1 + self.folds[-1].repeat):
@@ -229,10 +226,8 @@ class Search:
             current().step(f"{at}, fold {done + 1} of {len(folds)}{best}", most=most)
             # The first fit also encodes views, which all fits share.
             if self.budget.left < each * (fits if len(candidate.seconds) > 1 else 1):
-                late = self.budget.left <= 0
-                raise OverBudget(
-                    "no time left" if late else f"no time: a fit takes about {duration(each)}"
-                )
+                fit = f"no time: a fit takes about {duration(each)}"
+                raise OverBudget(fit if self.budget.left > 0 else "no time left")
             first = candidate.validation is None
             fitted, answers, seconds = self._fit(candidate, fold.train, fold.held_out, fits + 1)
             candidate.seconds.append(seconds)
@@ -306,11 +301,8 @@ class Search:
 
     def _drop_losers(self) -> None:
         """Drop candidates that clearly lose to the best one, by paired differences."""
-        running = self.finalists
-        if not running:
-            return
-        shares = self.shares
-        best = max(range(len(running)), key=lambda index: float(shares[index] @ self.weights))
+        running, shares = self.finalists, self.shares
+        best = max(range(len(running)), key=lambda at: shares[at] @ self.weights, default=0)
         for candidate, right in zip(running, shares, strict=True):
             gap, error = estimates.lead(shares[best], right, self.weights)
             if candidate is not running[best] and gap > estimates.CLEARLY * error:

@@ -106,12 +106,10 @@ part("file").addEventListener("change", event => {
   event.target.value = "";
 });
 document.addEventListener("paste", event => classify(event.clipboardData.files));
-for (const name of ["dragenter", "dragover"]) {
-  document.addEventListener(name, event => {
-    event.preventDefault();
-    document.body.classList.add("over");
-  });
-}
+document.addEventListener("dragover", event => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
 document.addEventListener("dragleave", event => {
   if (!event.relatedTarget) document.body.classList.remove("over");
 });
