@@ -68,6 +68,11 @@ EXTRAS = (SUPPORT, REPORT, SUSPECTS, SOURCES)
 """Files that a model may lack, of this machine's images and paths: they are on no hub."""
 MODEL_FILES = (TENSORS, *EXTRAS, CARD, CONFIG)
 """All files of a model in the order of writing: a folder without a config is not a model."""
+ASKED = frozenset(
+    ("method", "options", "classnames", "templates", "metric", "relabel", "shots", "seed", "exif")
+    + ("keep_contradictions", "skip_damaged", "keep_support", "reject", "negatives")
+)
+"""Arguments of `adapt` that decide which model is made of which pictures."""
 MEASURES = TOP1, MACRO = "top1", "macro"
 """`metric` of an accuracy: the share of right answers, or the mean recall of the classes."""
 IMAGES, DIGITS = "image_digests", 16
@@ -290,6 +295,41 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         return config, load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"{path} is no safetensors file: {error}") from None
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """datasets: names, with whole paths; asked: the arguments of `adapt` in ASKED."""
+
+    datasets: tuple[str, ...]
+    asked: dict[str, Any]
+
+
+class Joined(str):
+    """The name of a data set that holds the pictures of others, for the time of a call."""
+
+    datasets: tuple[str, ...]
+
+
+def pack_sources(dataset: str, asked: Mapping[str, Any]) -> bytes:
+    """The content of `sources.json`. asked: all arguments of `adapt`."""
+    family, _, path = dataset.partition(":")
+    whole = os.path.abspath(os.path.expanduser(path))
+    name = f"{family}:{whole}" if path and os.path.exists(whole) else dataset
+    datasets = dataset.datasets if isinstance(dataset, Joined) else (name,)
+    sources = Sources(datasets, {key: asked[key] for key in asked if key in ASKED})
+    return msgspec.json.format(msgspec.json.encode(sources, enc_hook=os.path.abspath)) + b"\n"
+
+
+def read_sources(folder: Path) -> Sources:
+    """What the model in a folder was made from; one-line StoreError if it does not tell."""
+    try:
+        told = msgspec.json.decode(read_regular(folder / SOURCES), type=Sources)
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{folder / SOURCES} does not tell what the model was made from ({error}); adapt to a "
+            "folder of all images"
+        ) from None
+    return Sources(told.datasets, {key: told.asked[key] for key in told.asked if key in ASKED})
 
 
 def verify_config(folder: Path) -> ModelConfig:

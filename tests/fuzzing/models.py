@@ -17,11 +17,11 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.decode import shrink
-from fewshot_bench.plugins.models.sources import ASKED, pack_sources, read_sources
 from fewshot_bench.plugins.models.suspects import RELABEL, correct
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import (
+    ASKED,
     CARD,
     CONFIG,
     JPEG,
@@ -31,8 +31,10 @@ from fewshot_bench.store.kept_models import (
     SUSPECTS,
     TENSORS,
     Support,
+    pack_sources,
     pack_support,
     read_model,
+    read_sources,
     write_model,
 )
 from fewshot_bench.utils.errors import FsbenchError

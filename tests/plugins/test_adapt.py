@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import shutil
 from pathlib import Path
@@ -38,7 +37,7 @@ TINY: Any = {"backbone": "tiny", "device": "cpu"}
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restrict `auto` to cheap methods, with one repeat of two folds."""
-    monkeypatch.setattr(search, "repeat_folds", functools.partial(search.repeat_folds, folds=2))
+    monkeypatch.setattr("fewshot_bench.plugins.models.material.FOLDS", 2)
     monkeypatch.setattr(module, "order", lambda: CHEAP)
     monkeypatch.setattr(module, "REPEATS", 1)
 

@@ -31,7 +31,6 @@ from fewshot_bench.plugins.models.model_card import card, show_learned
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.rejection import gather_others, measure
 from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
-from fewshot_bench.plugins.models.sources import pack_sources
 from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
@@ -45,6 +44,7 @@ from fewshot_bench.store.kept_models import (
     ModelConfig,
     config_of,
     image_digests,
+    pack_sources,
     pack_support,
     without_path,
     write_model,
@@ -125,6 +125,11 @@ class Adapted:
         accuracy, low, high: shares of held-out images, with their interval; NaN if none was.
         """
         return frame_rows(self.methods)
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row for each class, as `Learned.classes`; none if nothing was held out."""
+        return frame_rows(self.config.classes)
 
     @property
     def suspects(self) -> pd.DataFrame:

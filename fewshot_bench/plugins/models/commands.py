@@ -234,14 +234,7 @@ def adapt(**values: Any) -> None:
 )
 @code_option
 def export(
-    model: Path,
-    form: str,
-    precision: str,
-    output: Path | None,
-    images: tuple[str, ...],
-    tolerance: float | None,
-    device: str,
-    method: str | None,
+    model: Path, form: str, output: Path | None, images: tuple[str, ...], **more: Any
 ) -> None:
     """Write the model in the folder MODEL, or hub:USER/NAME@REVISION, as one program.
 
@@ -257,17 +250,7 @@ def export(
 
     paths = list(list_images(images)) if images else None
     with working("export"):
-        done = exporting.export(
-            model,
-            form,
-            output,
-            precision=precision,
-            images=paths,
-            tolerance=tolerance,
-            device=device,
-            method=method,
-            warn=warn,
-        )
+        done = exporting.export(model, form, output, images=paths, warn=warn, **more)
     say(f"compared on {done.parity}")
     say(f"wrote {done.folder / done.program} ({size_text(done.bytes)}, {done.precision})")
 

@@ -16,9 +16,14 @@ from fewshot_bench.plugins.models.adapt import Adapted, adapt, scratch
 from fewshot_bench.plugins.models.inputs import list_images
 from fewshot_bench.plugins.models.place import restore
 from fewshot_bench.plugins.models.search import WHOLE
-from fewshot_bench.plugins.models.sources import Joined, read_sources
 from fewshot_bench.runner.own_data import name_own
-from fewshot_bench.store.kept_models import ModelConfig, image_digest, read_config
+from fewshot_bench.store.kept_models import (
+    Joined,
+    ModelConfig,
+    image_digest,
+    read_config,
+    read_sources,
+)
 from fewshot_bench.utils.arguments import naming_arguments
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import few, limited, percent
