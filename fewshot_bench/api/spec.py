@@ -160,8 +160,8 @@ class Condition:
     @property
     def resolved(self) -> bool:
         """True if a run resolves the value, so that a reproducing command must state it."""
-        settled = self.asked is not SAME and not (self.refines or self.settle)
-        return settled or self.assumed is not SAME
+        asked = self.asked is not SAME and not self.refines and not self.settle
+        return asked or self.assumed is not SAME
 
     def words_of_command(self, text: str) -> list[str]:
         """The `fsbench run` arguments that set the value of a text; empty if none are needed."""

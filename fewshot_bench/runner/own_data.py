@@ -21,10 +21,9 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def name_own(given: str | os.PathLike[str]) -> str:
-    """The name of a data set: `folder:PATH` or `manifest:PATH` where a path that exists is given.
+    """The name of a data set: `folder:PATH` or `manifest:PATH` for a path that exists.
 
-    Registered names and families are as they were: `./digits` is the folder beside them. TypeError
-    for what is neither text nor a path.
+    Registered names go first. TypeError for what is neither text nor a path.
     """
     text = os.fspath(given)
     if not isinstance(text, str):

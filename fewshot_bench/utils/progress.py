@@ -66,9 +66,8 @@ class Work:
 
     def line(self) -> str:
         """`store verify: records, 12 of 40, 40 s left`; without an end, the time so far."""
-        count = f"{self.done:,.0f} of {self.total:,.0f}" if self.total else ""
-        if self.done and not self.total:
-            count = f"{self.done:,.0f}"
+        whole = f" of {self.total:,.0f}" if self.total else ""
+        count = f"{self.done:,.0f}{whole}" if self.done or whole else ""
         parts = ", ".join(filter(None, (self.text, count, self._time())))
         return printable(f"{self.title}: {parts}")
 

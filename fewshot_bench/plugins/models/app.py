@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import math
 import threading
 from collections.abc import Callable, Collection
@@ -76,12 +75,11 @@ def application(
     desk = _Service(model, most, complain)
     folder = Path(__file__).parent / "page"
     routes = [
-        Route(path, _answer_constant((folder / name).read_bytes(), kind))
+        Route(path, Response((folder / name).read_bytes(), media_type=kind), methods=["GET"])
         for path, (name, kind) in FILES.items()
     ]
-    about = json.dumps(desk.about()).encode()
     routes += [
-        Route("/model", _answer_constant(about, "application/json")),
+        Route("/model", JSONResponse(desk.about()), methods=["GET"]),
         Route("/predict", desk.predict, methods=["POST"]),
         Route("/support/{number}", desk.picture),
     ]
@@ -92,13 +90,6 @@ def application(
     )
     made.router.redirect_slashes = False
     return made
-
-
-def _answer_constant(content: bytes, kind: str) -> Callable[[Request], Response]:
-    def answer(request: Request) -> Response:
-        return Response(content, media_type=kind)
-
-    return answer
 
 
 def _answer_refusal(request: Request, error: Exception) -> Response:
@@ -121,7 +112,6 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; adds `HEADERS`, which isolate the page, to the response."""
-
         begun = False
 
         async def send_headers(message: Message) -> None:

@@ -117,12 +117,10 @@ class Budget:
                     f"give --budget {enough}{fewer}"
                 )
 
+        work.check = check
         with shown(work):
-            work.check = check
-            try:
-                yield work
-            finally:
-                work.check = None
+            yield work
+        work.check = None
 
     def watch(self, fits: int) -> Callable[[int, int], None]:
         """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
@@ -148,7 +146,7 @@ class Budget:
             paces = [(late - soon) / (n - m) for (soon, m), (late, n) in pairwise(seen) if n > m]
             pace = median_low(paces) if len(paces) > 1 else 0.0
             whole = now - begun + pace * max(total - done, 0)
-            if now - begun > left or whole + (fits - 1) * pace * total > left:
+            if whole + (fits - 1) * pace * total > left:
                 each = max(whole if fits == 1 else 0.0, pace * total)
                 many = f"{fits} fits of" if fits > 1 else "a fit takes"
                 raise OverBudget(f"no time: {many} about {duration(each)}", each)

@@ -15,7 +15,6 @@ import numpy as np
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import estimates
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration, roomy
-from fewshot_bench.plugins.models.estimates import Units
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.material import FOLDS, Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
@@ -27,7 +26,7 @@ from fewshot_bench.utils.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fewshot_bench.plugins.models.estimates import Shares
+    from fewshot_bench.plugins.models.estimates import Shares, Units
     from fewshot_bench.runner.fit import Fitted
 
 TIERS = (
@@ -71,7 +70,6 @@ class Candidate:
     parts: list[NDArray[np.int64]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     dropped: str = ""
-
     whole: bool = False
 
     @property
@@ -129,7 +127,7 @@ class Search:
         copies, keep = runner.material.copies, runner.material.keep_contradictions
         self.folds = list(repeat_folds(copies, repeats, runner.chosen.seed, keep=keep))
         held = np.unique(np.concatenate([[-1], *(fold.held_out for fold in self.folds)]))[1:]
-        self.units = Units.of(self.labels, copies.groups, held)
+        self.units = estimates.Units.of(self.labels, copies.groups, held)
         self.weights = self.units.weights(metric)
         self.stopped = self.why = ""
         self._per_image = 0.0

@@ -37,30 +37,27 @@ function add(file) {
 }
 
 async function ask(entry) {
-  if (model && entry.file.size > model.most) entry.error = `the file has more than ${model.limit}; choose a smaller one`;
+  const {file, row} = entry;
+  if (model && file.size > model.most) entry.error = `the file has more than ${model.limit}; choose a smaller one`;
   else try {
-    const response = await fetch("/predict", {method: "POST", body: entry.file});
+    const response = await fetch("/predict", {method: "POST", body: file});
     const answer = await response.json();
     if (response.ok) entry.answer = answer;
     else entry.error = answer.error;
   } catch (error) {
     entry.error = `no answer (${error.message}); is it a file, and fsbench still running?`;
   }
-  if (entry.row.isConnected) show(entry);
+  row.lastChild.remove();
+  row.append(...(entry.error ? [made("td", {colSpan: 2, className: "error"}, entry.error)] : cells(entry.answer)));
+  tell();
 }
 
-function show({row, answer, error}) {
-  row.lastChild.remove();
-  if (error) row.append(made("td", {colSpan: 2, className: "error"}, error));
-  else {
-    const [best] = answer.classes;
-    const classes = made("ol", {className: "classes"}, ...answer.classes.map(line));
-    const about = made("details", {open: entries.length === 1}, made("summary", {}, best.class), classes);
-    if (answer.nearest) about.append("Nearest training images", made("ol", {className: "nearest"}, ...answer.nearest.map(near)));
-    row.append(made("td", {}, about), made("td", {}, percent.format(best.probability)));
-    if (answer.rejected) row.lastChild.append(made("strong", {}, "rejected"));
-  }
-  tell();
+function cells({classes, nearest, rejected}) {
+  const about = made("details", {open: entries.length === 1}, made("summary", {}, classes[0].class));
+  about.append(made("ol", {className: "classes"}, ...classes.map(line)));
+  if (nearest) about.append("Nearest training images", made("ol", {className: "nearest"}, ...nearest.map(near)));
+  const mark = rejected ? [made("strong", {}, "rejected")] : [];
+  return [made("td", {}, about), made("td", {}, percent.format(classes[0].probability), ...mark)];
 }
 
 function tell() {
