@@ -29,10 +29,10 @@ def pets(tmp_path: Path) -> str:
 
     The loader holds out a fifth of each class for validation; a single image is used for training.
     """
-    for name, count in SIZES.items():
+    for label, (name, count) in enumerate(SIZES.items()):
         for index in range(count):
-            save_image(tmp_path / f"pets/train/{name}/{index}.png", index)
-        save_image(tmp_path / f"pets/test/{name}/x.png", 90)
+            save_image(tmp_path / f"pets/train/{name}/{index}.png", 100 * label + index)
+        save_image(tmp_path / f"pets/test/{name}/x.png", 100 * label + 90)
     return f"folder:{tmp_path / 'pets'}"
 
 

@@ -82,7 +82,7 @@ def test_without_extras_the_main_job_works_and_one_line_names_what_is_missing(
         assert "Traceback" not in said
     assert run[0] == 0, run
     assert (compare[0], "zero-shot" in compare[1]) == (0, True), compare
-    assert predicted == ["pandas", ["image 0"], ["class", "image"]]
+    assert predicted == ["pandas", ["image 0"], ["class", "error"]]
 
 
 def test_help_and_run_do_not_import_what_tables_and_figures_need(tmp_path: Path) -> None:
