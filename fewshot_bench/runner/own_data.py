@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import place_without_family, registry
 from fewshot_bench.utils.arguments import Kind
 from fewshot_bench.utils.errors import UsageError, WrongTypeError
 from fewshot_bench.utils.files import read_regular_text
@@ -23,14 +23,18 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 def name_own(given: str | os.PathLike[str]) -> str:
     """The name of a data set: `folder:PATH` or `manifest:PATH` where a path that exists is given.
 
-    Registered names and families are as they were: `./digits` is the folder beside them. TypeError
-    for what is neither text nor a path.
+    Registered names and families are as they were: `./digits` is the folder beside them. UsageError
+    for a path of nothing, TypeError for what is neither text nor a path.
     """
     text = os.fspath(given)
     if not isinstance(text, str):
         raise TypeError
     place = os.path.expanduser(text)
-    if registry().dataset_entry(text) is not None or not os.path.exists(place):
+    if registry().dataset_entry(text) is not None:
+        return text
+    if not os.path.exists(place):
+        if os.sep in text and ":" not in text:
+            raise place_without_family(text)
         return text
     if os.path.isdir(place):
         return f"folder:{text}"
