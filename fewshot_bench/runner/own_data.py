@@ -32,13 +32,12 @@ def name_own(given: str | os.PathLike[str]) -> str:
     place = os.path.expanduser(text)
     if registry().dataset_entry(text) is not None:
         return text
-    if not os.path.exists(place):
-        if os.sep in text and ":" not in text:
-            raise place_without_family(text)
-        return text
+    is_there = os.path.exists(place)
+    if os.sep in text and ":" not in text and not is_there:
+        raise place_without_family(text)
     if os.path.isdir(place):
         return f"folder:{text}"
-    return f"manifest:{text}" if place.lower().endswith(TABLES) else text
+    return f"manifest:{text}" if is_there and place.lower().endswith(TABLES) else text
 
 
 DATASET = Kind("the name of a data set, or the path of a folder or table of images", name_own)
