@@ -77,9 +77,8 @@ class Looks(Looked):
             found = f"{counted(copies.copied, 'copy', 'copies')} of other pictures{exact}"
             lines.append("; ".join(filter(None, (found, copies.unsearched))))
         if clashes := copies.contradictions:
-            lines.append(
-                f"{counted(len(clashes), 'picture')} under two labels: {self._name(clashes)}"
-            )
+            named = self._name(clashes, copies.labels.tolist())
+            lines.append(f"{counted(len(clashes), 'picture')} under two labels: {named}")
         if self.turned:
             turned = counted(self.turned, "picture")
             lines.append(f"{turned} turned upright by EXIF, unless --exif ignore")
@@ -99,14 +98,15 @@ class Looks(Looked):
         lines = []
         if both:
             many = counted(len(both), "picture")
-            lines.append(f"{many} in several pools, as copies: {self._name(both)}")
+            lines.append(f"{many} in several pools, as copies: {self._name(both, roles)}")
         if tested:
             lines.append(f"{counted(tested, 'picture')} under two labels in the test images")
         return lines
 
-    def _name(self, groups: Sequence[Sequence[int]]) -> str:
-        """The pictures of some groups, by their ids."""
-        return _few([" = ".join(self.items[at].id for at in group[:SHOWN]) for group in groups])
+    def _name(self, groups: Sequence[Sequence[int]], kinds: Sequence[int | str]) -> str:
+        """The first picture of each kind in some groups, by their ids."""
+        firsts = [sorted({kinds[at]: at for at in reversed(group)}.values()) for group in groups]
+        return _few([" = ".join(self.items[at].id for at in some[:SHOWN]) for some in firsts])
 
 
 def _few(said: Sequence[str]) -> str:

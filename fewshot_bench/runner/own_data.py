@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import place_without_family, registry
 from fewshot_bench.utils.arguments import Kind
 from fewshot_bench.utils.errors import UsageError, WrongTypeError
 from fewshot_bench.utils.files import read_regular_text
@@ -23,17 +23,21 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 def name_own(given: str | os.PathLike[str]) -> str:
     """The name of a data set: `folder:PATH` or `manifest:PATH` for a path that exists.
 
-    Registered names go first. TypeError for what is neither text nor a path.
+    Registered names and families are as they were: `./digits` is the folder beside them. UsageError
+    for a path of nothing, TypeError for what is neither text nor a path.
     """
     text = os.fspath(given)
     if not isinstance(text, str):
         raise TypeError
     place = os.path.expanduser(text)
-    if registry().dataset_entry(text) is not None or not os.path.exists(place):
+    if registry().dataset_entry(text) is not None:
         return text
+    is_there = os.path.exists(place)
+    if os.sep in text and ":" not in text and not is_there:
+        raise place_without_family(text)
     if os.path.isdir(place):
         return f"folder:{text}"
-    return f"manifest:{text}" if place.lower().endswith(TABLES) else text
+    return f"manifest:{text}" if is_there and place.lower().endswith(TABLES) else text
 
 
 DATASET = Kind("the name of a data set, or the path of a folder or table of images", name_own)

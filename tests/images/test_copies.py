@@ -182,13 +182,14 @@ def test_what_a_person_should_know_is_said_and_nothing_else(folder: Path) -> Non
     assert look_at(Photos(folder), listed(folder, (0, 1, 2))).lines() == [
         "3 pictures of 3 classes: 1 of each"
     ]
-    picture(1).save(folder / "copy.jpg")
+    for name in ("1b.png", "1c.png", "copy.jpg"):
+        picture(1).save(folder / name)
     picture(9, (30, 50)).save(folder / "tiny.png")
     (folder / "void.png").write_bytes(b"")
-    lines = look_at(Photos(folder), listed(folder, (0, 1, 2, 0, 0, 0))).lines()
+    lines = look_at(Photos(folder), listed(folder, (0, 1, 1, 1, 2, 0, 0, 0))).lines()
     assert lines == [
-        "6 pictures of 3 classes: 1 of 'class 1' to 4 of 'class 0'",
-        "1 copy of other pictures",
+        "8 pictures of 3 classes: 1 of 'class 2' to 4 of 'class 0'",
+        "3 copies of other pictures (2 byte for byte)",
         "1 picture under two labels: 1.png = copy.jpg",
         "1 picture cannot be used: void.png (the file is empty)",
         "1 picture below 32 pixels on a side: tiny.png",

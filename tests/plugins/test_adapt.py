@@ -186,7 +186,7 @@ def test_one_image_per_class_states_no_accuracy(
     assert found.config.method == "gda"
     assert not found.config.accuracy
     assert found.config.reject is None
-    assert any("no class has two images" in note for note in found.notes)
+    assert any("no class has two different images" in note for note in found.notes)
 
 
 def test_images_of_test_folders_are_left_alone(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_copies_count_once_and_contradictions_are_in_no_estimate(tmp_path: Path)
     assert found.learned is not None
     out = {id for id, held in zip(found.learned.ids, found.learned.held, strict=True) if not held}
     assert out == {"class 0/5.jpg", "class 1/double.jpg", "class 2/0.jpg", "class 2/again.jpg"}
-    assert any("1 class with one image" in note for note in found.notes)
+    assert any("1 class without two different images" in note for note in found.notes)
     text = (found.folder / "README.md").read_text()
     assert "| class 2 | 2 | 0 | – | – | – |" in text
     told = ("-m", "gda", "--metric", "macro", "--keep-contradictions")
@@ -613,6 +613,7 @@ def test_probabilities_are_calibrated_whatever_scale_the_last_fit_chose(
         ({"shots": "3"}, "shots='3': expected a whole number from 1"),
         ({"reject": "yes"}, "reject='yes': expected a share above 0 and below 1"),
         ({"exif": 6}, "exif=6: expected "),
+        ({"relabel": 3}, "relabel=3: expected a CSV file, or rows"),
         ({"output": None}, "output=None: expected the path of a folder"),
         ({"classnames": 7}, "classnames: expected a list of names"),
         ({"force": "no"}, "force='no': expected True or False"),

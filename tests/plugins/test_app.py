@@ -103,7 +103,7 @@ def test_the_page_holds_nothing_of_elsewhere(model: fb.Model) -> None:
 @pytest.mark.parametrize(
     ("content", "status", "complaint"),
     [
-        (b"", 400, "no file came; send an image as the body"),
+        (b"", 400, "the file is empty; send an image as the body"),
         (b"text", 415, "the image cannot be used: no known image format"),
         (b"%PDF-1.4\n%", 415, "the image cannot be used: no known image format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "the image cannot be used"),

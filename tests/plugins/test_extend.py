@@ -195,6 +195,7 @@ def test_images_that_are_gone_or_moved(tmp_path: Path) -> None:
     [
         (("m",), "name MODEL and --add"),
         (("--add", "new"), "name MODEL and --add"),
+        (("new",), "or images by --dataset"),
         (("m", "--add", "digits"), "digits: expected a folder of images"),
         (("m", "--add", "flat"), "would not be used"),
         (("m", "--add", "broken"), "1 of its images cannot be used: cat/bad.png: no known"),

@@ -128,6 +128,7 @@ def test_files_of_spreadsheets_and_rows_correct_labels(photos: Path, tmp_path: P
         ("image,suggested\noak/1.jpg,brich\n", "did you mean 'birch'"),
         ("image,suggested\noak/1.jpg,birch\noak/1.jpg,-\n", "'oak/1.jpg' stands there twice"),
         ("image,label,suggested\noak/1.jpg,birch,oak\n", "has the label 'oak', not 'birch'"),
+        ("image,suggested\noak/1.jpg,\n", "- leaves it out"),
         ("image,label\noak/1.jpg,birch\n", "has no column 'suggested'"),
         ("", "has no column 'image', 'suggested'"),
         (

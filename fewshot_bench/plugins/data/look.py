@@ -18,7 +18,7 @@ from fewshot_bench.api.dataset import Dataset, Undivided, all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PATH
-from fewshot_bench.cli.output import aligned, check_file, say, write_bytes, write_text
+from fewshot_bench.cli.output import aligned, check_file, replaced, say, write_text
 from fewshot_bench.cli.working import working
 from fewshot_bench.images.looking import Listed, Looks, look_at
 from fewshot_bench.plugins.report.page import Tile, draw_small, template
@@ -55,7 +55,9 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         lines = [*_describe(listed, looks), *dataset.card().left_out]
         if sheet is not None:
             work.step("drawing small pictures")
-            write_bytes(sheet, _draw_sheet(name, dataset, looks, lines).encode())
+            page = _draw_sheet(name, dataset, looks, lines).encode()
+            with replaced(sheet, "--sheet") as file:
+                file.write_bytes(page)
             lines.append(f"pictures by class in {sheet}")
     if what is not None:
         write_text(None, write_csv(list(_list(listed, looks, what)), COLUMNS))

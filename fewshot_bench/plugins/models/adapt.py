@@ -30,7 +30,7 @@ from fewshot_bench.plugins.models.material import FOLDS, gather, with_validation
 from fewshot_bench.plugins.models.model_card import card, show_learned
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.rejection import gather_others, measure
-from fewshot_bench.plugins.models.search import REPEATS, WHOLE, Candidate, Search, order
+from fewshot_bench.plugins.models.search import NO_TWO, REPEATS, WHOLE, Candidate, Search, order
 from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
@@ -419,12 +419,12 @@ def _remark(
 ) -> Iterator[str]:
     lone = len(config.classnames) - len({*search.units.labels.tolist()})
     if lone and search.folds:
-        yield f"{counted(lone, 'class', 'classes')} with one image: in no estimate"
+        yield f"{counted(lone, 'class', 'classes')} without two different images: in no estimate"
     if learned is not None and config.accuracy["metric"] == TOP1 and (text := learned.remark()):
         yield text
     if not config.accuracy:
         unfinished = winner.dropped or "the budget ended before a comparison was finished"
-        reason = search.stopped or (unfinished if search.folds else "no class has two images")
+        reason = search.stopped or (unfinished if search.folds else NO_TWO)
         yield f"nothing was held out ({reason}), so that no accuracy is stated"
     elif search.stopped:
         yield search.stopped

@@ -210,7 +210,7 @@ class _Service:
                 {"Connection": "close"},
             )
         if not size:
-            raise HTTPException(400, "no file came; send an image as the body of the request")
+            raise HTTPException(400, "the file is empty; send an image as the body of the request")
         return b"".join(parts)
 
     def _answer(self, data: bytes, top: int) -> dict[str, Any]:

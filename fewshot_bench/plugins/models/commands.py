@@ -169,7 +169,7 @@ def adapt(**values: Any) -> None:
 
     add = bool(values["add"])
     if add != (values["model"] is not None):
-        raise UsageError("--add takes more images into an earlier model: name MODEL and --add")
+        raise UsageError("name MODEL and --add for more images in a model, or images by --dataset")
     context, default = click.get_current_context(), ParameterSource.DEFAULT
     given = {k: v for k, v in values.items() if context.get_parameter_source(k) is not default}
     for option in context.command.params:

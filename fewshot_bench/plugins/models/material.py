@@ -26,7 +26,7 @@ from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.rng import derive
-from fewshot_bench.utils.text import few, shortened
+from fewshot_bench.utils.text import counted, few, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,7 +155,7 @@ def _readable(
             f"mend or remove them ({step})"
         )
     kept = tuple(item for item in items if item.id not in bad)
-    return kept, (f"{len(bad)} damaged images are left out: {few(bad)}",)
+    return kept, (f"{counted(len(bad), 'damaged image')} left out: {few(bad)}",)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,6 +56,8 @@ class Others:
 
 def gather_others(folder: Path, material: Material) -> Others:
     """All images below a folder, without copies of those in `material`; UsageError for too few."""
+    if not folder.is_dir():
+        raise UsageError(f"--negatives {folder}: expected a folder of images of no class")
     items = tuple(Item(path, 0, "") for path in list_images([str(folder.absolute())]))
     facts, first = look_closely(Others(items, np.arange(len(items))), items), len(material.items)
     groups = group_copies([*material.items, *items], [*material.looks.facts, *facts]).groups[first:]

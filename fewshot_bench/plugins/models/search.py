@@ -42,8 +42,9 @@ TIERS = (
 )
 """Methods from cheap to expensive: without training images, heads on frozen features, trained
 through the encoders. Methods of a tier cost about the same in use; others come after the last."""
+NO_TWO = "no class has two different images of its own"
 ONE_SHOT = "clap"
-"""Chosen if no class has two images, so that none can be held out (docs/adapt.md)."""
+"""Chosen if no class has two different images, so that none can be held out (docs/adapt.md)."""
 CHEAPEST = "lp++"
 """Tried first, and chosen if the budget ends before heads were compared: it takes a fraction of a
 second, and is good without choosing by validation images (docs/adapt.md)."""
@@ -162,7 +163,7 @@ class Search:
             if not self.finalists:
                 raise
             self.stopped = "interrupted"
-        reason = self.stopped or "nothing can be held out: no class has two images"
+        reason = self.stopped or f"nothing can be held out: {NO_TWO}"
         for candidate in self.candidates:
             if not candidate.repeats:
                 candidate.dropped = candidate.dropped or reason

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HEADS = ("image", "label", "suggested", "probability", "p_label", "rank")
 """`suggested` is the likeliest class, with its `probability`; `p_label`: that of the label."""
-LEFT_OUT = ("", "-", "'-")
+LEFT_OUT = ("-", "'-")
 Rows = Sequence[tuple[str, str, str]]
 """Image, label (empty: any) and the class that it shall have, or one of LEFT_OUT."""
 
@@ -79,7 +79,7 @@ def rank_suspects(labels: NDArray[np.int64], shares: NDArray[np.float64]) -> NDA
 
 def _read_corrections(given: Any) -> Rows:
     if not isinstance(given, str | os.PathLike):
-        return msgspec.convert(given, list[tuple[str, str, str]])
+        return msgspec.convert(list(given), list[tuple[str, str, str]])
     where = f"--relabel {os.fspath(given)}"
     try:
         text = read_regular_text(Path(given))
