@@ -62,7 +62,9 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}
     labels = whole.labels[test]
-    weights = (few.counts / np.bincount(labels, minlength=len(few.counts)))[labels]
+    classes = len(few.classnames)
+    counts, tested = (np.bincount(each, minlength=classes) for each in (few.labels, labels))
+    weights = (counts / tested)[labels]
     for candidate in search.candidates:
         if candidate.repeats:
             keep = bool(candidate.validation)
