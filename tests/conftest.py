@@ -8,9 +8,20 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+# Tests compare numbers to the last digit, which instructions of some processors change, and where
+# an array lies in memory. Set before numpy and torch are imported, here and in workers.
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+with suppress(OSError):
+    if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+        os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR")
 
 import pytest
 from hypothesis import HealthCheck, settings

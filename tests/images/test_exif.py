@@ -142,7 +142,7 @@ def test_the_command_of_a_missing_cell_fills_it(
 
 def test_a_model_of_own_images_turns_what_it_is_asked(tmp_path: Path, upright: Path) -> None:
     lying = turned(upright, tmp_path / "lying", pixels=False)
-    asked = {"method": "tip-adapter", "backbone": "tiny", "device": "cpu", "budget": "20s"}
+    asked = {"method": "tip-adapter", "backbone": "tiny", "device": "cpu", "budget": "5m"}
     made = fewshot_bench.adapt(f"folder:{lying}", tmp_path / "model", **asked)
     assert made.config.exif == "rotate"
     assert fewshot_bench.adapt("digits", tmp_path / "other", **asked).config.exif == "ignore"

@@ -137,7 +137,7 @@ def test_all_images_of_a_folder_are_used_and_rare_classes_stay(few: None, tmp_pa
     found = fb.adapt(photos(tmp_path / "photos", 1, 2, 5), tmp_path / "m", **TINY)
     assert list(found.config.data["images"].values()) == [1, 2, 5]
     assert found.config.accuracy["images"] == 7
-    assert any("one image" in note for note in found.notes)
+    assert any("1 class without two different images" in note for note in found.notes)
     assert not list((tmp_path / "photos").glob("*.json"))
 
 
