@@ -27,7 +27,7 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import PRECISIONS, RunSpec
+from fewshot_bench.api.spec import AUTO, PRECISIONS, RunSpec, settle_exif
 from fewshot_bench.cli.run import command as run_command
 from fewshot_bench.cli.signature import cells_of
 from fewshot_bench.runner.own_data import read_own_data
@@ -168,6 +168,7 @@ def missing(records: list[Record]) -> tuple[list[str], set[str]]:
                 split_seed=seed.split,
                 train_seed=seed.train,
                 data=cell.own_data,
+                exif=settle_exif(AUTO, group.dataset, group.target),
             )
             # Own templates replace custom prompts: a command cannot request both.
             if spec.prompts == "custom" or "templates" not in spec.data:
