@@ -51,6 +51,8 @@ second, and is good without choosing by validation images (docs/adapt.md)."""
 REPEATS = 3
 # Images that are encoded before timing starts, and then between two checks of the budget.
 FIRST, CHUNK = 16, 64
+# Share of the budget that must be left for a first fit, whose time nobody knows.
+UNKNOWN = 0.25
 LOST, WHOLE = "clearly worse", " (all images)"
 FAILED, INAPPLICABLE = "failed", "not applicable"
 
@@ -141,6 +143,11 @@ class Search:
         return [each for each in self.candidates if each.repeats and not each.dropped]
 
     @property
+    def _heads(self) -> list[Candidate]:
+        """The finalists that use labels."""
+        return [each for each in self.finalists if each.name not in TIERS[0]]
+
+    @property
     def repeats(self) -> int:
         """Number of complete repeats that all finalists have."""
         return min((candidate.repeats for candidate in self.finalists), default=0)
@@ -224,10 +231,12 @@ class Search:
             most = self.budget.seconds - self.budget.spent
             current().step(f"{at}, fold {done + 1} of {len(folds)}{best}", most=most)
             # The first fit also encodes views, which all fits share.
+            first = candidate.validation is None
             if self.budget.left < each * (fits if len(candidate.seconds) > 1 else 1):
                 fit = f"no time: a fit takes about {duration(each)}"
                 raise OverBudget(fit if self.budget.left > 0 else "no time left")
-            first = candidate.validation is None
+            if first and self._heads and self.budget.left < UNKNOWN * self.budget.seconds:
+                raise OverBudget("no time left for a first fit")
             fitted, answers, seconds = self._fit(candidate, fold.train, fold.held_out, fits + 1)
             candidate.seconds.append(seconds)
             if first:
@@ -280,6 +289,10 @@ class Search:
                 seconds = self.budget.spent + (FOLDS + 1) * max(error.each, winner.each)
                 remedy = f"--budget {roomy(seconds)}" if error.each else "a larger --memory"
                 raise UsageError(f"{last}: {error}; give {remedy}") from None
+            fastest = min(self._heads, key=lambda other: other.each, default=None)
+            if fastest is winner:
+                self._hurried = winner
+                return winner, *self.final(winner)
             winner.dropped = str(error)
         for other in self.finalists:
             if other.name in TIERS[0]:
