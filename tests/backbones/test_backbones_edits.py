@@ -18,7 +18,7 @@ from fewshot_bench.utils.errors import ContractError
 from tests.reference import encoders
 from tests.reference.toy import SIZE, random_backbone, relative_gap
 
-TOLERANCE = 5e-5
+TOLERANCE = 1e-5
 ONE_GROUP = [f"a photo of a {name}." for name in ("cat", "dog", "bird")]
 FOUR_GROUPS = [f"a photo of a {' '.join(['cat'] * (1 + 9 * (i % 4)))}." for i in range(9)]
 PER_CLASS = ["cat in a very small photo of us", "dog on the green hill far away from here now"]
@@ -67,7 +67,7 @@ def agree(
     found = []
     for compute in (ours, theirs):
         features = compute()
-        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
         found.append([features, *torch.autograd.grad((features * weights).sum(), trained)])
     for one, other in zip(*found, strict=True):
         assert relative_gap(one, other) < TOLERANCE

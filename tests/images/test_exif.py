@@ -69,7 +69,7 @@ def test_rotated_images_are_seen_as_they_are_shown(tmp_path: Path, upright: Path
     assert told in run(lying, tmp_path / "b")
     run(lying, tmp_path / "c", "--exif", "ignore")
     right, mended, wrong = (logits(tmp_path / name)["zero-shot"] for name in "abc")
-    np.testing.assert_allclose(right, mended, atol=1e-4)
+    assert np.array_equal(right, mended)
     assert not np.allclose(right, wrong, atol=1e-3)
 
 
@@ -82,7 +82,7 @@ def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path
     assert "1 done already" in run(lying, fresh)
     both = {r.spec.exif: r for r in Store(store).records()}
     (alone,) = Store(fresh).records()
-    assert both["rotate"].metrics["top1"] == alone.metrics["top1"]
+    assert both["rotate"].metrics == alone.metrics
     assert both["rotate"].spec.to_dict()["exif"] == "rotate"
     assert both["ignore"].spec.to_dict()["exif"] == "ignore"
     blocks = fsbench("compare", "--store", store)
@@ -149,7 +149,7 @@ def test_a_model_of_own_images_turns_what_it_is_asked(tmp_path: Path, upright: P
     model = fewshot_bench.load_model(made.folder, device="cpu")
     shown, stored = (sorted((root / "test").rglob("*.png")) for root in (upright, lying))
     answers = [model.predict(paths)["probability"] for paths in (shown, stored)]
-    np.testing.assert_allclose(*answers, atol=1e-4)
+    assert np.array_equal(*answers)
 
 
 def test_damaged_exif_is_no_warning_of_pillow_on_the_terminal(tmp_path: Path) -> None:
