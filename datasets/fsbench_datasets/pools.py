@@ -14,7 +14,16 @@ from functools import partial
 from itertools import accumulate
 
 from fewshot_bench import Dataset, Item, UsageError
-from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
+from fewshot_bench.api.sources import (
+    MOST_COMPARED,
+    ItemList,
+    Names,
+    Pools,
+    Run,
+    label_counts,
+    packed,
+    parts,
+)
 from fsbench_datasets.kept_lists import keep_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES, shortened
 
@@ -31,9 +40,6 @@ ROLE_NAMES = {
 SPLIT_SEED = 1
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 
-# Images of a larger data set are divided one by one.
-MOST_COMPARED = 20_000
-
 Sizes = Callable[[str, int], tuple[int, int]]
 Ties = Mapping[str, str]
 """Images that copy others: id to a name of its group, empty for a group that is trained on."""
@@ -42,7 +48,8 @@ Ties = Mapping[str, str]
 def list_ties(undivided: Dataset, base: Sequence[Item], others: Sequence[Item]) -> Ties:
     """The images of `base` that are held out together, or not at all.
 
-    A group with several classes, or with one of the `others` in it, is trained on.
+    A group with several classes, or with one of the `others` in it, is trained on. Images of more
+    than `MOST_COMPARED` are divided one by one.
     """
     from fewshot_bench import find_copies
 

@@ -233,6 +233,10 @@ class Stamped(Protocol):
         """The file stamp of one item; None if it cannot be determined."""
 
 
+MOST_COMPARED = 20_000
+"""Most images of a data set that are looked at closely, to find copies that look alike."""
+
+
 @runtime_checkable
 class Keeping(Protocol):
     """A data set that draws its own split, which must stay the same when images are added later.

@@ -6,6 +6,7 @@ serves data sets that are fetched, stored in folders or have published lists (do
 
 from fewshot_bench.api.dataset import (
     ENSEMBLE_TEMPLATES,
+    MOST_COMPARED,
     SIMPLE_TEMPLATES,
     Preparable,
     Recipe,
@@ -28,6 +29,7 @@ from fewshot_bench.utils.text import in_prompts, plain_text
 __all__ = [
     "ENSEMBLE_TEMPLATES",
     "MAX_BYTES",
+    "MOST_COMPARED",
     "SIMPLE_TEMPLATES",
     "THIS_TOOL",
     "ItemList",

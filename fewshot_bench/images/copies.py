@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewshot_bench.images.decode import MOST_SEEN, examine
+from fewshot_bench.api.dataset import MOST_COMPARED
+from fewshot_bench.images.decode import examine
 from fewshot_bench.images.digests import DatasetDigests, Known
 from fewshot_bench.images.fingerprints import SIDE, Bytes, Fingerprints, Indices, fingerprints
 from fewshot_bench.images.lookalikes import CLOSE, COPY, pairs_alike, share_alike
@@ -77,11 +78,11 @@ def find_copies(dataset: Dataset, items: Sequence[Item]) -> Copies:
 def look_closely(dataset: Dataset, items: Sequence[Item]) -> list[Known | str]:
     """The facts of each item's file, or why it cannot be used; cached for unchanged files.
 
-    Of more than `MOST_SEEN` files, only whether they decode, and their digests.
+    Of more than `MOST_COMPARED` files, only whether they decode, and their digests.
     """
     digests = DatasetDigests(dataset)
     current().step(f"looking at images of {dataset.card().name}", len(items))
-    facts = examine(dataset, digests, items, "look" if len(items) <= MOST_SEEN else "check")
+    facts = examine(dataset, digests, items, "look" if len(items) <= MOST_COMPARED else "check")
     digests.save()
     return facts
 
@@ -92,8 +93,8 @@ def group_copies(items: Sequence[Item], facts: Sequence[Known | str]) -> Copies:
     known = {one.sha: one for one in facts if isinstance(one, Known)}
     # In an order of their own, so that groups depend on the pictures alone.
     shas = sorted(known)
-    groups, unsearched = [*range(len(shas))], f"over {MOST_SEEN:,}: only equal files are found"
-    if len(items) <= MOST_SEEN:
+    groups, unsearched = [*range(len(shas))], f"over {MOST_COMPARED:,}: only equal files are found"
+    if len(items) <= MOST_COMPARED:
         rules = f"{COPY} {CLOSE} {decoder_versions()}"
         key = f"copies {rules} {hashlib.sha256(b''.join(shas)).hexdigest()}"
         kept = kept_list(key)

@@ -20,7 +20,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewshot_bench.api.dataset import SKIPPED, Dataset, Stamped, Undivided, Without, all_items
+from fewshot_bench.api.dataset import (
+    MOST_COMPARED,
+    SKIPPED,
+    Dataset,
+    Stamped,
+    Undivided,
+    Without,
+    all_items,
+)
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.digests import DatasetDigests, Known, Seen, wait_until_reliable
 from fewshot_bench.images.fingerprints import thumbnail
@@ -43,8 +51,6 @@ BLACK = 16
 WIDE = re.compile(r";16[BLN]|(?P<rounded>'ppm.*, 65535\))")
 # Multi-picture JPEG: the first picture is an ordinary JPEG.
 SAME_FORMAT = {"MPO": "JPEG"}
-# Most pictures of a data set whose thumbnails are cached.
-MOST_SEEN = 20_000
 
 
 class UnsuitableError(ValueError):
@@ -205,7 +211,7 @@ def find_unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     digests = DatasetDigests(dataset)
     current().step(f"checking images of {dataset.card().name}", len(items))
     # Own pictures are looked at more closely later, and are decoded but once for all of it.
-    how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_SEEN else "check"
+    how: How = "look" if isinstance(dataset, Undivided) and len(items) <= MOST_COMPARED else "check"
     results = examine(dataset, digests, items, how, patient=True)
     digests.save()
     pairs = zip(items, results, strict=True)

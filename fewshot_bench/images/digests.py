@@ -23,7 +23,7 @@ RACY_SECONDS = 2.0
 
 
 class Seen(NamedTuple):
-    """What a decoded picture is like: format, mode, width and height as it stands upright.
+    """Facts of a decoded picture: format, mode, width and height as it stands upright.
 
     thumbnail: 32 x 32 x 3 bytes, colors of it upright; empty if too small or too flat to compare.
     """

@@ -112,7 +112,7 @@ class Fingerprints:
 
     def view(self, which: Indices, window: int) -> Floats:
         """(n, 12, 12) gray values of a window of pictures, with zero mean and unit norm."""
-        gray = resampled(self.thumbnails[which], self.parts(which, window), CELLS)
+        gray = resample(self.thumbnails[which], self.parts(which, window), CELLS)
         gray = gray - gray.mean(axis=(1, 2), keepdims=True)
         length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
         return np.asarray(gray / np.maximum(length, 1e-6))
@@ -185,7 +185,7 @@ def _waves(part: float) -> Floats:
     return np.stack(rows)
 
 
-def resampled(pixels: np.ndarray[Any, Any], parts: Floats, cells: int) -> Floats:
+def resample(pixels: np.ndarray[Any, Any], parts: Floats, cells: int) -> Floats:
     """(..., n, cells, cells) means over a grid on centered parts, (n, 2) shares, of n pictures."""
     down, across = (_areas(part, pixels.shape[-1], cells) for part in parts.T)
     return np.asarray(down @ pixels.astype(np.float64) @ across.swapaxes(1, 2))

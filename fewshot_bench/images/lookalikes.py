@@ -23,7 +23,7 @@ from fewshot_bench.images.fingerprints import (
     Fingerprints,
     Floats,
     Indices,
-    resampled,
+    resample,
 )
 from fewshot_bench.utils.prefetch import spread
 
@@ -108,7 +108,7 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
 
 
 class Likeness(NamedTuple):
-    """How alike two pictures are at least: most differing bits, and correlation, as above.
+    """The least likeness of two pictures: most differing bits, and correlation, as above.
 
     colors: most root mean square difference of 8 x 8 colors, once their brightness is the same.
     """
@@ -147,7 +147,7 @@ def pairs_alike(prints: Fingerprints, thumbnails: Bytes, least: Likeness = COPY)
     wholes = prints.view(everything, 0)
 
     def colors(which: Indices, window: int) -> Floats:
-        return resampled(channels[:, which], prints.parts(which, window), COLORS)
+        return resample(channels[:, which], prints.parts(which, window), COLORS)
 
     def search(window: int) -> Indices:
         views, cropped = prints.view(everything, window), prints.indices_with(window, everything)
@@ -161,7 +161,7 @@ def pairs_alike(prints: Fingerprints, thumbnails: Bytes, least: Likeness = COPY)
             alike = np.einsum("nij,nij->n", views[first], wholes[second, :, ::way])
             kept = (alike >= least.correlation) & (first != second)
             first, second = first[kept], second[kept]
-            change = _recolored(colors(first, window), colors(second, 0)[..., ::way])
+            change = _measure_recoloring(colors(first, window), colors(second, 0)[..., ::way])
             pairs.append(np.stack([first, second], axis=1)[change <= least.colors])
         return np.sort(np.concatenate(pairs), axis=1)
 
@@ -169,7 +169,7 @@ def pairs_alike(prints: Fingerprints, thumbnails: Bytes, least: Likeness = COPY)
     return np.unique(np.concatenate(spread(search, ways, size=1)), axis=0)
 
 
-def _recolored(first: Floats, second: Floats) -> Floats:
+def _measure_recoloring(first: Floats, second: Floats) -> Floats:
     """(n,) root mean square difference of (3, n, 8, 8) colors, once their brightness is equal."""
     gain = (first * second).sum(axis=(0, 2, 3)) / np.maximum((second**2).sum(axis=(0, 2, 3)), 1)
     evened = np.clip(gain, *GAIN)[:, None, None] * second

@@ -64,7 +64,7 @@ class Looks(Looked):
         return dict(Counter(item.classname for item in ordered))
 
     def lines(self) -> list[str]:
-        """What a person should know of the pictures: at most six short lines."""
+        """At most six short lines on the pictures, for a person."""
         counts, copies = self.counts, self.copies
         if not counts:
             return []
@@ -91,7 +91,7 @@ class Looks(Looked):
         return lines
 
     def across(self, roles: Sequence[str]) -> list[str]:
-        """What a person should know of copies in several pools. roles: the pool of each picture."""
+        """Lines on copies in several pools. roles: the pool of each picture."""
         both, clashes = self.copies.members, self.copies.contradictions
         both = tuple(group for group in both if len({roles[at] for at in group}) > 1)
         tested = sum("test" in {roles[at] for at in group} for group in clashes)

@@ -321,7 +321,7 @@ def pack_sources(dataset: str, asked: Mapping[str, Any]) -> bytes:
 
 
 def read_sources(folder: Path) -> Sources:
-    """What the model in a folder was made from; one-line StoreError if it does not tell."""
+    """The sources of the model in a folder; one-line StoreError if it does not tell."""
     try:
         told = msgspec.json.decode(read_regular(folder / SOURCES), type=Sources)
     except (OSError, ValueError, RecursionError) as error:

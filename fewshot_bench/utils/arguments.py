@@ -61,10 +61,10 @@ def naming_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """
     parameters = inspect.signature(function).parameters
 
-    def named(found: re.Match[str]) -> str:
-        asked, rest = parameters.get(name := found[1].replace("-", "_")), found[2]
+    def name_argument(option: re.Match[str]) -> str:
+        asked, rest = parameters.get(name := option[1].replace("-", "_")), option[2]
         if asked is None:
-            return found[0]
+            return option[0]
         return f"{name}=True{rest}" if asked.default is False else name + "=" * len(rest)
 
     @functools.wraps(function)
@@ -73,7 +73,7 @@ def naming_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
         except FsbenchError as error:
             if click.get_current_context(silent=True) is None:
-                error.args = tuple(_OPTION.sub(named, str(text)) for text in error.args)
+                error.args = tuple(_OPTION.sub(name_argument, str(text)) for text in error.args)
             raise
 
     return call

@@ -153,7 +153,7 @@ def test_of_many_pictures_only_equal_files_are_found(
 ) -> None:
     plant(folder, 0, "poor.jpg")
     (folder / "equal.png").write_bytes((folder / "0.png").read_bytes())
-    monkeypatch.setattr(module, "MOST_SEEN", 2)
+    monkeypatch.setattr(module, "MOST_COMPARED", 2)
     found = find_copies(Photos(folder), listed(folder))
     assert (found.copied, found.exact) == (1, 1)
     assert "over 2" in found.unsearched

@@ -106,7 +106,7 @@ class Learned:
         return sorted(rows, key=lambda row: -row["images"])
 
     def remark(self) -> str:
-        """What to know if top-1 is above macro by more than the noise of their difference."""
+        """A sentence if top-1 is above macro by more than the noise of their difference."""
         weights = [self.units.weights(metric) for metric in (TOP1, MACRO)]
         overall = np.full_like(self.right, self.right.mean())
         gap, error = estimates.lead(self.right, overall, weights[0] - weights[1])

@@ -58,7 +58,7 @@ class Material:
 
     @cached_property
     def looks(self) -> Looks:
-        """What was seen in the images."""
+        """Facts of the images, and their copies."""
         return look_at(self.dataset, self.items)
 
     @property
@@ -68,7 +68,7 @@ class Material:
 
     @property
     def lines(self) -> list[str]:
-        """What to know of the images before they are used, in at most four lines."""
+        """At most four lines on the images, before they are used."""
         first, *others = self.looks.lines()
         return ["; ".join((first, *self.notes)), *others][:4]
 

@@ -1,4 +1,4 @@
-"""What is told of an adapted model: its card (`card`) and its page (`show_learned`).
+"""Descriptions of an adapted model: its card (`card`) and its page (`show_learned`).
 
 The card is README.md with the metadata that model hubs read; the page has small pictures of the
 images, so that it is never put on a hub.

@@ -1,4 +1,4 @@
-"""What belongs to no class: a threshold on the probability, from images of none of the classes."""
+"""Rejection of images of no class, by a threshold on the probability that such images set."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _limit(right: Floats, others: Floats, share: float | None) -> float:
 
 
 def describe(config: ModelConfig) -> str:
-    """What is rejected, and how well that does where it was measured; empty if nothing is."""
+    """The threshold, and how well it does where that was measured; empty without one."""
     if config.reject is None:
         return ""
     said, stated = f"images with a probability below {config.reject:.3f} belong", config.accuracy

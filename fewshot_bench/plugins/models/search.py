@@ -276,7 +276,7 @@ class Search:
     def finish(self) -> tuple[Candidate, Fitted, NDArray[np.float32]]:
         """The winner and what `final` gives for it, within the budget.
 
-        If that would not end in time, the fastest of the others wins; UsageError without others.
+        If that would not end in time, the fastest of those compared wins; UsageError without any.
         """
         self.budget.reserved = self.budget.spare = 0.0
         winner = self.choose()
@@ -289,16 +289,16 @@ class Search:
                 seconds = self.budget.spent + (FOLDS + 1) * max(error.each, winner.each)
                 remedy = f"--budget {roomy(seconds)}" if error.each else "a larger --memory"
                 raise UsageError(f"{last}: {error}; give {remedy}") from None
-            fastest = min(self._heads, key=lambda other: other.each, default=None)
-            if fastest is winner:
-                self._hurried = winner
+            # The fastest one is fitted to its end; one that takes too much memory is not.
+            others = [each for each in self._heads if error.each or each is not winner]
+            self._hurried = min(others, key=lambda other: other.each, default=None)
+            if self._hurried is winner:
                 return winner, *self.final(winner)
             winner.dropped = str(error)
-        for other in self.finalists:
-            if other.name in TIERS[0]:
-                other.dropped = f"no comparison: there was no time for {winner.title}"
+        for each in self.finalists:
+            if each.name in TIERS[0]:
+                each.dropped = f"no comparison: there was no time for {winner.title}"
         self.why = f"the fastest of those compared, as there was no time for {winner.title}"
-        self._hurried = min(self.finalists, key=lambda other: other.each, default=None)
         winner = self._hurried or self.choose()
         return winner, *self.final(winner)
 
