@@ -1,0 +1,1 @@
+"""The site of printed and submitted numbers, and bundles of results that travel."""
