@@ -35,6 +35,8 @@ source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtex
 exclude_patterns = ["gallery/*"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence"]
+# Commands and options are read as they are typed.
+smartquotes = False
 myst_heading_anchors = 4
 # Pages are linked to files of the repository, too: they lead to its host.
 REPOSITORY = "https://github.com/fewshot-bench/fewshot_bench/blob/main/"
@@ -155,13 +157,44 @@ def _out_of_docs(page: str):
     return lead
 
 
+# Names at the start of a line or sentence that a docstring explains: `features, labels: tensors`.
+ARGUMENTS = re.compile(r"(?:^|(?<=[.;)] ))([a-z_]\w*(?:, [a-z_]\w*)*): (?=\S)")
+
+
 def render_docstring(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """Make reStructuredText of a docstring: single backticks are code, as in Markdown."""
-    text = re.sub(r"(?<![`:\\])`([^`]+)`(?!`)", r"``\1``", "\n".join(lines))
-    text = re.sub(r"(?<!`)\*(?=\w)", r"\\*", text)
-    lines[:] = text.split("\n")
+    """Make reStructuredText of a docstring in plain words.
+
+    Single backticks are code, as in Markdown; paragraphs that explain arguments become lists.
+    """
+    blocks = re.split(r"\n\s*\n", "\n".join(lines).strip())
+    lines[:] = "\n\n".join(_render(block) for block in blocks).split("\n") + [""]
+
+
+def _render(block: str) -> str:
+    if block.startswith((">>>", "    ", "- ")):
+        return _literals(block) if block.startswith("- ") else f"::\n\n{_indented(block)}"
+    text = " ".join(line.strip() for line in block.split("\n"))
+    before, *parts = ARGUMENTS.split(text)
+    if not parts or before:
+        return _literals(text)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return "\n".join(f"- **{names}**: {_literals(told.strip())}" for names, told in pairs)
+
+
+def _indented(block: str) -> str:
+    return "\n".join(f"   {line}" for line in block.split("\n"))
+
+
+def _literals(text: str) -> str:
+    """Text with `code` as literals; all other marks of reStructuredText are escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return re.sub(r"([*|_`\\])", r"\\\1", text)
+    outside = [re.sub(r"([*|_\\])", r"\\\1", part) for part in parts[::2]]
+    inside = [f"``{part}``\\ " if part.strip() else part for part in parts[1::2]]
+    return "".join(a + b for a, b in zip(outside, [*inside, ""], strict=True))
 
 
 def setup(app: Sphinx) -> None:
