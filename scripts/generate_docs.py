@@ -118,11 +118,21 @@ def pages() -> dict[Path, str]:
     }
 
 
+def stale() -> list[str]:
+    """Pages that are not current, by their paths in the repository."""
+    wrong = [
+        path
+        for path, text in pages().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    return [path.relative_to(ROOT).as_posix() for path in wrong]
+
+
 def main() -> None:
     """Write all pages; with --check, exit with an error if one is out of date."""
     if "--check" in sys.argv:
-        stale = [p.name for p, text in pages().items() if p.read_text(encoding="utf-8") != text]
-        sys.exit(f"not current: {', '.join(stale)}" if stale else 0)
+        wrong = stale()
+        sys.exit(f"not current: {', '.join(wrong)}" if wrong else 0)
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
 

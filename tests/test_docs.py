@@ -1,11 +1,16 @@
-"""Generated pages are current, and links between pages resolve."""
+"""Pages are current, their links lead somewhere, their blocks run, and they are short."""
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -14,33 +19,55 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
+from tests.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
 from tests.helpers import PATIENCE
+from tests.test_architecture import FACES
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 TOP = ("README.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
-PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").glob("*.md")])
+OF_DOCS = sorted(DOCS.rglob("*.md"))
+PAGES = [*(ROOT / name for name in TOP), *OF_DOCS]
+HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+# Pages with a block of more than about ten seconds.
+SLOW: set[str] = set()
+MOST_WORDS = 30_000
+MOST_OF_HOW_TO = 600
+MOST_TO_FIRST_NUMBER = 500
+# Where a tutorial's reader has the first number of their own.
+FIRST_NUMBER = re.compile(r"^(?:% first number|<!-- first number -->)$", re.MULTILINE)
+FOLDED = re.compile(r"^<!-- (\w[\w ]*): begin -->$.*?^<!-- \1: end -->$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def without_blocks(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^ *(```+|~~~+)[^\n`]*\n.*?^ *\1 *$", "", read(page), flags=re.M | re.S)
 
 
 def test_generated_pages_are_current() -> None:
     """Else: python -m scripts.generate_docs."""
-    stale = [
-        path.name
-        for path, text in generate_docs.pages().items()
-        if path.read_text(encoding="utf-8") != text
-    ]
-    assert stale == []
+    assert generate_docs.stale() == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", without_blocks(page))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_headings(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", without_blocks(page))
     missing = [
         f"{target}#{heading}"
         for target, heading in links
@@ -51,9 +78,136 @@ def test_links_lead_to_headings(page: Path) -> None:
 
 def list_headings(page: Path) -> set[str]:
     """The names of a page's headings in links, as hosts of Markdown make them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    if not page.exists():
+        return set()
+    headings = re.findall(r"^#+ (.+)$", without_blocks(page), re.M)
     return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings}
+
+
+@pytest.mark.parametrize("page", OF_DOCS, ids=name_of)
+def test_a_page_is_for_both_readers(page: Path) -> None:
+    """It starts with its title, and no block escapes the tests."""
+    assert read(page).startswith("# ")
+    kinds = {block.kind for block in blocks_of(read(page)) if not block.kind.startswith("{")}
+    assert kinds <= KINDS
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW))
+        for page in OF_DOCS
+        if {block.kind for block in blocks_of(read(page))} & {"bash", "python", "console"}
+    ],
+    ids=name_of,
+)
+def test_every_block_runs(page: Path, tmp_path: Path) -> None:
+    read_page(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_prose_have_the_options_named(page: Path) -> None:
+    spans = re.findall(r"`(fsbench [^`]+)`", without_blocks(page).replace("\n", " "))
+    wrong = {
+        span: problem
+        for span in spans
+        for words in commands_in(span)
+        if (problem := problem_of(words, whole=False))
+    }
+    assert not wrong
+
+
+def hand_written(page: Path) -> int:
+    """Words of a page that people wrote, with the blocks."""
+    return len(FOLDED.sub("", read(page)).split())
+
+
+def test_docs_are_short() -> None:
+    written = {page: hand_written(page) for page in OF_DOCS if page not in generate_docs.pages()}
+    for page in DOCS.rglob("*.ipynb"):
+        cells = json.loads(read(page))["cells"]
+        written[page] = sum(len("".join(cell["source"]).split()) for cell in cells)
+    assert sum(written.values()) <= MOST_WORDS, written
+    assert not {name_of(page) for page in HOW_TO if written[page] > MOST_OF_HOW_TO}
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=name_of)
+def test_a_first_number_is_near(page: Path) -> None:
+    before, *after = FIRST_NUMBER.split(read(page))
+    assert len(after) == 1
+    assert len(before.split()) <= MOST_TO_FIRST_NUMBER
+
+
+@pytest.mark.parametrize(("page", "words"), [("own-method", 900), ("own-photographs", 600)])
+def test_the_way_from_the_start_page_is_short(page: str, words: int) -> None:
+    before = FIRST_NUMBER.split(read(DOCS / "tutorials" / f"{page}.md"))[0]
+    assert len(before.split()) + len(read(DOCS / "index.md").split()) <= words
+
+
+class Links(HTMLParser):
+    """What a page of the built docs links to, and the places in it that can be linked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.ids: set[str] = {""}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids |= {found.get("id") or "", found.get("name") or ""}
+        self.targets |= {found.get(name) or "" for name in ("href", "src")}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built docs: those of FSBENCH_BUILT_DOCS, which are of this checkout, or else new ones."""
+    if told := os.environ.get("FSBENCH_BUILT_DOCS"):
+        return Path(told)
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    done = subprocess.run(
+        [*command, "-d", str(folder / "read"), str(DOCS), str(folder / "html")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+@pytest.mark.slow
+def test_the_built_docs_link_to_what_is_there(built: Path) -> None:
+    pages = {}
+    for path in built.rglob("*.html"):
+        pages[path] = Links()
+        pages[path].feed(read(path))
+    assert len(pages) > 250
+    wrong = []
+    for path, page in pages.items():
+        for target in page.targets:
+            file, _, place = target.partition("#")
+            if re.match(r"https?://[\w.-]+(?:[/?#]|$)|mailto:|data:", target):
+                continue
+            # A query names the version of a file.
+            found = (path.parent / unquote(file.partition("?")[0])).resolve() if file else path
+            if not found.exists() or (found in pages and unquote(place) not in pages[found].ids):
+                wrong.append(f"{path.relative_to(built)}: {target}")
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_page(built: Path) -> None:
+    names = {face: importlib.import_module(face).__all__ for face in FACES}
+    missing = [
+        f"{face}.{name}"
+        for face in FACES
+        for name in names[face]
+        if name != "__version__"
+        and f'id="{face}.{name}"' not in read(built / "reference/api" / face / f"{name}.html")
+    ]
+    assert missing == []
+    assert read(built / "genindex.html").count("fewshot_bench") > 100
 
 
 def test_no_example_runs_all_methods() -> None:
@@ -62,25 +216,25 @@ def test_no_example_runs_all_methods() -> None:
     found = [
         line
         for path in texts
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in read(path).splitlines()
         if re.search(r"fsbench .*run .*(-m|--method)[ =]all\b", line) and "--dry-run" not in line
     ]
     assert found == []
 
 
 def test_what_is_declared_by_name_is_explained() -> None:
-    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    page = read(DOCS / "reference" / "protocols.md")
     for name in (*SAMPLERS, *VALIDATION, *TEMPLATE_SETS, *PRESETS):
         assert f"`{name}`" in page
 
 
 def test_metrics_are_defined_for_readers() -> None:
-    page = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    page = read(DOCS / "reference" / "records.md")
     assert all(f"| `{name}` |" in page for name in METRICS)
 
 
 def test_the_architecture_page_names_files_that_are_there() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = read(DOCS / "explanation" / "architecture.md")
     named = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml))`", page))
     folders = (ROOT, ROOT / "fewshot_bench", *(ROOT / "datasets").glob("*"))
     folders += tuple((ROOT / "methods").glob("*"))
@@ -88,29 +242,13 @@ def test_the_architecture_page_names_files_that_are_there() -> None:
     assert not {name for name in named if not any((f / name).exists() for f in folders)}
 
 
-def test_the_page_on_python_runs_as_a_script(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    script = tmp_path / "page.py"
-    # Fewer images take less time and change nothing that is tested.
-    text = "\n".join(blocks).replace("limit=200", "limit=20")
-    script.write_text(text, encoding="utf-8")
-    command = [sys.executable, script.name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    for line in re.findall(r"# ((?:Results|unknown)[^.\n]*)", "\n".join(blocks)):
-        assert line.strip() in done.stdout
-    files = {"table.tex", "table.csv", "table.json", "table.html", "curves.pdf"}
-    assert files <= {path.name for path in tmp_path.iterdir()}
-
-
-def test_the_page_on_python_names_every_argument_and_column(tmp_path: Path) -> None:
+def test_the_page_on_python_names_every_argument_and_column() -> None:
     import inspect
 
     import fewshot_bench as fb
     from fewshot_bench.analysis.results import HEADS
 
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    page = read(DOCS / "reference" / "python.md")
     arguments = [*inspect.signature(fb.run).parameters]
     for name in [*arguments[:-1], *inspect.signature(fb.Results.compare).parameters][1:]:
         assert f"`{name}" in page or name == "self", name
