@@ -324,13 +324,19 @@ def problem_of(words: list[str], *, whole: bool = True) -> str:
             return f"there is no command '{words[0]}'"
         context = click.Context(inner, info_name=words[0], parent=context)
         command, words = inner, words[1:]
-    return _problem(command, context, [word for word in words if word not in ("...", "…")], whole)
+    # What stands after an option is its value: `-m ...`.
+    before = ["", *words]
+    words = [
+        word
+        for last, word in zip(before, words, strict=False)
+        if word not in ("...", "…") or last.startswith("-")
+    ]
+    return _problem(command, context, words, whole)
 
 
 def _problem(command: click.Command, context: click.Context, words: list[str], whole: bool) -> str:
     if {"--help", "-h"} & {*words}:
         return ""
-    context.resilient_parsing = not whole
     try:
         given, rest, _ = command.make_parser(context).parse_args([*words])
         if rest and whole and not command.allow_extra_args:
@@ -345,6 +351,8 @@ def _problem(command: click.Command, context: click.Context, words: list[str], w
                 for one in [value] if isinstance(value, str) else value:
                     if isinstance(one, str) and not STANDS_FOR.fullmatch(one):
                         parameter.type.convert(one, parameter, context)
+    except click.BadOptionUsage as error:
+        return error.format_message() if whole else ""
     except click.UsageError as error:
         return error.format_message()
     return ""
