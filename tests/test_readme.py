@@ -15,8 +15,8 @@ import pytest
 from fewshot_bench.cli import demo
 from fewshot_bench.plugins.reproduce.numbers import numbers
 from fewshot_bench.plugins.reproduce.printed import agreement, content, settings_of
-from scripts.generate_docs import built_in_methods
 from scripts.make_pictures import MADE_OF, PICTURES, digests
+from scripts.method_pages import built_in_methods
 from tests.dataset_trees import put, write_set
 from tests.helpers import REPOSITORY, fsbench
 from tests.own_sets import picture
@@ -71,7 +71,9 @@ def test_links_and_pictures_work_elsewhere() -> None:
 
 
 def test_it_links_every_method() -> None:
-    assert set(re.findall(r"\[([^\]]+)\]\([^)]*/methods\.md#", TEXT)) == set(built_in_methods())
+    linked = re.findall(r"\[([^\]]+)\]\([^)]*/docs/reference/methods/([^)]+)\.md\)", TEXT)
+    assert linked == [(name, name) for name, _ in linked]
+    assert {name for name, _ in linked} == set(built_in_methods())
     assert f"Runs {len(built_in_methods())} few-shot" in TEXT
 
 

@@ -103,8 +103,8 @@ def run(
 ) -> Results:
     """Run all cells of a matrix (methods, data sets, ...) that the store lacks; return all cells.
 
-    Arguments are the options of `fsbench run` (docs/cli.md), with the same defaults and meanings.
-    Arguments with several values accept one value or a list.
+    Arguments are the options of `fsbench run` (docs/reference/options.md), with the same defaults
+    and meanings. Arguments with several values accept one value or a list.
 
     methods: names, `all`, `path/to/file.py:Class`, classes, or objects, whose fields are the
         hyper-parameters. A class may be defined in a notebook or a script: its source is kept in

@@ -178,7 +178,7 @@ def adapt(
     """Choose a method by cross-validation within the labeled images of a data set, and keep it.
 
     Images of the data set's test list are not touched. Arguments are the options of
-    `fsbench adapt` (docs/cli.md).
+    `fsbench adapt` (docs/reference/commands.md).
 
     method: one, or `auto` to choose; options: its hyper-parameters, `{"rank": 4}` or
     `["rank=4"]`. metric: `top1`, or `macro` (the mean recall of the classes), to choose by and to

@@ -1,17 +1,11 @@
-"""The table of all built-in methods at the top of docs/methods.md.
+"""Facts of methods that their cards do not have, for their pages in the docs.
 
-The entry point is `method_table`. Trained parameters, cost and text knowledge come from the cards
-of methods; all other columns come from ROWS: a method without an entry raises KeyError.
+A method without an entry in ROWS raises KeyError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
-
-from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.reproduce.numbers import reasons
 
 
 class Row(NamedTuple):
@@ -268,43 +262,3 @@ ROWS = {
         "constants per data set",
     ),
 }
-_HEADER = (
-    "method",
-    "paper",
-    "what is trained, and where",
-    "trained parameters",
-    "chosen on validation",
-    "cost",
-    "text knowledge",
-    "hazard",
-)
-
-
-def method_table(names: Sequence[str]) -> str:
-    """Markdown table of the methods in this order, with an explanation of its columns."""
-    lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
-    for name in names:
-        trained, formula, validation, hazard = ROWS[name]
-        card = card_of(registry().method_class(name))
-        assert card is not None, name
-        link = f"[{name}](#{name.replace('+', '')})"
-        count = f"{card.parameters} ({formula})" if formula else card.parameters
-        papers = ", ".join(f"[{paper.long_label}]({paper.url})" for paper in card.papers)
-        cells = [link, papers, trained, count, validation, card.cost, card.text, hazard]
-        lines.append(_line(cells))
-    left_out = "".join(f"- {name}: {reason}\n" for name, reason in reasons()["left_out"].items())
-    return f"{_ABOUT}\n" + "\n".join(lines) + f"\n\nLeft out, and why:\n\n{left_out}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-_ABOUT = """Parameters are those of default settings at ViT-B/16, 100 classes and 16 shots: C
-classes, K shots, d = 512 features, M context tokens of width w = 512. Tests compare them with what
-an optimizer is seen to train, and records hold those seen at the optimizer. Without validation data
-nothing is chosen, and the defaults hold. Cost is that of a fit on features that are encoded
-already, by what it runs: a closed form, steps on features (seconds), steps through an encoder or
-many trainings (minutes), or the prompts of all classes for every image (hours); records hold what
-was measured.
-"""
