@@ -10,7 +10,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +44,7 @@ class Entry:
         """The key of the cell."""
         return self.record.spec.key()
 
-    @cached_property
+    @property
     def stored(self) -> Stored:
         """Its answers; StoreError if they cannot be read."""
         return self.store.answers(self.key)

@@ -47,8 +47,8 @@ from fewshot_bench.utils.text import leaves, plain_text, printable, size_text
 
 FORMAT: Literal[1] = 1
 MANIFEST = "bundle.json"
-# Beyond these, a zip needs other headers, which no bundle has.
-MOST_MEMBERS, MOST_BYTES = 65_000, 4 * 10**9
+# With more, a zip needs other headers, which no bundle has.
+MOST_MEMBERS = 65_000
 # The most bytes of a text and of answers, unpacked, and of all members together.
 LARGEST_TEXT, LARGEST_ANSWERS, LARGEST_TOTAL = 64 * 2**20, 2**30, 16 * 2**30
 # The most that a member may expand, and the bytes up to which it may expand more.
@@ -119,12 +119,12 @@ def pack(
     *,
     submitter: str,
     signature: Sequence[str] = (),
-    own_data: bool = False,
+    own_images: bool = False,
 ) -> Packed:
     """Write finished cells of a store into a bundle; equal cells give equal bytes.
 
-    signature: lines that describe the records. own_data: take cells of own images, too, whose names
-    are in the bundle. UsageError for those without it, and for a submitter that is no name;
+    signature: lines that describe the records. own_images: take cells of own images, too, whose
+    names are in the bundle. UsageError for those without it, and for a submitter that is no name;
     StoreError for a cell that `fsbench store verify` would name, and for a text that names the
     machine or its user and is needed as it is.
     """
@@ -134,10 +134,10 @@ def pack(
             "digits and . @ + - & ' (--submitter NAME)"
         )
     own = {n for r in records for n in (r.spec.dataset, r.spec.target) if ":" in n}
-    if own and not own_data:
+    if own and not own_images:
         raise UsageError(
             f"'{printable(min(own), 200)}' is of own images, whose file names would be in the "
-            "bundle: add --own-data to include them, or leave these cells out with --dataset"
+            "bundle: add --own-images to include them, or leave these cells out with --dataset"
         )
     private, removed = Private.of(store.path), dict[str, None]()
     with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
@@ -155,17 +155,17 @@ def pack(
 @contextmanager
 def _writing(output: Path) -> Iterator[zipfile.ZipFile]:
     """A zip that appears once it is whole and passes the checks of a reader."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with whole(output) as temporary:
-        with zipfile.ZipFile(temporary, "x", allowZip64=False) as archive:
-            yield archive
-        if temporary.stat().st_size > MOST_BYTES:
-            raise UsageError(
-                f"the bundle would have more than {size_text(MOST_BYTES)}: choose fewer cells"
-            )
-        with _opened(temporary, output) as (opened, infos, manifest):
-            for _ in _check(opened, infos, manifest):
-                pass
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole(output) as temporary:
+            with zipfile.ZipFile(temporary, "x", allowZip64=False) as archive:
+                yield archive
+            with _opened(temporary, output) as (opened, infos, manifest):
+                _check(opened, infos, manifest)
+    except (zipfile.LargeZipFile, struct.error):
+        raise UsageError("the bundle would have more than 4 GB: choose fewer cells") from None
+    except OSError as error:
+        raise StoreError(f"cannot write '{output}': {error.strerror or error}") from error
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -243,8 +243,7 @@ def unpack(path: Path, folder: Path) -> Store:
     if folder.exists():
         raise StoreError(f"'{folder}' is there already: expected a new folder")
     with _opened(path, path) as (archive, infos, manifest):
-        for _ in _check(archive, infos, manifest):
-            pass
+        _check(archive, infos, manifest)
         try:
             for name, content in _contents(archive, infos, manifest):
                 target = folder / name
@@ -404,10 +403,8 @@ def _contents(
         yield info.filename, content
 
 
-def _check(
-    archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest
-) -> Iterator[Record]:
-    """The records, once each member of the bundle has passed all that needs no other member."""
+def _check(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest) -> None:
+    """Damaged unless every member holds what its place says, and belongs to what it stands for."""
     answers = {name: d for name, d in manifest.members.items() if name.endswith(".npz")}
     ids = set[bytes]()
     for name, content in _contents(archive, infos, manifest):
@@ -428,7 +425,6 @@ def _check(
             strict = (record.spec.to_dict(), record.split, record.metrics, record.footprint)
             _check_texts(name, texts_of(strict))
             _check_texts(name, texts_of(record.to_dict()), scripts=False)
-            yield record
         elif name.endswith(FACTS) or name.startswith((LISTS, "splits", "code")):
             # Deep or damaged JSON would only be found when it is used.
             msgspec.json.decode(content)
