@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -311,6 +312,12 @@ def _read_only(value: Any) -> Any:
 
 def needs(function: Callable[..., Any]) -> frozenset[str]:
     """The names of a function's parameters without defaults."""
+    # Comparisons of many methods ask this of few functions very often.
+    return _needs(function) if isinstance(function, Hashable) else _needs.__wrapped__(function)
+
+
+@functools.lru_cache(maxsize=256)
+def _needs(function: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return frozenset(p.name for p in parameters if p.default is p.empty and p.kind not in variable)

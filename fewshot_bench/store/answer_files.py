@@ -302,9 +302,20 @@ def read(path: Path, *, kept: bool = True) -> tuple[dict[str, np.ndarray], str]:
     """
     with _reading(path):
         content = read_regular(path, sys.maxsize)
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [name for name in _list_arrays(archive) if kept or name not in CHOSEN]
-            arrays = {name: _unpack(archive.read(f"{name}.npy")) for name in names}
+        return parse(content, kept=kept), hashlib.sha256(content).hexdigest()
+
+
+def parse(content: bytes, most: int = sys.maxsize, *, kept: bool = True) -> dict[str, np.ndarray]:
+    """The arrays of a file's content; errors of any type for what is none.
+
+    most: bytes that they may have together; Damaged before any is read, if they have more.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+        if size > most:
+            raise Damaged(f"its arrays have {size:,} bytes, expected at most {most:,}")
+        names = [name for name in _list_arrays(archive) if kept or name not in CHOSEN]
+        arrays = {name: _unpack(archive.read(f"{name}.npy")) for name in names}
     types, shape = _types(), arrays["statistics"].shape
     classes = int(arrays["classes"]) if arrays["classes"].shape == () else 0
     shapes = {
@@ -318,7 +329,7 @@ def read(path: Path, *, kept: bool = True) -> tuple[dict[str, np.ndarray], str]:
     if any(a.dtype != types[name] or a.shape != shapes[name] for name, a in arrays.items()):
         texts = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
         raise Damaged(f"it holds arrays of other types or shapes than expected: {texts}")
-    return arrays, hashlib.sha256(content).hexdigest()
+    return arrays
 
 
 def _list_arrays(archive: zipfile.ZipFile) -> list[str]:

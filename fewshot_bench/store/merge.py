@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
@@ -56,17 +57,20 @@ def _describe_conflict(mine: Cell, theirs: Cell) -> tuple[str, ...]:
     if _have_same_queries(mine, theirs) and mine.stored is not None and theirs.stored is not None:
         gap = largest_gap(mine.stored.answers, theirs.stored.answers)
         distance = f"largest difference of the labels' log-probabilities {gap:.3g}"
-    ours, others = (_list_facts(record.environment) for record in records)
     return (
         records[0].spec.describe(),
         f"top-1 {tops[0]} {HERE}, {tops[1]} {THERE}",
         distance,
-        *(
-            f"{name}: {ours.get(name)} {HERE}, {others.get(name)} {THERE}"
-            for name in sorted(ours.keys() | others.keys())
-            if ours.get(name) != others.get(name)
-        ),
+        *differing_facts(*records, HERE, THERE),
     )
+
+
+def differing_facts(mine: Record, theirs: Record, here: str, there: str) -> Iterator[str]:
+    """Lines on device, threads, versions and code that differ; here, there: names of both."""
+    ours, others = _list_facts(mine.environment), _list_facts(theirs.environment)
+    for name in sorted(ours.keys() | others.keys()):
+        if ours.get(name) != others.get(name):
+            yield f"{name}: {ours.get(name)} {here}, {others.get(name)} {there}"
 
 
 def _have_same_queries(mine: Cell, theirs: Cell) -> bool:
@@ -113,7 +117,7 @@ def check_sources(sources: Sequence[Path], destination: Path) -> None:
             what = "is no store" if source.exists() else "does not exist"
             raise UsageError(
                 f"source '{source}' {what}: expected a folder with records/ in it, as fsbench run "
-                "--store makes it"
+                "--store makes it, or a bundle of fsbench submit"
             )
         if destination.exists() and source.samefile(destination):
             raise UsageError(

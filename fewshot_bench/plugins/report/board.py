@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING, Column, Grid
 from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.grids import Display
+from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
 from fewshot_bench.analysis.table.table import Cell, Group
 from fewshot_bench.api.metrics import PERCENT
@@ -18,7 +21,7 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 from fewshot_bench.plugins.report.rows import NOTHING, Field, method_row
 from fewshot_bench.plugins.report.verdict import subject
-from fewshot_bench.utils.text import counted
+from fewshot_bench.utils.text import counted, printable_lines
 
 LONGEST_REASON = 80
 # More methods than this make no table of all pairs.
@@ -304,3 +307,11 @@ def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
     columns = Column.sides(*(text.short(other.label, 16) for other in ranked))
     caption = "Differences of all pairs in points; grey where they are not told apart at 5 %"
     return Grid("matrix", caption, columns, tuple(lines), first="line minus column")
+
+
+def write_latex(chosen: Headline) -> str:
+    """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
+    shots = (chosen.shots,)
+    groups = (replace(g, shots=shots) for g in chosen.table.groups if chosen.shots in g.shots)
+    table = replace(chosen.table, shots=shots, groups=tuple(groups), commands=())
+    return printable_lines(latex.write(lay_out(table, "latex", Display("paper", digits=2))))

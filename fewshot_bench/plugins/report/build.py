@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -15,11 +13,7 @@ from markupsafe import Markup
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.comparison import Made
-from fewshot_bench.analysis.formats import latex
-from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.grids import Display
-from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
@@ -28,7 +22,7 @@ from fewshot_bench.plugins.report.drilldown import Budget, drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import use_settings
 from fewshot_bench.plugins.report.headline import Headline, headline
-from fewshot_bench.plugins.report.page import template
+from fewshot_bench.plugins.report.page import scripted, template
 from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
@@ -105,7 +99,7 @@ def body(
         subject=subject(chosen),
         more_shots=_more_shots(chosen),
         signature=table.signature(chosen.group.seeds),
-        latex=_write_latex(chosen),
+        latex=board.write_latex(chosen),
         bibtex=printable_lines(of_records(records).text),
         verdict=verdict(chosen, pairs, records, str(predictions.store)),
         cost=cost(chosen, pairs),
@@ -124,8 +118,6 @@ def page(made: Sequence[Made[str]], title: str) -> str:
     """The page with the bodies of all sets of conditions under this title."""
     files = resources.files("fewshot_bench.plugins.report.page")
     script = (files / "script.js").read_text("utf-8")
-    # Only the script with this digest may run, whatever else got into the page.
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     bodies = [
         _prefix_ids(part.value or "", f"b{number}-" if number > 1 else "")
         for number, part in enumerate(made, 1)
@@ -136,10 +128,7 @@ def page(made: Sequence[Made[str]], title: str) -> str:
         bodies=list(map(Markup, bodies)),
         # Those that stand in several blocks count once.
         records=len({record.spec.key() for part in made for record in part.block.records}),
-        script=Markup(script),
-        script_digest=allowed,
-        light=Markup(variables(dark=False)),
-        dark=Markup(variables(dark=True)),
+        **scripted(script),
     )
 
 
@@ -160,16 +149,6 @@ def _prefix_ids(html: str, prefix: str) -> str:
         return ids[1] + " ".join(f"{prefix}{name}" for name in ids[2].split())
 
     return _TAG.sub(lambda tag: _IDS.sub(rename, tag[0]), html) if prefix else html
-
-
-def _write_latex(chosen: Headline) -> str:
-    """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
-    shots = (chosen.shots,)
-    groups = (
-        dataclasses.replace(g, shots=shots) for g in chosen.table.groups if chosen.shots in g.shots
-    )
-    table = dataclasses.replace(chosen.table, shots=shots, groups=tuple(groups), commands=())
-    return printable_lines(latex.write(lay_out(table, "latex", Display("paper", digits=2))))
 
 
 def _more_shots(chosen: Headline) -> str:

@@ -101,8 +101,11 @@ class Pairs:
         return other.turn() if other else None
 
 
-def compare(headline: Headline, predictions: Predictions) -> Pairs:
+def compare(headline: Headline, predictions: Predictions, *, every: bool = False) -> Pairs:
     """Compare every two contestants on the images of the headline, corrected together after Holm.
+
+    every: compares all, however many they are, with all predictions in memory, and without the
+    smallest visible differences.
 
     All pairs are in the family, so that the correction also covers the choice of the winner and the
     runner-up by the same numbers. With more than MOST_PAIRS pairs, only the winner and the baseline
@@ -114,16 +117,16 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
         return Pairs({}, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
     # The winner is compared with every other one.
-    of_winner = (
+    often = (
         record
-        for winner in ranked[:1]
+        for contestant in (ranked if every else ranked[:1])
         for group in headline.members
-        for record in headline.records_of(winner, group).values()
+        for record in headline.records_of(contestant, group).values()
     )
-    answers = remember(predictions.of, of_winner)
+    answers = remember(predictions.of, often)
     results: dict[tuple[str, str], Comparison] = {}
     reasons = {}
-    few = len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS
+    few = every or len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS
     for ours, theirs in itertools.combinations(ranked, 2):
         key = ours.row.label, theirs.row.label
         if not few and ours is not ranked[0] and headline.table.baseline not in key:
@@ -134,16 +137,18 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
         else:
             results[key] = result
     corrected = holm([result.p for result in results.values()])
-    pairs = map(_summarize, results.values(), corrected)
-    tested = dict(zip(results, pairs, strict=True))
+    tested = {
+        key: _summarize(result, p, power=not every)
+        for (key, result), p in zip(results.items(), corrected, strict=True)
+    }
     return Pairs(tested, reasons, "" if tested else next(iter(reasons.values()), ""))
 
 
-def _summarize(result: Comparison, corrected: float) -> Pair:
+def _summarize(result: Comparison, corrected: float, *, power: bool) -> Pair:
     single = [compare_spreads({name: part}) for name, part in result.spreads.items()]
     counts = wins(single, LEVEL)
     gaps = [part.difference for part in single]
-    visible = detectable(result.spreads)
+    visible = detectable(result.spreads) if power else 0.0
     return Pair(
         difference=result.difference,
         low=result.low,

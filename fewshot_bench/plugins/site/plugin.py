@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from fewshot_bench.cli.groups import LazyGroup
 
 # Name of a command, its module, and its help.
-_COMMANDS: tuple[tuple[str, str, str], ...] = ()
+_COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("submit", "submit", "Pack results into a bundle for others, without private facts."),
+    ("verify", "verify", "Recompute every number of bundles from their logits."),
+)
 
 
 @hookimpl

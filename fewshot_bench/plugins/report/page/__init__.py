@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    PackageLoader,
+    StrictUndefined,
+    Template,
+    select_autoescape,
+)
+from markupsafe import Markup
 
+from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.images.decode import shrink
 from fewshot_bench.plugins.report import text
 from fewshot_bench.utils.text import printable
+
+_HERE = "fewshot_bench.plugins.report"
 
 
 class Tile(NamedTuple):
@@ -35,10 +47,15 @@ def draw_small(dataset: Any, item: Any) -> str:
 
 
 @functools.cache
-def template(name: str) -> Template:
-    """A template of a page; its filters `name`, `message` and `printable` take foreign texts."""
+def template(name: str, package: str = _HERE) -> Template:
+    """A template of a page, of the folder `page` of this or of another package.
+
+    Its filters `name`, `message` and `printable` take foreign texts.
+    """
     environment = Environment(
-        loader=PackageLoader("fewshot_bench.plugins.report", "page"),
+        loader=ChoiceLoader(
+            [PackageLoader(own, "page") for own in dict.fromkeys((package, _HERE))]
+        ),
         autoescape=select_autoescape(disabled_extensions=("md",), default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -46,3 +63,13 @@ def template(name: str) -> Template:
     )
     environment.filters |= {"name": text.name, "message": text.message, "printable": printable}
     return environment.get_template(name)
+
+
+def scripted(script: str) -> dict[str, Any]:
+    """What a template needs to run a script, and the colors of methods.
+
+    Only the script with this digest may run, whatever else got into the page.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    colors = {"light": Markup(variables(dark=False)), "dark": Markup(variables(dark=True))}
+    return {"script": Markup(script), "script_digest": digest, **colors}

@@ -1,0 +1,159 @@
+"""Results of several sources side by side: `gather` reads stores and bundles, and averages nothing.
+
+A source is a submitter's bundle, or a store under the name of its folder. Its cells stay its own:
+the same cell of another source is named as agreeing or disagreeing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.bundle import is_bundle, read_manifest, unpack
+from fewshot_bench.store.predictions import Queries
+from fewshot_bench.store.standing import RE_RUN, UNVERIFIED, VERIFIED, Standing, judge
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from fewshot_bench.store.answer_files import Stored
+
+# Quantile of the normal distribution for 95 % of repetitions.
+NOISE = 1.96
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished cell of one source. agrees_with, disagrees_with: sources with the same cell."""
+
+    record: Record
+    source: str
+    store: Store
+    standing: Standing
+    agrees_with: tuple[str, ...] = ()
+    disagrees_with: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key of the cell."""
+        return self.record.spec.key()
+
+    @property
+    def stored(self) -> Stored:
+        """Its answers; StoreError if they cannot be read."""
+        return self.store.answers(self.key)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The cells of all sources, in the order of the sources and of their keys.
+
+    sources: their names.
+
+    >>> gather([Path("a.zip"), Path("results")], scratch).entries[0].standing.level
+    """
+
+    entries: tuple[Entry, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same cell of two sources. only_first, only_second: ids that one of them alone got right.
+
+    comparable: whether both answered the same queries. copy: whether both are the same run.
+    """
+
+    comparable: bool
+    copy: bool
+    only_first: tuple[str, ...] = ()
+    only_second: tuple[str, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """True if the discordant queries differ by no more than two runs of one cell may."""
+        first, second = len(self.only_first), len(self.only_second)
+        return self.comparable and abs(first - second) <= NOISE * (first + second) ** 0.5
+
+
+def gather(sources: Sequence[Path], folder: Path) -> Gathered:
+    """Read stores and bundles side by side; bundles are unpacked below `folder`, which must exist.
+
+    BundleError for a bundle that is refused, UsageError for a source that is neither.
+    """
+    names, entries = list[str](), list[Entry]()
+    for number, path in enumerate(sources):
+        store = _open(path, folder / f"{number}")
+        manifest = read_manifest(store.path)
+        names.append(manifest.submitter if manifest else path.resolve().name)
+        standings = judge(store)
+        entries += (
+            Entry(record, names[-1], store, standings[record.spec.key()])
+            for record in store.records()
+            if record.status == "done" and record.spec.key() in standings
+        )
+    return Gathered(tuple(_compare(entries)), tuple(dict.fromkeys(names)))
+
+
+def _open(path: Path, folder: Path) -> Store:
+    if path.is_dir() and (path / "records").is_dir():
+        return Store(path)
+    if is_bundle(path):
+        return unpack(path, folder)
+    what = "is neither" if path.exists() else "does not exist"
+    raise UsageError(
+        f"source '{path}' {what}: expected a store, or a bundle as fsbench submit writes it"
+    )
+
+
+def _compare(entries: Sequence[Entry]) -> list[Entry]:
+    same = defaultdict[str, list[int]](list)
+    for place, entry in enumerate(entries):
+        if entry.standing.level != UNVERIFIED:
+            same[entry.key].append(place)
+    agreeing, differing = defaultdict[int, set[str]](set), defaultdict[int, set[str]](set)
+    for places in same.values():
+        for a, b in combinations(places, 2):
+            one, other = entries[a], entries[b]
+            pair = compare_pair(one, other)
+            if one.source == other.source or pair.copy:
+                continue
+            found = agreeing if pair.agrees else differing
+            found[a].add(other.source)
+            found[b].add(one.source)
+    verified = {(e.key, e.source) for e in entries if e.standing.level == VERIFIED}
+    made = []
+    for place, entry in enumerate(entries):
+        agreed, standing = tuple(sorted(agreeing[place])), entry.standing
+        if standing.level == VERIFIED and any((entry.key, name) in verified for name in agreed):
+            standing = dataclasses.replace(standing, level=RE_RUN)
+        made.append(
+            dataclasses.replace(
+                entry,
+                standing=standing,
+                agrees_with=agreed,
+                disagrees_with=tuple(sorted(differing[place])),
+            )
+        )
+    return made
+
+
+def compare_pair(one: Entry, other: Entry) -> Pair:
+    """Compare the same cell of two sources, query by query."""
+    copy = one.record.logits_digest == other.record.logits_digest
+    copy = copy and one.record.timings == other.record.timings
+    mine, theirs = one.stored, other.stored
+    if Queries.of(mine).digest != Queries.of(theirs).digest:
+        return Pair(False, copy)
+    right, others = mine.answers.hits, theirs.answers.hits
+    ids = mine.ids
+    alone = (
+        tuple(ids[i] for i in (a & ~b).nonzero()[0]) for a, b in ((right, others), (others, right))
+    )
+    return Pair(True, copy, *alone)

@@ -1,0 +1,441 @@
+"""Bundles: results that travel, as one zip of a store's own files and a list of their digests.
+
+`pack` writes one without what names the machine or its user (`store/private.py`); `unpack` takes
+one apart after every member was checked, so that nothing is written of a bundle that is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fewshot_bench.api.own_methods import FACTS
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import IMPORTED
+from fewshot_bench.api.split_file import coop_text
+from fewshot_bench.splits.imported import path_of_import
+from fewshot_bench.splits.published import Lists, compare_lists, published_splits
+from fewshot_bench.store.answer_files import FILE, parse
+from fewshot_bench.store.kept_code import copy_code
+from fewshot_bench.store.kept_files import copy_files
+from fewshot_bench.store.kept_methods import copy_method
+from fewshot_bench.store.private import Private, texts_of
+from fewshot_bench.store.record_files import parse_record, read_content
+from fewshot_bench.store.standing import LISTS
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import examine
+from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError
+from fewshot_bench.utils.files import Damaged, read_regular, whole, write_whole
+from fewshot_bench.utils.progress import over
+from fewshot_bench.utils.text import leaves, plain_text, printable, size_text
+
+FORMAT: Literal[1] = 1
+MANIFEST = "bundle.json"
+# With more, a zip needs other headers, which no bundle has.
+MOST_MEMBERS = 65_000
+# The most bytes of a text and of answers, unpacked, and of all members together.
+LARGEST_TEXT, LARGEST_ANSWERS, LARGEST_TOTAL = 64 * 2**20, 2**30, 16 * 2**30
+# The most that a member may expand, and the bytes up to which it may expand more.
+RATIO, FLOOR = 120, 4 * 2**20
+SUBMITTER = re.compile(r"[^\W_](?:[\w .@+&'-]{0,78}[\w.])?")
+
+_HEX = "[0-9a-f]"
+_PLACE = re.compile(
+    rf"records/({_HEX}{{2}})/(\1{_HEX}{{62}})\.(json|npz)|methods/{_HEX}{{16}}/.+"
+    rf"|code/{_HEX}{{64}}\.json|files/{_HEX}{{16}}/[^/]+|{LISTS}/[^/]+\.json"
+    r"|splits/[^/]+/shot_\w+-seed_\d+\.json"
+)
+_RECORD = re.compile(r"records/../(.{64})\.json")
+# Names that Windows refuses, or reads as a device, and names that hide.
+_RESERVED = re.compile(
+    r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|\..*|.*[. ]|.*[<>:\"|?*\\].*", re.IGNORECASE
+)
+_SCRIPT = re.compile(r"<\s*[A-Za-z/!?]")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")
+
+
+class BundleError(StoreError):
+    """A file that is no bundle, or one that must not be used; the text says why."""
+
+    exit_code = 2
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `bundle.json`. signature: lines; members: SHA-256 of every other member."""
+
+    format: Literal[1]
+    submitter: Annotated[str, Meta(pattern=rf"\A{SUBMITTER.pattern}\Z")]
+    signature: list[str]
+    members: dict[str, Annotated[str, Meta(pattern=rf"\A{_HEX}{{64}}\Z")]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a bundle holds: its cells, bytes, and the parts of records that were removed."""
+
+    records: int
+    size: int
+    removed: tuple[str, ...]
+
+
+def is_bundle(path: Path) -> bool:
+    """True for a file that is a zip, which `unpack` accepts or refuses."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of an unpacked bundle; None for a folder that is none."""
+    try:
+        return _parse_manifest(read_regular(folder / MANIFEST))
+    except (OSError, Damaged, BundleError):
+        return None
+
+
+def pack(
+    store: Store,
+    records: Sequence[Record],
+    output: Path,
+    *,
+    submitter: str,
+    signature: Sequence[str] = (),
+    own_images: bool = False,
+) -> Packed:
+    """Write finished cells of a store into a bundle; equal cells give equal bytes.
+
+    signature: lines that describe the records. own_images: take cells of own images, too, whose
+    names are in the bundle. UsageError for those without it, and for a submitter that is no name;
+    StoreError for a cell that `fsbench store verify` would name, and for a text that names the
+    machine or its user and is needed as it is.
+    """
+    if not SUBMITTER.fullmatch(submitter):
+        raise UsageError(
+            f"submitter '{printable(submitter, 80)}': expected a name of at most 80 letters, "
+            "digits and . @ + - & ' (--submitter NAME)"
+        )
+    own = {n for r in records for n in (r.spec.dataset, r.spec.target) if ":" in n}
+    if own and not own_images:
+        raise UsageError(
+            f"'{printable(min(own), 200)}' is of own images, whose file names would be in the "
+            "bundle: add --own-images to include them, or leave these cells out with --dataset"
+        )
+    private, removed = Private.of(store.path), dict[str, None]()
+    with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
+        digests = {}
+        for name, content in _members(store, records, Path(scratch), private, removed):
+            digests[name] = hashlib.sha256(content).hexdigest()
+            _add(archive, name, content)
+        if len(digests) > MOST_MEMBERS:
+            raise UsageError(f"{len(records):,} cells are too many for a bundle: choose fewer")
+        manifest = Manifest(FORMAT, submitter, list(signature), digests)
+        _add(archive, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    return Packed(len(records), output.stat().st_size, tuple(removed))
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip that appears once it is whole and passes the checks of a reader."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with whole(output) as temporary:
+            with zipfile.ZipFile(temporary, "x", allowZip64=False) as archive:
+                yield archive
+            with _opened(temporary, output) as (opened, infos, manifest):
+                _check(opened, infos, manifest)
+    except (zipfile.LargeZipFile, struct.error):
+        raise UsageError("the bundle would have more than 4 GB: choose fewer cells") from None
+    except OSError as error:
+        raise StoreError(f"cannot write '{output}': {error.strerror or error}") from error
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+    # Answers are compressed already.
+    info.compress_type = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
+    archive.writestr(info, content)
+
+
+def _members(
+    store: Store,
+    records: Sequence[Record],
+    scratch: Path,
+    private: Private,
+    removed: dict[str, None],
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the members of a bundle, checked for what is private.
+
+    scratch: an empty folder for a while. removed: gets the parts of records that were left out.
+    """
+    for record in records:
+        copy_method(store.path, record.spec, scratch)
+        copy_code(store.path, record, scratch)
+        copy_files(store.path, record.spec.files, scratch)
+        if record.spec.protocol == IMPORTED:
+            spec = record.spec
+            picks = path_of_import(store.path, spec.dataset, spec.shots, spec.split_seed)
+            if picks.is_file():
+                write_whole(scratch / picks.relative_to(store.path), read_regular(picks))
+    for name in sorted({n for r in records for n in (r.spec.dataset, r.spec.target)}):
+        if lists := _published_lists(name):
+            write_whole(scratch / LISTS / f"{name}.json", lists)
+    others = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
+    for name in others:
+        content = read_regular(scratch / name)
+        private.refuse(name, [content.decode("utf-8", "replace")])
+        yield name, content
+    for key in over(sorted(record.spec.key() for record in records), "cells"):
+        path = store.file(key)
+        cell = examine(path)
+        if cell.problems or cell.record.status != "done" or cell.stored is None:
+            raise StoreError(
+                f"cell {key[:12]} cannot be submitted: {'; '.join(cell.problems) or 'not done'} "
+                "(fsbench store verify says what to do)"
+            )
+        text, parts = private.without(cell.record, read_content(path))
+        removed.update(dict.fromkeys(parts))
+        name = f"records/{key[:2]}/{key}"
+        private.refuse_names(f"{name}.npz", cell.stored.names)
+        yield f"{name}.json", text
+        yield f"{name}.npz", read_regular(path.with_suffix(".npz"), LARGEST_ANSWERS)
+
+
+def _published_lists(dataset: str) -> bytes:
+    """The split file of a published data set that is here; empty without one, or if it is large."""
+    if dataset not in published_splits():
+        return b""
+    try:
+        pools = registry().dataset(dataset).items()
+    except FsbenchError:
+        return b""
+    if compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
+        return b""
+    content = coop_text(pools).encode()
+    return content if len(content) <= LARGEST_TEXT else b""
+
+
+def unpack(path: Path, folder: Path) -> Store:
+    """Unpack a bundle into a new folder: a store, and its `bundle.json`.
+
+    BundleError for a file that is none or that is not what it says; nothing is written then, not
+    even the folder. Nothing of a bundle is run or imported.
+    """
+    if folder.exists():
+        raise StoreError(f"'{folder}' is there already: expected a new folder")
+    with _opened(path, path) as (archive, infos, manifest):
+        _check(archive, infos, manifest)
+        try:
+            for name, content in _contents(archive, infos, manifest):
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            (folder / "records").mkdir(exist_ok=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return Store(folder)
+
+
+@contextmanager
+def _opened(
+    path: Path, shown: Path
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo], Manifest]]:
+    """A bundle with its members and manifest; any failure inside is a BundleError.
+
+    shown: its name in messages.
+    """
+    where = printable(str(shown), 200)
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            infos = _list_members(file, archive)
+            manifest = _parse_manifest(_read(archive, infos[-1]))
+            named, there = {*manifest.members}, {info.filename for info in infos[:-1]}
+            if named != there:
+                odd = printable(min(named ^ there), 120)
+                raise Damaged(f"its list of members and its members differ in {odd}")
+            yield archive, infos, manifest
+    except FsbenchError:
+        raise
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, zipfile.BadZipFile):
+            raise BundleError(f"cannot read or unpack '{where}': {error.strerror}") from None
+        raise BundleError(f"'{where}' is not a usable bundle: {error!s:.200}") from None
+    except (Exception, RecursionError) as error:
+        said = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        raise BundleError(
+            f"'{where}' is not a usable bundle: {said}; expected one as fsbench submit writes it"
+        ) from None
+
+
+def _list_members(file: IO[bytes], archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The members in their order, `bundle.json` last; Damaged for a zip that hides anything.
+
+    Members must follow each other without gaps, each under one name in both of its headers.
+    """
+    infos = archive.infolist()
+    if not infos or infos[-1].filename != MANIFEST:
+        raise Damaged(f"its last member is not {MANIFEST}")
+    if len(infos) > MOST_MEMBERS + 1:
+        raise Damaged(f"it has {len(infos):,} members, expected at most {MOST_MEMBERS:,}")
+    seen = dict[str, tuple[str, bool]]()
+    place = total = 0
+    for info in infos:
+        name = info.orig_filename
+        if problem := _name_problem(name) or _twin_problem(name, seen):
+            raise Damaged(f"member {name[:120]!a} {problem}")
+        place, total = _check_header(file, info, place), total + info.file_size
+    if total > LARGEST_TOTAL:
+        raise Damaged(f"it unpacks to {size_text(total)}, more than {size_text(LARGEST_TOTAL)}")
+    if place != archive.start_dir:
+        raise Damaged("it has bytes between its members and their list")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - _END.size)
+    mark, *_, length, start, comment = _END.unpack(file.read(_END.size))
+    if mark != b"PK\x05\x06" or comment or start != place or place + length + _END.size != size:
+        raise Damaged("it has bytes after the list of its members")
+    return infos
+
+
+def _name_problem(name: str) -> str:
+    """Why a member may not have this name; empty if it may."""
+    parts = name.split("/")
+    if not plain_text(name) or name != unicodedata.normalize("NFC", name):
+        return "has control characters, or an uncommon form of Unicode"
+    if leaves(name) or any(not part or _RESERVED.fullmatch(part) for part in parts):
+        return "leads out of its folder, or is no name on every disk"
+    if len(name.encode()) > 400:
+        return "is too long"
+    return "" if name == MANIFEST or _PLACE.fullmatch(name) else "is no part of a store"
+
+
+def _twin_problem(name: str, seen: dict[str, tuple[str, bool]]) -> str:
+    """Why a name and one before cannot both be on a disk; seen: by what some disks take for one."""
+    parts = name.split("/")
+    for count in range(1, len(parts) + 1):
+        path = "/".join(parts[:count])
+        one, same = (path, count == len(parts)), unicodedata.normalize("NFKC", path).casefold()
+        if seen.get(same, one) != one or (one[1] and same in seen):
+            return "is there twice, or as another that some disks take for it"
+        seen[same] = one
+    return ""
+
+
+def _check_header(file: IO[bytes], info: zipfile.ZipInfo, place: int) -> int:
+    """Where the next member must start; Damaged if this one is not where and what the list says."""
+    shown, most = f"member {info.orig_filename[:120]!a}", LARGEST_TEXT
+    if info.flag_bits & ~0x800 or info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):
+        raise Damaged(f"{shown} is encrypted, or packed as no bundle is")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG) or info.is_dir() or info.extra or info.comment:
+        raise Damaged(f"{shown} is a link, a folder, a device, or has more than a plain file")
+    if info.filename.endswith(".npz"):
+        most = LARGEST_ANSWERS
+    if info.file_size > min(most, max(FLOOR, RATIO * info.compress_size)):
+        raise Damaged(f"{shown} unpacks to {size_text(info.file_size)}, too much for what it has")
+    file.seek(place)
+    head = _LOCAL.unpack(file.read(_LOCAL.size))
+    name = info.orig_filename.encode("utf-8" if info.flag_bits else "ascii")
+    stated = (info.flag_bits, info.compress_type, info.CRC, info.compress_size, info.file_size)
+    own = (*head[2:4], *head[6:9])
+    if info.header_offset != place or head[0] != b"PK\x03\x04" or own != stated:
+        raise Damaged(f"{shown} is not where the list says, or says something else of itself")
+    if head[9:] != (len(name), 0) or file.read(len(name)) != name:
+        raise Damaged(f"{shown} has another name in itself")
+    return file.tell() + info.compress_size
+
+
+def _parse_manifest(content: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw])["format"]
+        if bytes(version).isdigit() and int(bytes(version)) > FORMAT:
+            raise BundleError(
+                f"a bundle of format {int(bytes(version))}, this version reads {FORMAT}; upgrade "
+                "fewshot_bench"
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, KeyError, RecursionError, ValueError) as error:
+        raise Damaged(f"its {MANIFEST} is not one: {error}") from None
+    _check_texts(MANIFEST, [manifest.submitter, *manifest.signature])
+    return manifest
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The content of a member; Damaged unless it has the stated size."""
+    with archive.open(info) as member:
+        content = member.read(info.file_size + 1)
+    if len(content) != info.file_size:
+        raise Damaged(f"member {info.filename} has another size than it states")
+    return content
+
+
+def _contents(
+    archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest
+) -> Iterator[tuple[str, bytes]]:
+    """Every member with its content, which has the digest of the manifest."""
+    for info in over(infos, "members"):
+        content = _read(archive, info)
+        digest = manifest.members.get(info.filename)
+        if info.filename != MANIFEST and hashlib.sha256(content).hexdigest() != digest:
+            raise Damaged(f"member {info.filename} has not the digest that {MANIFEST} states")
+        yield info.filename, content
+
+
+def _check(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest) -> None:
+    """Damaged unless every member holds what its place says, and belongs to what it stands for."""
+    answers = {name: d for name, d in manifest.members.items() if name.endswith(".npz")}
+    ids = set[bytes]()
+    for name, content in _contents(archive, infos, manifest):
+        if name.endswith(".npz"):
+            most = max(FLOOR, RATIO * len(content))
+            names = parse(content, min(most, LARGEST_ANSWERS), kept=False)["names"].tobytes()
+            digest = hashlib.sha256(names).digest()
+            if digest not in ids:
+                _check_texts(name, texts_of(msgspec.json.decode(names)))
+                ids.add(digest)
+        elif match := _RECORD.fullmatch(name):
+            record = parse_record(name, content)
+            stated = answers.pop(f"{name.removesuffix('.json')}.npz", None)
+            if record.spec.key() != match[1] or record.status != "done":
+                raise Damaged(f"{name} is not a finished cell with this key")
+            if stated is None or record.digests.get(FILE) != stated:
+                raise Damaged(f"the answers of {name} are not there, or not those it states")
+            strict = (record.spec.to_dict(), record.split, record.metrics, record.footprint)
+            _check_texts(name, texts_of(strict))
+            _check_texts(name, texts_of(record.to_dict()), scripts=False)
+        elif name.endswith(FACTS) or name.startswith((LISTS, "splits", "code")):
+            # Deep or damaged JSON would only be found when it is used.
+            msgspec.json.decode(content)
+    if answers:
+        raise Damaged(f"{min(answers)} belongs to no record")
+
+
+def _check_texts(where: str, texts: Iterable[str], *, scripts: bool = True) -> None:
+    """Damaged for a text that could command a terminal or, in a name, a browser."""
+    for text in texts:
+        if not plain_text(text.replace("\n", "").replace("\t", "")):
+            raise Damaged(f"{where} holds control characters: {text[:60]!a}")
+        if scripts and _SCRIPT.search(text):
+            raise Damaged(f"{where} holds what a browser may run: {text[:60]!a}")

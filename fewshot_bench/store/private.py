@@ -1,0 +1,140 @@
+"""What names a machine or its user in texts: paths, the home folder, names of user and host.
+
+`Private.of` knows this machine's; records lose it where no number depends on it, and any other text
+that holds it is refused with its place.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import getpass
+import hashlib
+import keyword
+import os
+import platform
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fewshot_bench.api.record import Record, seal
+from fewshot_bench.store.answer_files import FILE, WHOLE
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.text import printable
+
+REMOVED = "[removed]"
+# Key of a record's environment: the parts that were left out of it.
+LEFT_OUT = "left_out"
+# Parts of a record that no number depends on.
+_FREE = ("environment", "notes", "incidents", "footprint")
+# Words of code and accounts of many machines: as a word they name nobody, in a path they do.
+_ORDINARY = {*dir(builtins), *keyword.kwlist, "root", "user", "users", "admin", "runner", "ubuntu"}
+_ORDINARY |= {"test", "home", "docker", "vagrant", "nobody", "localhost", "host", "guest", "data"}
+_SHORTEST = 3
+# Folders of a system, which every machine has under the same name.
+_SYSTEM = r"(?!(?:usr/(?:local/)?bin|bin|sbin|dev|proc|sys|etc)/)"
+_PATHS = (
+    rf"(?<![\w./~<*\])}}\\-])/{_SYSTEM}[\w.@+~-]+/[^\s\"'<>|;,)\]}}]*",
+    r"file://[^\s\"']+",
+    r"(?<![A-Za-z])[A-Za-z]:(?:\\+|/)(?!/)[^\s\"'<>|]+",
+    r"(?<![^\s\"'=(])\\\\[\w.-]{2,}\\[\w$.-]{2,}[^\s\"']*",
+)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a JSON-able value, the keys of objects included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield str(name)
+            yield from texts_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts_of(item)
+
+
+@dataclass(frozen=True)
+class Private:
+    """What `pattern` finds is private; seen: digests of lists of names that were looked through."""
+
+    pattern: re.Pattern[str]
+    seen: set[bytes] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, store: Path) -> Private:
+        """What this machine, its user and the place of a store are called."""
+        folders = {os.path.abspath(store), str(Path.cwd())}
+        names = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
+        with suppress(RuntimeError):
+            folders.add(str(Path.home()))
+        with suppress(OSError, KeyError):
+            names.add(getpass.getuser())
+        hosts = {socket.gethostname(), platform.node()}
+        names |= hosts | {host.partition(".")[0] for host in hosts}
+        words = [re.escape(n) for n in names if len(n) >= _SHORTEST and n.lower() not in _ORDINARY]
+        places = [re.escape(folder) for folder in folders if len(folder) > 1]
+        parts = [rf"(?<![\w./])(?:{place})(?![\w])[^\s\"']*" for place in places]
+        parts += [*_PATHS, *(rf"(?<!\w){word}(?!\w)" for word in words)]
+        return cls(re.compile("|".join(sorted(parts, key=len, reverse=True))))
+
+    def refuse(self, where: str, texts: Iterable[str]) -> None:
+        """StoreError for a text that holds something private. where: its place in a bundle."""
+        for text in texts:
+            if found := self.pattern.search(text):
+                line = text.count("\n", 0, found.start()) + 1
+                raise StoreError(
+                    f"{where}, line {line}: holds '{printable(found[0], 80)}', which names this "
+                    "machine, its user or a folder of it; change it there, or leave out these cells"
+                )
+
+    def refuse_names(self, where: str, names: bytes) -> None:
+        """As `refuse`, for the JSON list of ids of queries, once for each list."""
+        digest = hashlib.sha256(names).digest()
+        if digest not in self.seen:
+            self.refuse(f"{where} (names of queries)", texts_of(msgspec.json.decode(names)))
+            self.seen.add(digest)
+
+    def without(self, record: Record, content: bytes) -> tuple[bytes, list[str]]:
+        """The file of a record without what is private, and the parts of it that were changed.
+
+        content: the file as it is, which is returned if nothing has to go. A changed record states
+        these parts (`environment.left_out`) and has a digest of its own; its logits keep theirs.
+        StoreError if something private is in what it is the result of.
+        """
+        parts: list[str] = []
+        free = {name: self._clean(getattr(record, name), name, parts) for name in _FREE}
+        digests = {name: record.digests[name] for name in (WHOLE, FILE) if name in record.digests}
+        parts += [name for name in record.digests if name not in {*digests, "record"}]
+        if "model" in record.footprint:
+            parts.append("model")
+            free["footprint"] = {n: v for n, v in free["footprint"].items() if n != "model"}
+        if parts:
+            free["environment"] = {**free["environment"], LEFT_OUT: sorted({*parts})}
+            record = seal(dataclasses.replace(record, **free), digests)
+            content = record.to_json().encode()
+        where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"
+        for name, value in record.to_dict().items():
+            self.refuse(f"{where}, {name}", texts_of(value))
+        return content, parts
+
+    def _clean(self, value: Any, place: str, parts: list[str]) -> Any:
+        if isinstance(value, str):
+            clean = self.pattern.sub(REMOVED, value)
+            if clean != value:
+                parts.append(place)
+            return clean
+        if isinstance(value, Mapping):
+            return {
+                self._clean(name, place, parts): self._clean(item, f"{place}.{name}", parts)
+                for name, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._clean(item, place, parts) for item in value]
+        return value
