@@ -163,6 +163,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built docs: those of FSBENCH_BUILT_DOCS, which are of this checkout, or else new ones."""
     if told := os.environ.get("FSBENCH_BUILT_DOCS"):
         return Path(told)
+    pytest.importorskip("sphinx")
     folder = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     done = subprocess.run(

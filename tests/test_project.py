@@ -72,10 +72,22 @@ def test_workflows_are_pinned_and_may_only_read(path: Path) -> None:
     asked = {
         name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job
     }
-    assert asked in ({}, {"publish": {"id-token": "write"}})
+    pages = {"id-token": "write", "pages": "write"}
+    assert asked in ({}, {"publish": {"id-token": "write"}}, {"publish": pages})
     used = re.findall(r"uses: ([\w./@-]+)", path.read_text(encoding="utf-8"))
     assert used
     assert [one for one in used if not re.search(r"@v\d+\.\d+\.\d+$|^\./", one)] == []
+
+
+def test_the_pages_have_what_the_session_makes() -> None:
+    tasks = (REPOSITORY / "noxfile.py").read_text(encoding="utf-8")
+    (path,) = [
+        step["with"]["path"]
+        for step in jobs("docs.yml")["build"]["steps"]
+        if "upload-pages" in step.get("uses", "")
+    ]
+    assert f'"docs", "{path.rstrip("/")}"' in tasks
+    assert f'"{path}leaderboard"' in tasks
 
 
 def test_forms_ask_what_their_answer_needs() -> None:
