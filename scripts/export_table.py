@@ -1,4 +1,4 @@
-"""Write the table of exported methods into docs/export.md: `python -m scripts.export_table`.
+"""Print how far exported methods are from their models: `python -m scripts.export_table`.
 
 Every built-in method that answers from one image is fitted on parts of scikit-learn's two
 photographs, kept, exported in both formats, and compared with its kept model on 200 other parts.
@@ -8,7 +8,6 @@ Takes about 20 minutes of CPU time.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import tempfile
 import warnings
@@ -28,8 +27,6 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import FsbenchError
 
-PAGE = Path(__file__).parents[1] / "docs" / "export.md"
-START, END = "<!-- table: scripts/export_table.py -->\n", "<!-- end of table -->"
 NAMES, ROWS, COLUMNS = ("building", "flower"), 10, 12
 BY_STEPS = ("2sfs", "adalora", "bitfit", "clip-lora", "clip-svd", "dora", "ln-tuning")
 BY_EPOCHS = ("coop", "ivlp", "mmrl", "plot++", "promptsrc", "tcp", "tip-adapter-f")
@@ -71,7 +68,7 @@ def kept(name: str, photos: Path, folder: Path, backbone: str) -> Path:
 
 
 def rows(root: Path, backbone: str) -> Iterator[str]:
-    """Yield one table line per method that answers an image by itself."""
+    """A table line per method that answers an image by itself."""
     photos = root / "photos"
     photographs(photos)
     images = [str(one) for one in sorted((photos / "test").rglob("*.png"))]
@@ -91,22 +88,17 @@ def rows(root: Path, backbone: str) -> Iterator[str]:
             parity = json.loads((output / ABOUT).read_text())["parity"]
             gap = parity["gap"] / parity["scale"]
             cells.append(f"{gap:.0e}, {parity['differing']} of {parity['images']}")
-        line = f"| `{name}` | {' | '.join(cells)} |"
-        print(line, flush=True)
-        yield line + "\n"
+        yield f"| `{name}` | {' | '.join(cells)} |"
 
 
 def main(backbone: str = "tiny") -> None:
-    """Replace the table in the page."""
+    """Print the table, a line as soon as it is known."""
     warnings.simplefilter("ignore")
     head = ["method", *(f"{form} {precision}" for form, precision in PROGRAMS)]
-    table = f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     with tempfile.TemporaryDirectory() as folder:
-        table += "".join(rows(Path(folder), backbone))
-    if backbone == "tiny":
-        page = PAGE.read_text(encoding="utf-8")
-        filled = re.sub(f"{START}.*{END}", lambda _: START + table + END, page, flags=re.DOTALL)
-        PAGE.write_text(filled, encoding="utf-8")
+        for line in rows(Path(folder), backbone):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_no_path_leads_to_a_file(port: int, path: str) -> None:
 
 
 def test_the_documented_limits_are_those_of_the_code() -> None:
-    text = " ".join((REPOSITORY / "docs" / "app.md").read_text(encoding="utf-8").split())
+    text = " ".join((REPOSITORY / "docs" / "how-to" / "app.md").read_text(encoding="utf-8").split())
     size = next(one for one in commands.app.params if one.name == "max_size").default
     for limit in (
         f"first {WORDS[app.TOP]} classes",

@@ -191,7 +191,7 @@ def made_model(folder: Path, **preprocessing: str) -> Path:
 
 RECIPE = re.search(
     r"^def pixels.*?transpose\(2, 0, 1\)$",
-    (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8"),
+    (REPOSITORY / "docs" / "how-to" / "export.md").read_text(encoding="utf-8"),
     re.DOTALL | re.MULTILINE,
 )
 assert RECIPE is not None
