@@ -18,7 +18,7 @@ from tests.accelerator.rehearsal import DEVICE
 from tests.accelerator.test_rehearsal import Planted, Step
 from tests.helpers import REPOSITORY, fsbench
 
-GUIDE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+GUIDE = (REPOSITORY / "docs" / "reference" / "method-contract.md").read_text(encoding="utf-8")
 OWN = [check for check in checks_on(DEVICE) if check.name not in {c.name for c in all_checks()}]
 
 

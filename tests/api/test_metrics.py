@@ -34,7 +34,7 @@ from fewshot_bench import Metric, hookimpl
 def register_metrics(register):
     register("{name}", "{module}:METRIC")
 """
-GUIDE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+GUIDE = (REPOSITORY / "docs" / "how-to" / "own-metric.md").read_text(encoding="utf-8")
 # The guide's example, as a module with the name used there.
 TOP3 = GUIDE.split("<!-- example: metric -->\n```python\n")[1].split("```\n")[0]
 # Larger if the label's logit is lower: lower is better, and not a percentage.

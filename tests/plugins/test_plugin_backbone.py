@@ -14,7 +14,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
 from tests.helpers import fsbench, save_image
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "own-backbone.md"
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1")
 FEW = (*RUN, "--limit", "40", "--backbone", "mean-color", "--jobs", "1", "--store")
 

@@ -16,7 +16,7 @@ from fewshot_bench.store.store import Store
 from tests import helpers
 from tests.helpers import REPOSITORY
 
-DOCS = REPOSITORY / "docs"
+DOCS = REPOSITORY / "docs" / "how-to"
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
 
 
@@ -60,14 +60,14 @@ def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of docs/engines.md."""
+    """The package of docs/how-to/own-engine.md."""
     folder = tmp_path_factory.mktemp("launcher")
     install(
         folder,
         "launcher",
         "fsbench_launcher.plugin",
-        fsbench_launcher__plugin=example("engines.md", "engine plugin"),
-        fsbench_launcher__engine=example("engines.md", "engine"),
+        fsbench_launcher__plugin=example("own-engine.md", "engine plugin"),
+        fsbench_launcher__engine=example("own-engine.md", "engine"),
     )
     return folder
 
@@ -132,7 +132,7 @@ def register_engines(register):
 
 
 def test_an_engine_that_computes_cells_its_own_way(tmp_path: Path) -> None:
-    engine = example("engines.md", "own engine")
+    engine = example("own-engine.md", "own engine")
     install(
         tmp_path, "byset", "fsbench_byset", fsbench_byset=REGISTERED, fsbench_byset_engine=engine
     )
