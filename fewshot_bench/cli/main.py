@@ -104,8 +104,11 @@ class Commands(LazyGroup):
                 if name not in _HIDDEN:
                     panels.setdefault(panel, []).append((name, text))
         width = max(len(name) for rows in panels.values() for name, _ in rows)
+        formatter.write_paragraph()
+        # Without empty lines between them, all fit on a screen.
         for panel, rows in panels.items():
-            with formatter.section(panel.capitalize()):
+            formatter.write_heading(panel.capitalize())
+            with formatter.indentation():
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 

@@ -52,7 +52,7 @@ def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
     records = list(outcomes.store.records())
     chosen = headline(build(records, Options(metric)))
     predictions = Predictions(outcomes, [r for r in records if r.status == "done"])
-    pairs = compare(chosen, predictions)
+    pairs = compare(chosen, predictions.of)
     assert not pairs.reasons
     for ours, theirs in itertools.permutations(chosen.ranked, 2):
         options = Options(metric, baseline=theirs.row.label)

@@ -13,15 +13,16 @@ from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.grids import Display
 from fewshot_bench.analysis.table.layouts import lay_out
+from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
-from fewshot_bench.analysis.table.table import Cell, Group
+from fewshot_bench.analysis.table.table import Cell, Group, Table
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 from fewshot_bench.plugins.report.rows import NOTHING, Field, method_row
 from fewshot_bench.plugins.report.verdict import subject
-from fewshot_bench.utils.text import counted, printable_lines
+from fewshot_bench.utils.text import counted, limited, printable_lines
 
 LONGEST_REASON = 80
 # More methods than this make no table of all pairs.
@@ -31,6 +32,7 @@ _DIFFERENCE = "difference in points over the seeds that both have, with its 95 %
 ROWS, LINES = 5, 3
 # Characters of a title, of a name, and of a line of small print that fit on a card.
 _TITLE, _NAME, _PRINT = 50, 26, 118
+MOST_NAMES = 5
 
 
 class Bar(NamedTuple):
@@ -315,3 +317,21 @@ def write_latex(chosen: Headline) -> str:
     groups = (replace(g, shots=shots) for g in chosen.table.groups if chosen.shots in g.shots)
     table = replace(chosen.table, shots=shots, groups=tuple(groups), commands=())
     return printable_lines(latex.write(lay_out(table, "latex", Display("paper", digits=2))))
+
+
+def list_marks(table: Table) -> list[str]:
+    """Marks that qualify all numbers: unfair validation, limited runs."""
+    unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
+    limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
+    marks = list(toy_notes(row.spec for row in table.rows))
+    marks += [
+        f"limited to {limit} test images per data set: these are not the data sets' accuracies"
+        for limit in limits
+    ]
+    if unfair:
+        marks.append(
+            f"unfair validation: {limited(unfair, MOST_NAMES)} had the full validation set, which "
+            "has many more labels than the shots"
+        )
+    marks += map(text.message, mark_notes((row.label, row.stated) for row in table.rows))
+    return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]

@@ -14,7 +14,6 @@ from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.comparison import Made
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
@@ -29,12 +28,12 @@ from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import joined, limited, printable, printable_lines
+from fewshot_bench.utils.text import joined, printable, printable_lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
+MOST_COMMANDS, MOST_NOTES = 20, 60
 
 
 def body(
@@ -65,9 +64,9 @@ def body(
         for record in chosen.records_of(contestant, group).values()
     ]
     predictions = Predictions(outcomes, shown)
-    pairs = compare(chosen, predictions)
+    pairs = compare(chosen, predictions.of)
     checked = audit(records, signature=table.signatures[""], data=data)
-    marks, line = _marks(table), printable(checked.signature)
+    marks, line = board.list_marks(table), printable(checked.signature)
     with use_settings():
         cost_figures, cost_sentences = costs.draw_all(chosen)
         figures = {
@@ -158,21 +157,3 @@ def _more_shots(chosen: Headline) -> str:
     parts = [f"at {joined(counted)} shots"] if counted else []
     parts += [text.at_shots(ALL_SHOTS)] if ALL_SHOTS in larger else []
     return joined(parts).capitalize()
-
-
-def _marks(table: Table) -> list[str]:
-    """Marks that qualify all numbers: unfair validation, limited runs."""
-    unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
-    limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
-    marks = list(toy_notes(row.spec for row in table.rows))
-    marks += [
-        f"limited to {limit} test images per data set: these are not the data sets' accuracies"
-        for limit in limits
-    ]
-    if unfair:
-        marks.append(
-            f"unfair validation: {limited(unfair, MOST_NAMES)} had the full validation set, which "
-            "has many more labels than the shots"
-        )
-    marks += map(text.message, mark_notes((row.label, row.stated) for row in table.rows))
-    return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]

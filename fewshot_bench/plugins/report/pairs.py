@@ -20,7 +20,6 @@ from fewshot_bench.analysis.table.significance import (
 )
 from fewshot_bench.analysis.table.table import LEVEL
 from fewshot_bench.plugins.report.headline import Contestant, Headline
-from fewshot_bench.plugins.report.predictions import Predictions
 
 # More pairs than this are not all tested: after correction nothing would be significant. Those of
 # the winner and of the baseline are.
@@ -101,7 +100,7 @@ class Pairs:
         return other.turn() if other else None
 
 
-def compare(headline: Headline, predictions: Predictions, *, every: bool = False) -> Pairs:
+def compare(headline: Headline, answers: Answers, *, every: bool = False) -> Pairs:
     """Compare every two contestants on the images of the headline, corrected together after Holm.
 
     every: compares all, however many they are, with all predictions in memory, and without the
@@ -123,7 +122,7 @@ def compare(headline: Headline, predictions: Predictions, *, every: bool = False
         for group in headline.members
         for record in headline.records_of(contestant, group).values()
     )
-    answers = remember(predictions.of, often)
+    answers = remember(answers, often)
     results: dict[tuple[str, str], Comparison] = {}
     reasons = {}
     few = every or len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS

@@ -1,0 +1,64 @@
+"""`fsbench site`: pages of printed numbers, and of the results of stores and bundles."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from fewshot_bench.cli.options import PATH
+from fewshot_bench.cli.output import say, write_text
+from fewshot_bench.cli.panels import PanelCommand
+from fewshot_bench.cli.working import working
+from fewshot_bench.utils.text import size_text
+
+ATLAS, RESULTS = "index.html", "results.html"
+
+
+@click.command(
+    "site", cls=PanelCommand, short_help="Write pages of printed numbers and of results."
+)
+@click.argument("sources", nargs=-1, type=PATH, metavar="[STORE|BUNDLE]...")
+@click.option(
+    "--output",
+    "-O",
+    type=PATH,
+    default=Path("site"),
+    show_default=True,
+    metavar="DIR",
+    help="The folder of the pages.",
+)
+@click.option(
+    "--title",
+    default="Few-shot adaptation of CLIP",
+    show_default=True,
+    metavar="TEXT",
+    help="The heading.",
+)
+def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
+    """Write pages that open from disk and load nothing from the network.
+
+    index.html is the atlas: all numbers that papers print, with their sources, where papers
+    disagree, and what nobody has printed. results.html compares the results of stores and
+    bundles: by level (submitted, verified, re-run), conditions and shots, with records, signatures
+    and commands.
+
+    \b
+    fsbench site                                   the atlas alone
+    fsbench site fsbench-results bundles/*.zip     with these results
+    """
+    from fewshot_bench.plugins.site.atlas import write_atlas
+
+    with working("site"):
+        pages = {ATLAS: write_atlas(title, RESULTS if sources else "")}
+        if sources:
+            from fewshot_bench.analysis.gathering import gather
+            from fewshot_bench.plugins.site.results import write_results
+
+            with tempfile.TemporaryDirectory() as folder:
+                pages[RESULTS] = write_results(gather(sources, Path(folder)), title)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        write_text(output / name, text)
+        say(f"{output / name}: {size_text(len(text.encode()))}")
