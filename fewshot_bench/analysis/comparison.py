@@ -301,14 +301,16 @@ def compare(
 ) -> list[Made[Shown]]:
     """A table per set of conditions, and the records that it uses (without damaged logits).
 
-    Metrics of the options are computed from logits for records that lack them. warn: called for
+    Metrics of the options are computed from logits for records that lack them, those of other
+    sources excepted, whose logits are not read. warn: called for
     metrics that cannot be computed, plug-ins whose columns are left out, and sets of conditions
     that have no table. UsageError when the records of all of these must not share a
     table, DataMissingError if the logits of all are damaged.
     """
-    completed = outcomes.complete(records, options.metrics)
-    for text in outcomes.list_missing(completed, options.metrics):
+    here = outcomes.complete([r for r in records if not r.source], options.metrics)
+    for text in outcomes.list_missing(here, options.metrics):
         warn(text)
+    completed = [*here, *(record for record in records if record.source)]
     columns = _plugin_columns(warn)
 
     def make(block: Block, options: Options) -> Shown:
@@ -346,11 +348,11 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) ->
     crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
     if not (options.baseline or crossed):
         return None
-    outcomes.prepare(records)
+    outcomes.prepare(record for record in records if not record.source)
 
     def answer(record: Record) -> Any:
         try:
-            return outcomes.of(record)
+            return None if record.source else outcomes.of(record)
         except StoreError:
             return None
 
@@ -363,7 +365,11 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> Sequence[Record]:
     if not damaged:
         return records
     store = outcomes.store
-    usable = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
+    usable = [
+        record
+        for record in records
+        if record.source or store.file(record.spec.key()).with_suffix(".npz") not in damaged
+    ]
     if not usable:
         raise DataMissingError(
             f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "

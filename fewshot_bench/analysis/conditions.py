@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,9 +56,9 @@ ONE_SPLIT = ("evaluated", "split")
 ONE_PROMPTS = ("evaluated", "prompts", "own data")
 ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data")
 # Each line of a table holds at most one kept model of a method per split and seed.
-_MODEL = ("row", *_SPLIT, "train_seed")
+_MODEL = ("row", *_SPLIT, "train_seed", "source")
 _BACKBONE = ("backbone", "precision")
-_OPTIONS = MustAgree("options", ("row", "published setting"), "options")
+_OPTIONS = MustAgree("options", ("row", "published setting", "source"), "options")
 # The texts of a prompt name are those of the package or plug-in that was installed.
 _TEMPLATES = MustAgree("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
 # The second is reported only if the first is equal, so that only the skipped images differ.
@@ -85,7 +86,9 @@ def _split_scope(evaluated: str, shots: int, split_seed: int) -> str:
     return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
 
 
-def _model_scope(row: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> str:
+def _model_scope(
+    row: str, evaluated: str, shots: int, split_seed: int, train_seed: int, _: str
+) -> str:
     return f"'{row}' on {_split_scope(evaluated, shots, split_seed)}, seed {train_seed}"
 
 
@@ -121,7 +124,7 @@ RULES = (
         shown=_SHOWN,
     ),
     Rule(
-        MustAgree("code", ("code_name", "method_version"), "code", ("done",)),
+        MustAgree("code", ("code_name", "method_version", "source"), "code", ("done",)),
         "'{}@{}'".format,
         STALE_ADVICE,
     ),
@@ -140,7 +143,7 @@ RULES = (
 )
 # Facts that distinguish rows if they differ, in the order of their parts of a label.
 _LABELED = (
-    MustAgree("code", ("row",), "code"),
+    MustAgree("code", ("row", "source"), "code"),
     _WEIGHTS,
     _OWN[0],
     MustAgree(SKIPPED_IMAGES, ("dataset", "data text"), "own data"),
@@ -273,7 +276,8 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
     files = show_names(record.spec.overrides for record in data["record"])
     names = _method_names(data)
     records = data["record"].tolist()
-    alike, _ = group(data, ("row", *(CONDITIONS[name].column for name in differing)))
+    load(data, "source")
+    alike, _ = group(data, ("row", "source", *(CONDITIONS[name].column for name in differing)))
     labels: dict[tuple[Any, ...], str] = {}
     lines: list[str] = []
     rows: dict[str, Row] = {}
@@ -284,8 +288,10 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
             overrides = {key: files.get(value, value) for key, value in spec.overrides.items()}
             name = method_label(names[spec.method, spec.method_version], overrides)
             parts = [f"{n}={shown[CONDITIONS[n].of(spec)]}" for n, shown in differing.items()]
+            source = records[index].source
+            parts += [f"source={source}"] * bool(source)
             labels[key] = label = " ".join([name, *parts, *own.get(index, ())])
-            rows.setdefault(label, Row(label, spec))
+            rows.setdefault(label, Row(label, spec, source=source))
         lines.append(labels[key])
     data["line"] = encode(lines)
     marked = {
@@ -296,7 +302,7 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         if of == entry and _states(cell, value)
     }
     return {
-        label: Row(label, row.spec, tuple(mark for *_, mark in STATED if (label, mark) in marked))
+        label: replace(row, stated=tuple(m for *_, m in STATED if (label, m) in marked))
         for label, row in rows.items()
     }
 

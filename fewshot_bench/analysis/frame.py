@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Fields of records; other names without a dot are fields of their specifications.
-_OF_RECORD = frozenset({"status", "error", "incidents"})
+_OF_RECORD = frozenset({"status", "error", "incidents", "source"})
 UNKNOWN = "unknown"
 # Phases of a cell: those of a fit, and those of its answers.
 TRAINING = ("encode_support", "encode_text", "fit")

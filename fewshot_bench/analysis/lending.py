@@ -101,7 +101,7 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
     lent = fits & ~own & is_done & proved
     lent |= fits & ~own & ~is_done & np.isin(rows, rows[lent])
     counting = {index: records[index] for index in np.flatnonzero(own).tolist()}
-    taken = {record.spec.key() for record in counting.values()} if lent.any() else set()
+    taken = {_cell(record) for record in counting.values()} if lent.any() else set()
 
     def rank(index: int) -> tuple[Any, ...]:
         spec = records[index].spec
@@ -110,7 +110,12 @@ def lend(records: Sequence[Record], allowed: Mapping[str, Any]) -> list[Record]:
 
     for index in sorted(np.flatnonzero(lent).tolist(), key=rank, reverse=True):
         record = records[index].lend(**allowed)
-        if (cell := replace(record.spec).key()) not in taken:
+        if (cell := _cell(record)) not in taken:
             taken.add(cell)
             counting[index] = record
     return [counting[index] for index in sorted(counting)]
+
+
+def _cell(record: Record) -> tuple[str, str]:
+    """The source of a record, and the key of its cell under the conditions that it is lent."""
+    return record.source, replace(record.spec).key()

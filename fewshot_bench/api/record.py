@@ -206,6 +206,8 @@ class Record:
     schema: int = SCHEMA
     # What the cell had that was run, where a table is lent its record: `queries alone`. In no file.
     less: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    # Who computed it, if it is not of the store that a table is about. In no file.
+    source: str = dataclasses.field(default="", compare=False, repr=False)
 
     @classmethod
     def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Any) -> Record:

@@ -71,6 +71,7 @@ def check_options(asked: Mapping[str, Any], form: str, output: Path | None) -> N
     """
     layout = asked["layout"]
     given = [name for name, value in asked.items() if value and (name, value) not in _DEFAULTS]
+    _check_beside(asked)
     texts = asked["options"]
     file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
     layouts.check_options(layout, given, _spell, file)
@@ -95,6 +96,17 @@ def _spell(name: str, value: str = "") -> str:
     """An option of the command line by the name of its parameter."""
     flag = option_name({"options": "option", "groups": "group"}.get(name, name))
     return f"{flag} {value}" if value else flag
+
+
+def _check_beside(asked: Mapping[str, Any]) -> None:
+    """UsageError for what only the records of one store can be asked for."""
+    others = [name for name in ("per_class", "predictions") if asked[name]]
+    others += ["layout"] if asked["layout"] in ("sweep", "ablation") else []
+    if asked["beside"] and others:
+        raise UsageError(
+            f"{_spell(others[0], str(asked['layout']) * (others[0] == 'layout'))} is of the "
+            "records of one store; leave it or --with out"
+        )
 
 
 def _check_files(files: Mapping[str, Path]) -> None:
@@ -264,6 +276,13 @@ _advanced = partial(option, panel="advanced")
     metavar="FILE",
     help="also write all predictions per test image to .csv, .parquet",
 )
+@_advanced(
+    "--with",
+    "beside",
+    type=click.Choice(("reference",)),
+    metavar="reference",
+    help="the project's numbers of the embedded sets as rows",
+)
 @_advanced("--per-class", is_flag=True, help="the accuracy of single classes")
 @_in_table(
     "--option",
@@ -300,7 +319,13 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     display = Display(layout, asked["stack"], asked["spread"] or "", asked["digits"], swept)
     opened = Store(store)
     with working("compare"):
-        chosen, notes, older = choose_records(opened, asked, every_version=asked["allow_mixed"])
+        chosen, notes, older = choose_records(
+            opened,
+            asked,
+            every_version=asked["allow_mixed"],
+            beside=partial(_add_reference, asked) if asked["beside"] else None,
+        )
+        notes += tuple(_tell_agreement(chosen) if asked["beside"] else ())
         if swept is not None:
             select = select_swept if layout == "sweep" else select_changed
             chosen, undrawn = select(chosen, swept)
@@ -339,6 +364,18 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     write_text(output, text)
     # For `fsbench paper`, which runs this command.
     return made
+
+
+def _add_reference(asked: Mapping[str, Any], own: Sequence[Record]) -> Sequence[Record]:
+    from fewshot_bench.analysis.reference import beside
+
+    return beside(own, company=bool(asked["queries"] or asked["views"]))
+
+
+def _tell_agreement(records: Sequence[Record]) -> Iterable[str]:
+    from fewshot_bench.analysis.reference import tell_agreement
+
+    return tell_agreement(record for record in records if not record.source)
 
 
 # Options of a table that the command has under the same names.

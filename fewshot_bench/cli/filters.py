@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,24 @@ if TYPE_CHECKING:
 
 
 def choose_records(
-    store: Store, values: Mapping[str, Any], *, every_version: bool = False
+    store: Store,
+    values: Mapping[str, Any],
+    *,
+    every_version: bool = False,
+    beside: Callable[[Sequence[Record]], Sequence[Record]] | None = None,
 ) -> Shown:
     """The records of a store that match; UsageError for a value that no record has.
 
     values: of a command's options, among them those of `filter_options`. Selects the newest version
     of every method, unless `--method NAME@VERSION` names another one; every_version: includes older
     versions. Records that need less than a condition allows are among those that match it.
+    beside: returns those of other sources that are to be chosen from, too, for those of the store.
     """
     from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
     from fewshot_bench.analysis.lending import allow
 
     every = read_records(store)
+    every += beside(every) if beside else ()
     records, left = allow(every, pick_filters(values))
     if every_version:
         return Shown(records, left, older_versions(records, newest(every, store.path)))

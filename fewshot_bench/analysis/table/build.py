@@ -135,8 +135,8 @@ def build(
     conditions = _conditions(data)
     others = options.elsewhere.union(options.titles, conditions.get("backbone", ()))
     names = Names.read(options.rename, rows, groups, others)
-    labels = {label: names.row(label, row.spec.method) for label, row in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
+    labels = {old: row.label for old, row in rows.items()}
     arranged = arrange(
         _order_rows(list(rows.values()), options.method),
         labels,
@@ -146,6 +146,7 @@ def build(
         is_ordered=bool(options.method),
     )
     seeds = sorted(distinct(data, "split_seed", "train_seed"))
+    here = [record for record in records if not record.source]
     table = Table(
         rows=tuple(arranged),
         groups=groups,
@@ -154,10 +155,10 @@ def build(
         metric=options.metric,
         metrics=options.metrics,
         conditions=conditions,
-        records=len(records),
+        records=len(here),
         cells={},
         sort=options.sort,
-        signatures=_signatures(records, groups if options.sign_each else ()),
+        signatures=_signatures(here, groups if options.sign_each else ()),
         renamed=names.new,
         costs=options.costs,
         store=options.store,
@@ -205,7 +206,7 @@ def _add_facts(columns: Columns | None, names: str | None) -> Columns | None:
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
-    signatures = {"": signature_of(records)}
+    signatures = {"": signature_of(records) if records else ""}
     for group in groups:
         own = [record for record in records if record.spec.evaluated == group.label]
         signatures[group.label] = signature_of(own) if own else signatures[""]
@@ -272,8 +273,10 @@ def _cells(
                 cell = _fill(table, empty, part, facts, columns)
                 data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = replace(cell, own_data=data)
-            # Expect cells at (or above) zero shots only of rows with such records.
-            cells[group.label, row.label, shots] = replace(cell, expected=(shots > 0) in has)
+            # Expect cells at (or above) zero shots only of rows with such records, and of other
+            # sources no more than they have.
+            expected = (shots > 0) in has and not (row.source and cell.status == "missing")
+            cells[group.label, row.label, shots] = replace(cell, expected=expected)
     return cells
 
 
@@ -563,7 +566,7 @@ def missing_cells(table: Table) -> Iterator[RunSpec]:
     """
     for cell in table.cells.values():
         group = cell.group
-        if group.derived or not cell.expected:
+        if group.derived or not cell.expected or cell.row.source:
             continue
         for seed in cell.missing_seeds:
             yield spec_of(table, cell, seed)

@@ -131,11 +131,16 @@ def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
-    """Optional fields: scope unless all groups are plain data sets, digest of own data if used."""
+    """Optional fields: scope unless all groups are plain data sets, source if there are others.
+
+    And the digest of own data, if used.
+    """
     group = cell.group
     columns: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
         columns = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
+    if any(row.source for row in table.rows):
+        columns["source"] = cell.row.source or table.store
     if OWN_DATA in table.conditions:
         own = drop_skipped(cell.own_data)
         columns["own_data"] = data_digest(own) if own else ""

@@ -41,7 +41,8 @@ class Names:
         renamed: dict[str, Row] = {}
         labels: set[str] = set()
         for label, row in rows.items():
-            new = self.row(label, row.spec.method)
+            # A row of another source has the label alone to be renamed by.
+            new = self.row(label, label if row.source else row.spec.method)
             if new in labels:
                 raise UsageError(f"--rename: two rows would be called '{new}'; expected one")
             labels.add(new)

@@ -178,6 +178,9 @@ def _without_answers(table: Table) -> Iterator[str]:
             "tests use fewer seeds than the differences, as logits of the others are not in the "
             f"store: {_some(parts, '; ')}"
         )
+    sources = dict.fromkeys(row.source for row in table.rows if row.source)
+    if table.significance and sources:
+        yield f"no test is of rows of {_some([*sources])}, whose logits are not here"
 
 
 def _short(table: Table) -> Iterator[str]:

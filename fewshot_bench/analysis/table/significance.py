@@ -87,11 +87,11 @@ def significance(table: Table, baseline: str, answers: Answers) -> Significance:
 
 def remember(answers: Answers, records: Iterable[Record]) -> Answers:
     """Cache the answers of these records, those of a row that every other row is compared with."""
-    own = {record.spec.key() for record in records}
-    cache: dict[str, Outcome | None] = {}
+    own = {(record.source, record.spec.key()) for record in records}
+    cache: dict[tuple[str, str], Outcome | None] = {}
 
     def answer(record: Record) -> Outcome | None:
-        key = record.spec.key()
+        key = record.source, record.spec.key()
         if key not in own:
             return answers(record)
         if key not in cache:

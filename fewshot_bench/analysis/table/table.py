@@ -81,7 +81,7 @@ class Row:
     """One line of the table: a method as configured, under one set of conditions.
 
     stated: the marks that its records state, of `STATED`. group: the title that it stands under
-    with others. ours: whether it stands out.
+    with others. ours: whether it stands out. source: that of its records (`Record.source`).
     """
 
     label: str
@@ -89,6 +89,7 @@ class Row:
     stated: tuple[str, ...] = ()
     group: str = ""
     ours: bool = False
+    source: str = ""
 
     @property
     def marks(self) -> tuple[str, ...]:
