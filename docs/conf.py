@@ -8,10 +8,12 @@ each build, one per public name.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from sphinx.application import Sphinx
 
@@ -93,11 +95,18 @@ def api_pages() -> dict[str, str]:
 
 
 def _page_of_face(face: str, names: list[str]) -> str:
-    entries = "".join(f"   {name} <{face}/{name}>\n" for name in names)
-    return (
-        f"{face}\n{'=' * len(face)}\n\n.. automodule:: {face}\n   :no-members:\n\n"
-        f".. toctree::\n   :maxdepth: 1\n\n{entries}"
-    )
+    module = importlib.import_module(face)
+    entries = "".join(f"- :doc:`{name} <{face}/{name}>`{_about(module, name)}\n" for name in names)
+    return f"{face}\n{'=' * len(face)}\n\n.. automodule:: {face}\n   :no-members:\n\n{entries}"
+
+
+def _about(module: ModuleType, name: str) -> str:
+    """The first sentence on a class or function."""
+    value = getattr(module, name)
+    if not (isinstance(value, type) or callable(value)):
+        return ""
+    first = inspect.cleandoc(value.__doc__ or "").partition("\n")[0]
+    return f": {_literals(first)}" if first else ""
 
 
 def _page_of_name(face: str, name: str) -> str:
@@ -108,7 +117,8 @@ def _page_of_name(face: str, name: str) -> str:
         directive = f".. autofunction:: {face}.{name}\n"
     else:
         directive = f".. autodata:: {face}.{name}\n"
-    return f"{name}\n{'=' * len(name)}\n\n{directive}"
+    # Their lists lead to them: in the navigation of every page, they would outnumber all others.
+    return f":orphan:\n\n{name}\n{'=' * len(name)}\n\n{directive}"
 
 
 def write_api(app: Sphinx) -> None:
