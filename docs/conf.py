@@ -207,8 +207,32 @@ def _literals(text: str) -> str:
     return "".join(a + b for a, b in zip(outside, [*inside, ""], strict=True))
 
 
+# What the theme leaves out for readers who hear pages or have only keys.
+MENDED = {
+    r'<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    r'<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    r'<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    r'<th class="head"><p></p></th>': "<td></td>",
+    r"<pre(?: id=\"\w+\")?>": '<pre tabindex="0">',
+    r'<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    # Arguments that stand on lines of their own.
+    r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>": r'<span class="arguments">\1</span>',
+    r"<dd>(<em class=\"sig-param\">.*?)</dd>": r"<span>\1</span>",
+}
+
+
+def mend_pages(app: Sphinx, error: Exception | None) -> None:
+    """Rewrite what the theme writes into every page."""
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        for pattern, better in MENDED.items():
+            text = re.sub(pattern, better, text)
+        path.write_text(text, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
-    """Connect what happens before and during a build."""
+    """Connect what happens before, during and after a build."""
     app.connect("builder-inited", write_api)
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", render_docstring)
+    app.connect("build-finished", mend_pages)

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
+from fewshot_bench.analysis import reference
 from fewshot_bench.api.method import Hyperparameter, hyperparameters
 from fewshot_bench.api.method_card import COSTS, LISTED_AS, SEES, MethodCard, card_of
 from fewshot_bench.api.paper import Paper
@@ -213,10 +214,6 @@ def _grid(numbers: Sequence[Number], *, short: bool = False) -> str:
 
 def _reference(method: str) -> str:
     """Our own accuracies on the embedded sets, from the reference results."""
-    try:
-        from fewshot_bench.analysis import reference
-    except ImportError:
-        return ""
     lines = [line for line in reference.read()[0] if line.method == method]
     done = defaultdict(list)
     for line in lines:
