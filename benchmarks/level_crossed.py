@@ -96,7 +96,7 @@ def _covers(found: Estimate | None) -> bool:
 
 
 def main() -> None:
-    """Print a table of docs/statistics.md."""
+    """Print a table of levels, or with `--intervals` of coverages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--benchmarks", type=int, default=2000)
     parser.add_argument("--without-runs", action="store_true")

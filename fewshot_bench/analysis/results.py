@@ -390,9 +390,9 @@ class Results:
         if metric not in metrics:
             raise unknown("metric", metric, metrics, "fsbench list metrics")
         if sort and sort not in (*metrics, *every_cost()):
-            raise unknown("order", sort, (*metrics, *every_cost()), "docs/compare.md")
+            raise unknown("order", sort, (*metrics, *every_cost()), "docs/how-to/compare.md")
         if layout not in LAYOUTS:
-            raise unknown("layout", layout, LAYOUTS, "docs/compare.md")
+            raise unknown("layout", layout, LAYOUTS, "docs/how-to/compare.md")
         given = {
             *(["options"] if options is not None else []),
             *(["stack"] if stack != SHOTS else []),
@@ -476,7 +476,7 @@ class Results:
 
         given = checked(_DRAWN, locals())
         if kind not in KINDS:
-            raise unknown("figure", kind, KINDS, "docs/paper.md")
+            raise unknown("figure", kind, KINDS, "docs/how-to/figures-and-tables.md")
         swept: dict[str, Any] = {"options": options, "each": each} if kind == "ablation" else {}
         made = self.compare(
             metric=metric,

@@ -133,7 +133,7 @@ def read_texts(given: str) -> ClassTexts:
     if path.suffix.lower() not in (".json", ".csv"):
         raise UsageError(
             f"texts '{given}': expected {BY_TEMPLATES}, {WAFFLE}, or a file that ends in .json or "
-            ".csv (docs/protocols.md)"
+            ".csv (docs/reference/protocols.md)"
         )
     texts = ClassTexts.of(path.name, read_entries(path))
     return READ.setdefault(split(texts.text)[1], texts)

@@ -74,7 +74,7 @@ def place_without_family(name: str) -> UsageError:
     what = "is a file" if is_file else "is a folder" if os.path.exists(name) else "does not exist"
     return UsageError(
         f"unknown data set '{name}': did you mean '{'manifest' if is_file else 'folder'}:{name}'? "
-        f"({name} {what} here; docs/own-data.md)"
+        f"({name} {what} here; docs/how-to/own-data.md)"
     )
 
 

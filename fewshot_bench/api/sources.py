@@ -1,7 +1,8 @@
 """Provisional API for data sources, whose names may still change: recipes, stamps, split files.
 
 `fewshot_bench` exports what every data set needs (`Dataset`, `DatasetCard`, `Item`); this module
-serves data sets that are fetched, stored in folders or have published lists (docs/datasets.md).
+serves data sets that are fetched, stored in folders or have published lists
+(docs/how-to/own-dataset.md).
 """
 
 from fewshot_bench.api.dataset import (

@@ -256,7 +256,7 @@ _advanced = partial(option, panel="advanced")
     type=click.Choice(LAYOUTS),
     default=DEFAULT,
     show_default=True,
-    help="What stands where: docs/compare.md shows each.",
+    help="What stands where: docs/how-to/compare.md shows each.",
 )
 @_printed(
     "--stack",

@@ -107,7 +107,7 @@ def find_file(text: str) -> Path | None:
         return path
     if path.suffix in FILE_ENDINGS or path.name != text:
         problem = "is a folder" if path.is_dir() else "does not exist"
-        raise DataMissingError(f"{path} {problem}: expected a split file (docs/splits.md)")
+        raise DataMissingError(f"{path} {problem}: expected a split file (docs/how-to/splits.md)")
     raise unknown("data set or split file", text, names, "fsbench list datasets")
 
 

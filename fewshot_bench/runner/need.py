@@ -118,7 +118,7 @@ def choose_runnable(
         elif variant.method not in named:
             left_out[variant.method] = lack
         else:
-            raise UsageError(f"method '{variant.method}' {lack} (docs/protocols.md)")
+            raise UsageError(f"method '{variant.method}' {lack} (docs/reference/protocols.md)")
     return runnable
 
 

@@ -292,7 +292,8 @@ def _put_on(
         return cell
     inner = choose(inner, FitSetting(cell.dataset, cell.shots, cell.classes != "all"))
     if lack := find_lack(inner, request.conditions()):
-        raise UsageError(f"{cell.label}: method '{inner.method}' {lack} (docs/protocols.md)")
+        method = f"{cell.label}: method '{inner.method}'"
+        raise UsageError(f"{method} {lack} (docs/reference/protocols.md)")
     needed = conditions_of(inner, request.conditions()) | {"bystanders": cell.bystanders}
     fields = needed | {"options": dict(inner.options), "overrides": dict(inner.overrides)}
     fields |= {"method": inner.method, "method_version": inner.version}
@@ -434,7 +435,7 @@ def _protocol(request: Request) -> tuple[str, str, str]:
         sampling, val, prompts = request.protocol, SAMPLERS[request.protocol].val, "custom"
     else:
         names = [*PRESETS, *SAMPLERS, IMPORTED]
-        raise unknown("protocol", request.protocol, names, "see docs/protocols.md")
+        raise unknown("protocol", request.protocol, names, "see docs/reference/protocols.md")
     return sampling, request.val or val, request.prompts or prompts
 
 

@@ -218,7 +218,7 @@ def short_lines(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> It
         parts = parts[:1] if policy == "none" else parts
         said = "; ".join(part for part in parts if part)
         if said:
-            yield f"{name}: {said} (docs/protocols.md)"
+            yield f"{name}: {said} (docs/reference/protocols.md)"
 
 
 def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:

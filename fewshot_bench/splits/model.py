@@ -92,7 +92,9 @@ def with_setting(file: SplitFile, shots: int | None, seed: int | None) -> SplitF
 
 def unusable(path: Path, problem: str, expected: str) -> DataMissingError:
     """The error for a split file that cannot be used."""
-    return DataMissingError(f"split file {path} {problem}: expected {expected} (docs/splits.md)")
+    return DataMissingError(
+        f"split file {path} {problem}: expected {expected} (docs/reference/formats.md)"
+    )
 
 
 def item_of(path: Path, where: str, id: Any, label: Any, classname: Any) -> Item:

@@ -192,7 +192,7 @@ def test_components_need_both_seeds_crossed_without_gaps() -> None:
 
 
 def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "explanation" / "statistics.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, {})
     assert re.search(r"points, .* p = 0\.\d+\nunder \d+\.\d points can't", capsys.readouterr().out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzzing import (
+    bundles,
     configs,
     data_lists,
     downloads,
@@ -18,4 +19,5 @@ SUBJECTS = (
     *configs.SUBJECTS,
     *downloads.SUBJECTS,
     *tables.SUBJECTS,
+    *bundles.SUBJECTS,
 )

@@ -29,7 +29,7 @@ from tests.fuzzing.subject import Seed, Subject
 EXTRA_MEMORY = 1 << 30
 SHOWN = 5
 LONGEST = 3500
-WEIGHTS = 144.4
+WEIGHTS = 150.4
 CACHED = ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME", "HF_HOME", "TMPDIR")
 
 

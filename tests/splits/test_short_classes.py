@@ -131,7 +131,7 @@ def test_shots_that_leave_no_validation_image_in_any_class_are_named(val: str, w
     (line,) = short_lines(cells, {"toy": dataset})
     assert line.startswith("toy: 2 of 2 classes have fewer than 5 train images (class '2' 2)")
     _, found, shots = line.partition("no image is left for validation at --shots ")
-    assert shots.removesuffix(" (docs/protocols.md)") == warned
+    assert shots.removesuffix(" (docs/reference/protocols.md)") == warned
     assert bool(found) == bool(warned)
 
 

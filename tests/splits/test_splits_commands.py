@@ -193,7 +193,7 @@ def test_the_documented_output_is_real(
     done("export", *picks, "--format", "index", "-O", "theirs/shot_16-seed_1.json")
     text = (REPOSITORY / "docs" / "how-to" / "splits.md").read_text("utf-8")
     examples = re.findall(r"^\$ fsbench splits (.+)\n((?:.+\n)+?)```", text, re.MULTILINE)
-    assert len(examples) == 4
+    assert len(examples) == 3
     for arguments, output in examples:
         assert done(*arguments.split()) == output
 

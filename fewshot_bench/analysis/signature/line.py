@@ -351,7 +351,8 @@ def _read_fields(block: str, shared: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = _BY_NAME[name].read(text)
         except ValueError as error:
             raise UsageError(
-                f"signature: field '{name}:{text:.80}': expected {error} (docs/audit.md)"
+                f"signature: field '{name}:{text:.80}': expected {error} "
+                "(docs/reference/protocols.md)"
             ) from None
     return values
 
@@ -360,7 +361,7 @@ def _make_matrix(values: Mapping[str, Any]) -> Matrix:
     for name in _REQUIRED:
         if not values.get(name):
             what = "empty" if name in values else "missing"
-            raise UsageError(f"signature: field '{name}' is {what} (docs/audit.md)")
+            raise UsageError(f"signature: field '{name}' is {what} (docs/reference/protocols.md)")
     parts = {_BY_NAME[name].part: value for name, value in values.items()}
     conditions = {name: parts.pop(name, default) for name, default in UNSIGNED.items()}
     return Matrix(**parts, conditions=conditions)

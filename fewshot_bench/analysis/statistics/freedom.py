@@ -17,7 +17,8 @@ the sum. With `s = min(1, 2 / v)`, which is 1 for 2 degrees of freedom or fewer:
 For many degrees of freedom s tends to 0 and both reduce to Satterthwaite's. For a single part, both
 give its own freedom, so that one data set with huge test data is exactly the t-test over seeds. The
 6 and the form were chosen by simulating normal parts (`python -m benchmarks.level_parts`); levels
-of whole benchmarks are measured by `python -m benchmarks.level` (see docs/statistics.md).
+of whole benchmarks are measured by `python -m benchmarks.level`
+(docs/explanation/statistics.md).
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def check_options(
 def check_stack(name: str) -> str:
     """The name of what is stacked; UsageError for another one."""
     if name not in (SHOTS, DATASET, *CONDITIONS):
-        raise unknown("stack", name, (SHOTS, DATASET, *CONDITIONS), "docs/compare.md")
+        raise unknown("stack", name, (SHOTS, DATASET, *CONDITIONS), "docs/how-to/compare.md")
     return name
 
 

@@ -48,7 +48,7 @@ SAME, SIMILAR = "same file", "similar"
 # Share of the test images; more duplicates than this are not attributed to a published split.
 PUBLISHED_SHARE = 0.02
 # More pairs than MOST_PAIRS are only searched if at most this share of a sample looks alike. Of
-# photographs of different things, fewer than one pair in 10,000 does (docs/data-verify.md).
+# photographs of different things, fewer than one pair in 10,000 does.
 MOST_PAIRS, MOST_ALIKE = 4_000_000, 0.02
 COLUMNS = (
     *("dataset", "kind", "distance", "change"),

@@ -125,7 +125,7 @@ code_option = click.option(
     "--relabel",
     type=PathName(path_type=Path),
     metavar="FILE.csv",
-    help="Correct labels by this file, such as suspects.csv of a model (docs/adapt.md).",
+    help="Correct labels by this file, such as suspects.csv of a model (docs/how-to/adapt.md).",
 )
 @click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
 @click.option(

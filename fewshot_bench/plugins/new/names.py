@@ -56,7 +56,8 @@ def names_of(kind: str, text: str) -> Names:
         " ".join((words[0][0].upper() + words[0][1:], *words[1:])),
     )
     catalogs = {catalog.kind.replace(" ", ""): catalog for catalog in registry().catalogs}
-    if owner := _owner(catalogs[kind], name):
+    # A repository of results is registered nowhere.
+    if kind in catalogs and (owner := _owner(catalogs[kind], name)):
         raise _refuse(kind, text, f"{owner} (fsbench list {catalogs[kind].listing})")
     if find_spec(names.module) is not None:
         raise _refuse(kind, text, f"its module would be {names.module}, which is installed")

@@ -1,4 +1,4 @@
-"""The files of a new package, from the templates beside this module."""
+"""The files of a new package or repository, from the templates beside this module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from string import Template
 
+from fewshot_bench import __version__
 from fewshot_bench.plugins.new.names import Names
 from fewshot_bench.plugins.new.sample_images import sample_images
 from fewshot_bench.utils.errors import UsageError
@@ -17,18 +18,20 @@ from fewshot_bench.utils.errors import UsageError
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates of every package; those of a kind are in a folder of its name.
 SHARED = "package"
+# The kind that is a repository and no package.
+RESULTS = "results"
 ENDING = ".template"
 # Names in the tree of templates, and what they are in a package.
-MODULE, IGNORED = "module", "gitignore"
+MODULE, HIDDEN = "module", ("gitignore", "github")
 
 
 def render(kind: str, a_kind: str, names: Names) -> Mapping[str, bytes]:
     """The content of every file of a package, by its path in there."""
-    values = asdict(names) | {"a_kind": a_kind}
+    values = asdict(names) | {"a_kind": a_kind, "version": __version__}
     _check_class(kind, names)
-    parts = {MODULE: names.module, IGNORED: f".{IGNORED}"}
+    parts = {MODULE: names.module, **{name: f".{name}" for name in HIDDEN}}
     files = {}
-    for folder in (TEMPLATES / SHARED, TEMPLATES / kind):
+    for folder in (TEMPLATES / SHARED, TEMPLATES / kind)[kind == RESULTS :]:
         for source in sorted(folder.rglob(f"*{ENDING}")):
             path = source.relative_to(folder).as_posix().removesuffix(ENDING).split("/")
             target = "/".join(parts.get(part, part) for part in path)

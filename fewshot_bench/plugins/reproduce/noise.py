@@ -15,7 +15,7 @@ from fewshot_bench.analysis.statistics.intervals import FEWEST, quantile
 NORMAL = 1.959964
 # Share of test images so close to a class boundary that other arithmetic (device, precision,
 # decoder) may change their class: two runs of zero-shot CLIP with one prompt differ by 0.2 points
-# on StanfordCars, which this share explains (docs/reproduce.md).
+# on StanfordCars, which this share explains (docs/how-to/reproduce.md).
 UNDECIDED = 0.01
 
 

@@ -2,8 +2,8 @@
 
 `numbers.csv` holds one number a line, `base_to_new.csv` those of halves of the classes,
 `conditioned.csv` those of queries in company, of views and of other texts, and `sources.csv` gives
-the place of each of their tables and how many of its rows were kept (docs/reproduce.md describes
-them). `reasons.toml` says why numbers are not compared, and why methods are left out.
+the place of each of their tables and how many of its rows were kept. `reasons.toml` says why
+numbers are not compared, and why methods are left out.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def numbers(*, metric: str | None = "top1", **wanted: Any) -> list[Number]:
                 names = map(str, printed)
                 if field == "method" and (told := tell_left_out([value])):
                     raise UsageError(f"{told[0]} (no number of it is here)")
-                raise unknown(f"printed {field}", str(value), names, "docs/reproduce.md")
+                raise unknown(f"printed {field}", str(value), names, "docs/how-to/reproduce.md")
         chosen = [number for number in chosen if getattr(number, field) in values]
     return list(chosen)
 

@@ -20,7 +20,7 @@ from fewshot_bench.utils.errors import unknown
 class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of the rows of one method in a published table.
 
-    protocol, val: how support and validation images are drawn (docs/protocols.md).
+    protocol, val: how support and validation images are drawn (docs/reference/protocols.md).
     published: whether the rows have the values of the method's card (`MethodCard.published`).
     ensemble: data sets with the template ensemble instead of `prompts`. min4: data sets with
         validation policy `min4` instead of `val`. random: whether anything is drawn or trained, so
