@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fewshot_bench.api.metrics import BUILT_IN, Answers
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.own_methods import digest_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -175,7 +175,6 @@ def _contradictions(stored: Stored) -> Iterator[str]:
     import numpy as np
 
     answers, logits = stored.answers, stored.answers.logits
-    again = Answers.of(logits, answers.labels)
     rows = np.arange(len(logits))
     gaps = (logits.max(axis=1, keepdims=True) - logits).astype(np.float64)
     shares = np.exp(-gaps)
@@ -183,12 +182,12 @@ def _contradictions(stored: Stored) -> Iterator[str]:
     # By how much the logarithm of a sum of powers can change when each gap is rounded.
     slack = ROUNDING * np.einsum("ij,ij->i", shares, gaps) + _MARGIN
     given = logits[rows, answers.labels][:, None]
-    least = 1 + (logits > given).sum(axis=1)
-    most = (logits >= given).sum(axis=1)
+    least, most = 1 + (logits > given).sum(axis=1), (logits >= given).sum(axis=1)
+    brier = np.einsum("ij,ij->i", shares, shares) - 2 * shares[rows, answers.labels] + 1
     wrong = {
         "ranks": (answers.ranks < least) | (answers.ranks > most),
-        "confidences": abs(np.log(answers.confidences) - np.log(again.confidences)) > 2 * slack,
-        "Brier scores": abs(answers.brier_scores - again.brier_scores) > 8 * slack,
+        "confidences": abs(np.log(answers.confidences / shares.max(axis=1))) > 2 * slack,
+        "Brier scores": abs(answers.brier_scores - brier) > 8 * slack,
     }
     for name, places in wrong.items():
         if places.any():

@@ -158,7 +158,7 @@ def _bomb(content: bytes) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in parse(content):
             with archive.open(f"{name}.npy", "w") as part:
-                for _ in range(64):
+                for _ in range(80):
                     part.write(bytes(2**20))
     return file.getvalue()
 
@@ -458,6 +458,7 @@ def test_private_facts_are_removed_or_refused(
         "store": f"in {tmp_path / 's'}",
         "unc": r"\\server\share\x",
         "fine": "a/b and 3 images/s",
+        "of /home/jdoe/x": 1,
     }
     changed = dataclasses.replace(
         record,
@@ -503,6 +504,12 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
     put_whole(made, "folder:/home/me/photos")
     with pytest.raises(StoreError, match="folder:/home/me/photos"):
         pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A", own_images=True)
+
+
+def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.zip")
+    assert not is_bundle(tmp_path / "b.zip")
+    _assert_refused(tmp_path / "b.zip", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "<b>", "a\x1b", "x" * 90, " a"])
