@@ -186,7 +186,7 @@ def main() -> None:
     asked = commands.add_parser("paper")
     asked.add_argument("--teraflops", type=float, default=60.0, help="that a card sustains")
     asked.add_argument("--cores", type=int, default=8, help="beside each card")
-    asked.add_argument("--methods", default="", help="default: the ten of docs/scale.md")
+    asked.add_argument("--methods", default="", help="default: the ten of 'Plan a run'")
     asked.add_argument("--datasets", default="", help="default: the eleven of the field")
     arguments = parser.parse_args()
     if arguments.command == "paper":

@@ -1,9 +1,9 @@
 """One harness for few-shot adaptation of vision-language models; plug-ins and programs import it.
 
-`run` computes results, `load` reads them, `load_model` opens a kept model (docs/python.md), `cell`
-is one cell by hand (docs/debug.md); the other names are the contracts of plug-ins
-(docs/plugins.md). A name is imported when it is first used, so that `import fewshot_bench` is
-quick.
+`run` computes results, `load` reads them, `load_model` opens a kept model
+(docs/reference/python.md), `cell` is one cell by hand (docs/how-to/debug-a-method.md); the other
+names are the contracts of plug-ins (docs/reference/method-contract.md). A name is imported when it
+is first used, so that `import fewshot_bench` is quick.
 """
 
 from importlib import import_module

@@ -270,7 +270,7 @@ class Results:
         if name == "status":
             for status in several(value):
                 if status not in STATUSES:
-                    raise unknown("status", str(status), STATUSES, "docs/python.md")
+                    raise unknown("status", str(status), STATUSES, "docs/reference/python.md")
             return [record for record in records if record.status in several(value)]
         if name == "options":
             return with_options(records, value)
@@ -282,7 +282,7 @@ class Results:
             parts = [allow(records, {name: words_of(text)})[0] for text in several(value)]
             keys = {record.spec.key() for part in parts for record in part}
             return [record for record in records if record.spec.key() in keys]
-        raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/python.md")
+        raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/reference/python.md")
 
     def predictions(self, record: Record) -> CellPredictions:
         """Predictions of a finished cell; StoreError if they cannot be read."""

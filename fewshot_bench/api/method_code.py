@@ -84,7 +84,7 @@ def load(name: str) -> type:
         kind = "class without fit(task, backbone, ctx)" if isinstance(value, type) else "no class"
         raise PluginError(
             f"'{cls}' in '{path}' is no method ({kind}): expected a frozen dataclass with fit; "
-            "docs/plugins.md shows a whole one"
+            "docs/reference/method-contract.md shows a whole one"
         )
     if getattr(value, "name", None) is None:
         with suppress(Exception):

@@ -356,4 +356,4 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     names = [name for name in vars(Hooks) if not name.startswith("_")]
     for caller in manager.get_hookcallers(plugin) or ():
         if not caller.has_spec():
-            raise unknown("hook", caller.name, names, "docs/plugins.md")
+            raise unknown("hook", caller.name, names, "docs/reference/hooks.md")

@@ -1,7 +1,7 @@
 """Provisional API for methods that adapt the encoders: names may still change.
 
 A method gets its towers from a `Backbone`; the names here serve to annotate and adapt them
-(docs/plugins.md).
+(docs/how-to/own-backbone.md).
 """
 
 from __future__ import annotations

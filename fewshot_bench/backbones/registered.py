@@ -43,7 +43,7 @@ def load_registered(name: str, device: str, precision: str) -> LoadedBackbone:
         problem = error_text(error, entry.target)
     if problem:
         raise PluginError(
-            f"backbone '{name}' ({entry.origin}): {problem}; docs/plugins.md#a-backbone"
+            f"backbone '{name}' ({entry.origin}): {problem}; docs/how-to/own-backbone.md"
         )
     backbone: LoadedBackbone = loaded
     return backbone

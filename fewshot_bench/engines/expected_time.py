@@ -25,7 +25,7 @@ from fewshot_bench.utils.text import FEW, counted, limited
 
 # Frozen weights have no gradients, so that the backward pass costs as much as the forward pass.
 BACKWARD = 1.0
-# Tokens that prompts of a class share, and of one packed class prompt (docs/performance.md).
+# Tokens that prompts of a class share, and of one packed class prompt.
 SHARED_TOKENS, TOKENS = 17, 4.2
 # Trainings per fit of a head whose settings are searched on validation images.
 SEARCHED = 12
@@ -37,8 +37,9 @@ _CARD = "a card of 60 TFLOP/s, which is assumed: none was measured"
 class Units:
     """Unit costs: FLOP/s of a core and of a card; seconds per decoded image, crop, probe and cell.
 
-    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md); no card was measured. probe:
-    of a head, per support image and class. cell: whatever a cell costs besides.
+    Rounded up from one core of an AMD EPYC with AVX2; no card was measured
+    (docs/how-to/plan-a-run.md). probe: of a head, per support image and class. cell: whatever a
+    cell costs besides.
     """
 
     flops: float = 60e9

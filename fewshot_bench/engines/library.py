@@ -252,7 +252,7 @@ def _refuse_unknown(names: Iterable[str]) -> None:
         if name not in declared:
             registry().options.refuse_conflict(name.replace("_", "-"))
             own = [name for name in inspect.signature(run).parameters if name != "declared"]
-            raise unknown("argument of run()", name, [*own, *declared], "docs/python.md")
+            raise unknown("argument of run()", name, [*own, *declared], "docs/reference/python.md")
 
 
 def _read_shots(value: Any) -> int:

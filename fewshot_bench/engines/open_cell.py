@@ -140,7 +140,7 @@ def cell(
     for name in conditions:
         if name not in KEYWORDS:
             known = (*_OWN.values(), "device", *KEYWORDS)
-            raise unknown("argument of cell()", name, known, "docs/debug.md")
+            raise unknown("argument of cell()", name, known, "docs/how-to/debug-a-method.md")
     given = {"methods": method, "datasets": dataset, "shots": shots, "seeds": seed}
     values = checked(ARGUMENTS, {**given, "devices": device, **conditions})
     with ExitStack() as stack:

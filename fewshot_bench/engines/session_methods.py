@@ -83,7 +83,7 @@ def reference(cls: type, store: Path) -> str:
     if not callable(getattr(cls, "fit", None)):
         raise UsageError(
             f"{cls!r:.120} is no method: expected a name, or a dataclass with fit(task, backbone, "
-            "ctx), or an object of one; docs/plugins.md shows a whole one"
+            "ctx), or an object of one; docs/reference/method-contract.md shows a whole one"
         )
     name = registry().name_of(cls)
     if name:

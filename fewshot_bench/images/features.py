@@ -294,7 +294,7 @@ class ImageView:
         if self._scores is None:
             raise ContractError(
                 "queries.scores: this method is on top of none; expected its option `on` to name "
-                "one, such as on='clip-lora' (docs/plugins.md)"
+                "one, such as on='clip-lora' (docs/reference/method-contract.md)"
             )
         return torch.from_numpy(self._scores[self._order]).to(self._source.backbone.device)
 

@@ -41,7 +41,7 @@ from fewshot_bench.store.standing import LISTS
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import examine
 from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError
-from fewshot_bench.utils.files import Damaged, read_regular, whole, write_whole
+from fewshot_bench.utils.files import Damaged, open_regular, read_regular, whole, write_whole
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import leaves, plain_text, printable, size_text
 
@@ -98,8 +98,8 @@ class Packed:
 def is_bundle(path: Path) -> bool:
     """True for a file that is a zip, which `unpack` accepts or refuses."""
     try:
-        with path.open("rb") as file:
-            return path.is_file() and file.read(4) == b"PK\x03\x04"
+        with open_regular(path) as file:
+            return file.read(4) == b"PK\x03\x04"
     except OSError:
         return False
 
@@ -171,8 +171,9 @@ def _writing(output: Path) -> Iterator[zipfile.ZipFile]:
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-    # Answers are compressed already.
-    info.compress_type = zipfile.ZIP_STORED if name.endswith(".npz") else zipfile.ZIP_DEFLATED
+    # Answers are compressed already; files of methods may be of any kind.
+    packs = name.endswith((".json", ".py"))
+    info.compress_type = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
     archive.writestr(info, content)
 
 
@@ -266,8 +267,10 @@ def _opened(
     """
     where = printable(str(shown), 200)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            infos = _list_members(file, archive)
+        with open_regular(path) as file:
+            start = _find_list(file)
+            archive = zipfile.ZipFile(file)
+            infos = _list_members(file, archive.infolist(), start)
             manifest = _parse_manifest(_read(archive, infos[-1]))
             named, there = {*manifest.members}, {info.filename for info in infos[:-1]}
             if named != there:
@@ -276,27 +279,35 @@ def _opened(
             yield archive, infos, manifest
     except FsbenchError:
         raise
-    except OSError as error:
-        if error.errno is not None and not isinstance(error, zipfile.BadZipFile):
-            raise BundleError(f"cannot read or unpack '{where}': {error.strerror}") from None
-        raise BundleError(f"'{where}' is not a usable bundle: {error!s:.200}") from None
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         said = printable(" ".join(str(error).split()), 300) or type(error).__name__
         raise BundleError(
             f"'{where}' is not a usable bundle: {said}; expected one as fsbench submit writes it"
         ) from None
 
 
-def _list_members(file: IO[bytes], archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+def _find_list(file: IO[bytes]) -> int:
+    """Where the list of members starts, which must fill the file from there to its end."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END.size))
+    mark, *_, length, start, comment = _END.unpack(file.read(_END.size))
+    if mark != b"PK\x05\x06" or comment or start + length + _END.size != size:
+        raise Damaged("it is no zip, or has bytes before or after its members and their list")
+    if length > LARGEST_TEXT:
+        raise Damaged(f"the list of its members has {size_text(length)}")
+    return int(start)
+
+
+def _list_members(
+    file: IO[bytes], infos: list[zipfile.ZipInfo], start: int
+) -> list[zipfile.ZipInfo]:
     """The members in their order, `bundle.json` last; Damaged for a zip that hides anything.
 
-    Members must follow each other without gaps, each under one name in both of its headers.
+    Members must follow each other without gaps, each under one name in both of its headers, up to
+    the start of their list.
     """
-    infos = archive.infolist()
-    if not infos or infos[-1].filename != MANIFEST:
-        raise Damaged(f"its last member is not {MANIFEST}")
-    if len(infos) > MOST_MEMBERS + 1:
-        raise Damaged(f"it has {len(infos):,} members, expected at most {MOST_MEMBERS:,}")
+    if not infos or infos[-1].filename != MANIFEST or len(infos) > MOST_MEMBERS + 1:
+        raise Damaged(f"its last member is not {MANIFEST}, or it has more than {MOST_MEMBERS:,}")
     seen = dict[str, tuple[str, bool]]()
     place = total = 0
     for info in infos:
@@ -306,13 +317,8 @@ def _list_members(file: IO[bytes], archive: zipfile.ZipFile) -> list[zipfile.Zip
         place, total = _check_header(file, info, place), total + info.file_size
     if total > LARGEST_TOTAL:
         raise Damaged(f"it unpacks to {size_text(total)}, more than {size_text(LARGEST_TOTAL)}")
-    if place != archive.start_dir:
+    if place != start:
         raise Damaged("it has bytes between its members and their list")
-    size = file.seek(0, os.SEEK_END)
-    file.seek(size - _END.size)
-    mark, *_, length, start, comment = _END.unpack(file.read(_END.size))
-    if mark != b"PK\x05\x06" or comment or start != place or place + length + _END.size != size:
-        raise Damaged("it has bytes after the list of its members")
     return infos
 
 
@@ -409,7 +415,7 @@ def _check(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest:
     ids = set[bytes]()
     for name, content in _contents(archive, infos, manifest):
         if name.endswith(".npz"):
-            most = max(FLOOR, RATIO * len(content))
+            most = max(LARGEST_TEXT, RATIO * len(content))
             names = parse(content, min(most, LARGEST_ANSWERS), kept=False)["names"].tobytes()
             digest = hashlib.sha256(names).digest()
             if digest not in ids:

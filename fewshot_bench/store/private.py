@@ -36,13 +36,14 @@ _FREE = ("environment", "notes", "incidents", "footprint")
 # Words of code and accounts of many machines: as a word they name nobody, in a path they do.
 _ORDINARY = {*dir(builtins), *keyword.kwlist, "root", "user", "users", "admin", "runner", "ubuntu"}
 _ORDINARY |= {"test", "home", "docker", "vagrant", "nobody", "localhost", "host", "guest", "data"}
+_ORDINARY |= {"linux", "debian", "server", "cpu", "gpu", "cuda", "clip", "torch", "python", "conda"}
 _SHORTEST = 3
 # Folders of a system, which every machine has under the same name.
 _SYSTEM = r"(?!(?:usr/(?:local/)?bin|bin|sbin|dev|proc|sys|etc)/)"
 _PATHS = (
     rf"(?<![\w./~<*\])}}\\-])/{_SYSTEM}[\w.@+~-]+/[^\s\"'<>|;,)\]}}]*",
     r"file://[^\s\"']+",
-    r"(?<![A-Za-z])[A-Za-z]:(?:\\+|/)(?!/)[^\s\"'<>|]+",
+    r"(?<![A-Za-z])(?:[A-Z]:(?:\\+|/(?!/))|[a-z]:(?:\\+|/)[\w. -]+[\\/])[^\s\"'<>|]+",
     r"(?<![^\s\"'=(])\\\\[\w.-]{2,}\\[\w$.-]{2,}[^\s\"']*",
 )
 
@@ -131,10 +132,9 @@ class Private:
                 parts.append(place)
             return clean
         if isinstance(value, Mapping):
-            return {
-                self._clean(name, place, parts): self._clean(item, f"{place}.{name}", parts)
-                for name, item in value.items()
-            }
+            names = [str(self._clean(name, place, parts)) for name in value]
+            items = zip(names, value.values(), strict=True)
+            return {name: self._clean(item, f"{place}.{name}", parts) for name, item in items}
         if isinstance(value, list | tuple):
             return [self._clean(item, place, parts) for item in value]
         return value

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from fewshot_bench.api.metrics import BUILT_IN, Answers
+from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.own_methods import digest_in
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -21,7 +22,7 @@ from fewshot_bench.api.split_file import Pools, load_split
 from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import Lists, compare_lists, published_splits, verify_names
-from fewshot_bench.store.answer_files import ROUNDING, Stored, has_logits, names_of
+from fewshot_bench.store.answer_files import ROUNDING, Stored, names_of
 from fewshot_bench.store.kept_files import list_lacking
 from fewshot_bench.store.kept_methods import find_method
 from fewshot_bench.store.record_files import record_files
@@ -55,6 +56,7 @@ class _Queries(NamedTuple):
     digest: str = ""
     names: bytes = b""
     labels: tuple[int, ...] = ()
+    classnames: Mapping[int, str] = MappingProxyType({})
 
 
 def judge(store: Store) -> Mapping[str, Standing]:
@@ -83,8 +85,8 @@ class _Judge:
         wrong, missing = list(cell.problems), list[str]()
         if not wrong:
             assert cell.stored is not None
-            missing += _list_uncomputed(cell.record)
-            if has_logits(cell.record):
+            missing += _list_uncomputed(cell)
+            if has_logits(cell):
                 wrong += _contradictions(cell.stored)
             split = self._split(cell.record.spec)
             (missing if split.reason else wrong).extend(_differences(cell, split))
@@ -126,7 +128,8 @@ class _Judge:
         classes = 1 + max(item.label for items in pools.values() for item in items)
         split = narrow(spec, draw_all_classes(spec, pools, picks), classes, target)
         labels = tuple(item.label for item in split.test)
-        return _Queries("", split.digest, names_of(item.id for item in split.test), labels)
+        names = {item.label: item.classname for item in split.test}
+        return _Queries("", split.digest, names_of(item.id for item in split.test), labels, names)
 
     def _pools(self, dataset: str) -> tuple[Pools | None, str]:
         if dataset not in self.lists:
@@ -138,28 +141,32 @@ class _Judge:
 
         None with the reason, if these are not known.
         """
-        if ":" in dataset or registry().dataset_entry(dataset) is None:
+        if ":" in dataset:
             return None, f"the images of {dataset} are the submitter's own"
-        published, reason = dataset in published_splits(), ""
+        published = dataset in published_splits()
         brought = self.store / LISTS / f"{dataset}.json"
         try:
             if published and brought.is_file():
                 pools = load_split(brought)
             else:
                 pools = registry().dataset(dataset).items()
-        except FsbenchError as error:
-            reason = f"the lists of {dataset} are neither here nor in the bundle ({error})"
-            return None, reason
+        except FsbenchError:
+            return None, f"the lists of {dataset} are neither here nor in the bundle"
         if published and compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
             return None, f"the lists of {dataset} are not the published ones"
         return pools, ""
 
 
-def _list_uncomputed(record: Record) -> Iterator[str]:
+def has_logits(cell: Cell) -> bool:
+    """True if all logits of a cell are there, whatever its record says."""
+    return cell.arrays is not None and "high" in cell.arrays
+
+
+def _list_uncomputed(cell: Cell) -> Iterator[str]:
     """What of a record's metrics cannot be recomputed, with the reason."""
-    if not has_logits(record):
+    if not has_logits(cell):
         yield "its logits were not kept: run it with --keep-logits all"
-    for name in sorted({*record.metrics} - {*BUILT_IN, "n"}):
+    for name in sorted({*cell.record.metrics} - {*BUILT_IN, "n"}):
         yield f"its metric {name} is none that is built in"
 
 
@@ -168,7 +175,6 @@ def _contradictions(stored: Stored) -> Iterator[str]:
     import numpy as np
 
     answers, logits = stored.answers, stored.answers.logits
-    again = Answers.of(logits, answers.labels)
     rows = np.arange(len(logits))
     gaps = (logits.max(axis=1, keepdims=True) - logits).astype(np.float64)
     shares = np.exp(-gaps)
@@ -176,12 +182,12 @@ def _contradictions(stored: Stored) -> Iterator[str]:
     # By how much the logarithm of a sum of powers can change when each gap is rounded.
     slack = ROUNDING * np.einsum("ij,ij->i", shares, gaps) + _MARGIN
     given = logits[rows, answers.labels][:, None]
-    least = 1 + (logits > given).sum(axis=1)
-    most = (logits >= given).sum(axis=1)
+    least, most = 1 + (logits > given).sum(axis=1), (logits >= given).sum(axis=1)
+    brier = np.einsum("ij,ij->i", shares, shares) - 2 * shares[rows, answers.labels] + 1
     wrong = {
         "ranks": (answers.ranks < least) | (answers.ranks > most),
-        "confidences": abs(np.log(answers.confidences) - np.log(again.confidences)) > 2 * slack,
-        "Brier scores": abs(answers.brier_scores - again.brier_scores) > 8 * slack,
+        "confidences": abs(np.log(answers.confidences / shares.max(axis=1))) > 2 * slack,
+        "Brier scores": abs(answers.brier_scores - brier) > 8 * slack,
     }
     for name, places in wrong.items():
         if places.any():
@@ -201,6 +207,9 @@ def _differences(cell: Cell, split: _Queries) -> Iterator[str]:
         yield f"the labels of its queries are not those of {spec.evaluated}"
     if record.split.get("digest") != split.digest:
         yield "its split is not the one that its shots, seed and protocol give"
-    names = record.split.get("classnames") or []
-    if verify_names(names, spec.target or spec.dataset, spec.classes) is False:
-        yield f"its class names are not the published ones of {spec.evaluated}"
+    names = record.split.get("classnames", [])
+    known = verify_names(names, spec.target or spec.dataset, spec.classes)
+    if known is None:
+        known = all(names[label : label + 1] == [n] for label, n in split.classnames.items())
+    if not known:
+        yield f"its class names are not those of {spec.evaluated}"

@@ -1,6 +1,6 @@
 """Public API for methods that train: batches, views, steps, prompts, learners, checks.
 
-The built-in methods train with it; docs/training.md lists shapes and sources. Results are
+The built-in methods train with it; docs/how-to/train-a-method.md shows it. Results are
 determined by the seed. Parts that may still change are in `fewshot_bench.training.provisional`.
 """
 
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Says where a name is that docs/training.md mentions, and that this module lacks."""
+    """Says where a name is that may still change, and that this module lacks."""
     if not name.startswith("_"):
         # `from ... import` would ask this function for the module, and so on without end.
         provisional = importlib.import_module(f"{__name__}.provisional")

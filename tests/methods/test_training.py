@@ -33,7 +33,6 @@ PAGE, TOWERS = (
         ("training", "ClassVectors", 60),
         ("prompts", "ApartPrompts", 60),
         ("vpt", "DeepTokens", 60),
-        ("norms", "Norms", 40),
     ],
 )
 def test_the_methods_shown_are_short_and_refuse_what_cannot_be_trained(

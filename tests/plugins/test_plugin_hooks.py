@@ -131,10 +131,37 @@ def register_engines(register):
 """
 
 
+BY_SET = '''
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from fewshot_bench import Record, RunSpec
+from fewshot_bench.engines import Engine, EngineSetup, LocalEngine, Progress
+
+
+class BySet(Engine):
+    """Finishes one data set before it begins the next."""
+
+    def __init__(self, setup: EngineSetup) -> None:
+        self.setup = setup
+
+    def preview(self, cells: int) -> str:
+        return f"{cells} cells, data set by data set"
+
+    def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
+        def dataset(cell: RunSpec) -> str:
+            return cell.dataset
+
+        with LocalEngine(self.setup.store, self.setup.settings, self.setup.before) as engine:
+            for name, group in groupby(sorted(cells, key=dataset), dataset):
+                self.setup.say(f"now {name}")
+                yield from engine.run(list(group), progress)
+'''
+
+
 def test_an_engine_that_computes_cells_its_own_way(tmp_path: Path) -> None:
-    engine = example("own-engine.md", "own engine")
     install(
-        tmp_path, "byset", "fsbench_byset", fsbench_byset=REGISTERED, fsbench_byset_engine=engine
+        tmp_path, "byset", "fsbench_byset", fsbench_byset=REGISTERED, fsbench_byset_engine=BY_SET
     )
     few = ("--dataset", "letters,digits", "--shots", "1", "--seeds", "1", "--limit", "20")
     run = ("run", "-m", "zero-shot", *few, "--jobs", "1", "--engine", "by-set", "--store", tmp_path)

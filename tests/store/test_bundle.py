@@ -19,12 +19,14 @@ import pytest
 
 from fewshot_bench.analysis.gathering import gather
 from fewshot_bench.api.metrics import rounded
-from fewshot_bench.api.registry import Registry
+from fewshot_bench.api.registry import Registry, registry
+from fewshot_bench.splits.model import lists_digest
+from fewshot_bench.splits.published import PublishedSplit, names_digest
 from fewshot_bench.store.answer_files import pack as pack_arrays
 from fewshot_bench.store.answer_files import parse
 from fewshot_bench.store.bundle import BundleError, is_bundle, pack, read_manifest, unpack
 from fewshot_bench.store.private import LEFT_OUT, REMOVED
-from fewshot_bench.store.standing import RE_RUN, SUBMITTED, UNVERIFIED, VERIFIED, judge
+from fewshot_bench.store.standing import RE_RUN, SUBMITTED, UNVERIFIED, VERIFIED, Standing, judge
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.errors import StoreError, UsageError
@@ -156,7 +158,7 @@ def _bomb(content: bytes) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in parse(content):
             with archive.open(f"{name}.npy", "w") as part:
-                for _ in range(64):
+                for _ in range(80):
                     part.write(bytes(2**20))
     return file.getvalue()
 
@@ -396,6 +398,12 @@ WRONG: dict[str, tuple[Callable[[Members], Members], str]] = {
     "no ids": (_ids(lambda ids: []), "0 different ids"),
     "labels": (_rows(lambda rows: {"label": rows["prediction"], "rank": 1}), "contradict"),
     "ids": (_ids(lambda ids: [f"other/{name}" for name in ids]), "not the test images"),
+    "class names": (
+        lambda m: change_record(
+            m, lambda r: dataclasses.replace(r, split={**r.split, "classnames": ["x"] * 10})
+        ),
+        "class names are not those of digits",
+    ),
     "split": (
         lambda m: change_record(
             m, lambda r: dataclasses.replace(r, split={**r.split, "digest": "0" * 64})
@@ -450,6 +458,7 @@ def test_private_facts_are_removed_or_refused(
         "store": f"in {tmp_path / 's'}",
         "unc": r"\\server\share\x",
         "fine": "a/b and 3 images/s",
+        "of /home/jdoe/x": 1,
     }
     changed = dataclasses.replace(
         record,
@@ -495,6 +504,12 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
     put_whole(made, "folder:/home/me/photos")
     with pytest.raises(StoreError, match="folder:/home/me/photos"):
         pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A", own_images=True)
+
+
+def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.zip")
+    assert not is_bundle(tmp_path / "b.zip")
+    _assert_refused(tmp_path / "b.zip", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "<b>", "a\x1b", "x" * 90, " a"])
@@ -571,3 +586,32 @@ def test_a_spec_of_a_bundle_opens_no_folder(
     put(made, make(dataset="folder:photos"))
     put(made, make(dataset="digits", target="manifest:x.csv"))
     assert {standing.level for standing in judge(made).values()} <= {SUBMITTED, UNVERIFIED}
+
+
+def test_published_lists_travel_so_that_queries_are_known_without_the_images(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = registry().dataset("digits").items()
+    names = [name for _, name in sorted({(item.label, item.classname) for item in pools["test"]})]
+    lists = lists_digest(pools)
+    half = names_digest(names[:5]), names_digest(names[5:])
+    about = PublishedSplit("x", "", lists, 10, dict(zip(("base", "new"), half, strict=True)), {})
+    for module in ("splits.published", "store.bundle", "store.standing"):
+        monkeypatch.setattr(f"fewshot_bench.{module}.published_splits", lambda: {"digits": about})
+    pack(store, list(store.records()), tmp_path / "b.zip", submitter="Lab A")
+    members = members_of(tmp_path / "b.zip")
+    monkeypatch.setattr(Registry, "dataset", lambda *a, **k: pytest.fail("opened"))
+    found = judge(unpack(tmp_path / "b.zip", tmp_path / "x"))
+    assert {standing.level for standing in found.values()} == {VERIFIED}
+    lists_file = json.loads(members["lists/digits.json"])
+    lists_file["test"][0][0] += "x"
+    changed = {**members, "lists/digits.json": json.dumps(lists_file).encode()}
+    path = write(tmp_path / "c.zip", with_digests(changed))
+    for standing in judge(unpack(path, tmp_path / "y")).values():
+        assert standing == Standing(SUBMITTED, ("the lists of digits are not the published ones",))
+    renamed = change_record(
+        members, lambda r: dataclasses.replace(r, split={**r.split, "classnames": ["x"] * 10})
+    )
+    path = write(tmp_path / "d.zip", renamed)
+    reasons = [s.reasons for s in judge(unpack(path, tmp_path / "z")).values() if s.reasons]
+    assert reasons == [("its class names are not those of digits",)]

@@ -29,12 +29,14 @@ from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import subject
 from fewshot_bench.plugins.site.page import write_page
 from fewshot_bench.store.predictions import Outcome, Outcomes
-from fewshot_bench.store.standing import LEVELS
+from fewshot_bench.store.standing import LEVELS, UNVERIFIED
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 from fewshot_bench.utils.text import printable, printable_lines
 
 METRIC = "top1"
 SHOTS = 16
+# The most trusted first.
+_LEVELS = (*reversed(LEVELS), UNVERIFIED)
 # Digits of a digest, as of `fsbench show`.
 DIGITS = 12
 _COSTS = {**COSTS, ENERGY.name: ENERGY}
@@ -46,7 +48,7 @@ _TOLD = (
 _SCOPES = {"all": "all", "H": "harmonic mean of base and new"}
 # Values of a row, in this order.
 _FIELDS = (
-    *("id", "method", "mark", "color", "paper", "source", "group", "cells", "costs"),
+    *("method", "mark", "color", "paper", "source", "group", "cells", "costs"),
     *("schedule", "why", "reasons", "agrees", "disagrees"),
 )
 
@@ -68,15 +70,8 @@ class _Sources:
         A method's cells at one number of shots have the lowest level of any of them.
         """
         by_source: defaultdict[str, list[Entry]] = defaultdict(list)
-        wrong: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in self.gathered.entries:
-            (by_source if entry.standing.level in LEVELS else wrong)[entry.source].append(entry)
-        for source, entries in wrong.items():
-            one = entries[0]
-            self.left.append(
-                f"{source}: {len(entries)} cells are unverified and left out, the first: "
-                f"{one.record.spec.describe()}: {'; '.join(one.standing.reasons)}"
-            )
+            by_source[entry.source].append(entry)
         rows: defaultdict[tuple[Any, ...], list[Entry]] = defaultdict(list)
         for source, entries in by_source.items():
             records = [entry.record for entry in entries]
@@ -88,9 +83,9 @@ class _Sources:
                 conditions = (condition.of(spec) for condition in CONDITIONS.values())
                 row = source, spec.label, spec.method_version, spec.shots, *conditions
                 rows[row].append(entry)
-        found: dict[str, list[Entry]] = {level: [] for level in LEVELS}
+        found: dict[str, list[Entry]] = {level: [] for level in _LEVELS}
         for entries in rows.values():
-            lowest = min((entry.standing.level for entry in entries), key=LEVELS.index)
+            lowest = max((entry.standing.level for entry in entries), key=_LEVELS.index)
             found[lowest] += entries
         return {level: self._name(entries) for level, entries in found.items() if entries}
 
@@ -152,7 +147,7 @@ def write_results(gathered: Gathered, title: str) -> str:
         for board in _boards_of(level, records, sources, title)
     ]
     if not boards:
-        raise DataMissingError(f"no result to show{': ' if sources.left else ''}{sources.left[:1]}")
+        raise DataMissingError("no source has a finished cell: expected results of fsbench run")
     cited: dict[str, int] = {}
     for board in boards:
         entries = board.details["bibtex"]
@@ -191,6 +186,11 @@ def write_results(gathered: Gathered, title: str) -> str:
         left=sources.left,
         records=len(gathered.entries),
     )
+
+
+def _prominence(board: _Board) -> tuple[bool, bool, int]:
+    axes = board.shown["axes"]
+    return axes["level"] != UNVERIFIED, axes["shots"] == str(SHOTS), len(board.shown["rows"])
 
 
 def _boards_of(
@@ -253,8 +253,13 @@ def _parts(table: Table) -> Iterator[tuple[Group, Table]]:
 def _board(
     level: str, chosen: Headline, subject_of: Group, sources: _Sources, title: str
 ) -> _Board:
-    table, contestants = chosen.table, chosen.ordered
+    table = chosen.table
     groups = (chosen.group, *chosen.members) if chosen.group.average else (chosen.group,)
+    contestants = [
+        contestant
+        for contestant in chosen.ordered
+        if any(METRIC in chosen.cell(contestant, group).estimates for group in groups)
+    ]
     pairs = compare(chosen, sources.of, every=True)
     numbers = _group(chosen, pairs)
     of_rows = [
@@ -339,7 +344,6 @@ def _row(
     reasons = {reason for entry in entries for reason in entry.standing.reasons}
     source = entries[0].source if entries else sources.gathered.sources[0]
     return [
-        contestant.row.label,
         contestant.label,
         shown.mark,
         contestant.look.variable,

@@ -62,7 +62,8 @@
       make('th', { scope: 'row' }, ...[line.head].flat()),
       ...line.cells.map((cell, place) => make('td', { class: `${heads[place + 1].num ? 'num' : ''} ${cell.css ?? ''}`.trim() },
         ...[cell.node ?? cell.text ?? ''].flat())))));
-    $(`${id}-count`).textContent = lines.length ? `${lines.length.toLocaleString('en')} rows` : 'nothing here: choose less';
+    const few = shown.length < lines.length ? `${shown.length} of ` : '';
+    $(`${id}-count`).textContent = lines.length ? `${few}${lines.length.toLocaleString('en')} rows` : 'Nothing fits these choices.';
     $(`${id}-more`).hidden = shown.length === lines.length;
     const buttons = $(id).tBodies[0].querySelectorAll('button');
     buttons.forEach((button, place) => { button.tabIndex = place ? -1 : 0; });
@@ -214,7 +215,7 @@
     };
 
     const show = async (row, set = 0) => {
-      note({ row: row.id, set: board.sets[set] });
+      note({ row: row.method, set: board.sets[set] });
       const own = (await details()).boards[boards.indexOf(board)].rows[board.rows.indexOf(row)];
       const every = await details();
       const heads = ['data set', 'seed', data.metric, 'record', 'split', 'logits', 'environment', 'level'];
@@ -258,14 +259,14 @@
     };
 
     const compared = async () => {
-      const names = board.rows.filter((row) => row.cells[0]).map((row) => row.id);
+      const names = board.rows.filter((row) => row.cells[0]).map((row) => row.method);
       for (const [place, id] of ['one', 'two'].entries()) {
         if (!names.includes(asked(id))) data.first[id] = names[Math.min(place, names.length - 1)];
         if (state.has(id) && !names.includes(state.get(id))) state.delete(id);
         $(`f-${id}`).replaceChildren(...names.map((text) => make('option', {}, text)));
         $(`f-${id}`).value = asked(id);
       }
-      const [one, two] = ['one', 'two'].map((id) => board.rows.find((row) => row.id === asked(id)));
+      const [one, two] = ['one', 'two'].map((id) => board.rows.find((row) => row.method === asked(id)));
       if (!one || !two) return;
       const lines = board.sets.map((name, at) => {
         const [mine, theirs] = [one, two].map((row) => row.cells[at]);
@@ -273,7 +274,7 @@
         return { head: name, key: name, cells: [...[mine, theirs].map((cell) => ({ text: cell?.[0] ?? '—', value: cell ? parseFloat(cell[0]) : null })), { text: gap === null ? '—' : minus(gap), value: gap }] };
       });
       lines.push(...data.costs.map(([name], at) => ({ head: name, key: name, cells: [...[one, two].map((row) => ({ text: row.costs[at]?.[1] ?? '—', value: row.costs[at]?.[0] })), { text: '', value: null }] })));
-      table('compared', [{ text: 'what' }, { text: one.id, num: true }, { text: two.id === one.id ? `${two.id} ` : two.id, num: true }, { text: 'difference', num: true }], lines, 'as listed');
+      table('compared', [{ text: 'what' }, { text: one.method, num: true }, { text: two.method === one.method ? `${two.method} ` : two.method, num: true }, { text: 'difference', num: true }], lines, 'as listed');
       const now = board;
       const tests = (await details()).boards[boards.indexOf(now)].pairs;
       const [a, b] = [one, two].map((row) => now.rows.indexOf(row));
@@ -294,7 +295,7 @@
     const conflicts = () => table('conflicts', [{ text: 'method' }, { text: 'cell' }, { text: 'values' }, { text: 'gap', num: true }],
       data.conflicts.map(([head, cell, values, gap]) => ({ head, key: head, cells: [{ text: cell, value: cell }, { text: values, value: values }, { text: gap.toFixed(2), value: gap }] })), '-gap', 40);
     const open = () => {
-      const row = board.rows.find((each) => each.id === state.get('row'));
+      const row = board.rows.find((each) => each.method === state.get('row'));
       if (row) show(row, Math.max(board.sets.indexOf(state.get('set')), 0));
     };
     const draw = (changed) => {
