@@ -73,8 +73,8 @@ PARTS = {
     ),
     "How to share": "how-to: leaderboard share-results review-submissions",
     "Reference": (
-        "reference: commands options hooks environment records methods/index python api/index "
-        "method-contract protocols datasets backbones formats glossary"
+        "reference: commands options environment records fields methods/index python api/index "
+        "method-contract rules hooks protocols datasets backbones formats glossary"
     ),
     "Explanation": (
         "explanation: protocols statistics fairness accounting security architecture performance"

@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference, parts of two others, and CITATION.cff.
+"""Write the generated pages of docs/reference, the methods in README.md, and CITATION.cff.
 
 The command is `python -m scripts.generate_docs`.
 """
@@ -13,7 +13,13 @@ from fewshot_bench.utils.version import __version__
 from scripts.markdown import filled
 from scripts.method_names import method_names
 from scripts.method_pages import built_in_methods, method_page, methods_index
-from scripts.reference_pages import commands_page, hooks_page, options_page, record_fields
+from scripts.reference_pages import (
+    commands_page,
+    fields_page,
+    hooks_page,
+    options_page,
+    rules_page,
+)
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -36,32 +42,26 @@ repository-code: "{THIS_TOOL.code}"
 
 
 def pages() -> dict[Path, str]:
-    """The text of every page that is generated as a whole."""
+    """The text of every page."""
     names = built_in_methods()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     of_methods = {REFERENCE / "methods" / f"{name}.md": method_page(name) for name in names}
     return {
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "options.md": options_page(),
         REFERENCE / "hooks.md": hooks_page(),
+        REFERENCE / "fields.md": fields_page(),
+        REFERENCE / "rules.md": rules_page(),
         REFERENCE / "methods" / "index.md": methods_index(),
         **of_methods,
+        ROOT / "README.md": filled(readme, "methods", method_names(names)),
         ROOT / "CITATION.cff": citation(),
     }
 
 
-def parts() -> dict[Path, str]:
-    """The text of every page with a generated part, as it is with that part written anew."""
-    marked = {
-        ROOT / "README.md": ("methods", method_names(built_in_methods())),
-        REFERENCE / "records.md": ("fields", record_fields()),
-    }
-    texts = {path: path.read_text("utf-8") for path in marked if path.exists()}
-    return {path: filled(text, *marked[path]) for path, text in texts.items()}
-
-
 def stale() -> list[str]:
     """Pages that are not current, and pages of methods that are gone, by their paths."""
-    current = pages() | parts()
+    current = pages()
     wrong = [p for p, text in current.items() if not p.exists() or p.read_text("utf-8") != text]
     wrong += [path for path in (REFERENCE / "methods").glob("*.md") if path not in current]
     return [path.relative_to(ROOT).as_posix() for path in wrong]
@@ -72,7 +72,7 @@ def main() -> None:
     if "--check" in sys.argv:
         wrong = stale()
         sys.exit(f"not current: {', '.join(wrong)}" if wrong else 0)
-    for path, text in (pages() | parts()).items():
+    for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

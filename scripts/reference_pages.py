@@ -25,6 +25,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, IMPORTED, PRESETS
 from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
+from fewshot_bench.testing.kit import all_checks, checks_on
 from scripts.markdown import table
 
 WIDTH = 100
@@ -151,14 +152,27 @@ The [method contract](method-contract.md) says what the registered things must d
 """
 
 
-def record_fields() -> str:
-    """Tables of the fields of a record's file, with what `Record` says of them."""
+def rules_page() -> str:
+    """The rules of `fsbench check`."""
+    everywhere, on_devices = all_checks(), checks_on("cuda")
+    own = [check for check in on_devices if check.name not in {c.name for c in everywhere}]
+    lists = ("".join(f"- `{c.name}`: {c.rule}\n" for c in checks) for checks in (everywhere, own))
+    return (
+        f"# Rules of a method\n\n{GENERATED}\nThe [contract](method-contract.md) in the words that "
+        f"`fsbench check` tries.\n\n{next(lists)}\nWith `--device` of an accelerator, "
+        f"too:\n\n{next(lists)}"
+    )
+
+
+def fields_page() -> str:
+    """The fields of a record's file, with what `Record` says of them."""
     told = _told_of_fields()
     rows = [
         (f"`{field.name}`", _kind(field.type), told.get(field.name, ""))
         for field in msgspec.structs.fields(RecordKinds)
     ]
-    text = table(("field", "kind", "what"), rows)
+    text = f"# Fields of a record\n\n{GENERATED}\n[Records](records.md) explains them.\n\n"
+    text += table(("field", "kind", "what"), rows)
     inner = {
         "split": SplitKinds,
         "footprint": FootprintKinds,
@@ -170,11 +184,8 @@ def record_fields() -> str:
         (f"`{name}`", ", ".join(f"`{f.name}` ({_kind(f.type)})" for f in msgspec.structs.fields(k)))
         for name, k in inner.items()
     ]
-    return (
-        text
-        + "Checked entries of objects; others may be anything.\n\n"
-        + table(("field", "entries"), entries)
-    )
+    text += "Checked entries of objects; others may be anything.\n\n"
+    return text + table(("field", "entries"), entries).rstrip() + "\n"
 
 
 # Of fields that the docstring of `Record` takes for granted.

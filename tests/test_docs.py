@@ -30,15 +30,11 @@ OF_DOCS = sorted(DOCS.rglob("*.md"))
 PAGES = [*(ROOT / name for name in TOP), *OF_DOCS]
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
-# Pages with a block of more than about ten seconds.
-SLOW: set[str] = set()
 MOST_WORDS = 30_000
 MOST_OF_HOW_TO = 600
 MOST_TO_FIRST_NUMBER = 500
 # Where a tutorial's reader has the first number of their own.
 FIRST_NUMBER = re.compile(r"^(?:% first number|<!-- first number -->)$", re.MULTILINE)
-# The part of a page that is generated.
-GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- end of \1 -->$", re.MULTILINE | re.DOTALL)
 
 
 def name_of(page: Path) -> str:
@@ -96,7 +92,7 @@ def test_a_page_is_for_both_readers(page: Path) -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW))
+        page
         for page in OF_DOCS
         if {block.kind for block in blocks_of(read(page))} & {"bash", "python", "console"}
     ],
@@ -118,13 +114,8 @@ def test_commands_in_prose_have_the_options_named(page: Path) -> None:
     assert not wrong
 
 
-def hand_written(page: Path) -> int:
-    """Words of a page that people wrote, with the blocks."""
-    return len(GENERATED.sub("", read(page)).split())
-
-
 def test_docs_are_short() -> None:
-    written = {page: hand_written(page) for page in OF_DOCS if page not in generate_docs.pages()}
+    written = {p: len(read(p).split()) for p in OF_DOCS if p not in generate_docs.pages()}
     for page in DOCS.rglob("*.ipynb"):
         cells = json.loads(read(page))["cells"]
         written[page] = sum(len("".join(cell["source"]).split()) for cell in cells)
