@@ -37,7 +37,8 @@ MOST_OF_HOW_TO = 600
 MOST_TO_FIRST_NUMBER = 500
 # Where a tutorial's reader has the first number of their own.
 FIRST_NUMBER = re.compile(r"^(?:% first number|<!-- first number -->)$", re.MULTILINE)
-FOLDED = re.compile(r"^<!-- (\w[\w ]*): begin -->$.*?^<!-- \1: end -->$", re.MULTILINE | re.DOTALL)
+# The part of a page that is generated.
+GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- end of \1 -->$", re.MULTILINE | re.DOTALL)
 
 
 def name_of(page: Path) -> str:
@@ -119,7 +120,7 @@ def test_commands_in_prose_have_the_options_named(page: Path) -> None:
 
 def hand_written(page: Path) -> int:
     """Words of a page that people wrote, with the blocks."""
-    return len(FOLDED.sub("", read(page)).split())
+    return len(GENERATED.sub("", read(page)).split())
 
 
 def test_docs_are_short() -> None:
