@@ -16,7 +16,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -116,8 +116,10 @@ def tolerance(images: int) -> int:
     """How many correct answers of so many images another machine may have more, or fewer.
 
     Other processors add in another order, and a fit of hundreds of steps lets the last digit grow.
+    With and without vector instructions the logits of 21 methods on letters differed, and none had
+    another number of correct answers; other versions of torch may differ more.
     """
-    return max(3, math.ceil(images / 100))
+    return max(3, math.ceil(images / 200))
 
 
 def write_lines(lines: Iterable[Line], shared: Mapping[str, str]) -> str:
@@ -164,7 +166,13 @@ def _record(line: Line, shared: Mapping[str, str]) -> Record:
         method_version=line.version,
     )
     stated = {name: getattr(line, name) for name in ("top1", *_STATED)}
-    footprint = {"trained": line.trained, "steps": line.steps, "images_encoded": line.encoded}
+    footprint: dict[str, Any] = {
+        "trained": line.trained,
+        "steps": line.steps,
+        "images_encoded": line.encoded,
+    }
+    if line.gflops is not None:
+        footprint["work"] = {"billed": {"flops": round(line.gflops * 1e9)}}
     if line.depends:
         footprint["depends_on_queries"] = line.depends == "yes"
     return Record(

@@ -274,14 +274,14 @@ _advanced = partial(option, panel="advanced")
     "--predictions",
     type=PATH,
     metavar="FILE",
-    help="also write all predictions per test image to .csv, .parquet",
+    help="write all predictions per image, .csv or .parquet",
 )
 @_advanced(
     "--with",
     "beside",
     type=click.Choice(("reference",)),
     metavar="reference",
-    help="the project's numbers of the embedded sets as rows",
+    help="rows of the reference results",
 )
 @_advanced("--per-class", is_flag=True, help="the accuracy of single classes")
 @_in_table(

@@ -1,4 +1,4 @@
-"""Engines and trackers in separate packages, as shown in the documentation."""
+"""Engines and trackers in separate packages."""
 
 from __future__ import annotations
 
@@ -58,16 +58,79 @@ def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.Co
     return subprocess.CompletedProcess([], done.code, done.out, done.err)
 
 
+LAUNCHER_PLUGIN = """
+from fewshot_bench import Option, hookimpl
+
+
+@hookimpl
+def register_engines(register):
+    options = (
+        Option("launcher", "command before that of a worker.", default="", env="LAUNCHER"),
+        Option("launch", "how many workers.", int, default=1, minimum=1),
+    )
+    register("launcher", "fsbench_launcher.engine:build", options=options, elsewhere=True)
+"""
+LAUNCHER_ENGINE = '''
+import shlex
+import subprocess
+
+from fewshot_bench import UsageError
+from fewshot_bench.engines import DistributedEngine, EngineError, EngineSetup, Job, State, System
+
+
+class Processes(System):
+    """Workers of a job as processes of this command."""
+
+    name = "launcher"
+
+    def __init__(self, prefix: list[str]) -> None:
+        self.prefix = prefix
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, job: Job, workers: int) -> Job:
+        for number in range(workers):
+            with (job.folder / f"worker-{number}.log").open("ab") as log:
+                command = [*self.prefix, *job.command]
+                try:
+                    started = subprocess.Popen(command, stdout=log, stderr=log)
+                except OSError as error:
+                    raise EngineError(f"cannot start '{command[0]}': {error.strerror}") from error
+            self.processes.append(started)
+        return job
+
+    def state(self) -> State:
+        codes = [process.poll() for process in self.processes]
+        alive = codes.count(None)
+        return State(
+            alive, f"{alive} processes", tuple(f"exit code {code}" for code in codes if code)
+        )
+
+    def cancel(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait()
+
+
+def build(setup: EngineSetup) -> DistributedEngine:
+    try:
+        prefix = shlex.split(setup.options["launcher"])
+    except ValueError as error:
+        raise UsageError(f"--launcher: {error}") from None
+    return DistributedEngine(setup, Processes(prefix), most=setup.options["launch"])
+'''
+
+
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of docs/how-to/own-engine.md."""
+    """A package with an engine, as `fsbench new engine` writes one."""
     folder = tmp_path_factory.mktemp("launcher")
     install(
         folder,
         "launcher",
         "fsbench_launcher.plugin",
-        fsbench_launcher__plugin=example("own-engine.md", "engine plugin"),
-        fsbench_launcher__engine=example("own-engine.md", "engine"),
+        fsbench_launcher__plugin=LAUNCHER_PLUGIN,
+        fsbench_launcher__engine=LAUNCHER_ENGINE,
     )
     return folder
 

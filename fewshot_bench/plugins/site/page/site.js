@@ -216,17 +216,18 @@
 
     const show = async (row, set = 0) => {
       note({ row: row.method, set: board.sets[set] });
-      const own = (await details()).boards[boards.indexOf(board)].rows[board.rows.indexOf(row)];
       const every = await details();
+      const own = every.boards[boards.indexOf(board)].rows[board.rows.indexOf(row)];
+      const records = (own.records[0] ?? []).map((_, place) => own.records.map((values) => values[place])).filter(([at]) => !set || at === set);
       const heads = ['data set', 'seed', data.metric, 'record', 'split', 'logits', 'environment', 'level'];
-      const used = new Set(own.records.filter(([at]) => !set || at === set).map((record) => record[6]));
-      const lines = own.records.filter(([at]) => !set || at === set).map(([at, ...rest]) => make('tr', {}, make('th', { scope: 'row' }, board.sets[at]),
+      const used = new Set(records.map((record) => record[6]));
+      const lines = records.map(([at, ...rest]) => make('tr', {}, make('th', { scope: 'row' }, board.sets[at]),
         ...rest.map((value, place) => make('td', { class: place === 1 ? 'num' : '' }, place === 5 ? `#${value + 1}` : String(value)))));
       tell(`${row.method} ${set ? `on ${board.sets[set]}` : ''}`, facts([
         [data.metric, row.cells[set]?.[0]], ['subject', board.subject], ['source', data.sources[row.source]], ['level', board.axes.level],
-        ['why', row.reasons], ['disagrees with', row.disagrees],
+        ['why', own.reasons], ['disagrees with', row.disagrees],
         ['schedule', row.schedule], ...data.costs.map(([name], place) => [name, row.costs[place]?.[1]]),
-      ]), own.records.length ? make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Records' }, make('table', {}, make('caption', {}, 'Records'),
+      ]), records.length ? make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Records' }, make('table', {}, make('caption', {}, 'Records'),
         make('thead', {}, make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, text)))), make('tbody', {}, ...lines)))
         : make('p', {}, 'Computed from other numbers: its records stand under base and new classes.'),
       ...[...used].map((place) => make('p', { class: 'small' }, `Environment #${place + 1}: ${every.environments[place]}`)));
@@ -279,7 +280,7 @@
       const tests = (await details()).boards[boards.indexOf(now)].pairs;
       const [a, b] = [one, two].map((row) => now.rows.indexOf(row));
       const [sign, found] = tests[`${a},${b}`] ? [1, tests[`${a},${b}`]] : [-1, tests[`${b},${a}`]];
-      if (now === board) $('compared-test').textContent = found ? `Paired over the same images: ${minus(sign * found[0])} points, p ${found[1]} after Holm${found[2] ? `; ${found[2]}` : ''}.` : `No paired test of these two: ${now.why || 'their logits are not there or of other splits'}.`;
+      if (now === board) $('compared-test').textContent = found ? `Paired over the same images: ${minus(sign * found[0])} points, p ${found[1]} after Holm; data sets won / tied / lost by ${sign > 0 ? one.method : two.method}: ${found[2]}.` : `No paired test of these two: ${now.why || 'their logits are not there or of other splits'}.`;
     };
 
     const fill = async () => {

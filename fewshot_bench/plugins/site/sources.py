@@ -1,0 +1,116 @@
+"""Cells of several sources as records for tables: levels, and names that sources do not share."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewshot_bench.analysis.filters import current
+from fewshot_bench.analysis.gathering import Entry, Gathered
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.plugins.report.text import LONGEST_TEXT
+from fewshot_bench.store.predictions import Outcome, Outcomes
+from fewshot_bench.store.standing import LEVELS, UNVERIFIED
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.text import printable
+
+# The most trusted level first.
+BY_TRUST = (*reversed(LEVELS), UNVERIFIED)
+# Digits of a digest, as of `fsbench show`.
+DIGITS = 12
+# What is told of an environment: nothing that names a machine or its user.
+_TOLD = (
+    *("fewshot_bench", "commit", "dirty", "python", "packages", "platform"),
+    *("device", "device_name", "threads", "cpus"),
+)
+
+
+@dataclass
+class Sources:
+    """The cells of all sources, by the records that tables have of them.
+
+    entries: by method and key of a record; methods: the first of each method, as tables name it.
+    environments: what is told of them, with their places. left: sentences on what stands apart.
+    """
+
+    gathered: Gathered
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    methods: dict[str, Entry] = field(default_factory=dict)
+    environments: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    _facts: dict[int, tuple[int, str]] = field(default_factory=dict)
+    _outcomes: dict[str, Outcomes] = field(default_factory=dict)
+
+    def levels(self) -> Mapping[str, list[Record]]:
+        """The records of the newest versions by level, under names that sources do not share.
+
+        A method's cells at one number of shots have the lowest level of any of them.
+        """
+        by_source: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in self.gathered.entries:
+            by_source[entry.source].append(entry)
+        rows: defaultdict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+        for source, entries in by_source.items():
+            records = [entry.record for entry in entries]
+            kept = set(map(id, current(records, records, None, entries[0].store.path).records))
+            entries = [entry for entry in entries if id(entry.record) in kept]
+            self._read(source, entries)
+            for entry in entries:
+                spec = entry.record.spec
+                conditions = (condition.of(spec) for condition in CONDITIONS.values())
+                row = source, spec.label, spec.method_version, spec.shots, *conditions
+                rows[row].append(entry)
+        found: dict[str, list[Entry]] = {level: [] for level in BY_TRUST}
+        for entries in rows.values():
+            lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
+            found[lowest] += entries
+        return {level: self._rename(entries) for level, entries in found.items() if entries}
+
+    def _read(self, source: str, entries: Sequence[Entry]) -> None:
+        records = [entry.record for entry in entries]
+        self._outcomes[source] = Outcomes(entries[0].store)
+        self._outcomes[source].prepare(records)
+        told = Record.entries(records, "environment", *_TOLD)
+        digests = Record.entries(records, "digests", "logits", absent="")
+        for record, line, (logits,) in zip(records, told, digests, strict=True):
+            values = dict(zip(_TOLD, line, strict=True))
+            words = printable(json.dumps(values, sort_keys=True), LONGEST_TEXT)
+            place = self.environments.setdefault(words, len(self.environments))
+            self._facts[id(record)] = place, str(logits)[:DIGITS]
+
+    def _rename(self, entries: Sequence[Entry]) -> list[Record]:
+        """The records; those of methods that several sources ran are named after their source."""
+        ran: defaultdict[str, set[str]] = defaultdict(set)
+        for entry in entries:
+            ran[entry.record.spec.method].add(entry.source)
+        named = []
+        for entry in entries:
+            record, method = entry.record, entry.record.spec.method
+            if len(ran[method]) > 1:
+                record = object.__new__(Record)
+                spec = entry.record.spec.lend(method=f"{method} ({entry.source})")
+                record.__dict__.update(entry.record.__dict__, spec=spec)
+            self.entries[record.spec.method, record.spec.key()] = entry
+            self.methods.setdefault(record.spec.method, entry)
+            named.append(record)
+        return named
+
+    def entry(self, record: Record) -> Entry:
+        """The entry that a record of a table is of."""
+        return self.entries[record.spec.method, record.spec.key()]
+
+    def facts(self, record: Record) -> tuple[int, str]:
+        """The place of a record's environment, and the first digits of the digest of its logits."""
+        return self._facts[id(self.entry(record).record)]
+
+    def of(self, record: Record) -> Outcome | None:
+        """The predictions of a record of a table; None without."""
+        entry = self.entry(record)
+        try:
+            return self._outcomes[entry.source].of(entry.record)
+        except StoreError:
+            return None
