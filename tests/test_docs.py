@@ -130,6 +130,24 @@ def test_a_first_number_is_near(page: Path) -> None:
     assert len(before.split()) <= MOST_TO_FIRST_NUMBER
 
 
+@pytest.mark.parametrize(("name", "most"), [("own-method", 900), ("own-photographs", 600)])
+def test_a_newcomer_reads_little(name: str, most: int) -> None:
+    """From the start page to the first number of their own."""
+    before, _ = FIRST_NUMBER.split(read(DOCS / "tutorials" / f"{name}.md"))
+    assert f"(tutorials/{name}.md)" in read(DOCS / "index.md")
+    assert len(read(DOCS / "index.md").split()) + len(before.split()) <= most
+
+
+def test_pictures_are_told_and_none_is_left_over() -> None:
+    text = "".join(map(read, OF_DOCS))
+    found = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
+    assert [target for told, target in found if len(told.split()) < 3] == []
+    others = re.findall(r'(?:src|srcset)="([^"]+)"', read(ROOT / "README.md"))
+    shown = {Path(target).name for target in (*others, *(target for _, target in found))}
+    pictures = {path.name for path in (DOCS / "pictures").iterdir() if path.suffix != ".json"}
+    assert pictures <= shown
+
+
 @pytest.mark.parametrize(("page", "words"), [("own-method", 900), ("own-photographs", 600)])
 def test_the_way_from_the_start_page_is_short(page: str, words: int) -> None:
     before = FIRST_NUMBER.split(read(DOCS / "tutorials" / f"{page}.md"))[0]
