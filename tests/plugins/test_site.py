@@ -215,6 +215,20 @@ def test_levels_and_sources_are_never_mixed(tmp_path: Path) -> None:
     assert levels == {"verified", "submitted", "unverified"}
 
 
+def test_a_source_may_have_several_files(tmp_path: Path) -> None:
+    one = store_of(tmp_path / "one", {"coop": 0.5, "clip-lora": 0.8})
+    two = store_of(tmp_path / "two", {"coop": 0.7, "maple": 0.6})
+    parts = (entries(store, "lab", "verified") for store in (one, two))
+    page = write_results(gathered(*parts), "t")
+    rows = rows_of(page, shots="16")
+    assert {name: row["group"] for name, row in rows.items()} == {
+        "clip-lora": 1,
+        "maple": 2,
+        "coop": 3,
+    }, "the predictions of both are read"
+    assert "lab has cells in several files: the first of each is shown" in page
+
+
 def test_a_row_has_the_lowest_level_of_its_cells(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", METHODS)
     first, *others = entries(store, "lab", "verified")

@@ -257,7 +257,7 @@ class _Maker:
         return {
             # In columns, in which digests are packed best.
             "records": list(zip(*lines, strict=True)),
-            "reasons": text.message("; ".join(sorted(reasons))),
+            "reasons": text.message("; ".join(sorted(map(text.name, reasons)))),
             "signature": printable(signature_of(records)) if records else "",
             "commands": "\n".join(map(printable, commands)),
         }

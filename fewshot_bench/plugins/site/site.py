@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import say, write_text
-from fewshot_bench.cli.panels import PanelCommand
+from fewshot_bench.cli.panels import PanelCommand, option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.text import size_text
 
@@ -20,22 +20,10 @@ ATLAS, RESULTS = "index.html", "results.html"
     "site", cls=PanelCommand, short_help="Write pages of printed numbers and of results."
 )
 @click.argument("sources", nargs=-1, type=PATH, metavar="[STORE|BUNDLE]...")
-@click.option(
-    "--output",
-    "-O",
-    type=PATH,
-    default=Path("site"),
-    show_default=True,
-    metavar="DIR",
-    help="The folder of the pages.",
+@option(
+    "--output", "-O", type=PATH, default=Path("site"), metavar="DIR", help="Folder of the pages."
 )
-@click.option(
-    "--title",
-    default="Few-shot adaptation of CLIP",
-    show_default=True,
-    metavar="TEXT",
-    help="The heading.",
-)
+@option("--title", default="Few-shot adaptation of CLIP", metavar="TEXT", help="The heading.")
 def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
     """Write pages that open from disk and load nothing from the network.
 

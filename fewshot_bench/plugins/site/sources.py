@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.analysis.filters import current
@@ -43,23 +44,27 @@ class Sources:
     environments: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     _facts: dict[int, tuple[int, str]] = field(default_factory=dict)
-    _outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    _outcomes: dict[Path, Outcomes] = field(default_factory=dict)
 
     def levels(self) -> Mapping[str, list[Record]]:
         """The records of the newest versions by level, under names that sources do not share.
 
         A method's cells at one number of shots have the lowest level of any of them.
         """
-        by_source: defaultdict[str, list[Entry]] = defaultdict(list)
+        by_source: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
         for entry in self.gathered.entries:
-            by_source[entry.source].append(entry)
+            if by_source[entry.source].setdefault(entry.key, entry) is not entry:
+                text = f"{entry.source} has cells in several files: the first of each is shown"
+                self.left.extend({text}.difference(self.left))
         rows: defaultdict[tuple[Any, ...], list[Entry]] = defaultdict(list)
-        for source, entries in by_source.items():
-            records = [entry.record for entry in entries]
-            kept = set(map(id, current(records, records, None, entries[0].store.path).records))
-            entries = [entry for entry in entries if id(entry.record) in kept]
-            self._read(source, entries)
-            for entry in entries:
+        for source, cells in by_source.items():
+            every = list(cells.values())
+            records = [entry.record for entry in every]
+            kept = set(map(id, current(records, records, None, every[0].store.path).records))
+            self._read([entry for entry in every if id(entry.record) in kept])
+            for entry in every:
+                if id(entry.record) not in kept:
+                    continue
                 spec = entry.record.spec
                 conditions = (condition.of(spec) for condition in CONDITIONS.values())
                 row = source, spec.label, spec.method_version, spec.shots, *conditions
@@ -70,17 +75,21 @@ class Sources:
             found[lowest] += entries
         return {level: self._rename(entries) for level, entries in found.items() if entries}
 
-    def _read(self, source: str, entries: Sequence[Entry]) -> None:
-        records = [entry.record for entry in entries]
-        self._outcomes[source] = Outcomes(entries[0].store)
-        self._outcomes[source].prepare(records)
-        told = Record.entries(records, "environment", *_TOLD)
-        digests = Record.entries(records, "digests", "logits", absent="")
-        for record, line, (logits,) in zip(records, told, digests, strict=True):
-            values = dict(zip(_TOLD, line, strict=True))
-            words = printable(json.dumps(values, sort_keys=True), LONGEST_TEXT)
-            place = self.environments.setdefault(words, len(self.environments))
-            self._facts[id(record)] = place, str(logits)[:DIGITS]
+    def _read(self, entries: Sequence[Entry]) -> None:
+        by_store: defaultdict[Path, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            by_store[entry.store.path].append(entry)
+        for path, own in by_store.items():
+            records = [entry.record for entry in own]
+            self._outcomes[path] = Outcomes(own[0].store)
+            self._outcomes[path].prepare(records)
+            told = Record.entries(records, "environment", *_TOLD)
+            digests = Record.entries(records, "digests", "logits", absent="")
+            for record, line, (logits,) in zip(records, told, digests, strict=True):
+                values = dict(zip(_TOLD, line, strict=True))
+                words = printable(json.dumps(values, sort_keys=True), LONGEST_TEXT)
+                place = self.environments.setdefault(words, len(self.environments))
+                self._facts[id(record)] = place, str(logits)[:DIGITS]
 
     def _rename(self, entries: Sequence[Entry]) -> list[Record]:
         """The records; those of methods that several sources ran are named after their source."""
@@ -111,6 +120,6 @@ class Sources:
         """The predictions of a record of a table; None without."""
         entry = self.entry(record)
         try:
-            return self._outcomes[entry.source].of(entry.record)
+            return self._outcomes[entry.store.path].of(entry.record)
         except StoreError:
             return None

@@ -170,7 +170,7 @@
       const counts = new Map();
       for (const i of places.filter((i) => c.metric[i] === 'top1' && fits(i, 'method'))) {
         if (!counts.has(method(i))) counts.set(method(i), new Map());
-        if (!fits(i, 'backbone', 'classes', 'dataset', 'source') || c.under[i] || (!one && !data.eleven.includes(c.dataset[i]))) continue;
+        if (!fits(i, 'backbone', 'classes', 'dataset', 'source') || (!one && !data.eleven.includes(c.dataset[i]))) continue;
         const own = counts.get(method(i));
         if (!own.has(c.shots[i])) own.set(c.shots[i], new Set());
         own.get(c.shots[i]).add(one ? source(i) : c.dataset[i]);
@@ -187,7 +187,7 @@
         }),
       }));
       table('coverage', [{ text: 'method' }, ...shots.map((k) => ({ text: `${k} shot${k === 1 ? '' : 's'}`, num: true }))], lines, 'method', 60);
-      $('coverage-text').textContent = `${one ? 'Sources that print' : 'How many of the eleven data sets are printed by anyone for'} this backbone${one ? ` on ${one}` : ''}, by shots. `
+      $('coverage-text').textContent = `${one ? 'Sources that print' : 'How many of the eleven data sets are printed by anyone for'} ${wide('backbone') ? 'any backbone' : asked('backbone')}${one ? ` on ${one}` : ''}, by shots. `
         + `Of ${possible.toLocaleString('en')} settings at 1 to 16 shots, ${printed.toLocaleString('en')} are printed; ${(possible - printed).toLocaleString('en')} nobody has printed.`;
     };
     const open = () => {
@@ -225,10 +225,10 @@
         ...rest.map((value, place) => make('td', { class: place === 1 ? 'num' : '' }, place === 5 ? `#${value + 1}` : String(value)))));
       tell(`${row.method} ${set ? `on ${board.sets[set]}` : ''}`, facts([
         [data.metric, row.cells[set]?.[0]], ['subject', board.subject], ['source', data.sources[row.source]], ['level', board.axes.level],
-        ['why', own.reasons], ['disagrees with', row.disagrees],
+        ['why no higher', own.reasons], ['disagrees with', row.disagrees],
         ['schedule', row.schedule], ...data.costs.map(([name], place) => [name, row.costs[place]?.[1]]),
       ]), records.length ? make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Records' }, make('table', {}, make('caption', {}, 'Records'),
-        make('thead', {}, make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, text)))), make('tbody', {}, ...lines)))
+        make('thead', {}, make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, make('span', { class: 'plain' }, text))))), make('tbody', {}, ...lines)))
         : make('p', {}, 'Computed from other numbers: its records stand under base and new classes.'),
       ...[...used].map((place) => make('p', { class: 'small' }, `Environment #${place + 1}: ${every.environments[place]}`)));
       $('signature').textContent = own.signature;
