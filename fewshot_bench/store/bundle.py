@@ -15,9 +15,9 @@ import struct
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -95,6 +95,14 @@ class Packed:
     removed: tuple[str, ...]
 
 
+@dataclass
+class _Made:
+    """Records as they are packed, and the parts that were removed from them."""
+
+    records: list[Record] = field(default_factory=list)
+    removed: dict[str, None] = field(default_factory=dict)
+
+
 def is_bundle(path: Path) -> bool:
     """True for a file that is a zip, which `unpack` accepts or refuses."""
     try:
@@ -118,15 +126,15 @@ def pack(
     output: Path,
     *,
     submitter: str,
-    signature: Sequence[str] = (),
+    sign: Callable[[Sequence[Record]], str] | None = None,
     own_images: bool = False,
 ) -> Packed:
     """Write finished cells of a store into a bundle; equal cells give equal bytes.
 
-    signature: lines that describe the records. own_images: take cells of own images, too, whose
-    names are in the bundle. UsageError for those without it, and for a submitter that is no name;
-    StoreError for a cell that `fsbench store verify` would name, and for a text that names the
-    machine or its user and is needed as it is.
+    sign: gives the line that describes records, as they are in the bundle. own_images: take cells
+    of own images, too, whose names are in it. UsageError for those without it, and for a submitter
+    that is no name; StoreError for a cell that `fsbench store verify` would name, and for a text
+    that names the machine or its user and is needed as it is.
     """
     if not SUBMITTER.fullmatch(submitter):
         raise UsageError(
@@ -139,17 +147,22 @@ def pack(
             f"'{printable(min(own), 200)}' is of own images, whose file names would be in the "
             "bundle: add --own-images to include them, or leave these cells out with --dataset"
         )
-    private, removed = Private.of(store.path), dict[str, None]()
+    private, made = Private.of(store.path), _Made()
     with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
         digests = {}
-        for name, content in _members(store, records, Path(scratch), private, removed):
+        for name, content in _members(store, records, Path(scratch), private, made):
+            if name in digests:
+                raise UsageError(
+                    f"two folders of own images have one name ({name}): choose one with --dataset"
+                )
             digests[name] = hashlib.sha256(content).hexdigest()
             _add(archive, name, content)
         if len(digests) > MOST_MEMBERS:
             raise UsageError(f"{len(records):,} cells are too many for a bundle: choose fewer")
-        manifest = Manifest(FORMAT, submitter, list(signature), digests)
+        signature = [sign(sorted(made.records, key=lambda r: r.spec.key()))] if sign else []
+        manifest = Manifest(FORMAT, submitter, signature, digests)
         _add(archive, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-    return Packed(len(records), output.stat().st_size, tuple(removed))
+    return Packed(len(records), output.stat().st_size, tuple(made.removed))
 
 
 @contextmanager
@@ -182,11 +195,11 @@ def _members(
     records: Sequence[Record],
     scratch: Path,
     private: Private,
-    removed: dict[str, None],
+    made: _Made,
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the members of a bundle, checked for what is private.
 
-    scratch: an empty folder for a while. removed: gets the parts of records that were left out.
+    scratch: an empty folder for a while. made: gets what was packed of records.
     """
     for record in records:
         copy_method(store.path, record.spec, scratch)
@@ -213,9 +226,10 @@ def _members(
                 f"cell {key[:12]} cannot be submitted: {'; '.join(cell.problems) or 'not done'} "
                 "(fsbench store verify says what to do)"
             )
-        text, parts = private.without(cell.record, read_content(path))
-        removed.update(dict.fromkeys(parts))
-        name = f"records/{key[:2]}/{key}"
+        kept, text, parts = private.without(cell.record, read_content(path))
+        made.removed.update(dict.fromkeys(parts))
+        made.records.append(kept)
+        name = f"records/{kept.spec.key()[:2]}/{kept.spec.key()}"
         private.refuse_names(f"{name}.npz", cell.stored.names)
         yield f"{name}.json", text
         yield f"{name}.npz", read_regular(path.with_suffix(".npz"), LARGEST_ANSWERS)
@@ -280,7 +294,8 @@ def _opened(
     except FsbenchError:
         raise
     except Exception as error:
-        said = printable(" ".join(str(error).split()), 300) or type(error).__name__
+        told = " ".join(str(getattr(error, "strerror", "") or error).split())
+        said = printable(told, 300) or type(error).__name__
         raise BundleError(
             f"'{where}' is not a usable bundle: {said}; expected one as fsbench submit writes it"
         ) from None

@@ -18,12 +18,14 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record, seal
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import FILE, WHOLE
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import printable
@@ -59,6 +61,25 @@ def texts_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from texts_of(item)
+
+
+def _name_folders(spec: RunSpec) -> RunSpec:
+    """A cell of own images with the names of their folders in place of absolute paths."""
+
+    def short(dataset: str) -> str:
+        family, colon, place = dataset.partition(":")
+        return (
+            f"{family}:{PurePath(place).name}"
+            if colon and PurePath(place).is_absolute()
+            else dataset
+        )
+
+    data = dict(spec.data)
+    if SKIPPED in data:
+        data[SKIPPED] = {short(name): ids for name, ids in data[SKIPPED].items()}
+    return dataclasses.replace(
+        spec, dataset=short(spec.dataset), target=short(spec.target), data=data
+    )
 
 
 @dataclass(frozen=True)
@@ -102,28 +123,32 @@ class Private:
             self.refuse(f"{where} (names of queries)", texts_of(msgspec.json.decode(names)))
             self.seen.add(digest)
 
-    def without(self, record: Record, content: bytes) -> tuple[bytes, list[str]]:
-        """The file of a record without what is private, and the parts of it that were changed.
+    def without(self, record: Record, content: bytes) -> tuple[Record, bytes, list[str]]:
+        """A record without what is private, its file, and the parts of it that were changed.
 
         content: the file as it is, which is returned if nothing has to go. A changed record states
         these parts (`environment.left_out`) and has a digest of its own; its logits keep theirs.
+        Own images lose the folder that theirs is in, so that their cells have another key.
         StoreError if something private is in what it is the result of.
         """
         parts: list[str] = []
         free = {name: self._clean(getattr(record, name), name, parts) for name in _FREE}
         digests = {name: record.digests[name] for name in (WHOLE, FILE) if name in record.digests}
         parts += [name for name in record.digests if name not in {*digests, "record"}]
+        spec = _name_folders(record.spec)
+        if spec != record.spec:
+            parts.append("spec.dataset")
         if "model" in record.footprint:
             parts.append("model")
             free["footprint"] = {n: v for n, v in free["footprint"].items() if n != "model"}
         if parts:
             free["environment"] = {**free["environment"], LEFT_OUT: sorted({*parts})}
-            record = seal(dataclasses.replace(record, **free), digests)
+            record = seal(dataclasses.replace(record, spec=spec, **free), digests)
             content = record.to_json().encode()
         where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"
         for name, value in record.to_dict().items():
             self.refuse(f"{where}, {name}", texts_of(value))
-        return content, parts
+        return record, content, parts
 
     def _clean(self, value: Any, place: str, parts: list[str]) -> Any:
         if isinstance(value, str):

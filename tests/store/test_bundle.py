@@ -502,8 +502,17 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
         pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
     pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A", own_images=True)
     put_whole(made, "folder:/home/me/photos")
-    with pytest.raises(StoreError, match="folder:/home/me/photos"):
-        pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A", own_images=True)
+    with pytest.raises(UsageError, match="two folders"):
+        pack(made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True)
+    made = Store(tmp_path / "t")
+    put_whole(made, "folder:/home/me/photos")
+    packed = pack(
+        made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True
+    )
+    assert packed.removed == ("spec.dataset",)
+    assert b"/home/me" not in b"".join(members_of(tmp_path / "c.zip").values())
+    found = unpack(tmp_path / "c.zip", tmp_path / "x").records()
+    assert {record.spec.dataset for record in found} == {"folder:photos"}
 
 
 def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:

@@ -53,12 +53,7 @@ def command(folder: Path, output: Path, submitter: str, own_images: bool, **filt
             f"(fsbench compare --store {folder})"
         )
     packed = pack(
-        store,
-        records,
-        output,
-        submitter=submitter,
-        signature=[signature_of(records)],
-        own_images=own_images,
+        store, records, output, submitter=submitter, sign=signature_of, own_images=own_images
     )
     say(f"{output}: {counted(packed.records, 'cell')} of {submitter}, {size_text(packed.size)}")
     others = Counter(record.status for record in chosen if record.status != "done")
