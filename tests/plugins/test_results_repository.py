@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from fewshot_bench.api.metrics import rounded
+from fewshot_bench.store.answer_files import NONE
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of
 from tests.bundles import change_record, members_of, with_metric, write
@@ -76,8 +77,8 @@ class Repository:
         self.git(self.scratch, "clone", "-q", "-b", "main", self.bare, name)
         return self.scratch / name
 
-    def propose(self, name: str, change: Any, *, merge: bool = True) -> tuple[int, str]:
-        """A pull request: change a clone, check the merge, and push it if it passes."""
+    def propose(self, name: str, change: Any, *taken: int) -> tuple[int, str]:
+        """A pull request: change a clone, check the merge, and push it for these exit codes."""
         clone = self.clone(name)
         self.git(clone, "switch", "-q", "-c", name)
         change(clone)
@@ -86,7 +87,7 @@ class Repository:
         self.git(clone, "switch", "-q", "main")
         self.git(clone, "merge", "-q", "--no-ff", "-m", f"merge {name}", name)
         code, said = self.steps("verify.yml", "bundles", clone)
-        if not code and merge:
+        if code in taken:
             self.git(clone, "push", "-q", "origin", "main")
         return code, said
 
@@ -118,12 +119,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Bundles: of a, of b who ran the same, and of c, one of whose cells is another one."""
+    """Bundles: of a, of b who ran the same, of c with another cell, and of d without logits."""
     folder = tmp_path_factory.mktemp("bundles")
     done = fsbench(*RUN, "--store", folder / "a")
     assert done.code == 0, done.err
     store = Store(folder / "a")
-    for lab in ("b", "c"):
+    for lab in "bcd":
         for record in store.records():
             stored = store.answers(record.spec.key())
             flip = lab == "c" and record.spec.method == "gda"
@@ -138,9 +139,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 ),
                 answers,
                 stored.ids,
+                NONE if lab == "d" else "",
             )
     made = {}
-    for lab in "abc":
+    for lab in "abcd":
         made[lab] = folder / f"{lab}.zip"
         sent = fsbench("submit", folder / lab, "-O", made[lab], "--submitter", f"Lab {lab}")
         assert sent.code == 0, sent.err
@@ -180,19 +182,24 @@ def test_its_workflows_hold_no_secret(repository: Repository) -> None:
 
 
 def test_labs_submit_repeat_and_disagree(repository: Repository, bundles: dict[str, Path]) -> None:
-    code, said = repository.propose("a", add(bundles["a"]))
+    code, said = repository.propose("a", add(bundles["a"]), 0)
     assert code == 0, said
     assert "2 cells of Lab a: 2 verified" in said
 
-    code, said = repository.propose("b", add(bundles["b"]))
+    code, said = repository.propose("b", add(bundles["b"]), 0)
     assert code == 0, said
     assert "2 cells of Lab b: 2 re-run" in said
     assert "2 cells as Lab a has them" in said
 
-    code, said = repository.propose("c", add(bundles["c"]))
+    code, said = repository.propose("c", add(bundles["c"]), 0)
     assert code == 0, said
     assert "2 cells of Lab c: 1 re-run, 1 verified" in said
     assert said.count("**disagreement**") == 4  # Two labs, in the log and in the summary.
+
+    code, said = repository.propose("d", add(bundles["d"]), 0, 1)
+    assert code == 1
+    assert "2 cells of Lab d: 2 submitted" in said
+    assert "its logits were not kept" in said
 
     clone = repository.clone("site")
     code, said = repository.steps("site.yml", "build", clone)
@@ -206,6 +213,8 @@ def test_labs_submit_repeat_and_disagree(repository: Repository, bundles: dict[s
         ("Lab b", "zero-shot"): "re-run",
         ("Lab c", "gda"): "verified",
         ("Lab c", "zero-shot"): "re-run",
+        ("Lab d", "gda"): "submitted",
+        ("Lab d", "zero-shot"): "submitted",
     }
     assert {key: others for key, (_, others) in rows.items() if others} == {
         ("Lab a", "gda"): "Lab c",
@@ -221,10 +230,10 @@ def test_what_is_no_good_bundle_fails_the_check(
     wrong = write(tmp_path / "wrong.zip", changed)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(bundles["a"].read_bytes()[:-9])
-    code, said = repository.propose("wrong", add(wrong), merge=False)
+    code, said = repository.propose("wrong", add(wrong))
     assert code == 1
     assert "**unverified**" in said
-    code, said = repository.propose("cut", add(cut), merge=False)
+    code, said = repository.propose("cut", add(cut))
     assert code == 2
     assert ": refused" in said
 
@@ -250,7 +259,7 @@ def _hide(clone: Path) -> None:
 
 @pytest.mark.parametrize("change", [_touch_workflow, _link, _replace, _hide])
 def test_a_pull_request_adds_bundles_alone(repository: Repository, change: Any) -> None:
-    code, said = repository.propose(change.__name__, change, merge=False)
+    code, said = repository.propose(change.__name__, change)
     assert code == 1
     assert "::error::only new files bundles/SUBMITTER-DIGEST.zip are taken" in said
 
@@ -260,6 +269,6 @@ def test_a_bundle_has_the_name_of_its_digest(
     repository: Repository, bundles: dict[str, Path], name: str
 ) -> None:
     branch = re.sub(r"\W", "-", f"name-{name}")
-    code, said = repository.propose(branch, add(bundles["a"], name), merge=False)
+    code, said = repository.propose(branch, add(bundles["a"], name))
     assert code == 1
     assert "::error::" in said
