@@ -53,7 +53,7 @@ MOST_MEMBERS = 65_000
 LARGEST_TEXT, LARGEST_ANSWERS, LARGEST_TOTAL = 64 * 2**20, 2**30, 16 * 2**30
 # The most that a member may expand, and the bytes up to which it may expand more.
 RATIO, FLOOR = 120, 4 * 2**20
-SUBMITTER = re.compile(r"[^\W_](?:[\w .@+&'-]{0,78}[\w.])?")
+SUBMITTER = re.compile(r"[^\W_](?:[\w .+&'-]{0,78}[\w.])?")
 
 _HEX = "[0-9a-f]"
 _PLACE = re.compile(
@@ -86,18 +86,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     members: dict[str, Annotated[str, Meta(pattern=rf"\A{_HEX}{{64}}\Z")]]
 
 
-@dataclass(frozen=True)
-class Packed:
-    """What a bundle holds: its cells, bytes, and the parts of records that were removed."""
-
-    records: int
-    size: int
-    removed: tuple[str, ...]
-
-
 @dataclass
-class _Made:
-    """Records as they are packed, and the parts that were removed from them."""
+class Packed:
+    """Records as they are in a bundle, and the parts that were removed from them."""
 
     records: list[Record] = field(default_factory=list)
     removed: dict[str, None] = field(default_factory=dict)
@@ -139,7 +130,7 @@ def pack(
     if not SUBMITTER.fullmatch(submitter):
         raise UsageError(
             f"submitter '{printable(submitter, 80)}': expected a name of at most 80 letters, "
-            "digits and . @ + - & ' (--submitter NAME)"
+            "digits and . + - & ' (--submitter NAME)"
         )
     own = {n for r in records for n in (r.spec.dataset, r.spec.target) if ":" in n}
     if own and not own_images:
@@ -147,10 +138,10 @@ def pack(
             f"'{printable(min(own), 200)}' is of own images, whose file names would be in the "
             "bundle: add --own-images to include them, or leave these cells out with --dataset"
         )
-    private, made = Private.of(store.path), _Made()
+    private, packed = Private.of(store.path), Packed()
     with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
         digests = {}
-        for name, content in _members(store, records, Path(scratch), private, made):
+        for name, content in _members(store, records, Path(scratch), private, packed):
             if name in digests:
                 raise UsageError(
                     f"two folders of own images have one name ({name}): choose one with --dataset"
@@ -159,10 +150,10 @@ def pack(
             _add(archive, name, content)
         if len(digests) > MOST_MEMBERS:
             raise UsageError(f"{len(records):,} cells are too many for a bundle: choose fewer")
-        signature = [sign(sorted(made.records, key=lambda r: r.spec.key()))] if sign else []
+        signature = [sign(sorted(packed.records, key=lambda r: r.spec.key()))] if sign else []
         manifest = Manifest(FORMAT, submitter, signature, digests)
         _add(archive, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-    return Packed(len(records), output.stat().st_size, tuple(made.removed))
+    return packed
 
 
 @contextmanager
@@ -195,11 +186,11 @@ def _members(
     records: Sequence[Record],
     scratch: Path,
     private: Private,
-    made: _Made,
+    packed: Packed,
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the members of a bundle, checked for what is private.
 
-    scratch: an empty folder for a while. made: gets what was packed of records.
+    scratch: an empty folder for a while. packed: gets what was packed.
     """
     for record in records:
         copy_method(store.path, record.spec, scratch)
@@ -227,8 +218,8 @@ def _members(
                 "(fsbench store verify says what to do)"
             )
         kept, text, parts = private.without(cell.record, read_content(path))
-        made.removed.update(dict.fromkeys(parts))
-        made.records.append(kept)
+        packed.removed.update(dict.fromkeys(parts))
+        packed.records.append(kept)
         name = f"records/{kept.spec.key()[:2]}/{kept.spec.key()}"
         private.refuse_names(f"{name}.npz", cell.stored.names)
         yield f"{name}.json", text
@@ -449,8 +440,8 @@ def _check(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest:
         elif name.endswith(FACTS) or name.startswith((LISTS, "splits", "code")):
             # Deep or damaged JSON would only be found when it is used.
             msgspec.json.decode(content)
-    if answers:
-        raise Damaged(f"{min(answers)} belongs to no record")
+    if answers or not any(map(_RECORD.fullmatch, manifest.members)):
+        raise Damaged("it has answers without a record, or no record at all")
 
 
 def _check_texts(where: str, texts: Iterable[str], *, scripts: bool = True) -> None:

@@ -151,7 +151,8 @@ class _Judge:
             else:
                 pools = registry().dataset(dataset).items()
         except FsbenchError:
-            return None, f"the lists of {dataset} are neither here nor in the bundle"
+            step = f" (fsbench data prepare {dataset})" if published else ""
+            return None, f"the lists of {dataset} are neither here nor in the bundle{step}"
         if published and compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
             return None, f"the lists of {dataset} are not the published ones"
         return pools, ""

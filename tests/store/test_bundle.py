@@ -223,6 +223,7 @@ HOSTILE: dict[str, Callable[[Members], Members]] = {
     "no manifest": lambda m: {name: c for name, c in m.items() if name != MANIFEST},
     "manifest first": lambda m: {MANIFEST: m[MANIFEST], **m},
     "empty": lambda m: {},
+    "no cell": lambda m: with_digests({n: c for n, c in m.items() if "records" not in n}),
     "not listed": lambda m: {f"code/{'0' * 64}.json": b"{}", **m},
     "listed, not there": lambda m: {n: c for n, c in m.items() if not n.endswith(".npz")},
     "wrong digest": _with_manifest(
@@ -509,7 +510,7 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
     packed = pack(
         made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True
     )
-    assert packed.removed == ("spec.dataset",)
+    assert list(packed.removed) == ["spec.dataset"]
     assert b"/home/me" not in b"".join(members_of(tmp_path / "c.zip").values())
     found = unpack(tmp_path / "c.zip", tmp_path / "x").records()
     assert {record.spec.dataset for record in found} == {"folder:photos"}
@@ -521,7 +522,7 @@ def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
     _assert_refused(tmp_path / "b.zip", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "<b>", "a\x1b", "x" * 90, " a"])
+@pytest.mark.parametrize("name", ["", "<b>", "@all", "a@b", "a\x1b", "x" * 90, " a"])
 def test_a_submitter_has_a_name(store: Store, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="submitter"):
         pack(store, list(store.records()), tmp_path / "b.zip", submitter=name)

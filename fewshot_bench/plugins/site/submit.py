@@ -55,10 +55,11 @@ def command(folder: Path, output: Path, submitter: str, own_images: bool, **filt
     packed = pack(
         store, records, output, submitter=submitter, sign=signature_of, own_images=own_images
     )
-    say(f"{output}: {counted(packed.records, 'cell')} of {submitter}, {size_text(packed.size)}")
+    size = size_text(output.stat().st_size)
+    say(f"{output}: {counted(len(packed.records), 'cell')} of {submitter}, {size}")
     others = Counter(record.status for record in chosen if record.status != "done")
     for status, count in sorted(others.items()):
         say(f"left out: {counted(count, 'cell')} that {'are' if count > 1 else 'is'} {status}")
     if packed.removed:
-        say(f"removed from records: {limited(packed.removed, 10)}")
+        say(f"removed from records: {limited([*packed.removed], 10)}")
     say(f"look at it as a reviewer does: fsbench verify {output}")
