@@ -34,13 +34,14 @@ _TOLD = (
 class Sources:
     """The cells of all sources, by the records that tables have of them.
 
-    entries: by method and key of a record; methods: the first of each method, as tables name it.
+    entries: by source and key of a record; methods: the first of each source and method. The source
+    is stated only where several have a method.
     environments: what is told of them, with their places. left: sentences on what stands apart.
     """
 
     gathered: Gathered
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    methods: dict[str, Entry] = field(default_factory=dict)
+    methods: dict[tuple[str, str], Entry] = field(default_factory=dict)
     environments: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     _facts: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -92,25 +93,23 @@ class Sources:
                 self._facts[id(record)] = place, str(logits)[:DIGITS]
 
     def _rename(self, entries: Sequence[Entry]) -> list[Record]:
-        """The records; those of methods that several sources ran are named after their source."""
+        """The records; those of methods that several sources ran state their source."""
         ran: defaultdict[str, set[str]] = defaultdict(set)
         for entry in entries:
             ran[entry.record.spec.method].add(entry.source)
         named = []
         for entry in entries:
-            record, method = entry.record, entry.record.spec.method
-            if len(ran[method]) > 1:
-                record = object.__new__(Record)
-                spec = entry.record.spec.lend(method=f"{method} ({entry.source})")
-                record.__dict__.update(entry.record.__dict__, spec=spec)
-            self.entries[record.spec.method, record.spec.key()] = entry
-            self.methods.setdefault(record.spec.method, entry)
+            method, record = entry.record.spec.method, object.__new__(Record)
+            source = entry.source if len(ran[method]) > 1 else ""
+            record.__dict__.update(entry.record.__dict__, source=source)
+            self.entries[source, entry.key] = entry
+            self.methods.setdefault((source, method), entry)
             named.append(record)
         return named
 
     def entry(self, record: Record) -> Entry:
         """The entry that a record of a table is of."""
-        return self.entries[record.spec.method, record.spec.key()]
+        return self.entries[record.source, record.spec.key()]
 
     def facts(self, record: Record) -> tuple[int, str]:
         """The place of a record's environment, and the first digits of the digest of its logits."""
