@@ -204,7 +204,8 @@ def test_levels_and_sources_are_never_mixed(tmp_path: Path) -> None:
     verified = rows_of(page, level="verified", shots="16")
     assert set(verified) == {"coop (lab-a)", "coop (lab-b)", "clip-lora", "maple"}
     alone = rows_of(page, level="submitted", shots="16")
-    assert set(alone) == {"coop"}
+    assert set(alone) == {"coop (lab-c)"}
+    assert alone["coop (lab-c)"]["cells"][0][0].startswith("9")
     assert verified["coop (lab-a)"]["group"] > verified["coop (lab-b)"]["group"]
     means = [float(verified[f"coop (lab-{x}"]["cells"][0][0].split()[0]) for x in ("a)", "b)")]
     assert means[1] - means[0] == pytest.approx(20, abs=0.02), "each has its own"
@@ -212,7 +213,7 @@ def test_levels_and_sources_are_never_mixed(tmp_path: Path) -> None:
     conflict = next(each for each in data_of(page)["conflicts"] if each[0] == "coop")
     assert re.fullmatch(r"[\d.]+ lab-a, [\d.]+ lab-b", conflict[2])
     wrong = rows_of(page, level="unverified", shots="16")
-    assert set(wrong) == {"coop"}
+    assert set(wrong) == {"coop (lab-d)"}
     assert reasons_of(page) == {"", "its top1 is not of its logits"}
     levels = {board["axes"]["level"] for board in data_of(page)["boards"]}
     assert levels == {"verified", "submitted", "unverified"}

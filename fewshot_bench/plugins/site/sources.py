@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,11 @@ class Sources:
         for entries in rows.values():
             lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
             found[lowest] += entries
-        return {level: self._rename(entries) for level, entries in found.items() if entries}
+        ran: defaultdict[str, set[str]] = defaultdict(set)
+        for entry in (entry for entries in found.values() for entry in entries):
+            ran[entry.record.spec.method].add(entry.source)
+        several = {method for method, names in ran.items() if len(names) > 1}
+        return {lvl: self._rename(entries, several) for lvl, entries in found.items() if entries}
 
     def _read(self, entries: Sequence[Entry]) -> None:
         by_store: defaultdict[Path, list[Entry]] = defaultdict(list)
@@ -92,15 +96,12 @@ class Sources:
                 place = self.environments.setdefault(words, len(self.environments))
                 self._facts[id(record)] = place, str(logits)[:DIGITS]
 
-    def _rename(self, entries: Sequence[Entry]) -> list[Record]:
+    def _rename(self, entries: Sequence[Entry], several: Collection[str]) -> list[Record]:
         """The records; those of methods that several sources ran state their source."""
-        ran: defaultdict[str, set[str]] = defaultdict(set)
-        for entry in entries:
-            ran[entry.record.spec.method].add(entry.source)
         named = []
         for entry in entries:
             method, record = entry.record.spec.method, object.__new__(Record)
-            source = entry.source if len(ran[method]) > 1 else ""
+            source = entry.source if method in several else ""
             record.__dict__.update(entry.record.__dict__, source=source)
             self.entries[source, entry.key] = entry
             self.methods.setdefault((source, method), entry)
