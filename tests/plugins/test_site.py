@@ -209,7 +209,7 @@ def test_levels_and_sources_are_never_mixed(tmp_path: Path) -> None:
     conflict = next(each for each in data_of(page)["conflicts"] if each[0] == "coop")
     assert re.fullmatch(r"[\d.]+ lab-a, [\d.]+ lab-b", conflict[2])
     wrong = rows_of(page, level="unverified", shots="16")
-    assert set(wrong) == {"coop"}
+    assert set(wrong) == {"coop (lab-d)"}
     assert reasons_of(page) == {"", "its top1 is not of its logits"}
     levels = {board["axes"]["level"] for board in data_of(page)["boards"]}
     assert levels == {"verified", "submitted", "unverified"}

@@ -99,7 +99,8 @@ class Sources:
         named = []
         for entry in entries:
             record, method = entry.record, entry.record.spec.method
-            if len(ran[method]) > 1:
+            # Another source may have the bare name at another level.
+            if len(ran[method]) > 1 or self.methods.get(method, entry).source != entry.source:
                 record = object.__new__(Record)
                 spec = entry.record.spec.lend(method=f"{method} ({entry.source})")
                 record.__dict__.update(entry.record.__dict__, spec=spec)
