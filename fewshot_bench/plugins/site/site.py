@@ -20,9 +20,7 @@ ATLAS, RESULTS, REFERENCE = "index.html", "results.html", "reference"
     "site", cls=PanelCommand, short_help="Write pages of printed numbers and of results."
 )
 @click.argument("sources", nargs=-1, type=PATH, metavar="[STORE|BUNDLE|reference]...")
-@option(
-    "--output", "-O", type=PATH, default=Path("site"), metavar="DIR", help="Folder of the pages."
-)
+@option("-O", "--output", type=PATH, default="site", metavar="DIR", help="Folder (default: site).")
 @option("--title", default="Few-shot adaptation of CLIP", metavar="TEXT", help="The heading.")
 def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
     """Write pages that open from disk and load nothing from the network.
