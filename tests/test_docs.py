@@ -18,9 +18,9 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
+from scripts.faces import FACES
 from tests.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
 from tests.helpers import PATIENCE
-from tests.test_architecture import FACES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
