@@ -17,6 +17,7 @@ import pytest
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
+from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
 from tests.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
