@@ -115,6 +115,12 @@ def test_commands_in_prose_have_the_options_named(page: Path) -> None:
     assert not wrong
 
 
+def test_published_tables_in_commands_exist() -> None:
+    named = {n for p in PAGES for n in re.findall(r"fsbench reproduce ([a-z0-9][\w-]+)", read(p))}
+    assert len(named) > 10
+    assert named <= {*reproductions()}
+
+
 def test_docs_are_short() -> None:
     written = {p: len(read(p).split()) for p in OF_DOCS if p not in generate_docs.pages()}
     for page in DOCS.rglob("*.ipynb"):
