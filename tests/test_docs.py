@@ -16,6 +16,7 @@ import pytest
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
+from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
 from scripts.faces import FACES
@@ -111,6 +112,12 @@ def test_commands_in_prose_have_the_options_named(page: Path) -> None:
         if (problem := problem_of(words, whole=False))
     }
     assert not wrong
+
+
+def test_published_tables_in_commands_exist() -> None:
+    named = {n for p in PAGES for n in re.findall(r"fsbench reproduce ([a-z0-9][\w-]+)", read(p))}
+    assert len(named) > 10
+    assert named <= {*reproductions()}
 
 
 def test_docs_are_short() -> None:
