@@ -219,7 +219,8 @@ def test_labs_submit_repeat_and_disagree(repository: Repository, bundles: dict[s
     assert {key: others for key, (_, others) in rows.items() if others} == {
         ("Lab a", "gda"): "Lab c",
         ("Lab b", "gda"): "Lab c",
-        ("Lab c", "gda"): "Lab a, Lab b",
+        ("Lab c", "gda"): "Lab a, Lab b, Lab d",
+        ("Lab d", "gda"): "Lab c",
     }
 
 

@@ -12,9 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fewshot_bench.analysis.gathering import Entry, Gathered
+from fewshot_bench.analysis.reference import read
 from fewshot_bench.plugins.reproduce.numbers import all_numbers, numbers, sources
 from fewshot_bench.plugins.reproduce.printed import settings_of
 from fewshot_bench.plugins.site.results import write_results
@@ -202,14 +204,16 @@ def test_levels_and_sources_are_never_mixed(tmp_path: Path) -> None:
     verified = rows_of(page, level="verified", shots="16")
     assert set(verified) == {"coop (lab-a)", "coop (lab-b)", "clip-lora", "maple"}
     alone = rows_of(page, level="submitted", shots="16")
-    assert set(alone) == {"coop"}
+    assert set(alone) == {"coop (lab-c)"}
+    assert alone["coop (lab-c)"]["cells"][0][0].startswith("9")
+    assert verified["coop (lab-a)"]["group"] > verified["coop (lab-b)"]["group"]
     means = [float(verified[f"coop (lab-{x}"]["cells"][0][0].split()[0]) for x in ("a)", "b)")]
     assert means[1] - means[0] == pytest.approx(20, abs=0.02), "each has its own"
     assert verified["coop (lab-a)"]["disagrees"] == "lab-b"
     conflict = next(each for each in data_of(page)["conflicts"] if each[0] == "coop")
     assert re.fullmatch(r"[\d.]+ lab-a, [\d.]+ lab-b", conflict[2])
     wrong = rows_of(page, level="unverified", shots="16")
-    assert set(wrong) == {"coop"}
+    assert set(wrong) == {"coop (lab-d)"}
     assert reasons_of(page) == {"", "its top1 is not of its logits"}
     levels = {board["axes"]["level"] for board in data_of(page)["boards"]}
     assert levels == {"verified", "submitted", "unverified"}
@@ -249,6 +253,21 @@ def test_what_is_unverified_stands_apart_and_last(tmp_path: Path) -> None:
     assert data["first"]["level"] == "submitted"
     with pytest.raises(DataMissingError, match="no source has a finished cell"):
         write_results(gathered(), "t")
+
+
+def test_the_reference_is_a_source(tmp_path: Path) -> None:
+    page = site(tmp_path / "site", "reference")["results.html"]
+    cells: dict[tuple[str, str], list[float]] = {}
+    for line in read()[0]:
+        if line.top1 is not None and (line.queries, line.views) == ("alone", 1):
+            cells.setdefault((line.method, line.dataset), []).append(line.top1)
+    rows = rows_of(page, shots="4", level="submitted", queries="alone")
+    for (method, dataset), values in cells.items():
+        if method in rows:
+            place = rows[method]["sets"].index(dataset)
+            (shown,) = rows[method]["cells"][place]
+            assert float(shown.split()[0]) == pytest.approx(np.mean(values), abs=0.006)
+    assert len(rows) > 10
 
 
 def test_backbones_are_boards_of_their_own(tmp_path: Path) -> None:

@@ -78,16 +78,6 @@ def _create_results(name: str) -> None:
     say(f"  git -C {names.name} init -b main && git -C {names.name} add .")
 
 
-command.add_command(
-    click.Command(
-        RESULTS,
-        callback=_create_results,
-        params=[click.Argument(["name"])],
-        help="Write a repository for bundles of many labs into the folder NAME: workflows that "
-        "recompute what a pull request adds, and that publish the site of all bundles.",
-        short_help="A repository for verified results of many labs.",
-    )
-)
 for _kind, _about in KINDS.items():
     command.add_command(
         click.Command(
@@ -98,3 +88,13 @@ for _kind, _about in KINDS.items():
             short_help=f"{_about.words.capitalize()} that {_about.does}.",
         )
     )
+command.add_command(
+    click.Command(
+        RESULTS,
+        callback=_create_results,
+        params=[click.Argument(["name"])],
+        help="Write a repository for bundles of many labs into the folder NAME: workflows that "
+        "recompute what a pull request adds, and that publish the site of all bundles.",
+        short_help="A repository for verified results of many labs.",
+    )
+)

@@ -6,17 +6,20 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.citations import of_records, papers_of_installed
 from fewshot_bench.analysis.comparison import Block, map_blocks
 from fewshot_bench.analysis.gathering import Entry, Gathered
+from fewshot_bench.analysis.reference import REFERENCE, records
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.costs import COSTS, ENERGY
-from fewshot_bench.analysis.table.table import Group, Seed, Table
+from fewshot_bench.analysis.table.table import Cell, Group, Seed, Table
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.plugins.report import board as report
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline, headline
@@ -26,7 +29,8 @@ from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import subject
 from fewshot_bench.plugins.site.page import write_page
 from fewshot_bench.plugins.site.sources import DIGITS, Sources
-from fewshot_bench.store.standing import UNVERIFIED
+from fewshot_bench.store.standing import SUBMITTED, UNVERIFIED, Standing
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import printable, printable_lines
 
@@ -55,10 +59,18 @@ class _Board(NamedTuple):
         return found
 
     @property
-    def place(self) -> tuple[bool, bool, int]:
+    def place(self) -> tuple[bool, bool]:
         """Sort key: the board that is shown first has the highest."""
-        usual = self.axes["shots"] == str(SHOTS)
-        return self.axes["level"] != UNVERIFIED, usual, len(self.shown["rows"])
+        return self.axes["level"] != UNVERIFIED, self.axes["shots"] == str(SHOTS)
+
+
+def with_reference(gathered: Gathered) -> Gathered:
+    """The cells, and the reference results of the project as those of a source."""
+    standing = Standing(SUBMITTED, ("the reference has no logits: tests compute it again",))
+    store = Store(Path(REFERENCE))
+    done = (record for record in records() if record.status == "done")
+    own = (Entry(record, REFERENCE, store, standing) for record in done)
+    return Gathered((*gathered.entries, *own), (*gathered.sources, REFERENCE))
 
 
 def write_results(gathered: Gathered, title: str) -> str:
@@ -73,7 +85,9 @@ def write_results(gathered: Gathered, title: str) -> str:
         raise DataMissingError("no source has a finished cell: expected results of fsbench run")
     axes: dict[str, dict[str, str]] = {name: {} for board in boards for name in board.axes}
     for name, values in axes.items():
-        values |= {board.axes.setdefault(name, "default"): "" for board in boards}
+        own = CONDITIONS.get(name)
+        usual = own.text(own.default) if own else "default"
+        values |= {board.axes.setdefault(name, usual): "" for board in boards}
     axes = {
         name: {v: v for v in own} for name, own in axes.items() if len(own) > 1 or name in _ALWAYS
     }
@@ -120,6 +134,7 @@ def _boards_of(
     def make(block: Block, options: Options) -> list[_Board]:
         try:
             table = build(block.records, options, data=block.data)
+            table = dataclasses.replace(table, records=len(block.records))
         except UsageError as error:
             parts: defaultdict[str, list[Record]] = defaultdict(list)
             for record in block.records:
@@ -218,8 +233,9 @@ class _Maker:
 
     def _row(self, contestant: Contestant, number: int | None) -> list[Any]:
         entries = [entry for *_, entry in self._cells(contestant)]
-        one = self.sources.methods[contestant.row.spec.method]
-        estimates = [self.chosen.cell(contestant, g).estimates.get(METRIC) for g in self.groups]
+        row = contestant.row
+        one = self.sources.methods[row.source, row.spec.method]
+        shown = contestant.label.replace(f" source={text.name(row.source)}", f" ({row.source})")
         costs: list[Any] = []
         for name, cost in _COSTS.items():
             value = contestant.cell.costs.get(name) if contestant.cell else None
@@ -227,19 +243,26 @@ class _Maker:
         paper = next(iter(papers_of_installed(one.record.spec.method)), None)
         url = paper.url if paper and paper.url.startswith("https://") else ""
         return [
-            contestant.label,
+            text.name(shown),
             method_row(contestant, ()).mark,
             contestant.look.variable,
             [text.name(paper.label), url] if paper else 0,
             self.sources.gathered.sources.index(one.source),
             number,
-            [[text.interval(value)] if value else 0 for value in estimates],
+            [self._show(self.chosen.cell(contestant, group)) for group in self.groups],
             costs,
             text.name(entries[0].record.schedule) if entries else "",
             "" if contestant.cell else self.chosen.why_not(contestant),
             text.name(", ".join(sorted({name for e in entries for name in e.agrees_with}))),
             text.name(", ".join(sorted({name for e in entries for name in e.disagrees_with}))),
         ]
+
+    def _show(self, cell: Cell) -> list[str] | int:
+        value = cell.estimates.get(METRIC)
+        if value is None:
+            return 0
+        few = f" (n={value.n})" if value.n < len(self.chosen.group.seeds) else ""
+        return [f"{text.interval(value)}{few}"]
 
     def _details(self, contestant: Contestant) -> dict[str, Any]:
         """Records of a row, its signature and the commands for it."""

@@ -13,13 +13,13 @@ from fewshot_bench.cli.panels import PanelCommand, option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.text import size_text
 
-ATLAS, RESULTS = "index.html", "results.html"
+ATLAS, RESULTS, REFERENCE = "index.html", "results.html", "reference"
 
 
 @click.command(
     "site", cls=PanelCommand, short_help="Write pages of printed numbers and of results."
 )
-@click.argument("sources", nargs=-1, type=PATH, metavar="[STORE|BUNDLE]...")
+@click.argument("sources", nargs=-1, type=PATH, metavar="[STORE|BUNDLE|reference]...")
 @option(
     "--output", "-O", type=PATH, default=Path("site"), metavar="DIR", help="Folder of the pages."
 )
@@ -30,7 +30,7 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
     index.html is the atlas: all numbers that papers print, with their sources, where papers
     disagree, and what nobody has printed. results.html compares the results of stores and
     bundles: by level (submitted, verified, re-run), conditions and shots, with records, signatures
-    and commands.
+    and commands; `reference` stands for the results that this project computes again.
 
     \b
     fsbench site                                   the atlas alone
@@ -42,10 +42,13 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
         pages = {ATLAS: write_atlas(title, RESULTS if sources else "")}
         if sources:
             from fewshot_bench.analysis.gathering import gather
-            from fewshot_bench.plugins.site.results import write_results
+            from fewshot_bench.plugins.site.results import with_reference, write_results
 
+            files = [path for path in sources if str(path) != REFERENCE or path.exists()]
             with tempfile.TemporaryDirectory() as folder:
-                pages[RESULTS] = write_results(gather(sources, Path(folder)), title)
+                found = gather(files, Path(folder))
+                found = with_reference(found) if len(files) < len(sources) else found
+                pages[RESULTS] = write_results(found, title)
     output.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         write_text(output / name, text)

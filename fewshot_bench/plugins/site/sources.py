@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ _TOLD = (
 class Sources:
     """The cells of all sources, by the records that tables have of them.
 
-    entries: by method and key of a record; methods: the first of each method, as tables name it.
+    entries: by source and key of a record; methods: the first of each source and method. The source
+    is stated only where several have a method.
     environments: what is told of them, with their places. left: sentences on what stands apart.
     """
 
     gathered: Gathered
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    methods: dict[str, Entry] = field(default_factory=dict)
+    methods: dict[tuple[str, str], Entry] = field(default_factory=dict)
     environments: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     _facts: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -73,7 +74,11 @@ class Sources:
         for entries in rows.values():
             lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
             found[lowest] += entries
-        return {level: self._rename(entries) for level, entries in found.items() if entries}
+        ran: defaultdict[str, set[str]] = defaultdict(set)
+        for entry in (entry for entries in found.values() for entry in entries):
+            ran[entry.record.spec.method].add(entry.source)
+        several = {method for method, names in ran.items() if len(names) > 1}
+        return {lvl: self._rename(entries, several) for lvl, entries in found.items() if entries}
 
     def _read(self, entries: Sequence[Entry]) -> None:
         by_store: defaultdict[Path, list[Entry]] = defaultdict(list)
@@ -91,26 +96,21 @@ class Sources:
                 place = self.environments.setdefault(words, len(self.environments))
                 self._facts[id(record)] = place, str(logits)[:DIGITS]
 
-    def _rename(self, entries: Sequence[Entry]) -> list[Record]:
-        """The records; those of methods that several sources ran are named after their source."""
-        ran: defaultdict[str, set[str]] = defaultdict(set)
-        for entry in entries:
-            ran[entry.record.spec.method].add(entry.source)
+    def _rename(self, entries: Sequence[Entry], several: Collection[str]) -> list[Record]:
+        """The records; those of methods that several sources ran state their source."""
         named = []
         for entry in entries:
-            record, method = entry.record, entry.record.spec.method
-            if len(ran[method]) > 1:
-                record = object.__new__(Record)
-                spec = entry.record.spec.lend(method=f"{method} ({entry.source})")
-                record.__dict__.update(entry.record.__dict__, spec=spec)
-            self.entries[record.spec.method, record.spec.key()] = entry
-            self.methods.setdefault(record.spec.method, entry)
+            method, record = entry.record.spec.method, object.__new__(Record)
+            source = entry.source if method in several else ""
+            record.__dict__.update(entry.record.__dict__, source=source)
+            self.entries[source, entry.key] = entry
+            self.methods.setdefault((source, method), entry)
             named.append(record)
         return named
 
     def entry(self, record: Record) -> Entry:
         """The entry that a record of a table is of."""
-        return self.entries[record.spec.method, record.spec.key()]
+        return self.entries[record.source, record.spec.key()]
 
     def facts(self, record: Record) -> tuple[int, str]:
         """The place of a record's environment, and the first digits of the digest of its logits."""
