@@ -5,6 +5,7 @@ With `--no-venv`, tasks run in the active environment, which needs `pip install 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -18,7 +19,6 @@ LOWEST = "3.11"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 # Tests that wait for kills and clusters leave two processes idle for a quarter of the time.
 PYTEST = ("python", "-m", "pytest", "-q", "-n", "3", "--dist", "worksteal")
-SPHINX = ("-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", "build/doctrees")
 
 
 def install(session: nox.Session, *arguments: str) -> None:
@@ -56,11 +56,18 @@ def lowest(session: nox.Session) -> None:
     session.run(*PYTEST, *session.posargs, env=ENVIRONMENT)
 
 
+def build_docs(session: nox.Session, folder: str) -> None:
+    """Build the docs with warnings as errors; no page stays that is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ("-q", "-W", "--keep-going", "-b", "html", "-d", "build/doctrees")
+    session.run("python", "-m", "sphinx", *options, "docs", folder)
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """The docs in build/docs/, without a warning; then the tests of their pages."""
     install(session, "-e", ".[test,docs]")
-    session.run("python", *SPHINX, "docs", "build/docs")
+    build_docs(session, "build/docs")
     built = {"FSBENCH_BUILT_DOCS": str(Path("build/docs").resolve())}
     session.run(*PYTEST, "tests/test_docs.py", *session.posargs, env=ENVIRONMENT | built)
 
@@ -69,7 +76,7 @@ def docs(session: nox.Session) -> None:
 def pages(session: nox.Session) -> None:
     """The project's web site in build/pages/: docs, printed numbers, the report of a demo."""
     install(session, "-e", ".[docs]")
-    session.run("python", *SPHINX, "docs", "build/pages")
+    build_docs(session, "build/pages")
     session.run("fsbench", "site", "--output", "build/pages/leaderboard")
     session.run("fsbench", "demo", "--store", "build/demo")
     session.run("fsbench", "report", "--store", "build/demo", "-O", "build/pages/demo.html")

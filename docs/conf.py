@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent)]
 
 from fewshot_bench.utils.version import __version__  # noqa: E402
-from tests.test_architecture import FACES  # noqa: E402
+from scripts.faces import FACES  # noqa: E402
 
 project = "fewshot_bench"
 author = copyright = "fewshot_bench contributors"

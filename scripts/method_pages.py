@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
@@ -24,6 +22,7 @@ from fewshot_bench.plugins.reproduce.numbers import (
     reasons,
     sources,
 )
+from fewshot_bench.plugins.reproduce.published import reproductions
 from scripts.markdown import folded, table
 from scripts.method_facts import ROWS
 
@@ -164,12 +163,10 @@ def _numbers(method: str) -> str:
 
 def _reproductions(method: str) -> list[str]:
     """Names of the published tables with rows of a method that can be repeated."""
-    text = (
-        files("fewshot_bench.plugins.reproduce").joinpath("reproductions.toml").read_text("utf-8")
-    )
-    settings = tomllib.loads(text)["settings"]
     return [
-        name for name, rows in settings.items() if method in {r.rpartition("/")[2] for r in rows}
+        name
+        for name, found in reproductions().items()
+        if method in {number.method for number in found.numbers()}
     ]
 
 

@@ -148,6 +148,9 @@ class Reader:
         # As in a notebook: a class's source is found under the name of its block.
         self.patch.setitem(sys.modules, "__main__", self._main)
         self.patch.chdir(self.folder)
+        # A notebook finds modules beside it.
+        self.patch.syspath_prepend(str(self.folder))
+        self.patch.delitem(sys.modules, "prototype", raising=False)
         self.patch.setenv("FSBENCH_DATA", "data")
         self.patch.setenv("COLUMNS", "100")
         scripts = Path(sys.executable).parent

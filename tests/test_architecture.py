@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.api.plugins import Hooks
+from scripts.faces import FACES
 from tests.helpers import REPOSITORY
 
 PACKAGES = {
@@ -51,16 +52,6 @@ FLOORS = {
 APART = {("testing", "store"), ("testing", "analysis")}
 # Rooms whose import must not load torch.
 LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
-# Modules whose `__all__` is public.
-FACES = (
-    "fewshot_bench",
-    "fewshot_bench.api.sources",
-    "fewshot_bench.backbones",
-    "fewshot_bench.engines",
-    "fewshot_bench.testing",
-    "fewshot_bench.training",
-    "fewshot_bench.training.provisional",
-)
 MAX_ENTRIES = 14
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import subprocess
@@ -17,11 +16,12 @@ import pytest
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import PRESETS
+from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
+from scripts.faces import FACES
 from tests.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
 from tests.helpers import PATIENCE
-from tests.test_architecture import FACES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,11 +114,14 @@ def test_commands_in_prose_have_the_options_named(page: Path) -> None:
     assert not wrong
 
 
+def test_published_tables_in_commands_exist() -> None:
+    named = {n for p in PAGES for n in re.findall(r"fsbench reproduce ([a-z0-9][\w-]+)", read(p))}
+    assert len(named) > 10
+    assert named <= {*reproductions()}
+
+
 def test_docs_are_short() -> None:
     written = {p: len(read(p).split()) for p in OF_DOCS if p not in generate_docs.pages()}
-    for page in DOCS.rglob("*.ipynb"):
-        cells = json.loads(read(page))["cells"]
-        written[page] = sum(len("".join(cell["source"]).split()) for cell in cells)
     assert sum(written.values()) <= MOST_WORDS, written
     assert not {name_of(page) for page in HOW_TO if written[page] > MOST_OF_HOW_TO}
 

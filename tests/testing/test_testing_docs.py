@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import re
@@ -16,7 +15,6 @@ import pytest
 from fewshot_bench import Augment, Backbone, DatasetCard, Images, MethodCard, RunContext, Shots
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
 from fewshot_bench.api.method_rules import ABOUT
-from fewshot_bench.testing import CheckSkipped, all_checks
 from fewshot_bench.testing.kit import checks_on
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +36,7 @@ def test_every_rule_is_listed() -> None:
 
 def example(name: str) -> str:
     """The code block of a page with this marker."""
-    return (GUIDE + DATASETS).split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
+    return DATASETS.split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
 
 
 def module_of(source: str, folder: Path, patch: pytest.MonkeyPatch) -> ModuleType:
@@ -78,14 +76,3 @@ def test_every_part_of_the_contract_is_listed() -> None:
         for name in names - {*dir(Protocol)}:
             if not name.startswith("_"):
                 assert any(re.search(rf"`{re.escape(prefix)}{name}\b", row) for row in rows), name
-
-
-def test_twelve_lines_are_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = example("twelve lines")
-    assert len([line for line in source.splitlines() if line]) == 12
-    method = module_of(source, tmp_path, monkeypatch).NearestMean()
-    for check in all_checks():
-        # Starts a process; the classifier is the one of many methods.
-        if not check.name.startswith("check_restored"):
-            with contextlib.suppress(CheckSkipped):
-                check(method)

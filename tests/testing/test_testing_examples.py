@@ -50,7 +50,7 @@ def definitions(source: str) -> str:
 
 
 def test_the_docs_show_methods() -> None:
-    shown = {"ApartPrompts", "Blend", "ClassVectors", "DeepTokens", "Prototype"}
+    shown = {"ApartPrompts", "ClassVectors", "DeepTokens", "Prototype"}
     assert set(examples()) >= {*shown, *FILES}
 
 
