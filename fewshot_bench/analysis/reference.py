@@ -13,7 +13,7 @@ import csv
 import functools
 import io
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal
@@ -216,23 +216,26 @@ def beside(own: Sequence[Record], *, company: bool = False) -> list[Record]:
 def tell_agreement(own: Iterable[Record]) -> Iterator[str]:
     """Notes: how many cells of a store the reference has, and by how much they differ."""
     lines = {line.key: line for line in read()[0] if line.correct is not None}
-    gaps: Counter[int] = Counter()
+    within: list[int] = []
     beyond: defaultdict[str, list[str]] = defaultdict(list)
     for record in own:
         line = lines.get(record.spec.key())
         if line is None or record.status != "done":
             continue
         gap = abs((line_of(record).correct or 0) - (line.correct or 0))
-        gaps[gap] += 1
         if gap > tolerance(line.images or 0):
             beyond[line.method].append(f"{line.dataset} seed {line.seed}: {gap}")
-    same, several = gaps[0], sum(gaps.values())
+        else:
+            within.append(gap)
+    several = len(within) + sum(map(len, beyond.values()))
     if not several:
         yield "no cell of the store is one of the reference's (same options, device cpu, fp32)"
         return
-    within = several - same - sum(map(len, beyond.values()))
+    same = within.count(0)
     parts = [f"{same} have as many correct answers"]
-    parts += [f"{within} differ by up to {max(gaps)} images, as machines may"] * bool(within)
+    if same < len(within):
+        most = max(within)
+        parts.append(f"{len(within) - same} differ by up to {most} images, as machines may")
     yield f"{counted(several, 'cell')} of the store and of the reference: {', '.join(parts)}"
     for method, cells in beyond.items():
         yield (
