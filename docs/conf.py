@@ -12,6 +12,7 @@ import inspect
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -157,7 +158,7 @@ def _contents(caption: str, entries: str, *, hidden: bool = True) -> str:
     return f"\n\n```{{toctree}}\n{options}\n{pages}\n```\n"
 
 
-def _out_of_docs(page: str):
+def _out_of_docs(page: str) -> Callable[[re.Match[str]], str]:
     def lead(match: re.Match[str]) -> str:
         path, up = match[0][2:-1], page.count("/") + 1
         if path.startswith("../" * up):
