@@ -15,10 +15,10 @@ import struct
 import tempfile
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Literal
 
 import msgspec
@@ -57,7 +57,7 @@ SUBMITTER = re.compile(r"[^\W_](?:[\w .+&'-]{0,78}[\w.])?")
 
 _HEX = "[0-9a-f]"
 _PLACE = re.compile(
-    rf"records/({_HEX}{{2}})/(\1{_HEX}{{62}})\.(json|npz)|methods/{_HEX}{{16}}/.+"
+    rf"records/({_HEX}{{2}})/(\1{_HEX}{{62}})\.(json|npz)|methods/{_HEX}{{16}}/(?:[^/]+/){{0,15}}[^/]+"
     rf"|code/{_HEX}{{64}}\.json|files/{_HEX}{{16}}/[^/]+|{LISTS}/[^/]+\.json"
     r"|splits/[^/]+/shot_\w+-seed_\d+\.json"
 )
@@ -67,7 +67,6 @@ _RESERVED = re.compile(
     r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|\..*|.*[. ]|.*[<>:\"|?*\\].*", re.IGNORECASE
 )
 _SCRIPT = re.compile(r"<\s*[A-Za-z/!?]")
-_LOCAL = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")
 
 
@@ -84,14 +83,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     submitter: Annotated[str, Meta(pattern=rf"\A{SUBMITTER.pattern}\Z")]
     signature: list[str]
     members: dict[str, Annotated[str, Meta(pattern=rf"\A{_HEX}{{64}}\Z")]]
-
-
-@dataclass
-class Packed:
-    """Records as they are in a bundle, and the parts that were removed from them."""
-
-    records: list[Record] = field(default_factory=list)
-    removed: dict[str, None] = field(default_factory=dict)
 
 
 def is_bundle(path: Path) -> bool:
@@ -119,13 +110,14 @@ def pack(
     submitter: str,
     sign: Callable[[Sequence[Record]], str] | None = None,
     own_images: bool = False,
-) -> Packed:
+) -> list[Record]:
     """Write finished cells of a store into a bundle; equal cells give equal bytes.
 
     sign: gives the line that describes records, as they are in the bundle. own_images: take cells
-    of own images, too, whose names are in it. UsageError for those without it, and for a submitter
-    that is no name; StoreError for a cell that `fsbench store verify` would name, and for a text
-    that names the machine or its user and is needed as it is.
+    of own images, too, whose names are in it. Returns the records as they are in the bundle.
+    UsageError for own images without that, and for a submitter that is no name; StoreError for a
+    cell that `fsbench store verify` would name, and for a text that names the machine or its user
+    and is needed as it is.
     """
     if not SUBMITTER.fullmatch(submitter):
         raise UsageError(
@@ -138,20 +130,17 @@ def pack(
             f"'{printable(min(own), 200)}' is of own images, whose file names would be in the "
             "bundle: add --own-images to include them, or leave these cells out with --dataset"
         )
-    private, packed = Private.of(store.path), Packed()
+    packed, digests = list[Record](), dict[str, str]()
     with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
-        digests = {}
-        for name, content in _members(store, records, Path(scratch), private, packed):
+        for name, content in _members(store, records, Path(scratch), packed):
             if name in digests:
                 raise UsageError(
                     f"two folders of own images have one name ({name}): choose one with --dataset"
                 )
             digests[name] = hashlib.sha256(content).hexdigest()
             _add(archive, name, content)
-        if len(digests) > MOST_MEMBERS:
-            raise UsageError(f"{len(records):,} cells are too many for a bundle: choose fewer")
-        signature = [sign(sorted(packed.records, key=lambda r: r.spec.key()))] if sign else []
-        manifest = Manifest(FORMAT, submitter, signature, digests)
+        packed.sort(key=lambda record: record.spec.key())
+        manifest = Manifest(FORMAT, submitter, [sign(packed)] if sign else [], digests)
         _add(archive, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return packed
 
@@ -164,10 +153,12 @@ def _writing(output: Path) -> Iterator[zipfile.ZipFile]:
         with whole(output) as temporary:
             with zipfile.ZipFile(temporary, "x", allowZip64=False) as archive:
                 yield archive
-            with _opened(temporary, output) as (opened, infos, manifest):
-                _check(opened, infos, manifest)
+            with _opened(temporary, output):
+                pass
     except (zipfile.LargeZipFile, struct.error):
-        raise UsageError("the bundle would have more than 4 GB: choose fewer cells") from None
+        raise UsageError(
+            f"the bundle would have more than 4 GB or {MOST_MEMBERS:,} files: choose fewer cells"
+        ) from None
     except OSError as error:
         raise StoreError(f"cannot write '{output}': {error.strerror or error}") from error
 
@@ -182,28 +173,28 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _members(
-    store: Store,
-    records: Sequence[Record],
-    scratch: Path,
-    private: Private,
-    packed: Packed,
+    store: Store, records: Sequence[Record], scratch: Path, packed: list[Record]
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the members of a bundle, checked for what is private.
 
-    scratch: an empty folder for a while. packed: gets what was packed.
+    scratch: an empty folder for a while. packed: gets the records as they are packed.
     """
+    private, seen = Private.of(store.path), set[bytes]()
     for record in records:
-        copy_method(store.path, record.spec, scratch)
+        spec = record.spec
+        copy_method(store.path, spec, scratch)
         copy_code(store.path, record, scratch)
-        copy_files(store.path, record.spec.files, scratch)
-        if record.spec.protocol == IMPORTED:
-            spec = record.spec
-            picks = path_of_import(store.path, spec.dataset, spec.shots, spec.split_seed)
-            if picks.is_file():
-                write_whole(scratch / picks.relative_to(store.path), read_regular(picks))
-    for name in sorted({n for r in records for n in (r.spec.dataset, r.spec.target)}):
-        if lists := _published_lists(name):
-            write_whole(scratch / LISTS / f"{name}.json", lists)
+        copy_files(store.path, spec.files, scratch)
+        picks = path_of_import(store.path, spec.dataset, spec.shots, spec.split_seed)
+        if spec.protocol == IMPORTED and picks.is_file():
+            write_whole(scratch / picks.relative_to(store.path), read_regular(picks))
+    used = {name for record in records for name in (record.spec.dataset, record.spec.target)}
+    for name in used & published_splits().keys():
+        with suppress(FsbenchError):
+            pools = registry().dataset(name).items()
+            published = compare_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
+            if published and len(lists := coop_text(pools).encode()) <= LARGEST_TEXT:
+                write_whole(scratch / LISTS / f"{name}.json", lists)
     others = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
     for name in others:
         content = read_regular(scratch / name)
@@ -217,27 +208,14 @@ def _members(
                 f"cell {key[:12]} cannot be submitted: {'; '.join(cell.problems) or 'not done'} "
                 "(fsbench store verify says what to do)"
             )
-        kept, text, parts = private.without(cell.record, read_content(path))
-        packed.removed.update(dict.fromkeys(parts))
-        packed.records.append(kept)
-        name = f"records/{kept.spec.key()[:2]}/{kept.spec.key()}"
-        private.refuse_names(f"{name}.npz", cell.stored.names)
+        record, text = private.without(cell.record, read_content(path))
+        packed.append(record)
+        name = f"records/{record.spec.key()[:2]}/{record.spec.key()}"
+        if cell.stored.names not in seen:
+            private.refuse(f"{name}.npz (names of queries)", cell.stored.ids)
+            seen.add(cell.stored.names)
         yield f"{name}.json", text
         yield f"{name}.npz", read_regular(path.with_suffix(".npz"), LARGEST_ANSWERS)
-
-
-def _published_lists(dataset: str) -> bytes:
-    """The split file of a published data set that is here; empty without one, or if it is large."""
-    if dataset not in published_splits():
-        return b""
-    try:
-        pools = registry().dataset(dataset).items()
-    except FsbenchError:
-        return b""
-    if compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
-        return b""
-    content = coop_text(pools).encode()
-    return content if len(content) <= LARGEST_TEXT else b""
 
 
 def unpack(path: Path, folder: Path) -> Store:
@@ -248,10 +226,9 @@ def unpack(path: Path, folder: Path) -> Store:
     """
     if folder.exists():
         raise StoreError(f"'{folder}' is there already: expected a new folder")
-    with _opened(path, path) as (archive, infos, manifest):
-        _check(archive, infos, manifest)
+    with _opened(path, path) as (archive, manifest):
         try:
-            for name, content in _contents(archive, infos, manifest):
+            for name, content in _contents(archive, manifest):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
@@ -263,32 +240,29 @@ def unpack(path: Path, folder: Path) -> Store:
 
 
 @contextmanager
-def _opened(
-    path: Path, shown: Path
-) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo], Manifest]]:
-    """A bundle with its members and manifest; any failure inside is a BundleError.
+def _opened(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
+    """A bundle that passed all checks, and its manifest; any failure inside is a BundleError.
 
     shown: its name in messages.
     """
-    where = printable(str(shown), 200)
     try:
         with open_regular(path) as file:
             start = _find_list(file)
             archive = zipfile.ZipFile(file)
-            infos = _list_members(file, archive.infolist(), start)
-            manifest = _parse_manifest(_read(archive, infos[-1]))
-            named, there = {*manifest.members}, {info.filename for info in infos[:-1]}
-            if named != there:
-                odd = printable(min(named ^ there), 120)
-                raise Damaged(f"its list of members and its members differ in {odd}")
-            yield archive, infos, manifest
-    except FsbenchError:
+            _check_members(file, archive.infolist(), start)
+            manifest = _parse_manifest(_read(archive, archive.infolist()[-1]))
+            if odd := {*manifest.members} ^ {*archive.namelist()[:-1]}:
+                raise Damaged(f"its list of members and its members differ in {min(odd)}")
+            _check_contents(archive, manifest)
+            yield archive, manifest
+    except BundleError:
         raise
     except Exception as error:
         told = " ".join(str(getattr(error, "strerror", "") or error).split())
-        said = printable(told, 300) or type(error).__name__
         raise BundleError(
-            f"'{where}' is not a usable bundle: {said}; expected one as fsbench submit writes it"
+            f"'{printable(str(shown), 200)}' is not a usable bundle: "
+            f"{printable(told, 300) or type(error).__name__}; expected one as fsbench submit "
+            "writes it"
         ) from None
 
 
@@ -304,79 +278,57 @@ def _find_list(file: IO[bytes]) -> int:
     return int(start)
 
 
-def _list_members(
-    file: IO[bytes], infos: list[zipfile.ZipInfo], start: int
-) -> list[zipfile.ZipInfo]:
-    """The members in their order, `bundle.json` last; Damaged for a zip that hides anything.
+def _check_members(file: IO[bytes], infos: Sequence[zipfile.ZipInfo], start: int) -> None:
+    """Damaged for a zip that hides anything, or whose members cannot all be on every disk.
 
-    Members must follow each other without gaps, each under one name in both of its headers, up to
-    the start of their list.
+    Members must follow each other without gaps, each with the same words in both of its headers,
+    up to the start of their list; the last is `bundle.json`.
     """
     if not infos or infos[-1].filename != MANIFEST or len(infos) > MOST_MEMBERS + 1:
         raise Damaged(f"its last member is not {MANIFEST}, or it has more than {MOST_MEMBERS:,}")
-    seen = dict[str, tuple[str, bool]]()
-    place = total = 0
+    place = 0
     for info in infos:
-        name = info.orig_filename
-        if problem := _name_problem(name) or _twin_problem(name, seen):
-            raise Damaged(f"member {name[:120]!a} {problem}")
-        place, total = _check_header(file, info, place), total + info.file_size
-    if total > LARGEST_TOTAL:
-        raise Damaged(f"it unpacks to {size_text(total)}, more than {size_text(LARGEST_TOTAL)}")
+        shown = f"member {info.orig_filename[:120]!a}"
+        if problem := _find_problem(info):
+            raise Damaged(f"{shown} {problem}")
+        file.seek(place)
+        head = info.FileHeader(zip64=False)
+        if info.header_offset != place or file.read(len(head)) != head:
+            raise Damaged(f"{shown} is not where the list says, or says something else of itself")
+        place = file.tell() + info.compress_size
     if place != start:
         raise Damaged("it has bytes between its members and their list")
-    return infos
+    total = sum(info.file_size for info in infos)
+    if total > LARGEST_TOTAL:
+        raise Damaged(f"it unpacks to {size_text(total)}, more than {size_text(LARGEST_TOTAL)}")
+    names = [info.filename for info in infos]
+    folders = {folder for name in names for folder in map(str, PurePosixPath(name).parents)}
+    same = Counter(unicodedata.normalize("NFKC", p).casefold() for p in (*names, *folders))
+    path, count = same.most_common(1)[0]
+    if count > 1:
+        raise Damaged(f"member {path!a} is there twice, or as another that some disks take for it")
 
 
-def _name_problem(name: str) -> str:
-    """Why a member may not have this name; empty if it may."""
-    parts = name.split("/")
-    if not plain_text(name) or name != unicodedata.normalize("NFC", name):
-        return "has control characters, or an uncommon form of Unicode"
-    if leaves(name) or any(not part or _RESERVED.fullmatch(part) for part in parts):
-        return "leads out of its folder, or is no name on every disk"
-    if len(name.encode()) > 400:
-        return "is too long"
-    return "" if name == MANIFEST or _PLACE.fullmatch(name) else "is no part of a store"
-
-
-def _twin_problem(name: str, seen: dict[str, tuple[str, bool]]) -> str:
-    """Why a name and one before cannot both be on a disk; seen: by what some disks take for one."""
-    parts = name.split("/")
-    for count in range(1, len(parts) + 1):
-        path = "/".join(parts[:count])
-        one, same = (path, count == len(parts)), unicodedata.normalize("NFKC", path).casefold()
-        if seen.get(same, one) != one or (one[1] and same in seen):
-            return "is there twice, or as another that some disks take for it"
-        seen[same] = one
-    return ""
-
-
-def _check_header(file: IO[bytes], info: zipfile.ZipInfo, place: int) -> int:
-    """Where the next member must start; Damaged if this one is not where and what the list says."""
-    shown, most = f"member {info.orig_filename[:120]!a}", LARGEST_TEXT
-    if info.flag_bits & ~0x800 or info.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):
-        raise Damaged(f"{shown} is encrypted, or packed as no bundle is")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG) or info.is_dir() or info.extra or info.comment:
-        raise Damaged(f"{shown} is a link, a folder, a device, or has more than a plain file")
-    if info.filename.endswith(".npz"):
-        most = LARGEST_ANSWERS
-    if info.file_size > min(most, max(FLOOR, RATIO * info.compress_size)):
-        raise Damaged(f"{shown} unpacks to {size_text(info.file_size)}, too much for what it has")
-    file.seek(place)
-    head = _LOCAL.unpack(file.read(_LOCAL.size))
-    name = info.orig_filename.encode("utf-8" if info.flag_bits else "ascii")
-    stated = (info.flag_bits, info.compress_type, info.CRC, info.compress_size, info.file_size)
-    own = (*head[2:4], *head[6:9])
-    if info.header_offset != place or head[0] != b"PK\x03\x04" or own != stated:
-        raise Damaged(f"{shown} is not where the list says, or says something else of itself")
-    if head[9:] != (len(name), 0) or file.read(len(name)) != name:
-        raise Damaged(f"{shown} has another name in itself")
-    return file.tell() + info.compress_size
+def _find_problem(info: zipfile.ZipInfo) -> str:
+    """Why a member may not be in a bundle, by its name and its header; empty if it may."""
+    name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
+    most = LARGEST_ANSWERS if name.endswith(".npz") else LARGEST_TEXT
+    problems = {
+        "has control characters, or an uncommon form of Unicode": not plain_text(name)
+        or name != unicodedata.normalize("NFC", name),
+        "leads out of its folder, or is no name on every disk": leaves(name)
+        or any(not part or _RESERVED.fullmatch(part) for part in name.split("/")),
+        "is too long": len(name.encode()) > 400,
+        "is no part of a store": name != MANIFEST and not _PLACE.fullmatch(name),
+        "is encrypted, or packed as no bundle is": info.flag_bits & ~0x800
+        or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+        "is a link, a device, or has more than a plain file": kind not in (0, stat.S_IFREG)
+        or info.extra
+        or info.comment,
+        f"unpacks to {size_text(info.file_size)}, too much for what it has": info.file_size
+        > min(most, max(FLOOR, RATIO * info.compress_size)),
+    }
+    return next((problem for problem, found in problems.items() if found), "")
 
 
 def _parse_manifest(content: bytes) -> Manifest:
@@ -403,11 +355,9 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _contents(
-    archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest
-) -> Iterator[tuple[str, bytes]]:
+def _contents(archive: zipfile.ZipFile, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     """Every member with its content, which has the digest of the manifest."""
-    for info in over(infos, "members"):
+    for info in over(archive.infolist(), "members"):
         content = _read(archive, info)
         digest = manifest.members.get(info.filename)
         if info.filename != MANIFEST and hashlib.sha256(content).hexdigest() != digest:
@@ -415,11 +365,11 @@ def _contents(
         yield info.filename, content
 
 
-def _check(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo], manifest: Manifest) -> None:
+def _check_contents(archive: zipfile.ZipFile, manifest: Manifest) -> None:
     """Damaged unless every member holds what its place says, and belongs to what it stands for."""
     answers = {name: d for name, d in manifest.members.items() if name.endswith(".npz")}
     ids = set[bytes]()
-    for name, content in _contents(archive, infos, manifest):
+    for name, content in _contents(archive, manifest):
         if name.endswith(".npz"):
             most = max(LARGEST_TEXT, RATIO * len(content))
             names = parse(content, min(most, LARGEST_ANSWERS), kept=False)["names"].tobytes()

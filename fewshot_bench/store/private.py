@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import getpass
-import hashlib
 import keyword
 import os
 import platform
@@ -17,11 +16,9 @@ import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
-
-import msgspec
 
 from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record, seal
@@ -67,12 +64,8 @@ def _name_folders(spec: RunSpec) -> RunSpec:
     """A cell of own images with the names of their folders in place of absolute paths."""
 
     def short(dataset: str) -> str:
-        family, colon, place = dataset.partition(":")
-        return (
-            f"{family}:{PurePath(place).name}"
-            if colon and PurePath(place).is_absolute()
-            else dataset
-        )
+        family, _, place = dataset.partition(":")
+        return f"{family}:{PurePath(place).name}" if PurePath(place).is_absolute() else dataset
 
     data = dict(spec.data)
     if SKIPPED in data:
@@ -84,10 +77,9 @@ def _name_folders(spec: RunSpec) -> RunSpec:
 
 @dataclass(frozen=True)
 class Private:
-    """What `pattern` finds is private; seen: digests of lists of names that were looked through."""
+    """What `pattern` finds is private."""
 
     pattern: re.Pattern[str]
-    seen: set[bytes] = field(default_factory=set)
 
     @classmethod
     def of(cls, store: Path) -> Private:
@@ -116,20 +108,13 @@ class Private:
                     "machine, its user or a folder of it; change it there, or leave out these cells"
                 )
 
-    def refuse_names(self, where: str, names: bytes) -> None:
-        """As `refuse`, for the JSON list of ids of queries, once for each list."""
-        digest = hashlib.sha256(names).digest()
-        if digest not in self.seen:
-            self.refuse(f"{where} (names of queries)", texts_of(msgspec.json.decode(names)))
-            self.seen.add(digest)
-
-    def without(self, record: Record, content: bytes) -> tuple[Record, bytes, list[str]]:
-        """A record without what is private, its file, and the parts of it that were changed.
+    def without(self, record: Record, content: bytes) -> tuple[Record, bytes]:
+        """A record without what is private, and its file.
 
         content: the file as it is, which is returned if nothing has to go. A changed record states
-        these parts (`environment.left_out`) and has a digest of its own; its logits keep theirs.
-        Own images lose the folder that theirs is in, so that their cells have another key.
-        StoreError if something private is in what it is the result of.
+        the parts that were changed (`environment.left_out`) and has a digest of its own; its logits
+        keep theirs. Own images lose the folder that theirs is in, so that their cells have another
+        key. StoreError if something private is in what it is the result of.
         """
         parts: list[str] = []
         free = {name: self._clean(getattr(record, name), name, parts) for name in _FREE}
@@ -138,17 +123,16 @@ class Private:
         spec = _name_folders(record.spec)
         if spec != record.spec:
             parts.append("spec.dataset")
-        if "model" in record.footprint:
+        if free["footprint"].pop("model", None) is not None:
             parts.append("model")
-            free["footprint"] = {n: v for n, v in free["footprint"].items() if n != "model"}
         if parts:
-            free["environment"] = {**free["environment"], LEFT_OUT: sorted({*parts})}
+            free["environment"][LEFT_OUT] = sorted({*parts})
             record = seal(dataclasses.replace(record, spec=spec, **free), digests)
             content = record.to_json().encode()
         where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"
         for name, value in record.to_dict().items():
             self.refuse(f"{where}, {name}", texts_of(value))
-        return record, content, parts
+        return record, content
 
     def _clean(self, value: Any, place: str, parts: list[str]) -> Any:
         if isinstance(value, str):

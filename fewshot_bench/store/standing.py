@@ -7,18 +7,17 @@ submitter's cell (`analysis/gathering.py`). One whose numbers do not follow is U
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.own_methods import digest_in
-from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, RunSpec
 from fewshot_bench.api.split_file import Pools, load_split
+from fewshot_bench.api.task import Split
 from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import Lists, compare_lists, published_splits, verify_names
@@ -49,19 +48,10 @@ class Standing:
     reasons: tuple[str, ...] = ()
 
 
-class _Queries(NamedTuple):
-    """The split of a cell as it is drawn here, and its queries; `reason` if it cannot be known."""
-
-    reason: str
-    digest: str = ""
-    names: bytes = b""
-    labels: tuple[int, ...] = ()
-    classnames: Mapping[int, str] = MappingProxyType({})
-
-
 def judge(store: Store) -> Mapping[str, Standing]:
     """The standing of every finished cell by its key. Nothing of the store is run or imported."""
-    judge, standings = _Judge(store.path), dict[str, Standing]()
+    standings, splits = dict[str, Standing](), dict[object, Split | str]()
+    pools_of = cache(partial(_find_pools, store.path))
     for file in over(list(record_files(store.root)), "cells"):
         try:
             cell = examine(file.path)
@@ -70,105 +60,80 @@ def judge(store: Store) -> Mapping[str, Standing]:
         except (Damaged, StoreError) as error:
             standings[file.path.stem] = Standing(UNVERIFIED, (str(error),))
             continue
-        if cell.record.status == "done":
-            standings[cell.record.spec.key()] = judge.stand(cell)
-    return standings
-
-
-@dataclass
-class _Judge:
-    store: Path
-    splits: dict[object, _Queries] = field(default_factory=dict)
-    lists: dict[str, tuple[Pools | None, str]] = field(default_factory=dict)
-
-    def stand(self, cell: Cell) -> Standing:
+        spec = cell.record.spec
+        if cell.record.status != "done":
+            continue
         wrong, missing = list(cell.problems), list[str]()
         if not wrong:
             assert cell.stored is not None
-            missing += _list_uncomputed(cell)
-            if has_logits(cell):
+            if "high" in (cell.arrays or {}):
                 wrong += _contradictions(cell.stored)
-            split = self._split(cell.record.spec)
-            (missing if split.reason else wrong).extend(_differences(cell, split))
-            missing += self._lacking(cell.record)
-        if wrong:
-            return Standing(UNVERIFIED, tuple(wrong))
-        return Standing(SUBMITTED if missing else VERIFIED, tuple(missing))
-
-    def _lacking(self, record: Record) -> Iterator[str]:
-        spec = record.spec
-        for part in filter(None, (spec, spec.inner_cell())):
-            if not digest_in(part.method_version):
-                continue
-            try:
-                if not find_method(self.store, part.method, part.method_version):
-                    yield f"the code of {part.method} is not there"
-            except StoreError:
-                yield f"the code of {part.method} is not what was run"
-        for name in list_lacking(self.store, spec.files):
-            yield f"{name}, which its method reads, is not there"
-
-    def _split(self, spec: RunSpec) -> _Queries:
-        key = (*split_key(spec), spec.classes, str(dict(spec.data)))
-        if key not in self.splits:
-            try:
-                self.splits[key] = self._draw(spec)
-            except FsbenchError as error:
-                self.splits[key] = _Queries(f"its split cannot be drawn here: {error}")
-        return self.splits[key]
-
-    def _draw(self, spec: RunSpec) -> _Queries:
-        if spec.data or spec.protocol == KEPT_MODEL:
-            return _Queries("its classes, images or picks are the submitter's own")
-        pools, reason = self._pools(spec.dataset)
-        target, other = self._pools(spec.target) if spec.target else (None, "")
-        if pools is None or (spec.target and target is None):
-            return _Queries(reason or other)
-        picks = load_picks(self.store, spec, pools) if spec.protocol == IMPORTED else None
-        classes = 1 + max(item.label for items in pools.values() for item in items)
-        split = narrow(spec, draw_all_classes(spec, pools, picks), classes, target)
-        labels = tuple(item.label for item in split.test)
-        names = {item.label: item.classname for item in split.test}
-        return _Queries("", split.digest, names_of(item.id for item in split.test), labels, names)
-
-    def _pools(self, dataset: str) -> tuple[Pools | None, str]:
-        if dataset not in self.lists:
-            self.lists[dataset] = self._open(dataset)
-        return self.lists[dataset]
-
-    def _open(self, dataset: str) -> tuple[Pools | None, str]:
-        """The lists of a data set: the published ones if there are any, else those that are here.
-
-        None with the reason, if these are not known.
-        """
-        if ":" in dataset:
-            return None, f"the images of {dataset} are the submitter's own"
-        published = dataset in published_splits()
-        brought = self.store / LISTS / f"{dataset}.json"
-        try:
-            if published and brought.is_file():
-                pools = load_split(brought)
             else:
-                pools = registry().dataset(dataset).items()
-        except FsbenchError:
-            step = f" (fsbench data prepare {dataset})" if published else ""
-            return None, f"the lists of {dataset} are neither here nor in the bundle{step}"
-        if published and compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
-            return None, f"the lists of {dataset} are not the published ones"
-        return pools, ""
+                missing.append("its logits were not kept: run it with --keep-logits all")
+            missing += _gaps(cell, store.path)
+            key = split_key(spec), bool(spec.data)
+            if key not in splits:
+                splits[key] = _draw(spec, store.path, pools_of)
+            if isinstance(split := splits[key], str):
+                missing.append(split)
+            else:
+                wrong += _differences(cell, split)
+        level = UNVERIFIED if wrong else SUBMITTED if missing else VERIFIED
+        standings[spec.key()] = Standing(level, tuple(wrong or missing))
+    return standings
 
 
-def has_logits(cell: Cell) -> bool:
-    """True if all logits of a cell are there, whatever its record says."""
-    return cell.arrays is not None and "high" in cell.arrays
+def _draw(spec: RunSpec, store: Path, pools_of: Callable[[str], Pools | str]) -> Split | str:
+    """The split of a cell as it is drawn here; or why it cannot be known."""
+    if spec.data or spec.protocol == KEPT_MODEL:
+        return "its classes, images or picks are the submitter's own"
+    pools, target = pools_of(spec.dataset), pools_of(spec.target) if spec.target else None
+    if isinstance(pools, str):
+        return pools
+    if isinstance(target, str):
+        return target
+    try:
+        picks = load_picks(store, spec, pools) if spec.protocol == IMPORTED else None
+        classes = 1 + max(item.label for items in pools.values() for item in items)
+        return narrow(spec, draw_all_classes(spec, pools, picks), classes, target)
+    except FsbenchError as error:
+        return f"its split cannot be drawn here: {error}"
 
 
-def _list_uncomputed(cell: Cell) -> Iterator[str]:
-    """What of a record's metrics cannot be recomputed, with the reason."""
-    if not has_logits(cell):
-        yield "its logits were not kept: run it with --keep-logits all"
+def _find_pools(store: Path, dataset: str) -> Pools | str:
+    """The lists of a data set, the published ones if there are any; or why they are not known."""
+    if ":" in dataset:
+        return f"the images of {dataset} are the submitter's own"
+    published = dataset in published_splits()
+    brought = store / LISTS / f"{dataset}.json"
+    try:
+        if published and brought.is_file():
+            pools = load_split(brought)
+        else:
+            pools = registry().dataset(dataset).items()
+    except FsbenchError:
+        step = f" (fsbench data prepare {dataset})" if published else ""
+        return f"the lists of {dataset} are neither here nor in the bundle{step}"
+    if published and compare_lists(pools, dataset) not in (Lists.EQUAL, Lists.RENAMED):
+        return f"the lists of {dataset} are not the published ones"
+    return pools
+
+
+def _gaps(cell: Cell, store: Path) -> Iterator[str]:
+    """What of a cell cannot be recomputed or run again, with the reason."""
+    spec = cell.record.spec
     for name in sorted({*cell.record.metrics} - {*BUILT_IN, "n"}):
         yield f"its metric {name} is none that is built in"
+    for part in filter(None, (spec, spec.inner_cell())):
+        try:
+            if digest_in(part.method_version) and not find_method(
+                store, part.method, part.method_version
+            ):
+                yield f"the code of {part.method} is not there"
+        except StoreError:
+            yield f"the code of {part.method} is not what was run"
+    for name in list_lacking(store, spec.files):
+        yield f"{name}, which its method reads, is not there"
 
 
 def _contradictions(stored: Stored) -> Iterator[str]:
@@ -195,22 +160,19 @@ def _contradictions(stored: Stored) -> Iterator[str]:
             yield f"the {name} of {int(places.sum())} of {len(rows)} queries are not of its logits"
 
 
-def _differences(cell: Cell, split: _Queries) -> Iterator[str]:
-    """How the queries and picks of a cell differ from the split drawn here; or why none is."""
-    if split.reason:
-        yield split.reason
-        return
+def _differences(cell: Cell, split: Split) -> Iterator[str]:
+    """How the queries and picks of a cell differ from the split drawn here."""
     assert cell.stored is not None
-    record, spec = cell.record, cell.record.spec
-    if cell.stored.names != split.names:
+    record, spec, test = cell.record, cell.record.spec, split.test
+    if cell.stored.names != names_of(item.id for item in test):
         yield f"its queries are not the test images of {spec.evaluated}"
-    elif tuple(cell.stored.answers.labels.tolist()) != split.labels:
+    elif cell.stored.answers.labels.tolist() != [item.label for item in test]:
         yield f"the labels of its queries are not those of {spec.evaluated}"
     if record.split.get("digest") != split.digest:
         yield "its split is not the one that its shots, seed and protocol give"
     names = record.split.get("classnames", [])
     known = verify_names(names, spec.target or spec.dataset, spec.classes)
     if known is None:
-        known = all(names[label : label + 1] == [n] for label, n in split.classnames.items())
+        known = all(names[item.label : item.label + 1] == [item.classname] for item in test)
     if not known:
         yield f"its class names are not those of {spec.evaluated}"

@@ -471,15 +471,16 @@ def test_private_facts_are_removed_or_refused(
     )
     answers = store.answers(record.spec.key())
     made.write(changed, answers.answers, answers.ids, log=f"printed in {HOME}")
-    packed = pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
-    assert {"environment.code_file", "notes.path", "log"} < {*packed.removed}
+    (packed,) = pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
+    removed = {*packed.environment[LEFT_OUT]}
+    assert {"environment.code_file", "notes.path", "log"} < removed
     content = b"".join(members_of(tmp_path / "b.zip").values())
     words = ("jdoe", "node17", "/scratch", "server", "Users", str(tmp_path), str(Path.home()))
     assert not [word for word in words if word.encode() in content]
     (found,) = unpack(tmp_path / "b.zip", tmp_path / "x").records()
     assert found.notes["fine"] == secret["fine"]
     assert found.notes["by"] == REMOVED
-    assert set(found.environment[LEFT_OUT]) == {*packed.removed}
+    assert set(found.environment[LEFT_OUT]) == removed
     assert found.logits_digest == next(iter(made.records())).logits_digest
     assert not verify(Store(tmp_path / "x")).findings
     assert [standing.level for standing in judge(Store(tmp_path / "x")).values()] == [VERIFIED]
@@ -509,10 +510,10 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
         pack(made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True)
     made = Store(tmp_path / "t")
     put_whole(made, f"folder:{HOME}/photos")
-    packed = pack(
+    (packed,) = pack(
         made, list(made.records()), tmp_path / "c.zip", submitter="Lab A", own_images=True
     )
-    assert list(packed.removed) == ["spec.dataset"]
+    assert packed.environment[LEFT_OUT] == ["spec.dataset"]
     assert HOME.encode() not in b"".join(members_of(tmp_path / "c.zip").values())
     found = unpack(tmp_path / "c.zip", tmp_path / "x").records()
     assert {record.spec.dataset for record in found} == {"folder:photos"}
