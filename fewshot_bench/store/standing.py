@@ -73,7 +73,9 @@ def judge(store: Store) -> Mapping[str, Standing]:
             if "high" in (cell.arrays or {}):
                 wrong += _contradictions(cell.stored)
                 if count := _count_tied(cell.stored):
-                    missing.append(f"of {count} queries, its logits leave open which class is first")
+                    missing.append(
+                        f"of {count} queries, its logits leave open which class is first"
+                    )
             else:
                 missing.append("its logits were not kept: run it with --keep-logits all")
             missing += _gaps(cell, store.path)
