@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.bundle import is_bundle, read_manifest, unpack
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Quantile of the normal distribution for 95 % of repetitions.
 NOISE = 1.96
+# Seconds from which a time, which has six decimals, is of one run.
+_LONG = 0.01
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Gathered:
 class Pair:
     """The same cell of two sources. only_first, only_second: ids that one of them alone got right.
 
-    comparable: whether both answered the same queries. copy: whether both are the same run.
+    comparable: whether both answered the same queries. copy: whether both are the same run: equal
+    answers, and a time that both measured to the microsecond or that one does not state.
     """
 
     comparable: bool
@@ -118,42 +121,51 @@ def _compare(entries: Sequence[Entry]) -> list[Entry]:
         if entry.standing.level != UNVERIFIED:
             same[entry.key].append(place)
     agreeing, differing = defaultdict[int, set[str]](set), defaultdict[int, set[str]](set)
+    ran_again = set[int]()
     for places in same.values():
         for a, b in combinations(places, 2):
             one, other = entries[a], entries[b]
             pair = compare_pair(one, other)
-            if one.source == other.source or pair.copy:
+            # Own cells that differ are shown; that they agree says nothing.
+            own = one.source.casefold() == other.source.casefold()
+            if pair.copy or (own and pair.agrees):
                 continue
             found = agreeing if pair.agrees else differing
             found[a].add(other.source)
             found[b].add(one.source)
-    verified = {(e.key, e.source) for e in entries if e.standing.level == VERIFIED}
-    made = []
-    for place, entry in enumerate(entries):
-        agreed, standing = tuple(sorted(agreeing[place])), entry.standing
-        if standing.level == VERIFIED and any((entry.key, name) in verified for name in agreed):
-            standing = dataclasses.replace(standing, level=RE_RUN)
-        made.append(
-            dataclasses.replace(
-                entry,
-                standing=standing,
-                agrees_with=agreed,
-                disagrees_with=tuple(sorted(differing[place])),
-            )
+            if pair.agrees and one.standing.level == other.standing.level == VERIFIED:
+                ran_again |= {a, b}
+    return [
+        dataclasses.replace(
+            entry,
+            standing=dataclasses.replace(entry.standing, level=RE_RUN)
+            if place in ran_again
+            else entry.standing,
+            agrees_with=tuple(sorted(agreeing[place])),
+            disagrees_with=tuple(sorted(differing[place])),
         )
-    return made
+        for place, entry in enumerate(entries)
+    ]
 
 
 def compare_pair(one: Entry, other: Entry) -> Pair:
     """Compare the same cell of two sources, query by query."""
-    copy = one.record.logits_digest == other.record.logits_digest
-    copy = copy and one.record.timings == other.record.timings
     mine, theirs = one.stored, other.stored
     if Queries.of(mine).digest != Queries.of(theirs).digest:
-        return Pair(False, copy)
+        return Pair(False, False)
+    times = _times(one.record.timings), _times(other.record.timings)
+    copy = not all(times) or not times[0].isdisjoint(times[1])
+    copy = copy and mine.answers.surprises.tobytes() == theirs.answers.surprises.tobytes()
     right, others = mine.answers.hits, theirs.answers.hits
     ids = mine.ids
     alone = (
         tuple(ids[i] for i in (a & ~b).nonzero()[0]) for a, b in ((right, others), (others, right))
     )
     return Pair(True, copy, *alone)
+
+
+def _times(value: Any) -> set[float]:
+    """The measured times that are long enough for no other run to have one of them by chance."""
+    if isinstance(value, Mapping):
+        return set[float]().union(*map(_times, value.values()))
+    return {value} if isinstance(value, float) and value >= _LONG else set()

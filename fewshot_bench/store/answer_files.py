@@ -79,6 +79,8 @@ _LAYOUTS = ({*STATISTICS}, {*STATISTICS, "top"}, {*STATISTICS, *CHOSEN})
 FULL_CHECK_BYTES = 4 * 2**20
 # The largest finite float16; a class this far below the highest logit has probability 0.
 FARTHEST = 65_504.0
+# The least high byte of float16 that is of no number from 0 up: infinity, NaN, or below 0.
+_NO_GAP = 0x7C
 # Relative rounding error of float16.
 ROUNDING = 2.0**-11
 # Rows are processed in parts of about this many values.
@@ -440,6 +442,8 @@ def _count_impossible(arrays: Arrays, stored: Stored) -> int:
     wrong: Any = ((indices < 0) | (indices >= answers.classes)).any(axis=1)
     names = ("maximum", "confidence", "surprise", "brier_score")
     wrong |= ~np.isfinite(np.stack([statistics[name] for name in names], axis=1)).all(axis=1)
+    if "high" in arrays:
+        wrong |= (arrays["high"] >= _NO_GAP).any(axis=1)
     if wrong.any():
         return int(wrong.sum())
     wrong |= (answers.ranks == 1) != answers.hits
@@ -454,7 +458,8 @@ def _count_impossible(arrays: Arrays, stored: Stored) -> int:
         gaps = statistics["maximum"] - logits[rows, answers.labels]
         bound = ROUNDING * (np.abs(gaps) + np.log(answers.classes) + 1)
         off = np.abs(Answers.of(logits, answers.labels).surprises - answers.surprises) > bound
-        wrong |= off & (gaps < FARTHEST)
+        near, cut = gaps < FARTHEST * (1 - ROUNDING), FARTHEST * (1 - 2 * ROUNDING)
+        wrong |= np.where(near, off, answers.surprises < cut)
     return int(wrong.sum())
 
 

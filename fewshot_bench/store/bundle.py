@@ -50,10 +50,14 @@ MANIFEST = "bundle.json"
 # With more, a zip needs other headers, which no bundle has.
 MOST_MEMBERS = 65_000
 # The most bytes of a text and of answers, unpacked, and of all members together.
-LARGEST_TEXT, LARGEST_ANSWERS, LARGEST_TOTAL = 64 * 2**20, 2**30, 16 * 2**30
+LARGEST_TEXT, LARGEST_ANSWERS, LARGEST_TOTAL = 64 * 2**20, 2**28, 16 * 2**30
 # The most that a member may expand, and the bytes up to which it may expand more.
 RATIO, FLOOR = 120, 4 * 2**20
-SUBMITTER = re.compile(r"[^\W_](?:[\w .+&'-]{0,78}[\w.])?")
+# No level of trust, and nothing that a page shows as another name.
+SUBMITTER = re.compile(
+    r"(?!.*  |(?i:printed|submitted|verified|re-run|unverified|reference)\Z)"
+    r"[^\W_](?:[\w .+&'-]{0,78}[\w.])?"
+)
 
 _HEX = "[0-9a-f]"
 _PLACE = re.compile(
@@ -122,7 +126,7 @@ def pack(
     if not SUBMITTER.fullmatch(submitter):
         raise UsageError(
             f"submitter '{printable(submitter, 80)}': expected a name of at most 80 letters, "
-            "digits and . + - & ' (--submitter NAME)"
+            "digits and . + - & ' that is no level (--submitter NAME)"
         )
     own = {n for r in records for n in (r.spec.dataset, r.spec.target) if ":" in n}
     if own and not own_images:

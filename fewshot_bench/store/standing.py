@@ -7,18 +7,20 @@ submitter's cell (`analysis/gathering.py`). One whose numbers do not follow is U
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import BUILT_IN
 from fewshot_bench.api.own_methods import digest_in
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, RunSpec
+from fewshot_bench.api.spec import ALONE, IMPORTED, KEPT_MODEL, RunSpec
 from fewshot_bench.api.split_file import Pools, load_split
 from fewshot_bench.api.task import Split
-from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
+from fewshot_bench.splits.draw import draw_all_classes, find_bystanders, narrow, split_key
+from fewshot_bench.splits.groups import draw_groups, number_groups
 from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import Lists, compare_lists, published_splits, verify_names
 from fewshot_bench.store.answer_files import ROUNDING, Stored, names_of
@@ -36,6 +38,8 @@ LEVELS = SUBMITTED, VERIFIED, RE_RUN = ("submitted", "verified", "re-run")
 UNVERIFIED = "unverified"
 # Lists of published data sets that a bundle brought along.
 LISTS = "lists"
+# A split, and the queries beside its own.
+_Drawn = tuple[Split, Sequence[Item]]
 # Margin of statistics beside rounding of logits to 16 bits.
 _MARGIN = 2e-6
 
@@ -50,7 +54,7 @@ class Standing:
 
 def judge(store: Store) -> Mapping[str, Standing]:
     """The standing of every finished cell by its key. Nothing of the store is run or imported."""
-    standings, splits = dict[str, Standing](), dict[object, Split | str]()
+    standings, splits = dict[str, Standing](), dict[object, _Drawn | str]()
     pools_of = cache(partial(_find_pools, store.path))
     for file in over(list(record_files(store.root)), "cells"):
         try:
@@ -68,10 +72,14 @@ def judge(store: Store) -> Mapping[str, Standing]:
             assert cell.stored is not None
             if "high" in (cell.arrays or {}):
                 wrong += _contradictions(cell.stored)
+                if count := _count_tied(cell.stored):
+                    missing.append(
+                        f"of {count} queries, its logits leave open which class is first"
+                    )
             else:
                 missing.append("its logits were not kept: run it with --keep-logits all")
             missing += _gaps(cell, store.path)
-            key = split_key(spec), bool(spec.data)
+            key = split_key(spec), bool(spec.data), spec.bystanders
             if key not in splits:
                 splits[key] = _draw(spec, store.path, pools_of)
             if isinstance(split := splits[key], str):
@@ -83,8 +91,8 @@ def judge(store: Store) -> Mapping[str, Standing]:
     return standings
 
 
-def _draw(spec: RunSpec, store: Path, pools_of: Callable[[str], Pools | str]) -> Split | str:
-    """The split of a cell as it is drawn here; or why it cannot be known."""
+def _draw(spec: RunSpec, store: Path, pools_of: Callable[[str], Pools | str]) -> _Drawn | str:
+    """The split of a cell as it is drawn here, and the bystanders; or why it cannot be known."""
     if spec.data or spec.protocol == KEPT_MODEL:
         return "its classes, images or picks are the submitter's own"
     pools, target = pools_of(spec.dataset), pools_of(spec.target) if spec.target else None
@@ -95,7 +103,8 @@ def _draw(spec: RunSpec, store: Path, pools_of: Callable[[str], Pools | str]) ->
     try:
         picks = load_picks(store, spec, pools) if spec.protocol == IMPORTED else None
         classes = 1 + max(item.label for items in pools.values() for item in items)
-        return narrow(spec, draw_all_classes(spec, pools, picks), classes, target)
+        drawn = draw_all_classes(spec, pools, picks)
+        return narrow(spec, drawn, classes, target), find_bystanders(spec, drawn, classes)
     except FsbenchError as error:
         return f"its split cannot be drawn here: {error}"
 
@@ -136,6 +145,11 @@ def _gaps(cell: Cell, store: Path) -> Iterator[str]:
         yield f"{name}, which its method reads, is not there"
 
 
+def _count_tied(stored: Stored) -> int:
+    """Queries whose predicted class is not the first of those with the highest logit."""
+    return int((stored.answers.logits.argmax(axis=1) != stored.answers.predictions).sum())
+
+
 def _contradictions(stored: Stored) -> Iterator[str]:
     """Statistics of queries that do not follow from their logits, which have 16 bits."""
     import numpy as np
@@ -155,21 +169,36 @@ def _contradictions(stored: Stored) -> Iterator[str]:
         "confidences": abs(np.log(answers.confidences / shares.max(axis=1))) > 2 * slack,
         "Brier scores": abs(answers.brier_scores - brier) > 8 * slack,
     }
+    if stored.top is not None:
+        classes, probabilities = stored.top
+        best = np.sort(shares, axis=1)[:, : -1 - classes.shape[1] : -1]
+        both = np.stack([probabilities, shares[rows[:, None], classes]])
+        wrong["top classes"] = (abs(both - best) > 2 * slack[:, None]).any(axis=(0, 2))
     for name, places in wrong.items():
         if places.any():
             yield f"the {name} of {int(places.sum())} of {len(rows)} queries are not of its logits"
 
 
-def _differences(cell: Cell, split: Split) -> Iterator[str]:
+def _differences(cell: Cell, drawn: _Drawn) -> Iterator[str]:
     """How the queries and picks of a cell differ from the split drawn here."""
     assert cell.stored is not None
+    split, beside = drawn
     record, spec, test = cell.record, cell.record.spec, split.test
     if cell.stored.names != names_of(item.id for item in test):
         yield f"its queries are not the test images of {spec.evaluated}"
     elif cell.stored.answers.labels.tolist() != [item.label for item in test]:
         yield f"the labels of its queries are not those of {spec.evaluated}"
-    if record.split.get("digest") != split.digest:
+    facts = {name: len(getattr(split, name)) for name in ("train", "val", "test")}
+    facts |= {name: getattr(split, name) for name in ("digest", "protocol")}
+    if any(record.split.get(name) != value for name, value in facts.items()):
         yield "its split is not the one that its shots, seed and protocol give"
+    groups = cell.stored.answers.groups
+    if groups is not None and spec.queries != ALONE:
+        labels = [item.label for item in (*test, *beside)]
+        listed = digest_of((("test", test), ("bystanders", beside)))
+        order = draw_groups(spec.queries, labels, spec.train_seed, listed)
+        if groups.tolist() != number_groups(spec.queries, order, len(labels))[: len(test)]:
+            yield "the batches or the order of its queries are not those of its seed"
     names = record.split.get("classnames", [])
     known = verify_names(names, spec.target or spec.dataset, spec.classes)
     if known is None:

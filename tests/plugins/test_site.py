@@ -92,6 +92,14 @@ def test_without_a_source_it_writes_the_atlas_alone(tmp_path: Path) -> None:
     assert "results.html" not in page
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "site"):
+        done = fsbench("site", "-O", folder)
+        assert done.code == 2
+        assert f"cannot make '{folder}'" in done.err
+
+
 def test_the_atlas_has_every_printed_number_with_its_source(pages: dict[str, str]) -> None:
     data = data_of(pages["index.html"])
     c = {

@@ -19,6 +19,7 @@ import pytest
 
 from fewshot_bench.analysis.gathering import gather
 from fewshot_bench.api.metrics import rounded
+from fewshot_bench.api.record import seal
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.splits.model import lists_digest
 from fewshot_bench.splits.published import PublishedSplit, names_digest
@@ -26,6 +27,7 @@ from fewshot_bench.store.answer_files import pack as pack_arrays
 from fewshot_bench.store.answer_files import parse
 from fewshot_bench.store.bundle import BundleError, is_bundle, pack, read_manifest, unpack
 from fewshot_bench.store.private import LEFT_OUT, REMOVED
+from fewshot_bench.store.record_files import parse_record
 from fewshot_bench.store.standing import RE_RUN, SUBMITTED, UNVERIFIED, VERIFIED, Standing, judge
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
@@ -391,6 +393,52 @@ def _rows(change: Callable[[np.ndarray], dict[str, Any]]) -> Callable[[Members],
     return lambda members: restate_metrics(change_answers(members, changed))
 
 
+def _arrays(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Members], Members]:
+    """A change of writable copies of the arrays of a file, in place."""
+
+    def changed(content: bytes) -> bytes:
+        arrays = {name: array.copy() for name, array in parse(content).items()}
+        change(arrays)
+        return pack_arrays(arrays)
+
+    return lambda members: restate_metrics(change_answers(members, changed))
+
+
+def _tie(arrays: dict[str, np.ndarray]) -> None:
+    """All classes have one logit, and every prediction is right."""
+    rows, top = arrays["statistics"], arrays["top"]
+    classes = int(arrays["classes"])
+    arrays["high"][:], arrays["low"][:] = 0, 0
+    rows["prediction"], rows["rank"] = rows["label"], 1
+    rows["confidence"], rows["surprise"] = 1 / classes, np.log(classes)
+    rows["brier_score"] = 1 - 1 / classes
+    top["class"] = (rows["label"][:, None] + np.arange(top.shape[1])) % classes
+    top["probability"] = 1 / classes
+
+
+def _far(arrays: dict[str, np.ndarray]) -> None:
+    """Wrong predictions are as far off as can be stored, and cost nothing."""
+    rows = arrays["statistics"]
+    wrong = np.flatnonzero(rows["prediction"] != rows["label"])
+    arrays["high"][wrong], arrays["low"][wrong] = 0x7B, 0xFF
+    for name in ("high", "low"):
+        arrays[name][wrong, rows["prediction"][wrong]] = 0
+    rows["surprise"][wrong] = 0
+
+
+def _set_gaps(high: int) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        last = arrays["high"].argmax(axis=1)
+        arrays["high"][np.arange(len(last)), last] = high
+        arrays["statistics"]["confidence"] = 1.0
+
+    return change
+
+
+def _set_top(arrays: dict[str, np.ndarray]) -> None:
+    arrays["top"]["probability"] = 0.5
+
+
 WRONG: dict[str, tuple[Callable[[Members], Members], str]] = {
     "top1": (lambda m: change_record(m, with_metric("top1", 99.9)), "top1"),
     "ece": (lambda m: change_record(m, with_metric("ece", 0.1)), "ece"),
@@ -398,6 +446,17 @@ WRONG: dict[str, tuple[Callable[[Members], Members], str]] = {
     "confidences": (_rows(lambda rows: {"confidence": rows["confidence"] * 0.9}), "confidences"),
     "Brier scores": (_rows(lambda rows: {"brier_score": rows["brier_score"] * 0.9}), "Brier"),
     "ranks": (_rows(lambda rows: {"rank": np.where(rows["rank"] > 1, 10, 1)}), "ranks"),
+    "surprises": (_arrays(_far), "contradict"),
+    "infinite gaps": (_arrays(_set_gaps(0x7C)), "contradict"),
+    "gaps that are no numbers": (_arrays(_set_gaps(0x7E)), "contradict"),
+    "gaps below 0": (_arrays(_set_gaps(0x80)), "contradict"),
+    "top classes": (_arrays(_set_top), "top classes"),
+    "number of picks": (
+        lambda m: change_record(
+            m, lambda r: dataclasses.replace(r, split={**r.split, "train": 160})
+        ),
+        "its split is not the one",
+    ),
     "no ids": (_ids(lambda ids: []), "0 different ids"),
     "labels": (_rows(lambda rows: {"label": rows["prediction"], "rank": 1}), "contradict"),
     "ids": (_ids(lambda ids: [f"other/{name}" for name in ids]), "not the test images"),
@@ -431,6 +490,30 @@ def test_what_does_not_follow_is_unverified_and_named(
     assert merged.code == 1
     assert "1 of 2 cells do not hold" in merged.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_predictions_that_logits_leave_open_are_submitted(members: Members, tmp_path: Path) -> None:
+    path = write(tmp_path / "b.zip", _arrays(_tie)(members))
+    reasons = [s.reasons for s in judge(unpack(path, tmp_path / "x")).values() if s.reasons]
+    ((reason,),) = reasons
+    assert "its logits leave open which class is first" in reason
+
+
+def test_the_order_of_a_stream_is_that_of_its_seed(tmp_path: Path) -> None:
+    run = ["tda" if word == "zero-shot,tip-adapter" else word for word in RUN]
+    assert fsbench(*run, "--queries", "stream", "--store", tmp_path / "s").code == 0
+    made = Store(tmp_path / "s")
+    pack(made, list(made.records()), tmp_path / "b.zip", submitter="Lab A")
+    (standing,) = judge(unpack(tmp_path / "b.zip", tmp_path / "x")).values()
+    assert standing == Standing(VERIFIED)
+
+    def reverse(arrays: dict[str, np.ndarray]) -> None:
+        arrays["groups"] = arrays["groups"][::-1].copy()
+
+    changed = _arrays(reverse)(members_of(tmp_path / "b.zip"))
+    (standing,) = judge(unpack(write(tmp_path / "c.zip", changed), tmp_path / "y")).values()
+    assert standing.level == UNVERIFIED
+    assert "the order of its queries" in standing.reasons[0]
 
 
 def test_cells_that_cannot_be_recomputed_are_submitted(tmp_path: Path) -> None:
@@ -525,7 +608,9 @@ def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
     _assert_refused(tmp_path / "b.zip", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "<b>", "@all", "a@b", "a\x1b", "x" * 90, " a"])
+@pytest.mark.parametrize(
+    "name", ["", "<b>", "@all", "a@b", "a\x1b", "x" * 90, " a", "A  B", "Verified"]
+)
 def test_a_submitter_has_a_name(store: Store, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="submitter"):
         pack(store, list(store.records()), tmp_path / "b.zip", submitter=name)
@@ -582,6 +667,47 @@ def test_sources_agree_disagree_and_are_never_averaged(
     assert rows["Lab A", second].disagrees_with == ("Lab B",)
     assert rows["Lab A", second].standing.level == VERIFIED
     assert rows["Lab B", second].record.metrics != rows["Lab A", second].record.metrics
+
+
+@pytest.mark.parametrize("case", ["other digest", "one other time", "no times"])
+def test_a_copy_is_no_run_of_its_own(
+    bundle: Path, members: Members, tmp_path: Path, case: str
+) -> None:
+    copied = members
+    for place, name in enumerate(names_of_records(members)):
+        if case == "other digest":
+            record = parse_record(name, copied[name])
+            digests = {"answers": record.digests["answers"], "logits": "0" * 64}
+            copied = {**copied, name: seal(record, digests).to_json().encode()}
+        else:
+            kept = {} if case == "no times" else record_times(copied[name])
+            copied = change_record(
+                copied, lambda record, kept=kept: dataclasses.replace(record, timings=kept), place
+            )
+    path = write(tmp_path / "b.zip", with_digests(copied, submitter="Lab B", signature=[]))
+    found = gather([bundle, path], tmp_path)
+    assert [e.standing.level for e in found.entries] == [VERIFIED] * 4
+    assert not any(e.agrees_with for e in found.entries)
+
+
+def record_times(content: bytes) -> dict[str, Any]:
+    """The times of a record, with another one for the whole cell."""
+    return {**json.loads(content)["timings"], "wall_seconds": 9.0, "another": 1.5}
+
+
+def test_own_cells_that_differ_are_shown(store: Store, bundle: Path, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    for record in store.records():
+        stored = store.answers(record.spec.key())
+        answers = answers_of(-stored.answers.logits, stored.answers.labels)
+        other.write(dataclasses.replace(record, metrics=rounded(answers)), answers, stored.ids)
+    pack(other, list(other.records()), tmp_path / "b.zip", submitter="Lab A")
+    found = gather([bundle, tmp_path / "b.zip"], tmp_path)
+    assert {e.disagrees_with for e in found.entries} == {("Lab A",)}
+    assert {e.standing.level for e in found.entries} == {VERIFIED}
+    done = fsbench("verify", tmp_path / "b.zip", "--beside", bundle)
+    assert done.out.count("disagreement:") == 2
+    assert "% Lab A, " in done.out
 
 
 def test_a_source_is_a_store_or_a_bundle(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.cli.panels import PanelCommand, option
 from fewshot_bench.cli.working import working
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import size_text
 
 ATLAS, RESULTS, REFERENCE = "index.html", "results.html", "reference"
@@ -47,7 +48,12 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
                 found = gather(files, Path(folder))
                 found = with_reference(found) if len(files) < len(sources) else found
                 pages[RESULTS] = write_results(found, title)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make '{output}': {error.strerror}; choose another folder with --output"
+        ) from error
     for name, text in pages.items():
         write_text(output / name, text)
         say(f"{output / name}: {size_text(len(text.encode()))}")

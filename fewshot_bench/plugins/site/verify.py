@@ -136,11 +136,15 @@ def _agreements(entries: Sequence[Entry]) -> Iterator[Line]:
 
 
 def _disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Line]:
-    others = {(e.key, e.source): e for e in gathered.entries}
+    same = defaultdict[str, list[Entry]](list)
+    for entry in gathered.entries:
+        if entry.disagrees_with:
+            same[entry.key].append(entry)
     for entry in entries:
-        for name in entry.disagrees_with:
-            other = others[entry.key, name]
-            pair, sources = compare_pair(entry, other), (entry.source, name)
+        for other in (e for e in same[entry.key] if e.source in entry.disagrees_with):
+            pair, sources = compare_pair(entry, other), (entry.source, other.source)
+            if pair.agrees:
+                continue
             tops = [f"{e.record.metrics['top1']:.2f} % {e.source}" for e in (entry, other)]
             below = ["their queries differ"] if not pair.comparable else []
             for source, ids in zip(sources, (pair.only_first, pair.only_second), strict=True):
