@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from fewshot_bench.api.registry import registry
@@ -35,15 +36,14 @@ _OF_SOURCE = ("source", "table", "kind", "url", "place", "citation", "commit")
 
 def write_atlas(title: str, results: str) -> str:
     """The page of all printed numbers. results: address of the page of results; empty without."""
-    every = all_numbers()
-    data = columns()
+    every, data = all_numbers(), columns()
     offered = {
         "metric": _METRICS,
-        "backbone": _count(number.backbone for number in every),
-        "shots": {str(k): str(k) for k in sorted({n.shots for n in every if n.shots is not None})},
-        "classes": _count(number.classes for number in every),
-        "dataset": {name: name for name in data["sets"]},
-        "source": {name: name for name in sorted({number.source for number in every})},
+        "backbone": [name for name, _ in Counter(n.backbone for n in every).most_common()],
+        "shots": sorted({n.shots for n in every if n.shots is not None}),
+        "classes": [name for name, _ in Counter(n.classes for n in every).most_common()],
+        "dataset": data["sets"],
+        "source": sorted({number.source for number in every}),
     }
     known = schedules()
     means = [n for n in numbers(shots=SHOTS, dataset=AVERAGE, classes="all") if not n.under]
@@ -65,23 +65,25 @@ def write_atlas(title: str, results: str) -> str:
 
 def columns() -> dict[str, Any]:
     """All numbers in columns, and by their places the settings that several sources print."""
-    every, places = all_numbers(), {}
-    for place, number in enumerate(every):
-        places[id(number)] = place
-    keys, known = list(sources()), schedules()
-    data: dict[str, Any] = {
-        name: coded(getattr(number, name) for number in every) for name in _CODED
-    }
-    data["table"] = [keys.index((number.source, number.table)) for number in every]
-    data["why"] = coded("; ".join(number.why_incomparable) for number in every)
-    data["schedule"] = coded(known.get(id(number), "") for number in every)
-    several = settings_of(numbers(), 2)
+    every, tables, known = all_numbers(), sources(), schedules()
+    places = {id(number): place for place, number in enumerate(every)}
+    keys = list(tables)
+    usual = list(registry().expand_datasets(["all"]))
+    printed = {number.dataset for number in every if number.dataset}
+    # Means and the eleven stand first.
+    sets = dict.fromkeys((AVERAGE, AVERAGE_OF_TEN, *usual, *sorted(printed)))
     return {
-        "numbers": {**data, "value": [number.printed for number in every]},
-        "tables": [[getattr(source, name) for name in _OF_SOURCE] for source in sources().values()],
-        "settings": [[places[id(number)] for number in each.numbers] for each in several],
-        "sets": _sets(),
-        "eleven": list(registry().expand_datasets(["all"])),
+        "numbers": {
+            **{name: coded(getattr(number, name) for number in every) for name in _CODED},
+            "table": [keys.index((number.source, number.table)) for number in every],
+            "why": coded("; ".join(number.why_incomparable) for number in every),
+            "schedule": coded(known.get(id(number), "") for number in every),
+            "value": [number.printed for number in every],
+        },
+        "tables": [{name: getattr(s, name) for name in _OF_SOURCE} for s in tables.values()],
+        "settings": [[places[id(n)] for n in each.numbers] for each in settings_of(numbers(), 2)],
+        "sets": [name for name in sets if name in printed],
+        "eleven": usual,
     }
 
 
@@ -94,16 +96,3 @@ def schedules() -> dict[int, str]:
             if setting is not None and setting.schedule:
                 found.setdefault(id(number), setting.schedule)
     return found
-
-
-def _sets() -> list[str]:
-    """Names of data sets and means: those of the eleven first."""
-    usual = [AVERAGE, AVERAGE_OF_TEN, *registry().expand_datasets(["all"])]
-    printed = sorted({number.dataset for number in all_numbers() if number.dataset})
-    return [*(name for name in usual if name in printed), *(n for n in printed if n not in usual)]
-
-
-def _count(values: Any) -> dict[str, str]:
-    """The values, the most frequent first."""
-    found = list(values)
-    return {name: name for name in sorted(set(found), key=lambda name: -found.count(name))}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_bench.analysis.citations import of_records, papers_of_installed
+from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.comparison import Block, map_blocks
 from fewshot_bench.analysis.gathering import Entry, Gathered
 from fewshot_bench.analysis.reference import REFERENCE, records
@@ -27,7 +27,7 @@ from fewshot_bench.plugins.report.page import template
 from fewshot_bench.plugins.report.pairs import Pairs, compare
 from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import subject
-from fewshot_bench.plugins.site.page import write_page
+from fewshot_bench.plugins.site.page import coded, write_page
 from fewshot_bench.plugins.site.sources import DIGITS, Sources
 from fewshot_bench.store.standing import SUBMITTED, UNVERIFIED, Standing
 from fewshot_bench.store.store import Store
@@ -39,29 +39,16 @@ _COSTS = {**COSTS, ENERGY.name: ENERGY}
 _SCOPES = {"all": "all", "H": "harmonic mean of base and new"}
 # Axes that are offered although all boards have the same value.
 _ALWAYS = {"level", "backbone", "shots"}
-# Values of a row, in this order.
-_FIELDS = (
-    *("method", "mark", "color", "paper", "source", "group", "cells", "costs"),
-    *("schedule", "why", "agrees", "disagrees"),
-)
 
 
 class _Board(NamedTuple):
-    """One table: `shown` is drawn at once, `details` are read when they are asked for."""
+    """One table: `shown` is drawn at once, `details` are read when they are asked for.
+
+    `shown["axes"]` distinguishes it from other boards: its level, conditions, classes and shots.
+    """
 
     shown: dict[str, Any]
     details: dict[str, Any]
-
-    @property
-    def axes(self) -> dict[str, str]:
-        """What distinguishes it from other boards: its level, conditions, classes and shots."""
-        found: dict[str, str] = self.shown["axes"]
-        return found
-
-    @property
-    def place(self) -> tuple[bool, bool]:
-        """Sort key: the board that is shown first has the highest."""
-        return self.axes["level"] != UNVERIFIED, self.axes["shots"] == str(SHOTS)
 
 
 def with_reference(gathered: Gathered) -> Gathered:
@@ -83,33 +70,34 @@ def write_results(gathered: Gathered, title: str) -> str:
     ]
     if not boards:
         raise DataMissingError("no source has a finished cell: expected results of fsbench run")
-    axes: dict[str, dict[str, str]] = {name: {} for board in boards for name in board.axes}
-    for name, values in axes.items():
-        own = CONDITIONS.get(name)
-        usual = own.text(own.default) if own else "default"
-        values |= {board.axes.setdefault(name, usual): "" for board in boards}
-    axes = {
-        name: {v: v for v in own} for name, own in axes.items() if len(own) > 1 or name in _ALWAYS
-    }
-    schedules, cited = set[str](), dict[str, int]()
-    for board in boards:
-        board.shown["axes"] = {name: board.axes[name] for name in axes}
-        board.details["bibtex"] = cited.setdefault(board.details["bibtex"], len(cited))
-        schedules |= {row[_FIELDS.index("schedule")] for row in board.shown["rows"]}
-    first = max(boards, key=lambda board: board.place)
+    every: list[dict[str, str]] = [board.shown["axes"] for board in boards]
+    offered = {}
+    for name in dict.fromkeys(name for axes in every for name in axes):
+        about = CONDITIONS.get(name)
+        usual = about.text(about.default) if about else "default"
+        values = [axes.pop(name, usual) for axes in every]
+        if len(set(values)) > 1 or name in _ALWAYS:
+            offered[name] = list(dict.fromkeys(values))
+            for axes, value in zip(every, values, strict=True):
+                axes[name] = value
+    rows = [row for board in boards for row in board.shown["rows"]]
+    first = max(every, key=lambda axes: (axes["level"] != UNVERIFIED, axes["shots"] == str(SHOTS)))
     names = list(map(text.name, gathered.sources))
     data = {
-        "first": {"schedule": "*", "source": "*", "columns": "cost", **first.axes},
+        "first": {"schedule": "*", "source": "*", "columns": "cost", **first},
         "metric": METRICS[METRIC].title,
         "costs": [[cost.title, cost.hint] for cost in _COSTS.values()],
         "sources": names,
-        "fields": _FIELDS,
-        "boards": [board.shown for board in boards],
+        "fields": list(rows[0]),
+        "boards": [
+            board.shown | {"rows": [list(row.values()) for row in board.shown["rows"]]}
+            for board in boards
+        ],
         "conflicts": list(_conflicts(gathered)),
     }
     details = {
+        "bibtex": coded(board.details.pop("bibtex") for board in boards),
         "boards": [board.details for board in boards],
-        "bibtex": list(cited),
         "environments": list(sources.environments),
     }
     return write_page(
@@ -117,9 +105,9 @@ def write_results(gathered: Gathered, title: str) -> str:
         data,
         details,
         title=title,
-        axes=axes,
-        schedules={name: name for name in sorted(schedules - {""})},
-        sources={name: name for name in names},
+        axes=offered,
+        schedules=sorted({row["schedule"] for row in rows} - {""}),
+        sources=names,
         means=list(_means(boards)),
         left=sources.left,
         records=len(gathered.entries),
@@ -134,7 +122,6 @@ def _boards_of(
     def make(block: Block, options: Options) -> list[_Board]:
         try:
             table = build(block.records, options, data=block.data)
-            table = dataclasses.replace(table, records=len(block.records))
         except UsageError as error:
             parts: defaultdict[str, list[Record]] = defaultdict(list)
             for record in block.records:
@@ -145,13 +132,11 @@ def _boards_of(
             made = []
             for source, part in parts.items():
                 for board in _boards_of(level, part, sources, title):
-                    board.axes["apart"] = text.name(source)
+                    board.shown["axes"]["apart"] = text.name(source)
                     made.append(board)
             return made
-        return [
-            _Maker(level, headline(part), group, sources).make(title)
-            for group, part in _parts(table)
-        ]
+        table = dataclasses.replace(table, records=len(block.records))
+        return [_Maker(level, headline(part), sources).make(title) for part in _parts(table)]
 
     options = Options(metrics={METRIC: METRICS[METRIC]}, costs=_COSTS)
     try:
@@ -161,7 +146,7 @@ def _boards_of(
         sources.left.append(f"{level}: {error}")
 
 
-def _parts(table: Table) -> Iterator[tuple[Group, Table]]:
+def _parts(table: Table) -> Iterator[Table]:
     """Every average, or single group without one, at each number of shots, as a table."""
     averaged = {group.scope for group in table.groups if group.average}
     for group in table.groups:
@@ -173,23 +158,21 @@ def _parts(table: Table) -> Iterator[tuple[Group, Table]]:
                 dataclasses.replace(g, shots=tuple(k for k in g.shots if k in (0, shots)))
                 for g in (group, *members)
             )
-            yield group, dataclasses.replace(table, groups=groups, commands=())
+            yield dataclasses.replace(table, groups=groups, commands=())
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes one board. about: the group that it is of."""
+    """Makes one board."""
 
     level: str
     chosen: Headline
-    about: Group
     sources: Sources
 
     @property
     def groups(self) -> Sequence[Group]:
         """The columns: an average and its data sets, or a single one."""
-        members = self.chosen.members if self.chosen.group.average else ()
-        return self.chosen.group, *members
+        return tuple(dict.fromkeys((self.chosen.group, *self.chosen.members)))
 
     def make(self, title: str) -> _Board:
         """The board. title: of the page, for the card."""
@@ -201,12 +184,11 @@ class _Maker:
         ]
         pairs = compare(chosen, self.sources.of, every=True)
         numbers = _group(chosen, pairs)
-        entries = [entry for c in contestants for *_, entry in self._cells(c)]
-        records = [entry.record for entry in entries]
+        records = [entry.record for c in contestants for *_, entry in self._cells(c)]
         marks = report.list_marks(table)
-        signature = printable(signature_of(records)) if records else ""
+        signature = printable(signature_of(records))
         axes = {name: text.name("|".join(values)) for name, values in table.conditions.items()}
-        axes["classes"] = _SCOPES.get(self.about.scope, text.name(self.about.label))
+        axes["classes"] = _SCOPES.get(chosen.group.scope, text.name(chosen.group.label))
         card = report.card(chosen, title, [f"{self.level.capitalize()}.", *marks], signature)
         shown = {
             "axes": {"level": self.level, **axes, "shots": str(chosen.shots)},
@@ -225,63 +207,61 @@ class _Maker:
         }
         return _Board(shown, details)
 
-    def _cells(self, contestant: Contestant) -> Iterator[tuple[int, Seed, Record, Entry]]:
-        """Place of the data set, seed, record and entry of each run of a row."""
+    def _cells(self, contestant: Contestant) -> Iterator[tuple[int, Seed, Entry]]:
+        """Place of the data set, seed, and entry of each run of a row."""
         for place, group in enumerate(self.groups):
             for seed, record in self.chosen.records_of(contestant, group).items():
-                yield place, seed, record, self.sources.entry(record)
+                yield place, seed, self.sources.entry(record)
 
-    def _row(self, contestant: Contestant, number: int | None) -> list[Any]:
+    def _row(self, contestant: Contestant, number: int | None) -> dict[str, Any]:
+        """What is shown of a method. number: of its group."""
         entries = [entry for *_, entry in self._cells(contestant)]
-        row = contestant.row
-        one = self.sources.methods[row.source, row.spec.method]
+        row, paper, cell = contestant.row, contestant.paper, contestant.cell
         shown = contestant.label.replace(f" source={text.name(row.source)}", f" ({row.source})")
-        costs: list[Any] = []
-        for name, cost in _COSTS.items():
-            value = contestant.cell.costs.get(name) if contestant.cell else None
-            costs.append(0 if value is None else [value, cost.words(value)])
-        paper = next(iter(papers_of_installed(one.record.spec.method)), None)
-        url = paper.url if paper and paper.url.startswith("https://") else ""
-        return [
-            text.name(shown),
-            method_row(contestant, ()).mark,
-            contestant.look.variable,
-            [text.name(paper.label), url] if paper else 0,
-            self.sources.gathered.sources.index(one.source),
-            number,
-            [self._show(self.chosen.cell(contestant, group)) for group in self.groups],
-            costs,
-            text.name(entries[0].record.schedule) if entries else "",
-            "" if contestant.cell else self.chosen.why_not(contestant),
-            text.name(", ".join(sorted({name for e in entries for name in e.agrees_with}))),
-            text.name(", ".join(sorted({name for e in entries for name in e.disagrees_with}))),
-        ]
+        source = row.source or next(iter(self.sources.ran[row.spec.method]))
+        costs = [(cost, cell.costs.get(name) if cell else None) for name, cost in _COSTS.items()]
+        agrees = {name for entry in entries for name in entry.agrees_with}
+        disagrees = {name for entry in entries for name in entry.disagrees_with}
+        return {
+            "method": text.name(shown),
+            "mark": method_row(contestant, ()).mark,
+            "color": contestant.look.variable,
+            "paper": [text.name(paper.label), paper.url] if paper else 0,
+            "source": self.sources.gathered.sources.index(source),
+            "group": number,
+            "cells": [self._show(self.chosen.cell(contestant, group)) for group in self.groups],
+            "costs": [0 if value is None else [value, cost.words(value)] for cost, value in costs],
+            "schedule": text.name(entries[0].record.schedule) if entries else "",
+            "why": "" if cell else self.chosen.why_not(contestant),
+            "agrees": text.name(", ".join(sorted(agrees))),
+            "disagrees": text.name(", ".join(sorted(disagrees))),
+        }
 
-    def _show(self, cell: Cell) -> list[str] | int:
+    def _show(self, cell: Cell) -> str:
         value = cell.estimates.get(METRIC)
         if value is None:
-            return 0
+            return ""
         few = f" (n={value.n})" if value.n < len(self.chosen.group.seeds) else ""
-        return [f"{text.interval(value)}{few}"]
+        return f"{text.interval(value)}{few}"
 
     def _details(self, contestant: Contestant) -> dict[str, Any]:
         """Records of a row, its signature and the commands for it."""
         lines, records, reasons = [], [], set[str]()
-        for place, seed, record, entry in self._cells(contestant):
+        for place, seed, entry in self._cells(contestant):
             cell = self.chosen.cell(contestant, self.groups[place])
-            environment, logits = self.sources.facts(record)
+            environment, logits = self.sources.facts(entry)
             split = text.name(str(cell.splits.get(seed, ""))[:DIGITS])
             value, key = cell.series[METRIC].get(seed, ""), entry.key[:DIGITS]
             level = entry.standing.level
             lines.append([place, str(seed), value, key, split, logits, environment, level])
             records.append(entry.record)
             reasons.update(entry.standing.reasons)
-        commands = commands_of([record.spec for record in records])[0] if records else []
+        commands, _ = commands_of([record.spec for record in records])
         return {
             # In columns, in which digests are packed best.
             "records": list(zip(*lines, strict=True)),
             "reasons": text.message("; ".join(sorted(map(text.name, reasons)))),
-            "signature": printable(signature_of(records)) if records else "",
+            "signature": printable(signature_of(records)),
             "commands": "\n".join(map(printable, commands)),
         }
 
@@ -326,10 +306,9 @@ def _conflicts(gathered: Gathered) -> Iterator[list[Any]]:
 
 def _means(boards: Sequence[_Board]) -> Iterator[tuple[str, str, str]]:
     """Averages at 16 shots, or of all boards if none has so many."""
-    usual = [b for b in boards if b.axes["shots"] == str(SHOTS)] or boards
-    for board in usual:
-        conditions = ", ".join(f"{name} {value}" for name, value in board.axes.items())
+    usual = [board for board in boards if board.shown["axes"]["shots"] == str(SHOTS)]
+    for board in usual or boards:
+        conditions = ", ".join(map(" ".join, board.shown["axes"].items()))
         for row in board.shown["rows"]:
-            values = dict(zip(_FIELDS, row, strict=True))
-            if values["cells"][0]:
-                yield values["method"], values["cells"][0][0], conditions
+            if row["cells"][0]:
+                yield row["method"], row["cells"][0], conditions

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.analysis.filters import current
+from fewshot_bench.analysis.filters import newest
 from fewshot_bench.analysis.gathering import Entry, Gathered
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS
@@ -34,16 +34,15 @@ _TOLD = (
 class Sources:
     """The cells of all sources, by the records that tables have of them.
 
-    entries: by source and key of a record; methods: the first of each source and method. The source
-    is stated only where several have a method.
+    ran: the sources of each method; a record states its own only where they are several.
     environments: what is told of them, with their places. left: sentences on what stands apart.
     """
 
     gathered: Gathered
-    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    methods: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    ran: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     environments: dict[str, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    _entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     _facts: dict[int, tuple[int, str]] = field(default_factory=dict)
     _outcomes: dict[Path, Outcomes] = field(default_factory=dict)
 
@@ -52,33 +51,32 @@ class Sources:
 
         A method's cells at one number of shots have the lowest level of any of them.
         """
+        rows: defaultdict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+        for entry in self._list_newest():
+            spec = entry.record.spec
+            self.ran[spec.method].add(entry.source)
+            conditions = (condition.of(spec) for condition in CONDITIONS.values())
+            rows[entry.source, spec.label, spec.shots, *conditions].append(entry)
+        self._read([entry for entries in rows.values() for entry in entries])
+        found: dict[str, list[Record]] = {level: [] for level in BY_TRUST}
+        for entries in rows.values():
+            lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
+            found[lowest] += map(self._name, entries)
+        return {level: records for level, records in found.items() if records}
+
+    def _list_newest(self) -> Iterator[Entry]:
+        """The cells of the newest version of each method, the first of each in its source."""
         by_source: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
         for entry in self.gathered.entries:
             if by_source[entry.source].setdefault(entry.key, entry) is not entry:
                 text = f"{entry.source} has cells in several files: the first of each is shown"
                 self.left.extend({text}.difference(self.left))
-        rows: defaultdict[tuple[Any, ...], list[Entry]] = defaultdict(list)
-        for source, cells in by_source.items():
-            every = list(cells.values())
-            records = [entry.record for entry in every]
-            kept = set(map(id, current(records, records, None, every[0].store.path).records))
-            self._read([entry for entry in every if id(entry.record) in kept])
-            for entry in every:
-                if id(entry.record) not in kept:
-                    continue
-                spec = entry.record.spec
-                conditions = (condition.of(spec) for condition in CONDITIONS.values())
-                row = source, spec.label, spec.method_version, spec.shots, *conditions
-                rows[row].append(entry)
-        found: dict[str, list[Entry]] = {level: [] for level in BY_TRUST}
-        for entries in rows.values():
-            lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
-            found[lowest] += entries
-        ran: defaultdict[str, set[str]] = defaultdict(set)
-        for entry in (entry for entries in found.values() for entry in entries):
-            ran[entry.record.spec.method].add(entry.source)
-        several = {method for method, names in ran.items() if len(names) > 1}
-        return {lvl: self._rename(entries, several) for lvl, entries in found.items() if entries}
+        for cells in by_source.values():
+            entries = list(cells.values())
+            last = newest((entry.record for entry in entries), entries[0].store.path)
+            for entry in entries:
+                if entry.record.spec.method_version == last[entry.record.spec.method]:
+                    yield entry
 
     def _read(self, entries: Sequence[Entry]) -> None:
         by_store: defaultdict[Path, list[Entry]] = defaultdict(list)
@@ -96,25 +94,21 @@ class Sources:
                 place = self.environments.setdefault(words, len(self.environments))
                 self._facts[id(record)] = place, str(logits)[:DIGITS]
 
-    def _rename(self, entries: Sequence[Entry], several: Collection[str]) -> list[Record]:
-        """The records; those of methods that several sources ran state their source."""
-        named = []
-        for entry in entries:
-            method, record = entry.record.spec.method, object.__new__(Record)
-            source = entry.source if method in several else ""
-            record.__dict__.update(entry.record.__dict__, source=source)
-            self.entries[source, entry.key] = entry
-            self.methods.setdefault((source, method), entry)
-            named.append(record)
-        return named
+    def _name(self, entry: Entry) -> Record:
+        """Its record, with its source if several ran the method."""
+        record = object.__new__(Record)
+        source = entry.source if len(self.ran[entry.record.spec.method]) > 1 else ""
+        record.__dict__.update(entry.record.__dict__, source=source)
+        self._entries[source, entry.key] = entry
+        return record
 
     def entry(self, record: Record) -> Entry:
         """The entry that a record of a table is of."""
-        return self.entries[record.source, record.spec.key()]
+        return self._entries[record.source, record.spec.key()]
 
-    def facts(self, record: Record) -> tuple[int, str]:
-        """The place of a record's environment, and the first digits of the digest of its logits."""
-        return self._facts[id(self.entry(record).record)]
+    def facts(self, entry: Entry) -> tuple[int, str]:
+        """The place of its environment, and the first digits of the digest of its logits."""
+        return self._facts[id(entry.record)]
 
     def of(self, record: Record) -> Outcome | None:
         """The predictions of a record of a table; None without."""
