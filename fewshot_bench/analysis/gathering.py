@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.bundle import is_bundle, read_manifest, unpack
@@ -20,9 +20,6 @@ from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.standing import RE_RUN, UNVERIFIED, VERIFIED, Standing, judge
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-
-if TYPE_CHECKING:
-    from fewshot_bench.store.answer_files import Stored
 
 # Quantile of the normal distribution for 95 % of repetitions.
 NOISE = 1.96
@@ -46,11 +43,6 @@ class Entry:
         """The key of the cell."""
         return self.record.spec.key()
 
-    @property
-    def stored(self) -> Stored:
-        """Its answers; StoreError if they cannot be read."""
-        return self.store.answers(self.key)
-
 
 @dataclass(frozen=True)
 class Gathered:
@@ -67,22 +59,22 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same cell of two sources. only_first, only_second: ids that one of them alone got right.
+    """The same cell of two sources, query by query.
 
-    comparable: whether both answered the same queries. copy: whether both are the same run: equal
-    answers, and a time that both measured to the microsecond or that one does not state.
+    discordant: ids that only the first got right, and only the second; None if their queries
+    differ. copy: whether both are the same run: equal answers, and a time that both measured to
+    the microsecond or that one does not state.
     """
 
-    comparable: bool
-    copy: bool
-    only_first: tuple[str, ...] = ()
-    only_second: tuple[str, ...] = ()
+    discordant: tuple[list[str], list[str]] | None
+    copy: bool = False
 
     @property
     def agrees(self) -> bool:
         """True if the discordant queries differ by no more than two runs of one cell may."""
-        first, second = len(self.only_first), len(self.only_second)
-        return self.comparable and abs(first - second) <= NOISE * (first + second) ** 0.5
+        first, second = map(len, self.discordant or ((), ()))
+        near: bool = abs(first - second) <= NOISE * (first + second) ** 0.5
+        return near and self.discordant is not None
 
 
 def gather(sources: Sequence[Path], folder: Path) -> Gathered:
@@ -93,9 +85,8 @@ def gather(sources: Sequence[Path], folder: Path) -> Gathered:
     names, entries = list[str](), list[Entry]()
     for number, path in enumerate(sources):
         store = _open(path, folder / f"{number}")
-        manifest = read_manifest(store.path)
+        manifest, standings = read_manifest(store.path), judge(store)
         names.append(manifest.submitter if manifest else path.resolve().name)
-        standings = judge(store)
         entries += (
             Entry(record, names[-1], store, standings[record.spec.key()])
             for record in store.records()
@@ -115,53 +106,46 @@ def _open(path: Path, folder: Path) -> Store:
     )
 
 
-def _compare(entries: Sequence[Entry]) -> list[Entry]:
+def _compare(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries with the sources that agree with each or not, and those that were re-run."""
     same = defaultdict[str, list[int]](list)
     for place, entry in enumerate(entries):
         if entry.standing.level != UNVERIFIED:
             same[entry.key].append(place)
-    agreeing, differing = defaultdict[int, set[str]](set), defaultdict[int, set[str]](set)
-    ran_again = set[int]()
-    for places in same.values():
-        for a, b in combinations(places, 2):
-            one, other = entries[a], entries[b]
-            pair = compare_pair(one, other)
-            # Own cells that differ are shown; that they agree says nothing.
-            own = one.source.casefold() == other.source.casefold()
-            if pair.copy or (own and pair.agrees):
-                continue
-            found = agreeing if pair.agrees else differing
-            found[a].add(other.source)
-            found[b].add(one.source)
-            if pair.agrees and one.standing.level == other.standing.level == VERIFIED:
-                ran_again |= {a, b}
-    return [
-        dataclasses.replace(
+    # Of each entry the sources that disagree, then those that agree.
+    found, ran_again = [(set[str](), set[str]()) for _ in entries], set[int]()
+    for a, b in chain.from_iterable(combinations(places, 2) for places in same.values()):
+        one, other = entries[a], entries[b]
+        pair = compare_pair(one, other)
+        # Own cells that differ are shown; that they agree says nothing.
+        own = one.source.casefold() == other.source.casefold()
+        if pair.copy or (own and pair.agrees):
+            continue
+        found[a][pair.agrees].add(other.source)
+        found[b][pair.agrees].add(one.source)
+        if pair.agrees and one.standing.level == other.standing.level == VERIFIED:
+            ran_again |= {a, b}
+    for place, (entry, (differing, agreeing)) in enumerate(zip(entries, found, strict=True)):
+        yield dataclasses.replace(
             entry,
-            standing=dataclasses.replace(entry.standing, level=RE_RUN)
-            if place in ran_again
-            else entry.standing,
-            agrees_with=tuple(sorted(agreeing[place])),
-            disagrees_with=tuple(sorted(differing[place])),
+            standing=Standing(RE_RUN) if place in ran_again else entry.standing,
+            agrees_with=tuple(sorted(agreeing)),
+            disagrees_with=tuple(sorted(differing)),
         )
-        for place, entry in enumerate(entries)
-    ]
 
 
 def compare_pair(one: Entry, other: Entry) -> Pair:
     """Compare the same cell of two sources, query by query."""
-    mine, theirs = one.stored, other.stored
+    mine, theirs = (entry.store.answers(entry.key) for entry in (one, other))
     if Queries.of(mine).digest != Queries.of(theirs).digest:
-        return Pair(False, False)
+        return Pair(None)
     times = _times(one.record.timings), _times(other.record.timings)
     copy = not all(times) or not times[0].isdisjoint(times[1])
     copy = copy and mine.answers.surprises.tobytes() == theirs.answers.surprises.tobytes()
     right, others = mine.answers.hits, theirs.answers.hits
-    ids = mine.ids
-    alone = (
-        tuple(ids[i] for i in (a & ~b).nonzero()[0]) for a, b in ((right, others), (others, right))
-    )
-    return Pair(True, copy, *alone)
+    alone = (right & ~others).nonzero()[0], (others & ~right).nonzero()[0]
+    first, second = ([mine.ids[place] for place in places] for places in alone)
+    return Pair((first, second), copy)
 
 
 def _times(value: Any) -> set[float]:

@@ -61,7 +61,9 @@ SUBMITTER = re.compile(
 
 _HEX = "[0-9a-f]"
 _PLACE = re.compile(
-    rf"records/({_HEX}{{2}})/(\1{_HEX}{{62}})\.(json|npz)|methods/{_HEX}{{16}}/(?:[^/]+/){{0,15}}[^/]+"
+    rf"records/({_HEX}{{2}})/(\1{_HEX}{{62}})\.(json|npz)"
+    # Deeper folders would cost memory: each of them is looked at.
+    rf"|methods/{_HEX}{{16}}/(?:[^/]+/){{0,15}}[^/]+"
     rf"|code/{_HEX}{{64}}\.json|files/{_HEX}{{16}}/[^/]+|{LISTS}/[^/]+\.json"
     r"|splits/[^/]+/shot_\w+-seed_\d+\.json"
 )
@@ -100,10 +102,9 @@ def is_bundle(path: Path) -> bool:
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of an unpacked bundle; None for a folder that is none."""
-    try:
+    with suppress(OSError, Damaged):
         return _parse_manifest(read_regular(folder / MANIFEST))
-    except (OSError, Damaged, BundleError):
-        return None
+    return None
 
 
 def pack(
@@ -259,8 +260,6 @@ def _opened(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest
                 raise Damaged(f"its list of members and its members differ in {min(odd)}")
             _check_contents(archive, manifest)
             yield archive, manifest
-    except BundleError:
-        raise
     except Exception as error:
         told = " ".join(str(getattr(error, "strerror", "") or error).split())
         raise BundleError(
@@ -337,15 +336,12 @@ def _find_problem(info: zipfile.ZipInfo) -> str:
 
 def _parse_manifest(content: bytes) -> Manifest:
     try:
-        version = msgspec.json.decode(content, type=dict[str, msgspec.Raw])["format"]
-        if bytes(version).isdigit() and int(bytes(version)) > FORMAT:
-            raise BundleError(
-                f"a bundle of format {int(bytes(version))}, this version reads {FORMAT}; upgrade "
-                "fewshot_bench"
-            )
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.MsgspecError, KeyError, RecursionError, ValueError) as error:
-        raise Damaged(f"its {MANIFEST} is not one: {error}") from None
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise Damaged(
+            f"its {MANIFEST} is none of format {FORMAT}, which this version of fewshot_bench reads "
+            f"(upgrade it for a later one): {error}"
+        ) from None
     _check_texts(MANIFEST, [manifest.submitter, *manifest.signature])
     return manifest
 

@@ -20,8 +20,6 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import counted, limited, size_text
 
-ANONYMOUS = "anonymous"
-
 
 @click.command(
     "submit", cls=PanelCommand, short_help="Pack results into a bundle for others to verify."
@@ -30,7 +28,7 @@ ANONYMOUS = "anonymous"
 @output_option("The bundle, a .zip.", required=True)
 @option(
     "--submitter",
-    default=ANONYMOUS,
+    default="anonymous",
     show_default=True,
     metavar="NAME",
     help="Whose results these are, as tables name it.",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import click
 
@@ -20,12 +19,11 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.store.bundle import BundleError, read_manifest, unpack
 from fewshot_bench.store.merge import differing_facts
 from fewshot_bench.store.standing import LEVELS, RE_RUN, SUBMITTED, UNVERIFIED
-from fewshot_bench.utils.text import counted, limited, message, printable
+from fewshot_bench.utils.text import counted, limited, printable
 
 # Levels from the lowest, as they are counted; ids and cells that are named in one line.
 _ORDER = (UNVERIFIED, *LEVELS)
 _CELLS, _IDS = 3, 5
-DISAGREEMENT = "disagreement"
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class Checked:
         """The exit code for this bundle."""
         if self.refused:
             return BundleError.exit_code
-        lowest = {entry.standing.level for entry in self.entries} & {UNVERIFIED, SUBMITTED}
-        return int(bool(lowest) or any(line.kind == UNVERIFIED for line in self.lines))
+        kinds = {entry.standing.level for entry in self.entries} | {ln.kind for ln in self.lines}
+        return int(not kinds.isdisjoint((UNVERIFIED, SUBMITTED)))
 
     @property
     def head(self) -> str:
@@ -100,21 +98,19 @@ def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> lis
             folders[path] = unpack(path, scratch / f"bundle-{number}").path
         except BundleError as error:
             refused[path] = str(error)
-    gathered = gather([*folders.values(), *beside], scratch)
-    found = {path: _check(path, folder, gathered) for path, folder in folders.items()}
-    every = dict.fromkeys(bundles)
-    return [found.get(path) or Checked(path, refused=refused[path]) for path in every]
-
-
-def _check(path: Path, folder: Path, gathered: Gathered) -> Checked:
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    entries = tuple(entry for entry in gathered.entries if entry.store.path == folder)
-    lines = []
-    if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
-        lines.append(Line(UNVERIFIED, "its signature is not that of its records"))
-    lines += [*_reasons(entries), *_agreements(entries), *_disagreements(entries, gathered)]
-    return Checked(path, manifest.submitter, "", entries, tuple(lines))
+    gathered, checked = gather([*folders.values(), *beside], scratch), list[Checked]()
+    for path in dict.fromkeys(bundles):
+        if path in refused:
+            checked.append(Checked(path, refused=refused[path]))
+            continue
+        entries = tuple(e for e in gathered.entries if e.store.path == folders[path])
+        lines, manifest = list[Line](), read_manifest(folders[path])
+        assert manifest is not None
+        if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
+            lines.append(Line(UNVERIFIED, "its signature is not that of its records"))
+        lines += [*_reasons(entries), *_agreements(entries), *_disagreements(entries, gathered)]
+        checked.append(Checked(path, manifest.submitter, "", entries, tuple(lines)))
+    return checked
 
 
 def _reasons(entries: Sequence[Entry]) -> Iterator[Line]:
@@ -146,12 +142,12 @@ def _disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Lin
             if pair.agrees:
                 continue
             tops = [f"{e.record.metrics['top1']:.2f} % {e.source}" for e in (entry, other)]
-            below = ["their queries differ"] if not pair.comparable else []
-            for source, ids in zip(sources, (pair.only_first, pair.only_second), strict=True):
+            below = [] if pair.discordant else ["their queries differ"]
+            for source, ids in zip(sources, pair.discordant or (), strict=False):
                 below.append(f"right in {source} alone: {len(ids):,} ({limited(ids, _IDS)})")
             below += differing_facts(entry.record, other.record, *sources)
             said = f"{entry.record.spec.describe()}: {', '.join(tops)}"
-            yield Line(DISAGREEMENT, said, tuple(below))
+            yield Line("disagreement", said, tuple(below))
 
 
 def _as_text(checked: Sequence[Checked]) -> str:
@@ -166,42 +162,38 @@ def _as_text(checked: Sequence[Checked]) -> str:
 def _as_markdown(checked: Sequence[Checked]) -> str:
     lines = []
     for each in checked:
-        lines += [f"### {escape(printable(each.head))}", ""]
+        lines += [f"### {escape(each.head)}", ""]
         if each.refused:
-            lines.append(escape(message(each.refused)))
+            lines.append(escape(each.refused))
         for line in each.lines:
-            lines.append(f"- **{line.kind}**: {escape(printable(line.text))}")
-            lines += [f"  - {escape(printable(text))}" for text in line.below]
+            lines.append(f"- **{line.kind}**: {escape(line.text)}")
+            lines += [f"  - {escape(text)}" for text in line.below]
         lines.append("")
     return "\n".join(lines)
 
 
 def _as_json(checked: Sequence[Checked]) -> str:
-    return json.dumps({"bundles": [_plain(each) for each in checked]}, indent=1)
-
-
-def _plain(checked: Checked) -> dict[str, Any]:
-    return {
-        "path": str(checked.path),
-        "submitter": checked.submitter,
-        "refused": checked.refused,
-        "cells": [
-            {
-                "key": entry.key,
-                "cell": entry.record.spec.describe(),
-                "level": entry.standing.level,
-                "reasons": list(entry.standing.reasons),
-                "metrics": dict(entry.record.metrics),
-                "agrees_with": list(entry.agrees_with),
-                "disagrees_with": list(entry.disagrees_with),
-            }
-            for entry in checked.entries
-        ],
-        "findings": [
-            {"kind": line.kind, "text": line.text, "below": list(line.below)}
-            for line in checked.lines
-        ],
-    }
+    plain = [
+        {
+            "path": str(each.path),
+            "submitter": each.submitter,
+            "refused": each.refused,
+            "cells": [
+                {
+                    "key": entry.key,
+                    "cell": entry.record.spec.describe(),
+                    **asdict(entry.standing),
+                    "metrics": dict(entry.record.metrics),
+                    "agrees_with": entry.agrees_with,
+                    "disagrees_with": entry.disagrees_with,
+                }
+                for entry in each.entries
+            ],
+            "findings": list(map(asdict, each.lines)),
+        }
+        for each in checked
+    ]
+    return json.dumps({"bundles": plain}, indent=1)
 
 
 _FORMS = {"text": _as_text, "markdown": _as_markdown, "json": _as_json}
