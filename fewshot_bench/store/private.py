@@ -11,7 +11,6 @@ import dataclasses
 import getpass
 import keyword
 import os
-import platform
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,14 +83,12 @@ class Private:
     @classmethod
     def of(cls, store: Path) -> Private:
         """What this machine, its user and the place of a store are called."""
-        folders = {os.path.abspath(store), str(Path.cwd())}
+        folders = {os.path.abspath(store), str(Path.cwd()), os.path.expanduser("~")}
         names = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
-        with suppress(RuntimeError):
-            folders.add(str(Path.home()))
         with suppress(OSError, KeyError):
             names.add(getpass.getuser())
-        hosts = {socket.gethostname(), platform.node()}
-        names |= hosts | {host.partition(".")[0] for host in hosts}
+        host = socket.gethostname()
+        names |= {host, host.partition(".")[0]}
         words = [re.escape(n) for n in names if len(n) >= _SHORTEST and n.lower() not in _ORDINARY]
         places = [re.escape(folder) for folder in folders if len(folder) > 1]
         parts = [rf"(?<![\w./])(?:{place})(?![\w])[^\s\"']*" for place in places]

@@ -92,25 +92,23 @@ def command(
 
 def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> list[Checked]:
     """Check bundles beside each other and other sources; scratch: an empty folder."""
-    folders, refused = dict[Path, Path](), dict[Path, str]()
+    folders, checked = dict[Path, Path](), dict[Path, Checked]()
     for number, path in enumerate(dict.fromkeys(bundles)):
         try:
             folders[path] = unpack(path, scratch / f"bundle-{number}").path
         except BundleError as error:
-            refused[path] = str(error)
-    gathered, checked = gather([*folders.values(), *beside], scratch), list[Checked]()
-    for path in dict.fromkeys(bundles):
-        if path in refused:
-            checked.append(Checked(path, refused=refused[path]))
-            continue
-        entries = tuple(e for e in gathered.entries if e.store.path == folders[path])
-        lines, manifest = list[Line](), read_manifest(folders[path])
+            checked[path] = Checked(path, refused=str(error))
+    gathered = gather([*folders.values(), *beside], scratch)
+    for path, folder in folders.items():
+        manifest = read_manifest(folder)
         assert manifest is not None
+        entries = tuple(entry for entry in gathered.entries if entry.store.path == folder)
+        lines = []
         if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
             lines.append(Line(UNVERIFIED, "its signature is not that of its records"))
         lines += [*_reasons(entries), *_agreements(entries), *_disagreements(entries, gathered)]
-        checked.append(Checked(path, manifest.submitter, "", entries, tuple(lines)))
-    return checked
+        checked[path] = Checked(path, manifest.submitter, "", entries, tuple(lines))
+    return [checked[path] for path in dict.fromkeys(bundles)]
 
 
 def _reasons(entries: Sequence[Entry]) -> Iterator[Line]:
