@@ -136,8 +136,8 @@ def pack(
             "bundle: add --own-images to include them, or leave these cells out with --dataset"
         )
     packed, digests = list[Record](), dict[str, str]()
-    with tempfile.TemporaryDirectory() as scratch, _writing(output) as archive:
-        for name, content in _members(store, records, Path(scratch), packed):
+    with tempfile.TemporaryDirectory() as scratch, _write(output) as archive:
+        for name, content in _list_members(store, records, Path(scratch), packed):
             if name in digests:
                 raise UsageError(
                     f"two folders of own images have one name ({name}): choose one with --dataset"
@@ -151,14 +151,14 @@ def pack(
 
 
 @contextmanager
-def _writing(output: Path) -> Iterator[zipfile.ZipFile]:
+def _write(output: Path) -> Iterator[zipfile.ZipFile]:
     """A zip that appears once it is whole and passes the checks of a reader."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with whole(output) as temporary:
             with zipfile.ZipFile(temporary, "x", allowZip64=False) as archive:
                 yield archive
-            with _opened(temporary, output):
+            with _open(temporary, output):
                 pass
     except (zipfile.LargeZipFile, struct.error):
         raise UsageError(
@@ -177,7 +177,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def _members(
+def _list_members(
     store: Store, records: Sequence[Record], scratch: Path, packed: list[Record]
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the members of a bundle, checked for what is private.
@@ -231,13 +231,12 @@ def unpack(path: Path, folder: Path) -> Store:
     """
     if folder.exists():
         raise StoreError(f"'{folder}' is there already: expected a new folder")
-    with _opened(path, path) as (archive, manifest):
+    with _open(path, path) as (archive, manifest):
         try:
-            for name, content in _contents(archive, manifest):
+            for name, content in _read_members(archive, manifest):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            (folder / "records").mkdir(exist_ok=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -245,7 +244,7 @@ def unpack(path: Path, folder: Path) -> Store:
 
 
 @contextmanager
-def _opened(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
+def _open(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
     """A bundle that passed all checks, and its manifest; any failure inside is a BundleError.
 
     shown: its name in messages.
@@ -355,7 +354,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _contents(archive: zipfile.ZipFile, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+def _read_members(archive: zipfile.ZipFile, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     """Every member with its content, which has the digest of the manifest."""
     for info in over(archive.infolist(), "members"):
         content = _read(archive, info)
@@ -369,7 +368,7 @@ def _check_contents(archive: zipfile.ZipFile, manifest: Manifest) -> None:
     """Damaged unless every member holds what its place says, and belongs to what it stands for."""
     answers = {name: d for name, d in manifest.members.items() if name.endswith(".npz")}
     ids = set[bytes]()
-    for name, content in _contents(archive, manifest):
+    for name, content in _read_members(archive, manifest):
         if name.endswith(".npz"):
             most = max(LARGEST_TEXT, RATIO * len(content))
             names = parse(content, min(most, LARGEST_ANSWERS), kept=False)["names"].tobytes()

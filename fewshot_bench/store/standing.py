@@ -71,21 +71,21 @@ def judge(store: Store) -> Mapping[str, Standing]:
         if not wrong:
             assert cell.stored is not None
             if "high" in (cell.arrays or {}):
-                wrong += _contradictions(cell.stored)
+                wrong += _list_contradictions(cell.stored)
                 if count := _count_tied(cell.stored):
                     missing.append(
                         f"of {count} queries, its logits leave open which class is first"
                     )
             else:
                 missing.append("its logits were not kept: run it with --keep-logits all")
-            missing += _gaps(cell, store.path)
+            missing += _list_gaps(cell, store.path)
             key = split_key(spec), bool(spec.data), spec.bystanders
             if key not in splits:
                 splits[key] = _draw(spec, store.path, pools_of)
             if isinstance(split := splits[key], str):
                 missing.append(split)
             else:
-                wrong += _differences(cell, split)
+                wrong += _list_differences(cell, split)
         level = UNVERIFIED if wrong else SUBMITTED if missing else VERIFIED
         standings[spec.key()] = Standing(level, tuple(wrong or missing))
     return standings
@@ -128,7 +128,7 @@ def _find_pools(store: Path, dataset: str) -> Pools | str:
     return pools
 
 
-def _gaps(cell: Cell, store: Path) -> Iterator[str]:
+def _list_gaps(cell: Cell, store: Path) -> Iterator[str]:
     """What of a cell cannot be recomputed or run again, with the reason."""
     spec = cell.record.spec
     for name in sorted({*cell.record.metrics} - {*BUILT_IN, "n"}):
@@ -150,7 +150,7 @@ def _count_tied(stored: Stored) -> int:
     return int((stored.answers.logits.argmax(axis=1) != stored.answers.predictions).sum())
 
 
-def _contradictions(stored: Stored) -> Iterator[str]:
+def _list_contradictions(stored: Stored) -> Iterator[str]:
     """Statistics of queries that do not follow from their logits, which have 16 bits."""
     import numpy as np
 
@@ -179,7 +179,7 @@ def _contradictions(stored: Stored) -> Iterator[str]:
             yield f"the {name} of {int(places.sum())} of {len(rows)} queries are not of its logits"
 
 
-def _differences(cell: Cell, drawn: _Drawn) -> Iterator[str]:
+def _list_differences(cell: Cell, drawn: _Drawn) -> Iterator[str]:
     """How the queries and picks of a cell differ from the split drawn here."""
     assert cell.stored is not None
     split, beside = drawn

@@ -214,6 +214,7 @@ HOSTILE: dict[str, Callable[[Members], Members]] = {
     "another name": _renamed("readme.txt"),
     "an index": _renamed("index.sqlite"),
     "long": _renamed("methods/0123456789abcdef/" + "a/" * 300 + "b.py"),
+    "many folders": _renamed("methods/0123456789abcdef/" + "a/" * 16 + "b.py"),
     "other form of Unicode": _renamed("files/0123456789abcdef/e\u0301"),
     "twins by case": lambda m: _renamed("files/0123456789abcdef/A")(
         _renamed("files/0123456789abcdef/a")(m)
@@ -266,6 +267,7 @@ HOSTILE: dict[str, Callable[[Members], Members]] = {
         }
     ),
     "changed record": _text_of_record(b'"top1": ', b'"top1": 1'),
+    "record of a later version": _text_of_record(b'"schema": ', b'"schema": 9'),
     "NaN": _text_of_record(b'"moved": 0.0', b'"moved": NaN'),
     "no answers": lambda m: with_digests({n: c for n, c in m.items() if not n.endswith(".npz")}),
     "answers of no record": lambda m: with_digests(

@@ -27,8 +27,8 @@ _CELLS, _IDS = 3, 5
 
 
 @dataclass(frozen=True)
-class Line:
-    """One finding: its kind, what it says, and lines below it."""
+class Finding:
+    """What was found: a level or a disagreement, what it says, and lines below it."""
 
     kind: str
     text: str
@@ -43,15 +43,15 @@ class Checked:
     submitter: str = ""
     refused: str = ""
     entries: tuple[Entry, ...] = ()
-    lines: tuple[Line, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def code(self) -> int:
         """The exit code for this bundle."""
         if self.refused:
             return BundleError.exit_code
-        kinds = {entry.standing.level for entry in self.entries} | {ln.kind for ln in self.lines}
-        return int(not kinds.isdisjoint((UNVERIFIED, SUBMITTED)))
+        # Each cell of these levels has a reason.
+        return int(any(found.kind in (UNVERIFIED, SUBMITTED) for found in self.findings))
 
     @property
     def head(self) -> str:
@@ -103,33 +103,36 @@ def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> lis
         manifest = read_manifest(folder)
         assert manifest is not None
         entries = tuple(entry for entry in gathered.entries if entry.store.path == folder)
-        lines = []
+        findings = [
+            *_list_reasons(entries),
+            *_list_agreements(entries),
+            *_list_disagreements(entries, gathered),
+        ]
         if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
-            lines.append(Line(UNVERIFIED, "its signature is not that of its records"))
-        lines += [*_reasons(entries), *_agreements(entries), *_disagreements(entries, gathered)]
-        checked[path] = Checked(path, manifest.submitter, "", entries, tuple(lines))
+            findings.append(Finding(UNVERIFIED, "its signature is not that of its records"))
+        checked[path] = Checked(path, manifest.submitter, "", entries, tuple(findings))
     return [checked[path] for path in dict.fromkeys(bundles)]
 
 
-def _reasons(entries: Sequence[Entry]) -> Iterator[Line]:
+def _list_reasons(entries: Sequence[Entry]) -> Iterator[Finding]:
     """Why cells are no more than unverified or submitted, those of one reason together."""
     cells = defaultdict[tuple[str, str], list[str]](list)
     for entry in entries:
         for reason in entry.standing.reasons:
             cells[entry.standing.level, reason].append(entry.record.spec.describe())
     for (level, reason), names in sorted(cells.items(), key=lambda at: _ORDER.index(at[0][0])):
-        yield Line(level, f"{limited(names, _CELLS, '; ')}: {reason}")
+        yield Finding(level, f"{limited(names, _CELLS, '; ')}: {reason}")
 
 
-def _agreements(entries: Sequence[Entry]) -> Iterator[Line]:
+def _list_agreements(entries: Sequence[Entry]) -> Iterator[Finding]:
     counts = Counter(n for e in entries if e.standing.level == RE_RUN for n in e.agrees_with)
     for name, count in sorted(counts.items()):
-        yield Line(
+        yield Finding(
             RE_RUN, f"{counted(count, 'cell')} as {name} has {'them' if count > 1 else 'it'}"
         )
 
 
-def _disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Line]:
+def _list_disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Finding]:
     same = defaultdict[str, list[Entry]](list)
     for entry in gathered.entries:
         if entry.disagrees_with:
@@ -145,32 +148,32 @@ def _disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Lin
                 below.append(f"right in {source} alone: {len(ids):,} ({limited(ids, _IDS)})")
             below += differing_facts(entry.record, other.record, *sources)
             said = f"{entry.record.spec.describe()}: {', '.join(tops)}"
-            yield Line("disagreement", said, tuple(below))
+            yield Finding("disagreement", said, tuple(below))
 
 
-def _as_text(checked: Sequence[Checked]) -> str:
+def _write_text(checked: Sequence[Checked]) -> str:
     lines = []
     for each in checked:
         lines.append(each.head + (f": {each.refused}" if each.refused else ""))
-        for line in each.lines:
-            lines += [f"{line.kind}: {line.text}", *(f"  {text}" for text in line.below)]
+        for found in each.findings:
+            lines += [f"{found.kind}: {found.text}", *(f"  {text}" for text in found.below)]
     return "\n".join(printable(line) for line in lines)
 
 
-def _as_markdown(checked: Sequence[Checked]) -> str:
+def _write_markdown(checked: Sequence[Checked]) -> str:
     lines = []
     for each in checked:
         lines += [f"### {escape(each.head)}", ""]
         if each.refused:
             lines.append(escape(each.refused))
-        for line in each.lines:
-            lines.append(f"- **{line.kind}**: {escape(line.text)}")
-            lines += [f"  - {escape(text)}" for text in line.below]
+        for found in each.findings:
+            lines.append(f"- **{found.kind}**: {escape(found.text)}")
+            lines += [f"  - {escape(text)}" for text in found.below]
         lines.append("")
     return "\n".join(lines)
 
 
-def _as_json(checked: Sequence[Checked]) -> str:
+def _write_json(checked: Sequence[Checked]) -> str:
     plain = [
         {
             "path": str(each.path),
@@ -187,11 +190,11 @@ def _as_json(checked: Sequence[Checked]) -> str:
                 }
                 for entry in each.entries
             ],
-            "findings": list(map(asdict, each.lines)),
+            "findings": list(map(asdict, each.findings)),
         }
         for each in checked
     ]
     return json.dumps({"bundles": plain}, indent=1)
 
 
-_FORMS = {"text": _as_text, "markdown": _as_markdown, "json": _as_json}
+_FORMS = {"text": _write_text, "markdown": _write_markdown, "json": _write_json}
