@@ -35,7 +35,7 @@ from fewshot_bench.store.answer_files import FILE, parse
 from fewshot_bench.store.kept_code import copy_code
 from fewshot_bench.store.kept_files import copy_files
 from fewshot_bench.store.kept_methods import copy_method
-from fewshot_bench.store.private import Private, texts_of
+from fewshot_bench.store.private import find_private, refuse, remove, texts_of
 from fewshot_bench.store.record_files import parse_record, read_content
 from fewshot_bench.store.standing import LISTS
 from fewshot_bench.store.store import Store
@@ -184,7 +184,7 @@ def _list_members(
 
     scratch: an empty folder for a while. packed: gets the records as they are packed.
     """
-    private, seen = Private.of(store.path), set[bytes]()
+    private, seen = find_private(store.path), set[bytes]()
     for record in records:
         spec = record.spec
         copy_method(store.path, spec, scratch)
@@ -203,7 +203,7 @@ def _list_members(
     others = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
     for name in others:
         content = read_regular(scratch / name)
-        private.refuse(name, [content.decode("utf-8", "replace")])
+        refuse(private, name, [content.decode("utf-8", "replace")])
         yield name, content
     for key in over(sorted(record.spec.key() for record in records), "cells"):
         path = store.file(key)
@@ -213,11 +213,11 @@ def _list_members(
                 f"cell {key[:12]} cannot be submitted: {'; '.join(cell.problems) or 'not done'} "
                 "(fsbench store verify says what to do)"
             )
-        record, text = private.without(cell.record, read_content(path))
+        record, text = remove(private, cell.record, read_content(path))
         packed.append(record)
         name = f"records/{record.spec.key()[:2]}/{record.spec.key()}"
         if cell.stored.names not in seen:
-            private.refuse(f"{name}.npz (names of queries)", cell.stored.ids)
+            refuse(private, f"{name}.npz (names of queries)", cell.stored.ids)
             seen.add(cell.stored.names)
         yield f"{name}.json", text
         yield f"{name}.npz", read_regular(path.with_suffix(".npz"), LARGEST_ANSWERS)

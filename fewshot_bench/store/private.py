@@ -1,7 +1,7 @@
 """What names a machine or its user in texts: paths, the home folder, names of user and host.
 
-`Private.of` knows this machine's; records lose it where no number depends on it, and any other text
-that holds it is refused with its place.
+`find_private` knows this machine's; `remove` takes it out of a record where no number depends on
+it, and `refuse` names the place of any other text that holds it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -74,73 +73,69 @@ def _name_folders(spec: RunSpec) -> RunSpec:
     )
 
 
-@dataclass(frozen=True)
-class Private:
-    """What `pattern` finds is private."""
+def find_private(store: Path) -> re.Pattern[str]:
+    """A pattern that finds paths, and the names of this machine, its user and a store's place."""
+    folders = {os.path.abspath(store), str(Path.cwd()), os.path.expanduser("~")}
+    names = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
+    with suppress(OSError, KeyError):
+        names.add(getpass.getuser())
+    host = socket.gethostname()
+    names |= {host, host.partition(".")[0]}
+    words = [re.escape(n) for n in names if len(n) >= _SHORTEST and n.lower() not in _ORDINARY]
+    places = [re.escape(folder) for folder in folders if len(folder) > 1]
+    parts = [rf"(?<![\w./])(?:{place})(?![\w])[^\s\"']*" for place in places]
+    parts += [*_PATHS, *(rf"(?<!\w){word}(?!\w)" for word in words)]
+    return re.compile("|".join(sorted(parts, key=len, reverse=True)))
 
-    pattern: re.Pattern[str]
 
-    @classmethod
-    def of(cls, store: Path) -> Private:
-        """What this machine, its user and the place of a store are called."""
-        folders = {os.path.abspath(store), str(Path.cwd()), os.path.expanduser("~")}
-        names = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME")}
-        with suppress(OSError, KeyError):
-            names.add(getpass.getuser())
-        host = socket.gethostname()
-        names |= {host, host.partition(".")[0]}
-        words = [re.escape(n) for n in names if len(n) >= _SHORTEST and n.lower() not in _ORDINARY]
-        places = [re.escape(folder) for folder in folders if len(folder) > 1]
-        parts = [rf"(?<![\w./])(?:{place})(?![\w])[^\s\"']*" for place in places]
-        parts += [*_PATHS, *(rf"(?<!\w){word}(?!\w)" for word in words)]
-        return cls(re.compile("|".join(sorted(parts, key=len, reverse=True))))
+def refuse(private: re.Pattern[str], where: str, texts: Iterable[str]) -> None:
+    """StoreError for a text that holds something private. where: its place in a bundle."""
+    for text in texts:
+        if found := private.search(text):
+            line = text.count("\n", 0, found.start()) + 1
+            raise StoreError(
+                f"{where}, line {line}: holds '{printable(found[0], 80)}', which names this "
+                "machine, its user or a folder of it; change it there, or leave out these cells"
+            )
 
-    def refuse(self, where: str, texts: Iterable[str]) -> None:
-        """StoreError for a text that holds something private. where: its place in a bundle."""
-        for text in texts:
-            if found := self.pattern.search(text):
-                line = text.count("\n", 0, found.start()) + 1
-                raise StoreError(
-                    f"{where}, line {line}: holds '{printable(found[0], 80)}', which names this "
-                    "machine, its user or a folder of it; change it there, or leave out these cells"
-                )
 
-    def without(self, record: Record, content: bytes) -> tuple[Record, bytes]:
-        """A record without what is private, and its file.
+def remove(private: re.Pattern[str], record: Record, content: bytes) -> tuple[Record, bytes]:
+    """A record without what is private, and its file.
 
-        content: the file as it is, which is returned if nothing has to go. A changed record states
-        the parts that were changed (`environment.left_out`) and has a digest of its own; its logits
-        keep theirs. Own images lose the folder that theirs is in, so that their cells have another
-        key. StoreError if something private is in what it is the result of.
-        """
-        parts: list[str] = []
-        free = {name: self._clean(getattr(record, name), name, parts) for name in _FREE}
-        digests = {name: record.digests[name] for name in (WHOLE, FILE) if name in record.digests}
-        parts += [name for name in record.digests if name not in {*digests, "record"}]
-        spec = _name_folders(record.spec)
-        if spec != record.spec:
-            parts.append("spec.dataset")
-        if free["footprint"].pop("model", None) is not None:
-            parts.append("model")
-        if parts:
-            free["environment"][LEFT_OUT] = sorted({*parts})
-            record = seal(dataclasses.replace(record, spec=spec, **free), digests)
-            content = record.to_json().encode()
-        where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"
-        for name, value in record.to_dict().items():
-            self.refuse(f"{where}, {name}", texts_of(value))
-        return record, content
+    content: the file as it is, which is returned if nothing has to go. A changed record states
+    the parts that were changed (`environment.left_out`) and has a digest of its own; its logits
+    keep theirs. Own images lose the folder that theirs is in, so that their cells have another
+    key. StoreError if something private is in what it is the result of.
+    """
+    parts: list[str] = []
+    free = {name: _clean(private, getattr(record, name), name, parts) for name in _FREE}
+    digests = {name: record.digests[name] for name in (WHOLE, FILE) if name in record.digests}
+    parts += [name for name in record.digests if name not in {*digests, "record"}]
+    spec = _name_folders(record.spec)
+    if spec != record.spec:
+        parts.append("spec.dataset")
+    if free["footprint"].pop("model", None) is not None:
+        parts.append("model")
+    if parts:
+        free["environment"][LEFT_OUT] = sorted({*parts})
+        record = seal(dataclasses.replace(record, spec=spec, **free), digests)
+        content = record.to_json().encode()
+    where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"
+    for name, value in record.to_dict().items():
+        refuse(private, f"{where}, {name}", texts_of(value))
+    return record, content
 
-    def _clean(self, value: Any, place: str, parts: list[str]) -> Any:
-        if isinstance(value, str):
-            clean = self.pattern.sub(REMOVED, value)
-            if clean != value:
-                parts.append(place)
-            return clean
-        if isinstance(value, Mapping):
-            names = [str(self._clean(name, place, parts)) for name in value]
-            items = zip(names, value.values(), strict=True)
-            return {name: self._clean(item, f"{place}.{name}", parts) for name, item in items}
-        if isinstance(value, list | tuple):
-            return [self._clean(item, place, parts) for item in value]
-        return value
+
+def _clean(private: re.Pattern[str], value: Any, place: str, parts: list[str]) -> Any:
+    if isinstance(value, str):
+        clean = private.sub(REMOVED, value)
+        if clean != value:
+            parts.append(place)
+        return clean
+    if isinstance(value, Mapping):
+        names = [str(_clean(private, name, place, parts)) for name in value]
+        items = zip(names, value.values(), strict=True)
+        return {name: _clean(private, item, f"{place}.{name}", parts) for name, item in items}
+    if isinstance(value, list | tuple):
+        return [_clean(private, item, place, parts) for item in value]
+    return value

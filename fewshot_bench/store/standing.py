@@ -72,12 +72,6 @@ def judge(store: Store) -> Mapping[str, Standing]:
             assert cell.stored is not None
             if "high" in (cell.arrays or {}):
                 wrong += _list_contradictions(cell.stored)
-                if count := _count_tied(cell.stored):
-                    missing.append(
-                        f"of {count} queries, its logits leave open which class is first"
-                    )
-            else:
-                missing.append("its logits were not kept: run it with --keep-logits all")
             missing += _list_gaps(cell, store.path)
             key = split_key(spec), bool(spec.data), spec.bystanders
             if key not in splits:
@@ -130,7 +124,12 @@ def _find_pools(store: Path, dataset: str) -> Pools | str:
 
 def _list_gaps(cell: Cell, store: Path) -> Iterator[str]:
     """What of a cell cannot be recomputed or run again, with the reason."""
-    spec = cell.record.spec
+    assert cell.stored is not None
+    spec, answers = cell.record.spec, cell.stored.answers
+    if "high" not in (cell.arrays or {}):
+        yield "its logits were not kept: run it with --keep-logits all"
+    elif tied := int((answers.logits.argmax(axis=1) != answers.predictions).sum()):
+        yield f"of {tied} queries, its logits leave open which class is first"
     for name in sorted({*cell.record.metrics} - {*BUILT_IN, "n"}):
         yield f"its metric {name} is none that is built in"
     for part in filter(None, (spec, spec.inner_cell())):
@@ -143,11 +142,6 @@ def _list_gaps(cell: Cell, store: Path) -> Iterator[str]:
             yield f"the code of {part.method} is not what was run"
     for name in list_lacking(store, spec.files):
         yield f"{name}, which its method reads, is not there"
-
-
-def _count_tied(stored: Stored) -> int:
-    """Queries whose predicted class is not the first of those with the highest logit."""
-    return int((stored.answers.logits.argmax(axis=1) != stored.answers.predictions).sum())
 
 
 def _list_contradictions(stored: Stored) -> Iterator[str]:
