@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
@@ -37,12 +38,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """A bundle with its cells; refused: why nothing of it can be used."""
+    """A bundle with its cells, as JSON has them; refused: why nothing of it can be used."""
 
-    path: Path
+    path: str
     submitter: str = ""
     refused: str = ""
-    entries: tuple[Entry, ...] = ()
+    cells: tuple[dict[str, Any], ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -58,9 +59,9 @@ class Checked:
         """The bundle and its numbers of cells by level."""
         if self.refused:
             return f"{self.path}: refused"
-        counts = Counter(entry.standing.level for entry in self.entries)
+        counts = Counter(cell["level"] for cell in self.cells)
         told = ", ".join(f"{counts[name]:,} {name}" for name in reversed(_ORDER) if counts[name])
-        return f"{self.path}: {counted(len(self.entries), 'cell')} of {self.submitter}: {told}"
+        return f"{self.path}: {counted(len(self.cells), 'cell')} of {self.submitter}: {told}"
 
 
 @click.command("verify", short_help="Recompute every number of bundles from their logits.")
@@ -97,7 +98,7 @@ def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> lis
         try:
             folders[path] = unpack(path, scratch / f"bundle-{number}").path
         except BundleError as error:
-            checked[path] = Checked(path, refused=str(error))
+            checked[path] = Checked(str(path), refused=str(error))
     gathered = gather([*folders.values(), *beside], scratch)
     for path, folder in folders.items():
         manifest = read_manifest(folder)
@@ -110,8 +111,20 @@ def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> lis
         ]
         if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
             findings.append(Finding(UNVERIFIED, "its signature is not that of its records"))
-        checked[path] = Checked(path, manifest.submitter, "", entries, tuple(findings))
+        cells = tuple(map(_describe, entries))
+        checked[path] = Checked(str(path), manifest.submitter, "", cells, tuple(findings))
     return [checked[path] for path in dict.fromkeys(bundles)]
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "cell": entry.record.spec.describe(),
+        **asdict(entry.standing),
+        "metrics": dict(entry.record.metrics),
+        "agrees_with": entry.agrees_with,
+        "disagrees_with": entry.disagrees_with,
+    }
 
 
 def _list_reasons(entries: Sequence[Entry]) -> Iterator[Finding]:
@@ -174,27 +187,7 @@ def _write_markdown(checked: Sequence[Checked]) -> str:
 
 
 def _write_json(checked: Sequence[Checked]) -> str:
-    plain = [
-        {
-            "path": str(each.path),
-            "submitter": each.submitter,
-            "refused": each.refused,
-            "cells": [
-                {
-                    "key": entry.key,
-                    "cell": entry.record.spec.describe(),
-                    **asdict(entry.standing),
-                    "metrics": dict(entry.record.metrics),
-                    "agrees_with": entry.agrees_with,
-                    "disagrees_with": entry.disagrees_with,
-                }
-                for entry in each.entries
-            ],
-            "findings": list(map(asdict, each.findings)),
-        }
-        for each in checked
-    ]
-    return json.dumps({"bundles": plain}, indent=1)
+    return json.dumps({"bundles": list(map(asdict, checked))}, indent=1)
 
 
 _FORMS = {"text": _write_text, "markdown": _write_markdown, "json": _write_json}
