@@ -17,7 +17,7 @@ import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Literal
 
@@ -237,20 +237,23 @@ def unpack(path: Path, folder: Path) -> Store:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, Exception):
+                raise StoreError(f"cannot unpack '{path}': {error}") from error
             raise
     return Store(folder)
 
 
 @contextmanager
 def _open(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]:
-    """A bundle that passed all checks, and its manifest; any failure inside is a BundleError.
+    """A bundle that passed all checks, and its manifest; BundleError for any other file.
 
     shown: its name in messages.
     """
-    try:
-        with open_regular(path) as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular(path))
             start = _find_list(file)
             archive = zipfile.ZipFile(file)
             _check_members(file, archive.infolist(), start)
@@ -258,14 +261,14 @@ def _open(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]
             if odd := {*manifest.members} ^ {*archive.namelist()[:-1]}:
                 raise Damaged(f"its list of members and its members differ in {min(odd)}")
             _check_contents(archive, manifest)
-            yield archive, manifest
-    except Exception as error:
-        told = " ".join(str(getattr(error, "strerror", "") or error).split())
-        raise BundleError(
-            f"'{printable(str(shown), 200)}' is not a usable bundle: "
-            f"{printable(told, 300) or type(error).__name__}; expected one as fsbench submit "
-            "writes it"
-        ) from None
+        except Exception as error:
+            told = " ".join(str(getattr(error, "strerror", "") or error).split())
+            raise BundleError(
+                f"'{printable(str(shown), 200)}' is not a usable bundle: "
+                f"{printable(told, 300) or type(error).__name__}; expected one as fsbench submit "
+                "writes it"
+            ) from None
+        yield archive, manifest
 
 
 def _find_list(file: IO[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -602,6 +603,19 @@ def test_cells_of_own_images_need_a_word(tmp_path: Path) -> None:
     assert HOME.encode() not in b"".join(members_of(tmp_path / "c.zip").values())
     found = unpack(tmp_path / "c.zip", tmp_path / "x").records()
     assert {record.spec.dataset for record in found} == {"folder:photos"}
+
+
+def test_a_full_disk_is_no_fault_of_the_bundle(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(StoreError, match=r"cannot unpack .*No space left") as refused:
+        unpack(bundle, tmp_path / "x")
+    assert not isinstance(refused.value, BundleError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:

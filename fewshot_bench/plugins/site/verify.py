@@ -110,7 +110,7 @@ def check(bundles: Sequence[Path], beside: Sequence[Path], scratch: Path) -> lis
             *_list_disagreements(entries, gathered),
         ]
         if manifest.signature not in ([], [signature_of([entry.record for entry in entries])]):
-            findings.append(Finding(UNVERIFIED, "its signature is not that of its records"))
+            findings.insert(0, Finding(UNVERIFIED, "its signature is not that of its records"))
         cells = tuple(map(_describe, entries))
         checked[path] = Checked(str(path), manifest.submitter, "", cells, tuple(findings))
     return [checked[path] for path in dict.fromkeys(bundles)]
