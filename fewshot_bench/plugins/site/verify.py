@@ -53,7 +53,8 @@ class Checked:
         if self.refused:
             return BundleError.exit_code
         lowest = {entry.standing.level for entry in self.entries} & {UNVERIFIED, SUBMITTED}
-        return int(bool(lowest) or any(line.kind == UNVERIFIED for line in self.lines))
+        twice = any(self.submitter in entry.disagrees_with for entry in self.entries)
+        return int(bool(lowest) or twice or any(line.kind == UNVERIFIED for line in self.lines))
 
     @property
     def head(self) -> str:
@@ -84,7 +85,8 @@ def command(
 
     A cell is verified if its numbers follow from its logits and its queries are those of the data
     set, re-run if another submitter's cell agrees within noise. Nothing of a bundle is run. The
-    exit code is 0 if all cells are verified or re-run, 1 if not, 2 for a file that is refused.
+    exit code is 0 if all cells are verified or re-run, 1 if not or if the submitter has others of
+    the same cells, 2 for a file that is refused.
     """
     with TemporaryDirectory() as scratch:
         checked = check(bundles, beside, Path(scratch))
