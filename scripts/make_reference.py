@@ -18,6 +18,8 @@ from pathlib import Path
 
 from fewshot_bench.analysis import reference
 from fewshot_bench.analysis.reference import DATASETS, SEEDS, SHOTS, Line
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import TOY
 from fewshot_bench.store.store import Store
 
@@ -29,29 +31,22 @@ VIEWS = 64
 
 def compute(methods: str, store: Path) -> None:
     """Run what the store lacks, one cell after the other, on one thread."""
-    suite = {"-d": DATASETS, "--shots": SHOTS, "--seeds": SEEDS}
-    arguments = [part for flag, own in suite.items() for part in (flag, ",".join(map(str, own)))]
-    machine = f"--backbone {TOY} --device cpu --precision fp32 --jobs 1 --threads 1".split()
-    for company in COMPANY:
-        own = ["-m", _of(methods, company), "--queries", company, "--views", str(VIEWS)]
-        command = [*own, *arguments, *machine, "--store", str(store)]
-        # 1: cells failed, which stand in the file with their reasons.
-        if own[1] and subprocess.call([sys.executable, "-m", "fewshot_bench", "run", *command]) > 1:
-            raise SystemExit(2)
-
-
-def _of(methods: str, company: str) -> str:
-    """The methods that need this company; those that need none are run with the first."""
-    from fewshot_bench.api.method_card import card_of
-    from fewshot_bench.api.registry import registry
-
     plugins = registry()
     suites = {"all": plugins.methods.names(), **plugins.methods.suites()}
-    names = [n for part in methods.split(",") for n in suites.get(part, (part,))]
-    cards = {name: card_of(plugins.method_class(name)) for name in names}
-    streams = [name for name, card in cards.items() if card and card.sees == "stream"]
-    others = [name for name in cards if name not in streams]
-    return ",".join(streams if company == COMPANY[1] else others)
+    by_company: dict[str, dict[str, None]] = {company: {} for company in COMPANY}
+    for name in (n for part in methods.split(",") for n in suites.get(part, (part,))):
+        card = card_of(plugins.method_class(name))
+        # What needs no company is run with the first.
+        by_company["stream" if card and card.sees == "stream" else "all"][name] = None
+    suite = {"-d": DATASETS, "--shots": SHOTS, "--seeds": SEEDS}
+    arguments = [part for flag, own in suite.items() for part in (flag, ",".join(map(str, own)))]
+    arguments += f"--backbone {TOY} --device cpu --precision fp32 --jobs 1 --threads 1".split()
+    for company, names in by_company.items():
+        own = ["-m", ",".join(names), "--queries", company, "--views", str(VIEWS)]
+        command = [*own, *arguments, "--store", str(store)]
+        # 1: cells failed, which stand in the file with their reasons.
+        if names and subprocess.call([sys.executable, "-m", "fewshot_bench", "run", *command]) > 1:
+            raise SystemExit(2)
 
 
 def read_store(store: Path) -> tuple[list[Line], dict[str, str]]:

@@ -49,10 +49,12 @@ def method_page(method: str) -> str:
     """The page of a method."""
     cls, card = registry().method_class(method), card_named(method)
     about = inspect.cleandoc(cls.__doc__ or "")
+    flags = "-d dtd --shots 16 --seeds 1,2,3", *_needed_flags(card)
+    command = " ".join(("fsbench run -m", method, *flags))
     parts = [
         f"# {method}\n\n{_MARK}\n\n{about}\n\n",
         _facts(method, card),
-        f"```console\n$ {_command(method, card)}\n```\n\n",
+        f"```console\n$ {command}\n```\n\n",
         _differences(card),
         _options(hyperparameters(cls)),
         _published_values(card),
@@ -72,8 +74,6 @@ def _paper(paper: Paper) -> str:
 def _facts(method: str, card: MethodCard) -> str:
     row = ROWS[method]
     count = f"{card.parameters} ({row.formula})" if row.formula else card.parameters
-    company = f"`--queries {_needed_queries(card)}`" if card.sees in ("batch", "stream") else ""
-    views = f"`--views {card.views_per_query}`" if card.views_per_query > 1 else ""
     suites = [name for name, names in registry().methods.suites().items() if method in names]
     rows = {
         "family": card.family,
@@ -86,24 +86,18 @@ def _facts(method: str, card: MethodCard) -> str:
         "knows of a class": card.text,
         "an answer depends on": card.seen,
         "knows of a query, besides": card.at_test,
-        "needs": " ".join(filter(None, (company, views))),
+        "needs": " ".join(f"`{flag}`" for flag in _needed_flags(card)),
         "watch out": row.hazard,
         "suites": ", ".join(f"`{name}`" for name in suites),
     }
     return table(("fact", "of this method"), ((name, text) for name, text in rows.items() if text))
 
 
-def _needed_queries(card: MethodCard) -> str:
-    return {"batch": "all", "stream": "stream"}.get(card.sees, "")
-
-
-def _command(method: str, card: MethodCard) -> str:
-    words = ["fsbench run -m", method, "-d dtd --shots 16 --seeds 1,2,3"]
-    if queries := _needed_queries(card):
-        words.append(f"--queries {queries}")
-    if card.views_per_query > 1:
-        words.append(f"--views {card.views_per_query}")
-    return " ".join(words)
+def _needed_flags(card: MethodCard) -> list[str]:
+    """The options of a run that a method needs: `--queries all`, `--views 64`."""
+    queries = {"batch": "all", "stream": "stream"}.get(card.sees)
+    flags = [f"--queries {queries}"] if queries else []
+    return flags + [f"--views {card.views_per_query}"] * (card.views_per_query > 1)
 
 
 def _differences(card: MethodCard) -> str:
@@ -126,14 +120,10 @@ def _options(fields: Sequence[Hyperparameter]) -> str:
 
 
 def _published_values(card: MethodCard) -> str:
-    rows = [
-        (
-            published.place,
-            ", ".join(f"`{name}={value}`" for name, value in published.values.items()),
-            published.source,
-        )
-        for published in card.published
-    ]
+    rows = []
+    for published in card.published:
+        values = ", ".join(f"`{name}={value}`" for name, value in published.values.items())
+        rows.append((published.place, values, published.source))
     if not rows:
         return ""
     told = "`--published` takes the values of the authors' own runs.\n\n"
@@ -145,10 +135,8 @@ def _numbers(method: str) -> str:
     """Published accuracies: means at the usual backbone, and all of them folded."""
     mine = [n for n in all_numbers() if n.method == method and n.metric == "top1"]
     if not mine:
-        return (
-            "## Published numbers\n\nNone is collected"
-            f"{': ' + told if (told := reasons()['left_out'].get(method)) else ''}.\n\n"
-        )
+        why = reasons()["left_out"].get(method)
+        return f"## Published numbers\n\nNone is collected{f': {why}' if why else ''}.\n\n"
     means = [n for n in mine if n.dataset in (AVERAGE, AVERAGE_OF_TEN) and n.backbone == _USUAL]
     text = "## Published numbers\n\nTop-1 accuracy in % as printed, "
     if means:
@@ -156,30 +144,25 @@ def _numbers(method: str) -> str:
     else:
         text += "of single data sets or other backbones.\n\n"
     text += folded(f"All {len(mine):,} numbers and their sources", _grid(mine) + _sources(mine))
-    repeated = _reproductions(method)
-    step = f": `fsbench reproduce {repeated[0]}` compares your run with them" if repeated else ""
-    return f"{text}No run with CLIP's weights is shipped{step}.\n\n"
-
-
-def _reproductions(method: str) -> list[str]:
-    """Names of the published tables with rows of a method that can be repeated."""
-    return [
+    repeated = (
         name
         for name, found in reproductions().items()
         if method in {number.method for number in found.numbers()}
-    ]
+    )
+    first = next(repeated, None)
+    step = f": `fsbench reproduce {first}` compares your run with them" if first else ""
+    return f"{text}No run with CLIP's weights is shipped{step}.\n\n"
 
 
 def _sources(numbers: Sequence[Number]) -> str:
     """What each source is, and where its numbers stand."""
-    found = dict.fromkeys((n.source, n.table) for n in numbers)
-    lines = []
-    for key in found:
+    text = ""
+    for key in dict.fromkeys((n.source, n.table) for n in numbers):
         source = sources()[key]
         commit = f" at {source.commit[:10]}" if source.commit else ""
         told = f"{_KINDS[source.kind]}; {source.citation}; {source.place}"
-        lines.append(f"- [{' '.join(key)}]({source.url}){commit}: {told}\n")
-    return "".join(lines) + "\n"
+        text += f"- [{' '.join(key)}]({source.url}){commit}: {told}\n"
+    return f"{text}\n"
 
 
 _KINDS = {"official": "by the authors", "rerun": "run again by others", "secondary": "of others"}
@@ -193,20 +176,16 @@ def _grid(numbers: Sequence[Number], *, short: bool = False) -> str:
         source = sources()[n.source, n.table]
         options = ", ".join(f"{name}={value}" for name, value in n.options.items())
         under = ", ".join(filter(None, (options, n.classes.replace("all", ""), n.under)))
-        key = (f"[{n.source} {n.table}]({source.url})", n.backbone, n.dataset, under)
+        backbone = () if short else (n.backbone,)
+        key = (f"[{n.source} {n.table}]({source.url})", *backbone, n.dataset, under)
         if n.shots is not None:
             mark = "*" if n.note or n.incomparable else ""
             rows[key].setdefault(n.shots, n.printed + mark)
-    heads = ["source", "backbone", "data set", "setting", *(f"{k}" for k in shots)]
-    lines = [[*key, *(found.get(k, "") for k in shots)] for key, found in rows.items()]
-    if short:
-        heads.pop(1)
-        for line in lines:
-            line.pop(1)
-    text = table(heads, lines)
+    heads = "source", *(() if short else ("backbone",)), "data set", "setting", *map(str, shots)
+    lines = ((*key, *(found.get(k, "") for k in shots)) for key, found in rows.items())
     notes = dict.fromkeys(n.note for n in numbers if n.note)
     notes |= dict.fromkeys(reason for n in numbers for reason in n.why_incomparable)
-    return text + (f"*: {'; '.join(notes)}.\n\n" if notes else "")
+    return table(heads, lines) + (f"*: {'; '.join(notes)}.\n\n" if notes else "")
 
 
 def _reference(method: str) -> str:
@@ -219,8 +198,7 @@ def _reference(method: str) -> str:
     if not done:
         why = next((line.reason for line in lines if line.reason), "")
         return f"## Ours\n\nNo result on the embedded sets: {why}.\n\n" if why else ""
-    values = [f"{fmean(found):.1f}" for found in done.values()]
-    shown = ", ".join(f"{value} on {name}" for value, name in zip(values, done, strict=True))
+    shown = ", ".join(f"{fmean(values):.1f} on {name}" for name, values in done.items())
     shots = ", ".join(dict.fromkeys(str(line.shots) for line in lines))
     return (
         f"## Ours\n\nTop-1 accuracy in % on the embedded sets at {shots} shots: {shown}. Mean of "
@@ -231,18 +209,14 @@ def _reference(method: str) -> str:
 
 def methods_index() -> str:
     """The page with all methods, by family and by need."""
-    names = built_in_methods()
-    rows = []
+    names, families = built_in_methods(), defaultdict[str, list[tuple[str, ...]]](list)
     for name in names:
         card, row = card_named(name), ROWS[name]
         papers = ", ".join(f"[{paper.long_label}]({paper.url})" for paper in card.papers)
-        cells = (link(name), papers, row.trained, card.parameters, card.cost)
-        rows.append((card.family, cells))
-    text = _ABOUT
-    for family in dict.fromkeys(family for family, _ in rows):
-        own = [cells for other, cells in rows if other == family]
-        heads = ("method", "paper", "trained", "parameters", "a fit")
-        text += f"## {family[:1].upper()}{family[1:]}\n\n{table(heads, own)}"
+        families[card.family].append((link(name), papers, row.trained, card.parameters, card.cost))
+    text, heads = _ABOUT, ("method", "paper", "trained", "parameters", "a fit")
+    for family, rows in families.items():
+        text += f"## {family[:1].upper()}{family[1:]}\n\n{table(heads, rows)}"
     text += f"## Who needs what\n\n{_NEEDS}{need_table(names)}"
     left_out = "".join(f"- {name}: {reason}\n" for name, reason in reasons()["left_out"].items())
     return f"{text}## Left out, and why\n\n{left_out}"

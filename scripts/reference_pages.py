@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
 
 import click
@@ -41,24 +41,24 @@ SCOPES = {
 
 def commands_page() -> str:
     """The help of every command."""
+    own = [group for group in plugin_commands() if (group.name or "").startswith("fewshot-bench:")]
+    names = [*COMMANDS, *(name for group in own for name in group.lazy)]
     parts = [f"# Commands\n\n{GENERATED}\n[Options](options.md) has those of runs as tables.\n"]
-    parts += [_help(path, command) for path, command in _commands()]
+    parts += [_help(path, command) for path, command in _commands("fsbench", cli, names)]
     return "\n".join(parts)
 
 
-def _commands() -> Iterator[tuple[str, click.Command]]:
-    yield "fsbench", cli
-    own = [group for group in plugin_commands() if (group.name or "").startswith("fewshot-bench:")]
-    for name in [*COMMANDS, *(name for group in own for name in group.lazy)]:
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        yield f"fsbench {name}", command
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for inner in command.list_commands(context):
-                subcommand = command.get_command(context, inner)
-                assert subcommand is not None
-                yield f"fsbench {name} {inner}", subcommand
+def _commands(
+    path: str, command: click.Command, names: Sequence[str] | None = None
+) -> Iterator[tuple[str, click.Command]]:
+    """A command and those below it, by what is typed. names: only these of its own."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in names or command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _commands(f"{path} {name}", inner)
 
 
 def _help(path: str, command: click.Command) -> str:
@@ -72,20 +72,20 @@ def _help(path: str, command: click.Command) -> str:
 
 def options_page() -> str:
     """The options of a run by what they decide, the other conditions, and those of plug-ins."""
-    scopes: dict[str, list[RunOption]] = {scope: [] for scope in SCOPES}
-    for row in RUN_OPTIONS.values():
-        scopes[row.scope].append(row)
     heads = ("option", "in Python", "values", "default", "what")
     text = f"# Options of a run\n\n{GENERATED}\n{_ABOUT_OPTIONS}"
-    for scope, rows in scopes.items():
-        title = f"{scope[:1].upper()}{scope[1:]}"
-        listed = [(_flags(row.flags), f"`{row.name}`", *_values(row)) for row in rows]
-        text += f"## {title}\n\n{SCOPES[scope]}.\n\n{table(heads, listed)}"
-    rest = [about for name, about in CONDITIONS.items() if name not in RUN_OPTIONS]
-    if rest:
-        listed = [(f"`{a.name}`", a.title, a.filter) for a in rest]
-        text += "## Other conditions\n\nNo option sets them; filters select by them.\n\n"
-        text += table(("condition", "what", "filter"), listed)
+    for scope, about in SCOPES.items():
+        rows = [
+            (", ".join(f"`{flag}`" for flag in row.flags), f"`{row.name}`", *_values(row))
+            for row in RUN_OPTIONS.values()
+            if row.scope == scope
+        ]
+        text += f"## {scope.capitalize()}\n\n{about}.\n\n{table(heads, rows)}"
+    rest = [c for name, c in CONDITIONS.items() if name not in RUN_OPTIONS]
+    text += "## Other conditions\n\nNo option sets them; filters select by them.\n\n"
+    text += table(
+        ("condition", "what", "filter"), [(f"`{c.name}`", c.title, c.filter) for c in rest]
+    )
     for catalog, of in ((registry().engines, "--engine "), (registry().options, "")):
         for name, entry in catalog.entries.items():
             if entry.options and entry.origin.startswith("fewshot-bench"):
@@ -100,10 +100,6 @@ _ABOUT_OPTIONS = """\
 heading says what an option decides; [protocols](protocols.md) explains the words.
 
 """
-
-
-def _flags(flags: list[str]) -> str:
-    return ", ".join(f"`{flag}`" for flag in flags)
 
 
 def _values(row: RunOption) -> tuple[str, str, str]:
@@ -154,13 +150,12 @@ The [method contract](method-contract.md) says what the registered things must d
 
 def rules_page() -> str:
     """The rules of `fsbench check`."""
-    everywhere, on_devices = all_checks(), checks_on("cuda")
-    own = [check for check in on_devices if check.name not in {c.name for c in everywhere}]
-    lists = ("".join(f"- `{c.name}`: {c.rule}\n" for c in checks) for checks in (everywhere, own))
+    everywhere = all_checks()
+    own = [check for check in checks_on("cuda") if check.name not in {c.name for c in everywhere}]
+    first, more = ("".join(f"- `{c.name}`: {c.rule}\n" for c in cs) for cs in (everywhere, own))
     return (
         f"# Rules of a method\n\n{GENERATED}\nThe [contract](method-contract.md) in the words that "
-        f"`fsbench check` tries.\n\n{next(lists)}\nWith `--device` of an accelerator, "
-        f"too:\n\n{next(lists)}"
+        f"`fsbench check` tries.\n\n{first}\nWith `--device` of an accelerator, too:\n\n{more}"
     )
 
 
@@ -173,7 +168,7 @@ def fields_page() -> str:
     ]
     text = f"# Fields of a record\n\n{GENERATED}\n[Records](records.md) explains them.\n\n"
     text += table(("field", "kind", "what"), rows)
-    inner = {
+    inner: dict[str, type[msgspec.Struct]] = {
         "split": SplitKinds,
         "footprint": FootprintKinds,
         "timings": TimingsKinds,

@@ -16,7 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -30,8 +30,10 @@ from fewshot_bench.utils.text import counted, limited
 REFERENCE = "reference"
 FILE = "reference.csv"
 DATASETS, SHOTS, SEEDS = ("digits", "letters", "shapes"), (4,), (1, 2, 3)
-# Metrics in the file; `top1` follows from the correct answers.
-_STATED = tuple(name for name in METRICS if name != "top1")
+# Metrics in the file, and their decimals; `top1` follows from the correct answers.
+_STATED = {
+    name: 2 if about.unit == PERCENT else 4 for name, about in METRICS.items() if name != "top1"
+}
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +83,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 def line_of(record: Record) -> Line:
     """The line of a record of the embedded suite."""
-    spec, of = record.spec, record.entry
-    metrics, depends = record.metrics, of("footprint", "depends_on_queries")
-    done, flops = record.status == "done", of("footprint", "work.billed.flops")
-    images = metrics.get("n") if done else None
+    spec, of, metrics = record.spec, record.entry, record.metrics
+    depends, flops = of("footprint", "depends_on_queries"), of("footprint", "work.billed.flops")
+    images = metrics.get("n")
     return Line(
         method=spec.method,
         version=spec.method_version,
@@ -96,7 +97,7 @@ def line_of(record: Record) -> Line:
         status=record.status,
         correct=round(metrics["top1"] * images / 100) if images else None,
         images=images,
-        **{name: round(metrics[name], _digits(name)) for name in _STATED if done},
+        **{name: round(metrics[name], digits) for name, digits in _STATED.items() if metrics},
         trained=of("footprint", "trained"),
         steps=of("footprint", "steps"),
         encoded=of("footprint", "images_encoded"),
@@ -106,10 +107,6 @@ def line_of(record: Record) -> Line:
         key=spec.key(),
         reason=" ".join(str((record.error or {}).get("message", "")).split()),
     )
-
-
-def _digits(metric: str) -> int:
-    return 2 if METRICS[metric].unit == PERCENT else 4
 
 
 def tolerance(images: int) -> int:
@@ -136,55 +133,46 @@ def write_lines(lines: Iterable[Line], shared: Mapping[str, str]) -> str:
 @functools.cache
 def read() -> tuple[Sequence[Line], Mapping[str, str]]:
     """The lines of the file, and what they share by name."""
-    text = (files("fewshot_bench.analysis") / FILE).read_text(encoding="utf-8")
-    stated: list[str] = []
-    rows: list[str] = []
-    for line in text.splitlines():
-        (stated if line.startswith("# ") else rows).append(line)
-    values = ({n: value for n, value in row.items() if value} for row in csv.DictReader(rows))
-    shared = dict(line[2:].split(" ", 1) for line in stated)
+    text = (files("fewshot_bench.analysis") / FILE).read_text(encoding="utf-8").splitlines()
+    shared = dict(line[2:].split(" ", 1) for line in text if line.startswith("# "))
+    rows = csv.DictReader(line for line in text if not line.startswith("# "))
+    values = ({name: value for name, value in row.items() if value} for row in rows)
     return tuple(msgspec.convert(row, Line, strict=False) for row in values), shared
 
 
-def records() -> list[Record]:
+def records() -> Iterator[Record]:
     """The cells as records of the source `reference`, without logits."""
     lines, shared = read()
-    return [_record(line, shared) for line in lines]
-
-
-def _record(line: Line, shared: Mapping[str, str]) -> Record:
-    plain = RunSpec(
-        method=line.method,
-        dataset=line.dataset,
-        shots=line.shots,
-        split_seed=line.seed,
-        train_seed=line.seed,
-        weights=shared["weights"],
-        queries=line.queries,
-        views=line.views,
-        revision=shared[line.dataset],
-        method_version=line.version,
-    )
-    stated = {name: getattr(line, name) for name in ("top1", *_STATED)}
-    footprint: dict[str, Any] = {
-        "trained": line.trained,
-        "steps": line.steps,
-        "images_encoded": line.encoded,
-    }
-    if line.gflops is not None:
-        footprint["work"] = {"billed": {"flops": round(line.gflops * 1e9)}}
-    if line.depends:
-        footprint["depends_on_queries"] = line.depends == "yes"
-    return Record(
-        RunSpec.read(plain.to_dict(), line.key),
-        line.status,
-        split={"digest": line.picks, "test": line.images or 0},
-        metrics={name: value for name, value in stated.items() if value is not None}
-        | ({"n": line.images} if line.images else {}),
-        footprint=footprint,
-        error={"type": line.status, "message": line.reason} if line.reason else None,
-        source=REFERENCE,
-    )
+    for line in lines:
+        spec = RunSpec(
+            method=line.method,
+            dataset=line.dataset,
+            shots=line.shots,
+            split_seed=line.seed,
+            train_seed=line.seed,
+            weights=shared["weights"],
+            queries=line.queries,
+            views=line.views,
+            revision=shared[line.dataset],
+            method_version=line.version,
+        )
+        metrics = {name: getattr(line, name) for name in ("top1", *_STATED)} | {"n": line.images}
+        flops = None if line.gflops is None else round(line.gflops * 1e9)
+        yield Record(
+            RunSpec.read(spec.to_dict(), line.key),
+            line.status,
+            split={"digest": line.picks, "test": line.images or 0},
+            metrics={name: value for name, value in metrics.items() if value is not None},
+            footprint={
+                "trained": line.trained,
+                "steps": line.steps,
+                "images_encoded": line.encoded,
+                "work": {"billed": {"flops": flops}},
+                "depends_on_queries": {"yes": True, "no": False}.get(line.depends or ""),
+            },
+            error={"type": line.status, "message": line.reason} if line.reason else None,
+            source=REFERENCE,
+        )
 
 
 def beside(own: Sequence[Record], *, company: bool = False) -> list[Record]:
@@ -197,13 +185,13 @@ def beside(own: Sequence[Record], *, company: bool = False) -> list[Record]:
     needs = {(ALONE, 1), *((spec.queries, spec.views) for spec in toy)}
     seeds = {(spec.dataset, spec.split_seed, spec.train_seed) for spec in toy}
     shots = {0, *(spec.shots for spec in toy)}
-    found = [
-        record
-        for record, spec in ((record, record.spec) for record in records())
-        if (spec.dataset, spec.split_seed, spec.train_seed) in seeds
-        and spec.shots in shots
-        and (company or (spec.queries, spec.views) in needs)
-    ]
+
+    def fits(spec: RunSpec) -> bool:
+        cell = spec.dataset, spec.split_seed, spec.train_seed
+        needed = company or (spec.queries, spec.views) in needs
+        return needed and cell in seeds and spec.shots in shots
+
+    found = [record for record in records() if fits(record.spec)]
     if not found:
         raise UsageError(
             "--with reference: the store has none of its cells; make some with: fsbench run -m "
@@ -216,8 +204,7 @@ def beside(own: Sequence[Record], *, company: bool = False) -> list[Record]:
 def tell_agreement(own: Iterable[Record]) -> Iterator[str]:
     """Notes: how many cells of a store the reference has, and by how much they differ."""
     lines = {line.key: line for line in read()[0] if line.correct is not None}
-    within: list[int] = []
-    beyond: defaultdict[str, list[str]] = defaultdict(list)
+    within, beyond = list[int](), defaultdict[str, list[str]](list)
     for record in own:
         line = lines.get(record.spec.key())
         if line is None or record.status != "done":
@@ -227,16 +214,15 @@ def tell_agreement(own: Iterable[Record]) -> Iterator[str]:
             beyond[line.method].append(f"{line.dataset} seed {line.seed}: {gap}")
         else:
             within.append(gap)
-    several = len(within) + sum(map(len, beyond.values()))
+    several, same = len(within) + sum(map(len, beyond.values())), within.count(0)
     if not several:
         yield "no cell of the store is one of the reference's (same options, device cpu, fp32)"
         return
-    same = within.count(0)
-    parts = [f"{same} have as many correct answers"]
-    if same < len(within):
-        most = max(within)
-        parts.append(f"{len(within) - same} differ by up to {most} images, as machines may")
-    yield f"{counted(several, 'cell')} of the store and of the reference: {', '.join(parts)}"
+    told = f"{counted(several, 'cell')} of the store and of the reference: "
+    told += f"{same} have as many correct answers"
+    if others := len(within) - same:
+        told += f", {others} differ by up to {max(within)} images, as machines may"
+    yield told
     for method, cells in beyond.items():
         yield (
             f"{method} is not what the reference computes (images: {limited(cells, 3)}): another "

@@ -146,6 +146,12 @@ def test_a_phone_shows_the_first_column_without_sideways_scroll(browser: Any, fo
         size = {"width": 390, "height": 800}
         page = opened(browser, folder / name, viewport=size).page
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        folded = page.locator("summary", has_text="Filters: ")
+        assert not page.locator("#f-method").is_visible()
+        assert "shots 16" in folded.inner_text()
+        folded.click()
+        page.locator("#f-method").fill("clip")
+        assert "method clip" in folded.inner_text()
         page.locator(f"#{table}").evaluate("t => { t.parentElement.scrollLeft = 300; }")
         box = page.locator(f"#{table} tbody th").first.bounding_box()
         assert 0 <= box["x"] < box["x"] + box["width"] <= 200

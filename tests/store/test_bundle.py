@@ -722,6 +722,7 @@ def test_own_cells_that_differ_are_shown(store: Store, bundle: Path, tmp_path: P
     assert {e.disagrees_with for e in found.entries} == {("Lab A",)}
     assert {e.standing.level for e in found.entries} == {VERIFIED}
     done = fsbench("verify", tmp_path / "b.zip", "--beside", bundle)
+    assert done.code == 1
     assert done.out.count("disagreement:") == 2
     assert "% Lab A, " in done.out
 

@@ -69,15 +69,6 @@ def _create(kind: str, name: str) -> None:
         say(f"  {step.format(names.name)}")
 
 
-def _create_results(name: str) -> None:
-    """Write a repository for results of many labs into the current folder."""
-    names = names_of(RESULTS, name)
-    write(Path(names.name), render(RESULTS, "", names))
-    say(f"{names.name}/ takes bundles of fsbench submit by pull request, and shows their site")
-    say(f"publish it: {names.name}/README.md says how, for labs and for who keeps it")
-    say(f"  git -C {names.name} init -b main && git -C {names.name} add .")
-
-
 for _kind, _about in KINDS.items():
     command.add_command(
         click.Command(
@@ -88,13 +79,17 @@ for _kind, _about in KINDS.items():
             short_help=f"{_about.words.capitalize()} that {_about.does}.",
         )
     )
-command.add_command(
-    click.Command(
-        RESULTS,
-        callback=_create_results,
-        params=[click.Argument(["name"])],
-        help="Write a repository for bundles of many labs into the folder NAME: workflows that "
-        "recompute what a pull request adds, and that publish the site of all bundles.",
-        short_help="A repository for verified results of many labs.",
-    )
-)
+
+
+@command.command(RESULTS, short_help="A repository for verified results of many labs.")
+@click.argument("name")
+def create_results(name: str) -> None:
+    """Write a repository for bundles of many labs into the folder NAME.
+
+    Its workflows recompute what a pull request adds, and publish the site of all bundles.
+    """
+    names = names_of(RESULTS, name)
+    write(Path(names.name), render(RESULTS, "", names))
+    say(f"{names.name}/ takes bundles of fsbench submit by pull request, and shows their site")
+    say(f"publish it: {names.name}/README.md says how, for labs and for who keeps it")
+    say(f"  git -C {names.name} init -b main && git -C {names.name} add .")

@@ -67,6 +67,7 @@ def write_results(gathered: Gathered, title: str) -> str:
         board
         for level, records in sources.levels().items()
         for board in _boards_of(level, records, sources, title)
+        if board.shown["rows"]
     ]
     if not boards:
         raise DataMissingError("no source has a finished cell: expected results of fsbench run")

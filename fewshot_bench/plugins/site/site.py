@@ -14,7 +14,7 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import size_text
 
-ATLAS, RESULTS, REFERENCE = "index.html", "results.html", "reference"
+ATLAS, RESULTS = "index.html", "results.html"
 
 
 @click.command(
@@ -41,6 +41,7 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
         pages = {ATLAS: write_atlas(title, RESULTS if sources else "")}
         if sources:
             from fewshot_bench.analysis.gathering import gather
+            from fewshot_bench.analysis.reference import REFERENCE
             from fewshot_bench.plugins.site.results import with_reference, write_results
 
             files = [path for path in sources if str(path) != REFERENCE or path.exists()]

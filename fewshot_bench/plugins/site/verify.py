@@ -52,7 +52,8 @@ class Checked:
         if self.refused:
             return BundleError.exit_code
         # Each cell of these levels has a reason.
-        return int(any(found.kind in (UNVERIFIED, SUBMITTED) for found in self.findings))
+        found = any(finding.kind in (UNVERIFIED, SUBMITTED) for finding in self.findings)
+        return int(found or any(self.submitter in cell["disagrees_with"] for cell in self.cells))
 
     @property
     def head(self) -> str:
@@ -83,7 +84,8 @@ def command(
 
     A cell is verified if its numbers follow from its logits and its queries are those of the data
     set, re-run if another submitter's cell agrees within noise. Nothing of a bundle is run. The
-    exit code is 0 if all cells are verified or re-run, 1 if not, 2 for a file that is refused.
+    exit code is 0 if all cells are verified or re-run, 1 if not or if the submitter has others of
+    the same cells, 2 for a file that is refused.
     """
     with TemporaryDirectory() as scratch:
         checked = check(bundles, beside, Path(scratch))
