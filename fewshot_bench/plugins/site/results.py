@@ -171,8 +171,8 @@ class _Maker:
     sources: Sources
 
     @property
-    def groups(self) -> Sequence[Group]:
-        """The columns: an average and its data sets, or a single one."""
+    def columns(self) -> Sequence[Group]:
+        """An average and its data sets, or a single data set."""
         return tuple(dict.fromkeys((self.chosen.group, *self.chosen.members)))
 
     def make(self, title: str) -> _Board:
@@ -181,7 +181,7 @@ class _Maker:
         contestants = [
             contestant
             for contestant in chosen.ordered
-            if any(METRIC in chosen.cell(contestant, group).estimates for group in self.groups)
+            if any(METRIC in chosen.cell(contestant, group).estimates for group in self.columns)
         ]
         pairs = compare(chosen, self.sources.of, every=True)
         numbers = _group(chosen, pairs)
@@ -196,7 +196,7 @@ class _Maker:
             "subject": subject(chosen),
             "why": pairs.why,
             "signature": " ".join([*marks, text.message(table.signature(chosen.group.seeds))]),
-            "sets": [text.name(group.name) for group in self.groups],
+            "sets": [text.name(group.name) for group in self.columns],
             "rows": [self._row(c, numbers.get(c.row.label)) for c in contestants],
         }
         details = {
@@ -210,7 +210,7 @@ class _Maker:
 
     def _cells(self, contestant: Contestant) -> Iterator[tuple[int, Seed, Entry]]:
         """Place of the data set, seed, and entry of each run of a row."""
-        for place, group in enumerate(self.groups):
+        for place, group in enumerate(self.columns):
             for seed, record in self.chosen.records_of(contestant, group).items():
                 yield place, seed, self.sources.entry(record)
 
@@ -230,7 +230,7 @@ class _Maker:
             "paper": [text.name(paper.label), paper.url] if paper else 0,
             "source": self.sources.gathered.sources.index(source),
             "group": number,
-            "cells": [self._show(self.chosen.cell(contestant, group)) for group in self.groups],
+            "cells": [self._show(self.chosen.cell(contestant, group)) for group in self.columns],
             "costs": [0 if value is None else [value, cost.words(value)] for cost, value in costs],
             "schedule": text.name(entries[0].record.schedule) if entries else "",
             "why": "" if cell else self.chosen.why_not(contestant),
@@ -249,7 +249,7 @@ class _Maker:
         """Records of a row, its signature and the commands for it."""
         lines, records, reasons = [], [], set[str]()
         for place, seed, entry in self._cells(contestant):
-            cell = self.chosen.cell(contestant, self.groups[place])
+            cell = self.chosen.cell(contestant, self.columns[place])
             environment, logits = self.sources.facts(entry)
             split = text.name(str(cell.splits.get(seed, ""))[:DIGITS])
             value, key = cell.series[METRIC].get(seed, ""), entry.key[:DIGITS]

@@ -226,6 +226,8 @@
       $('command').textContent = row.commands;
     };
 
+    const costsOf = (row) => row.costs.map((cost) => (cost ? cell(cost[1], cost[0]) : dash));
+
     const leaders = () => {
       const { rows, sets: [, ...sets], subject, why, signature } = board;
       const isWide = asked('columns') === 'sets';
@@ -237,7 +239,7 @@
         return cell(link(text, () => show(row, set), `${text}, ${row.method} on ${board.sets[set]}`), parseFloat(text));
       };
       const about = (row) => [
-        ...row.costs.map((cost) => (cost ? cell(cost[1], cost[0]) : dash)),
+        ...costsOf(row),
         cell(row.schedule || 'not stated', row.schedule || null), cell(data.sources[row.source]),
         row.disagrees ? cell(`disagrees: ${row.disagrees}`, row.disagrees, 'failed') : cell(row.agrees && `agrees: ${row.agrees}`, row.agrees || null),
       ];
@@ -252,6 +254,8 @@
       $('board-text').textContent = `${why ? `No groups: ${why}. ` : ''}Conditions: ${signature}.`;
     };
 
+    const signed = (value) => `${value > 0 ? '+' : ''}${value.toFixed(2)}`.replace('-', '\u2212');
+
     const compared = async () => {
       const now = board;
       const names = now.rows.filter((row) => row.cells[0]).map((row) => row.method);
@@ -265,21 +269,19 @@
       const [one, two] = both;
       if (!one || !two) return;
       const lines = now.sets.map((name, at) => {
-        const [mine, theirs] = both.map((row) => parseFloat(row.cells[at]));
-        const gap = mine - theirs;
         const numbers = both.map((row) => (row.cells[at] ? cell(row.cells[at], parseFloat(row.cells[at])) : dash));
-        return { cells: [cell(name), ...numbers, Number.isNaN(gap) ? dash : cell(signed(gap), gap)] };
+        const gap = numbers[0].value - numbers[1].value;
+        return { cells: [cell(name), ...numbers, numbers.includes(dash) ? dash : cell(signed(gap), gap)] };
       });
-      lines.push(...data.costs.map(([name], at) => ({ cells: [cell(name), ...both.map(({ costs }) => (costs[at] ? cell(costs[at][1], costs[at][0]) : dash)), cell('', null)] })));
+      lines.push(...data.costs.map(([name], at) => ({ cells: [cell(name), ...both.map((row) => costsOf(row)[at]), cell('', null)] })));
       table('compared', [head('what'), head(one.method, true), head(two.method === one.method ? `${two.method} ` : two.method, true), head('difference', true)], lines, 'as listed');
       await details();
       if (now !== board) return;
       const [a, b] = both.map((row) => now.rows.indexOf(row));
-      const found = now.pairs[`${a},${b}`] ?? now.pairs[`${b},${a}`];
-      const [sign, first] = now.pairs[`${a},${b}`] ? [1, one] : [-1, two];
-      $('compared-test').textContent = found ? `Paired over the same images: ${signed(sign * found[0])} points, p ${found[1]} after Holm; data sets won / tied / lost by ${first.method}: ${found[2]}.` : `No paired test of these two: ${now.why || 'their logits are not there or of other splits'}.`;
+      const [sign, first, found] = now.pairs[`${a},${b}`] ? [1, one, now.pairs[`${a},${b}`]] : [-1, two, now.pairs[`${b},${a}`]];
+      $('compared-test').textContent = found ? `Paired over the same images: ${signed(sign * found[0])} points, p ${found[1]} after Holm; data sets won / tied / lost by ${first.method}: ${found[2]}.`
+        : `No paired test of these two: ${now.why || 'their logits are not there or of other splits'}.`;
     };
-    const signed = (value) => `${value > 0 ? '+' : ''}${value.toFixed(2)}`.replace('-', '\u2212');
 
     const fill = async () => {
       await details();
