@@ -70,7 +70,8 @@ _PLACE = re.compile(
 _RECORD = re.compile(r"records/../(.{64})\.json")
 # Names that Windows refuses, or reads as a device, and names that hide.
 _RESERVED = re.compile(
-    r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|\..*|.*[. ]|.*[<>:\"|?*\\].*", re.IGNORECASE
+    r"(?:con(?:in\$|out\$)?|prn|aux|nul|(?:com|lpt)[\d¹²³])(?:\..*)?|\..*|.*[. ]|.*[<>:\"|?*\\].*",
+    re.IGNORECASE,
 )
 _SCRIPT = re.compile(r"<\s*[A-Za-z/!?]")
 _END = struct.Struct("<4s4H2IH")
@@ -370,7 +371,7 @@ def _read_members(archive: zipfile.ZipFile, manifest: Manifest) -> Iterator[tupl
 def _check_contents(archive: zipfile.ZipFile, manifest: Manifest) -> None:
     """Damaged unless every member holds what its place says, and belongs to what it stands for."""
     answers = {name: d for name, d in manifest.members.items() if name.endswith(".npz")}
-    ids = set[bytes]()
+    ids, picks = set[bytes](), {n for n in manifest.members if n.startswith("splits/")}
     for name, content in _read_members(archive, manifest):
         if name.endswith(".npz"):
             most = max(LARGEST_TEXT, RATIO * len(content))
@@ -386,12 +387,18 @@ def _check_contents(archive: zipfile.ZipFile, manifest: Manifest) -> None:
                 raise Damaged(f"{name} is not a finished cell with this key")
             if stated is None or record.digests.get(FILE) != stated:
                 raise Damaged(f"the answers of {name} are not there, or not those it states")
-            strict = (record.spec.to_dict(), record.split, record.metrics, record.footprint)
+            spec = record.spec
+            if spec.protocol == IMPORTED:
+                own = path_of_import(Path(), spec.dataset, spec.shots, spec.split_seed)
+                picks.discard(own.as_posix())
+            strict = (spec.to_dict(), record.split, record.metrics, record.footprint)
             _check_texts(name, texts_of(strict))
             _check_texts(name, texts_of(record.to_dict()), scripts=False)
         elif name.endswith(FACTS) or name.startswith((LISTS, "splits", "code")):
             # Deep or damaged JSON would only be found when it is used.
             msgspec.json.decode(content)
+    if picks:
+        raise Damaged(f"{min(picks)} has the picks of no cell")
     if answers or not any(map(_RECORD.fullmatch, manifest.members)):
         raise Damaged("it has answers without a record, or no record at all")
 

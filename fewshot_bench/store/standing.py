@@ -165,7 +165,8 @@ def _list_contradictions(stored: Stored) -> Iterator[str]:
     }
     if stored.top is not None:
         classes, probabilities = stored.top
-        best = np.sort(shares, axis=1)[:, : -1 - classes.shape[1] : -1]
+        count = classes.shape[1]
+        best = np.sort(np.partition(shares, -count, axis=1)[:, -count:], axis=1)[:, ::-1]
         both = np.stack([probabilities, shares[rows[:, None], classes]])
         wrong["top classes"] = (abs(both - best) > 2 * slack[:, None]).any(axis=(0, 2))
     for name, places in wrong.items():

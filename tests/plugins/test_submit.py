@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench import load
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.answers import answers_of
 from tests.bundles import change_record, members_of, with_metric, write
 from tests.helpers import fsbench
@@ -104,6 +106,14 @@ def test_a_hostile_bundle_is_refused(here: Path) -> None:
     assert fsbench("store", "merge", "bad.zip", "--store", "m").code == 2
     assert fsbench("verify", "gone.zip").code == 2
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_bundle_given_as_a_store_leads_to_merge(here: Path) -> None:
+    done = fsbench("compare", "--store", "a.zip")
+    assert done.code == 2
+    assert "fsbench store merge" in done.err
+    with pytest.raises(UsageError, match="fsbench store merge"):
+        load("a.zip")
 
 
 def test_a_signature_must_be_of_the_records(here: Path) -> None:

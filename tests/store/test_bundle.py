@@ -207,6 +207,8 @@ HOSTILE: dict[str, Callable[[Members], Members]] = {
     "backslash": _renamed("files/0123456789abcdef/..\\evil"),
     "stream of Windows": _renamed("files/0123456789abcdef/a:b"),
     "device of Windows": _renamed("files/0123456789abcdef/nul.txt"),
+    "port of Windows": _renamed("files/0123456789abcdef/COM¹.txt"),
+    "picks of no cell": _renamed("splits/digits/shot_1-seed_1.json"),
     "hidden": _renamed("files/0123456789abcdef/.bashrc"),
     "blank at the end": _renamed("files/0123456789abcdef/a "),
     "control characters": _renamed("files/0123456789abcdef/a\x1b[2Jb"),
