@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Name of a command, its module, and its help.
 _COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("site", "site", "Write pages of printed numbers and of results."),
-    ("submit", "submit", "Pack results into a bundle for others, without private facts."),
+    ("submit", "submit", "Pack results into a bundle for others to verify."),
     ("verify", "verify", "Recompute every number of bundles from their logits."),
 )
 
