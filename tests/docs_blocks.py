@@ -50,23 +50,6 @@ BLOCK = re.compile(
 KINDS = {"bash", "python", "console", "text"}
 KINDS |= {"json", "toml", "yaml", "csv", "latex", "bibtex", "markdown", "html", "ini", "diff"}
 EXIT = re.compile(r"\s+# exits with (\d+)$")
-PROTOTYPE = """\
-from dataclasses import dataclass
-import torch
-from fewshot_bench import hyper
-from fewshot_bench.training import LinearClassifier
-
-
-@dataclass(frozen=True)
-class Prototype:
-    name = "prototype"
-    share: float = hyper(0.5, "share of the class means beside the class names")
-
-    def fit(self, task, backbone, ctx):
-        text, images = backbone.class_features(task), task.train
-        means = torch.stack([images.features[images.labels == c].mean(0) for c in range(len(text))])
-        return LinearClassifier(backbone.logit_scale * text.lerp(means, self.share))
-"""
 # Of a number that is given for a name or a path, nothing can be said without running.
 PLAIN = (
     click.Choice,
@@ -109,7 +92,9 @@ def furnish(folder: Path) -> None:
             pixels = rng.integers(0, 120, (32, 40, 3), dtype=np.uint8)
             pixels[:, :, number if name != "new" else index % 2] += 120
             Image.fromarray(pixels).save(folder / name / f"{index}.jpg", quality=90)
-    (folder / "prototype.py").write_text(PROTOTYPE, encoding="utf-8")
+    tutorial = (DOCS / "tutorials" / "own-method.md").read_text(encoding="utf-8")
+    (method,) = (b.text for b in blocks_of(tutorial) if b.text.startswith("# prototype.py\n"))
+    (folder / "prototype.py").write_text(method, encoding="utf-8")
 
 
 def statements(text: str) -> list[str]:

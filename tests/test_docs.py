@@ -152,12 +152,6 @@ def test_pictures_are_told_and_none_is_left_over() -> None:
     assert pictures <= shown
 
 
-@pytest.mark.parametrize(("page", "words"), [("own-method", 900), ("own-photographs", 600)])
-def test_the_way_from_the_start_page_is_short(page: str, words: int) -> None:
-    before = FIRST_NUMBER.split(read(DOCS / "tutorials" / f"{page}.md"))[0]
-    assert len(before.split()) + len(read(DOCS / "index.md").split()) <= words
-
-
 class Links(HTMLParser):
     """What a page of the built docs links to, and the places in it that can be linked to."""
 

@@ -56,6 +56,14 @@ class Gathered:
     entries: tuple[Entry, ...]
     sources: tuple[str, ...]
 
+    def disagreements(self) -> Mapping[str, list[Entry]]:
+        """The entries that another source disagrees with, by the key of their cell."""
+        same = defaultdict[str, list[Entry]](list)
+        for entry in self.entries:
+            if entry.disagrees_with:
+                same[entry.key].append(entry)
+        return same
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -113,19 +121,19 @@ def _compare(entries: Sequence[Entry]) -> Iterator[Entry]:
         if entry.standing.level != UNVERIFIED:
             same[entry.key].append(place)
     # Of each entry the sources that disagree, then those that agree.
-    found, ran_again = [(set[str](), set[str]()) for _ in entries], set[int]()
+    others, ran_again = [(set[str](), set[str]()) for _ in entries], set[int]()
     for a, b in chain.from_iterable(combinations(places, 2) for places in same.values()):
-        one, other = entries[a], entries[b]
-        pair = compare_pair(one, other)
+        first, second = entries[a], entries[b]
+        pair = compare_pair(first, second)
         # Own cells that differ are shown; that they agree says nothing.
-        own = one.source.casefold() == other.source.casefold()
+        own = first.source.casefold() == second.source.casefold()
         if pair.copy or (own and pair.agrees):
             continue
-        found[a][pair.agrees].add(other.source)
-        found[b][pair.agrees].add(one.source)
-        if pair.agrees and one.standing.level == other.standing.level == VERIFIED:
+        others[a][pair.agrees].add(second.source)
+        others[b][pair.agrees].add(first.source)
+        if pair.agrees and first.standing.level == second.standing.level == VERIFIED:
             ran_again |= {a, b}
-    for place, (entry, (differing, agreeing)) in enumerate(zip(entries, found, strict=True)):
+    for place, (entry, (differing, agreeing)) in enumerate(zip(entries, others, strict=True)):
         yield dataclasses.replace(
             entry,
             standing=Standing(RE_RUN) if place in ran_again else entry.standing,

@@ -77,7 +77,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, str, int, int]:
-        """What the file is sorted by."""
+        """Sort key of the lines."""
         return self.method, self.dataset, self.shots, self.seed
 
 
@@ -110,7 +110,7 @@ def line_of(record: Record) -> Line:
 
 
 def tolerance(images: int) -> int:
-    """How many correct answers of so many images another machine may have more, or fewer.
+    """Correct answers of so many images that another machine may have more, or fewer.
 
     Other processors add in another order, and a fit of hundreds of steps lets the last digit grow.
     With and without vector instructions the logits of 21 methods on letters differed, and none had
@@ -191,14 +191,14 @@ def beside(own: Sequence[Record], *, company: bool = False) -> list[Record]:
         needed = company or (spec.queries, spec.views) in needs
         return needed and cell in seeds and spec.shots in shots
 
-    found = [record for record in records() if fits(record.spec)]
-    if not found:
+    fitting = [record for record in records() if fits(record.spec)]
+    if not fitting:
         raise UsageError(
             "--with reference: the store has none of its cells; make some with: fsbench run -m "
             f"zero-shot,linear-probe -d {','.join(DATASETS)} --backbone {TOY} --device cpu "
             f"--shots {SHOTS[0]} --seeds {','.join(map(str, SEEDS))}"
         )
-    return found
+    return fitting
 
 
 def tell_agreement(own: Iterable[Record]) -> Iterator[str]:

@@ -141,7 +141,7 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
     store, total = Store(folder), Counter[str]()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
-        folders = [_unpacked(path, scratch / str(n)) for n, path in enumerate(sources)]
+        folders = [_unpack_source(path, scratch / str(n)) for n, path in enumerate(sources)]
         check_sources(folders, folder)
         if not dry_run:
             store.create()
@@ -166,7 +166,7 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
         raise click.exceptions.Exit(FOUND)
 
 
-def _unpacked(source: Path, folder: Path) -> Path:
+def _unpack_source(source: Path, folder: Path) -> Path:
     """The folder of a source, a bundle unpacked into `folder`; StoreError if it does not hold."""
     from fewshot_bench.store.bundle import is_bundle, unpack
     from fewshot_bench.store.standing import UNVERIFIED, judge

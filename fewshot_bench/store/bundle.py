@@ -273,7 +273,7 @@ def _open(path: Path, shown: Path) -> Iterator[tuple[zipfile.ZipFile, Manifest]]
 
 
 def _find_list(file: IO[bytes]) -> int:
-    """Where the list of members starts, which must fill the file from there to its end."""
+    """Offset of the list of members, which must fill the file from there to its end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size))
     mark, *_, length, start, comment = _END.unpack(file.read(_END.size))
@@ -316,7 +316,7 @@ def _check_members(file: IO[bytes], infos: Sequence[zipfile.ZipInfo], start: int
 
 
 def _find_problem(info: zipfile.ZipInfo) -> str:
-    """Why a member may not be in a bundle, by its name and its header; empty if it may."""
+    """The problem of a member by its name and its header; empty if it may be in a bundle."""
     name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
     most = LARGEST_ANSWERS if name.endswith(".npz") else LARGEST_TEXT
     problems = {

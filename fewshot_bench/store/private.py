@@ -1,4 +1,4 @@
-"""What names a machine or its user in texts: paths, the home folder, names of user and host.
+"""Texts that name a machine or its user: paths, the home folder, names of user and host.
 
 `find_private` knows this machine's; `remove` takes it out of a record where no number depends on
 it, and `refuse` names the place of any other text that holds it.

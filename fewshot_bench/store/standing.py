@@ -1,4 +1,4 @@
-"""How far a finished cell can be trusted: `judge` recomputes what its files allow.
+"""The trust that a finished cell deserves: `judge` recomputes what its files allow.
 
 A cell is *submitted* if its files are what its record says, and *verified* if every metric was
 recomputed from its logits and its queries are those of the data set. *re-run* needs another
@@ -123,7 +123,7 @@ def _find_pools(store: Path, dataset: str) -> Pools | str:
 
 
 def _list_gaps(cell: Cell, store: Path) -> Iterator[str]:
-    """What of a cell cannot be recomputed or run again, with the reason."""
+    """Parts of a cell that cannot be recomputed or run again, with the reason."""
     assert cell.stored is not None
     spec, answers = cell.record.spec, cell.stored.answers
     if "high" not in (cell.arrays or {}):
@@ -175,7 +175,7 @@ def _list_contradictions(stored: Stored) -> Iterator[str]:
 
 
 def _list_differences(cell: Cell, drawn: _Drawn) -> Iterator[str]:
-    """How the queries and picks of a cell differ from the split drawn here."""
+    """Differences of the queries and picks of a cell from the split drawn here."""
     assert cell.stored is not None
     split, beside = drawn
     record, spec, test = cell.record, cell.record.spec, split.test

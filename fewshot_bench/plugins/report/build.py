@@ -21,7 +21,7 @@ from fewshot_bench.plugins.report.drilldown import Budget, drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import use_settings
 from fewshot_bench.plugins.report.headline import Headline, headline
-from fewshot_bench.plugins.report.page import scripted, template
+from fewshot_bench.plugins.report.page import embed_script, template
 from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
@@ -127,7 +127,7 @@ def page(made: Sequence[Made[str]], title: str) -> str:
         bodies=list(map(Markup, bodies)),
         # Those that stand in several blocks count once.
         records=len({record.spec.key() for part in made for record in part.block.records}),
-        **scripted(script),
+        **embed_script(script),
     )
 
 

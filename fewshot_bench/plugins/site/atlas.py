@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from fewshot_bench.api.registry import registry
@@ -15,7 +17,7 @@ from fewshot_bench.plugins.reproduce.numbers import (
 )
 from fewshot_bench.plugins.reproduce.printed import agreement, settings_of
 from fewshot_bench.plugins.reproduce.published import reproductions
-from fewshot_bench.plugins.site.page import coded, write_page
+from fewshot_bench.plugins.site.page import encode_column, write_page
 
 # What the page shows first, and shows without scripts.
 SHOTS = 16
@@ -45,7 +47,6 @@ def write_atlas(title: str, results: str) -> str:
         "dataset": data["sets"],
         "source": sorted({number.source for number in every}),
     }
-    known = schedules()
     means = [n for n in numbers(shots=SHOTS, dataset=AVERAGE, classes="all") if not n.under]
     means.sort(key=lambda number: (number.backbone, -number.value))
     return write_page(
@@ -56,7 +57,8 @@ def write_atlas(title: str, results: str) -> str:
         offered=offered,
         agreement=agreement(numbers()),
         means=[
-            (n.name, n.source, n.backbone, n.printed, known.get(id(n), "not stated")) for n in means
+            (n.name, n.source, n.backbone, n.printed, schedules().get(id(n), "not stated"))
+            for n in means
         ],
         count=len(every),
         tables=len(sources()),
@@ -65,7 +67,7 @@ def write_atlas(title: str, results: str) -> str:
 
 def columns() -> dict[str, Any]:
     """All numbers in columns, and by their places the settings that several sources print."""
-    every, tables, known = all_numbers(), sources(), schedules()
+    every, tables = all_numbers(), sources()
     places = {id(number): place for place, number in enumerate(every)}
     keys = list(tables)
     usual = list(registry().expand_datasets(["all"]))
@@ -74,10 +76,10 @@ def columns() -> dict[str, Any]:
     sets = dict.fromkeys((AVERAGE, AVERAGE_OF_TEN, *usual, *sorted(printed)))
     return {
         "numbers": {
-            **{name: coded(getattr(number, name) for number in every) for name in _CODED},
+            **{name: encode_column(getattr(number, name) for number in every) for name in _CODED},
             "table": [keys.index((number.source, number.table)) for number in every],
-            "why": coded("; ".join(number.why_incomparable) for number in every),
-            "schedule": coded(known.get(id(number), "") for number in every),
+            "why": encode_column("; ".join(number.why_incomparable) for number in every),
+            "schedule": encode_column(schedules().get(id(number), "") for number in every),
             "value": [number.printed for number in every],
         },
         "tables": [{name: getattr(s, name) for name in _OF_SOURCE} for s in tables.values()],
@@ -87,12 +89,13 @@ def columns() -> dict[str, Any]:
     }
 
 
-def schedules() -> dict[int, str]:
+@cache
+def schedules() -> Mapping[int, str]:
     """The stated training schedule behind numbers, by their identity."""
-    found: dict[int, str] = {}
+    stated: dict[int, str] = {}
     for table in reproductions().values():
         for number in table.printed:
             setting = table.setting(number)
             if setting is not None and setting.schedule:
-                found.setdefault(id(number), setting.schedule)
-    return found
+                stated.setdefault(id(number), setting.schedule)
+    return stated

@@ -27,7 +27,7 @@ from fewshot_bench.plugins.report.page import template
 from fewshot_bench.plugins.report.pairs import Pairs, compare
 from fewshot_bench.plugins.report.rows import method_row
 from fewshot_bench.plugins.report.verdict import subject
-from fewshot_bench.plugins.site.page import coded, write_page
+from fewshot_bench.plugins.site.page import encode_column, write_page
 from fewshot_bench.plugins.site.sources import DIGITS, Sources
 from fewshot_bench.store.standing import SUBMITTED, UNVERIFIED, Standing
 from fewshot_bench.store.store import Store
@@ -97,7 +97,7 @@ def write_results(gathered: Gathered, title: str) -> str:
         "conflicts": list(_conflicts(gathered)),
     }
     details = {
-        "bibtex": coded(board.details.pop("bibtex") for board in boards),
+        "bibtex": encode_column(board.details.pop("bibtex") for board in boards),
         "boards": [board.details for board in boards],
         "environments": list(sources.environments),
     }
@@ -215,7 +215,7 @@ class _Maker:
                 yield place, seed, self.sources.entry(record)
 
     def _row(self, contestant: Contestant, number: int | None) -> dict[str, Any]:
-        """What is shown of a method. number: of its group."""
+        """The values of a method by their fields. number: of its group."""
         entries = [entry for *_, entry in self._cells(contestant)]
         row, paper, cell = contestant.row, contestant.paper, contestant.cell
         shown = contestant.label.replace(f" source={text.name(row.source)}", f" ({row.source})")
@@ -274,10 +274,10 @@ def _group(chosen: Headline, pairs: Pairs) -> dict[str, int]:
     while left:
         best, *others = left
         number = max(groups.values(), default=0) + 1
-        found = [(other, pair) for other in others if (pair := pairs.of(best, other))]
-        alike = [best, *(other for other, pair in found if not pair.better)]
+        tests = [(other, pair) for other in others if (pair := pairs.of(best, other))]
+        alike = [best, *(other for other, pair in tests if not pair.better)]
         groups |= {contestant.row.label: number for contestant in alike}
-        left = [other for other, pair in found if pair.better]
+        left = [other for other, pair in tests if pair.better]
     return groups
 
 
@@ -292,11 +292,7 @@ def _pairs(contestants: Sequence[Contestant], pairs: Pairs) -> Iterator[tuple[st
 
 def _conflicts(gathered: Gathered) -> Iterator[list[Any]]:
     """Cells on which sources disagree, with the value of each."""
-    same: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in gathered.entries:
-        if entry.disagrees_with:
-            same[entry.key].append(entry)
-    for entries in same.values():
+    for entries in gathered.disagreements().values():
         spec = entries[0].record.spec
         values = [float(entry.record.metrics.get(METRIC, 0.0)) for entry in entries]
         words = (f"{value:.2f} {e.source}" for value, e in zip(values, entries, strict=True))

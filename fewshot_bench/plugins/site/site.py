@@ -46,9 +46,10 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
 
             files = [path for path in sources if str(path) != REFERENCE or path.exists()]
             with tempfile.TemporaryDirectory() as folder:
-                found = gather(files, Path(folder))
-                found = with_reference(found) if len(files) < len(sources) else found
-                pages[RESULTS] = write_results(found, title)
+                gathered = gather(files, Path(folder))
+                if len(files) < len(sources):
+                    gathered = with_reference(gathered)
+                pages[RESULTS] = write_results(gathered, title)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

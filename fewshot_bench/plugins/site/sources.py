@@ -58,11 +58,11 @@ class Sources:
             conditions = (condition.of(spec) for condition in CONDITIONS.values())
             rows[entry.source, spec.label, spec.shots, *conditions].append(entry)
         self._read([entry for entries in rows.values() for entry in entries])
-        found: dict[str, list[Record]] = {level: [] for level in BY_TRUST}
+        levels: dict[str, list[Record]] = {level: [] for level in BY_TRUST}
         for entries in rows.values():
             lowest = max((entry.standing.level for entry in entries), key=BY_TRUST.index)
-            found[lowest] += map(self._name, entries)
-        return {level: records for level, records in found.items() if records}
+            levels[lowest] += map(self._name, entries)
+        return {level: records for level, records in levels.items() if records}
 
     def _list_newest(self) -> Iterator[Entry]:
         """The cells of the newest version of each method, the first of each in its source."""

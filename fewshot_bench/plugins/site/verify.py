@@ -29,7 +29,7 @@ _CELLS, _IDS = 3, 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found: a level or a disagreement, what it says, and lines below it."""
+    """One finding: a level or a disagreement (`kind`), a sentence, and lines below it."""
 
     kind: str
     text: str
@@ -52,8 +52,8 @@ class Checked:
         if self.refused:
             return BundleError.exit_code
         # Each cell of these levels has a reason.
-        found = any(finding.kind in (UNVERIFIED, SUBMITTED) for finding in self.findings)
-        return int(found or any(self.submitter in cell["disagrees_with"] for cell in self.cells))
+        lower = any(finding.kind in (UNVERIFIED, SUBMITTED) for finding in self.findings)
+        return int(lower or any(self.submitter in cell["disagrees_with"] for cell in self.cells))
 
     @property
     def head(self) -> str:
@@ -130,7 +130,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 
 def _list_reasons(entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Why cells are no more than unverified or submitted, those of one reason together."""
+    """Reasons of cells that are no more than unverified or submitted, each with its cells."""
     cells = defaultdict[tuple[str, str], list[str]](list)
     for entry in entries:
         for reason in entry.standing.reasons:
@@ -148,12 +148,9 @@ def _list_agreements(entries: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def _list_disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Finding]:
-    same = defaultdict[str, list[Entry]](list)
-    for entry in gathered.entries:
-        if entry.disagrees_with:
-            same[entry.key].append(entry)
+    same = gathered.disagreements()
     for entry in entries:
-        for other in (e for e in same[entry.key] if e.source in entry.disagrees_with):
+        for other in (e for e in same.get(entry.key, ()) if e.source in entry.disagrees_with):
             pair, sources = compare_pair(entry, other), (entry.source, other.source)
             if pair.agrees:
                 continue
@@ -170,8 +167,8 @@ def _write_text(checked: Sequence[Checked]) -> str:
     lines = []
     for each in checked:
         lines.append(each.head + (f": {each.refused}" if each.refused else ""))
-        for found in each.findings:
-            lines += [f"{found.kind}: {found.text}", *(f"  {text}" for text in found.below)]
+        for finding in each.findings:
+            lines += [f"{finding.kind}: {finding.text}", *(f"  {text}" for text in finding.below)]
     return "\n".join(printable(line) for line in lines)
 
 
@@ -181,9 +178,9 @@ def _write_markdown(checked: Sequence[Checked]) -> str:
         lines += [f"### {escape(each.head)}", ""]
         if each.refused:
             lines.append(escape(each.refused))
-        for found in each.findings:
-            lines.append(f"- **{found.kind}**: {escape(found.text)}")
-            lines += [f"  - {escape(text)}" for text in found.below]
+        for finding in each.findings:
+            lines.append(f"- **{finding.kind}**: {escape(finding.text)}")
+            lines += [f"  - {escape(text)}" for text in finding.below]
         lines.append("")
     return "\n".join(lines)
 

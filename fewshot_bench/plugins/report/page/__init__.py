@@ -65,8 +65,8 @@ def template(name: str, package: str = _HERE) -> Template:
     return environment.get_template(name)
 
 
-def scripted(script: str) -> dict[str, Any]:
-    """What a template needs to run a script, and the colors of methods.
+def embed_script(script: str) -> dict[str, Any]:
+    """Values by which a template runs a script, and colors of methods.
 
     Only the script with this digest may run, whatever else got into the page.
     """

@@ -11,10 +11,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fewshot_bench.plugins.report.page import scripted, template
+from fewshot_bench.plugins.report.page import embed_script, template
 
 
-def coded(values: Iterable[Hashable]) -> dict[str, Any]:
+def encode_column(values: Iterable[Hashable]) -> dict[str, Any]:
     """A column as its distinct values (`of`), and for each row the place of its own (`at`)."""
     places: dict[Hashable, int] = {}
     at = [places.setdefault(value, len(places)) for value in values]
@@ -32,7 +32,7 @@ def write_page(
         shown,
         data=Markup(_json(data)),
         details=Markup(base64.b64encode(packed).decode()),
-        **scripted("".join(script.read_text("utf-8") for script in scripts)),
+        **embed_script("".join(script.read_text("utf-8") for script in scripts)),
     )
 
 
