@@ -86,6 +86,8 @@ QUIET = sys.stdlib_module_names | {"fewshot_bench", "numpy", "torch", "typing_ex
 _NAMES = re.compile(r"[\w.]+(\s*[|,:\[\]'\"]+\s*[\w.]*)*")
 # The longest text that may name a file.
 _LONGEST = 200
+# What no name of a file holds.
+_IN_NO_PATH = re.compile("[\n\0\ud800-\udfff]")
 
 
 class Import(msgspec.Struct, frozen=True, array_like=True):
@@ -347,7 +349,7 @@ def _mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
             strings.add("".join(value if isinstance(value, str) else "*" for value in values))
         elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             strings |= {inner.value} - {""} if inner not in defaults else set()
-    texts = {text for text in strings if len(text) <= _LONGEST and not {"\n", "\0"} & {*text}}
+    texts = {text for text in strings if len(text) <= _LONGEST and not _IN_NO_PATH.search(text)}
     words |= names | (texts if (names | words) & _BY_TEXT else set())
     for text in filter(_NAMES.fullmatch, texts):
         names.update(re.findall(r"[^\W\d]\w*", text))

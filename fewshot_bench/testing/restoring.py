@@ -20,8 +20,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.code_closure import running_digest
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.method_code import FILE_MODULE
 from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy import toy_backbone
@@ -38,7 +40,8 @@ MISSING = "missing"
 def _second_process(kind: str) -> Channel:
     """The channel to the second process for a kind of device, which ends with it.
 
-    One that was started before a kind registered itself does not know it.
+    One that was started before a kind registered itself does not know it, and one that was started
+    before a class was written or edited does not know that class.
     """
     channel, theirs = Channel.pair()
     with open(os.devnull, "wb") as nowhere:
@@ -50,21 +53,23 @@ def _second_process(kind: str) -> Channel:
 def _ask(tensors: Mapping[str, Tensor], **request: Any) -> Tensor:
     """Logits of a request; CheckFailure with the problem of the second process.
 
-    ModuleNotFoundError if the second process cannot import the class of the method.
+    ModuleNotFoundError if a new second process cannot import the method's class in this state.
     """
-    channel = _second_process(request["device"].partition(":")[0])
-    try:
-        channel.send(request, packed(tensors))
-        reply, answer = channel.receive()
-    except (Closed, OSError):
+    for _ in range(2):
+        channel = _second_process(request["device"].partition(":")[0])
+        try:
+            channel.send(request, packed(tensors))
+            reply, answer = channel.receive()
+        except (Closed, OSError):
+            _second_process.cache_clear()
+            raise CheckFailure("the process that restored the classifier ended") from None
+        if not reply["problem"]:
+            logits: Tensor = load(answer)["logits"]
+            return logits
+        if reply["problem"] != MISSING:
+            raise CheckFailure(reply["problem"])
         _second_process.cache_clear()
-        raise CheckFailure("the process that restored the classifier ended") from None
-    if reply["problem"] == MISSING:
-        raise ModuleNotFoundError(request["method"])
-    if reply["problem"]:
-        raise CheckFailure(reply["problem"])
-    logits: Tensor = load(answer)["logits"]
-    return logits
+    raise ModuleNotFoundError(request["method"])
 
 
 def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
@@ -76,18 +81,21 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     tensors = fit.stored()
     device, options = str(fit.backbone.device), configuration(method)
     paths = [name for name, value in options.items() if isinstance(value, Path)]
-    with suppress(ModuleNotFoundError):
-        return _ask(
-            tensors,
-            method=name_of_class(method),
-            options={
-                name: str(value) if name in paths else value for name, value in options.items()
-            },
-            paths=paths,
-            classifier=name_of_class(fit.classifier),
-            classes=fit.setting.classes,
-            device=device,
-        )
+    name = name_of_class(method)
+    if not name.startswith(("__main__:", FILE_MODULE)) and "<locals>" not in name:
+        with suppress(ModuleNotFoundError):
+            return _ask(
+                tensors,
+                method=name,
+                code=running_digest(type(method)),
+                options={
+                    name: str(value) if name in paths else value for name, value in options.items()
+                },
+                paths=paths,
+                classifier=name_of_class(fit.classifier),
+                classes=fit.setting.classes,
+                device=device,
+            )
     try:
         return _restore(method, tensors, fit.setting.classes, device, type(fit.classifier))
     except FsbenchError as error:
@@ -109,14 +117,13 @@ def _restore(
     return logits
 
 
-def _class(name: str) -> Any:
-    """The class of a method by its name; None if this process cannot import it."""
-    if name.startswith("__main__:"):
-        return None
+def _class(name: str, code: str) -> Any:
+    """The class of a method by its name; None if this process cannot import it with this code."""
     try:
-        return pkgutil.resolve_name(name)
+        kind = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
         return None
+    return kind if running_digest(kind) == code else None
 
 
 def main(arguments: list[str], channels: list[Channel]) -> None:
@@ -129,7 +136,7 @@ def main(arguments: list[str], channels: list[Channel]) -> None:
             request, body = channel.receive()
             problem, answer = MISSING, b""
             try:
-                if kind := _class(request["method"]):
+                if kind := _class(request["method"], request["code"]):
                     paths = {name: Path(request["options"][name]) for name in request["paths"]}
                     method = kind(**request["options"] | paths)
                     classifier = class_named(request["classifier"], method)

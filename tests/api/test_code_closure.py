@@ -106,6 +106,7 @@ PACKAGE = {
         ("method", "pkg.helper import scale", "pkg.helper import other as scale", True),
         ("method", "class Method:", "class Method(dict):", True),
         ("helper", "FACTOR = 2", "FACTOR = 3", True),
+        ("helper", "FACTOR = 2", "FACTOR = len('a\\udcff')", True),
         ("helper", "x * FACTOR", "FACTOR", True),
         ("helper", "return 1", "return 2", False),
         ("helper", "def other", "print(FACTOR)\n\n\ndef other", True),

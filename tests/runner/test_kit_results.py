@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
+from fewshot_bench.api import code_closure
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.store.store import Store
@@ -80,6 +83,20 @@ def test_records_carry_the_result_for_exactly_this_code(
     text = file.read_text(encoding="utf-8").replace("100.0", "99.0")
     file.write_text(text, encoding="utf-8")
     assert records(store, "--force")["mine"].environment["kit"] is None
+
+
+def test_a_class_is_restored_by_the_code_that_it_has_now(install: Any, tmp_path: Path) -> None:
+    source = PLUGIN.replace("SAY", "pass")
+    install("mine", source)
+    assert fsbench("check", "mine").code == 0
+    file, module = tmp_path / "plugins" / "fsbench_mine.py", "fsbench_mine"
+    edited = file.read_text(encoding="utf-8").replace("self.weights.T", "self.weights.T + 1")
+    file.write_text(edited, encoding="utf-8")
+    del sys.modules[module]
+    code_closure.forget(module)
+    registry.cache_clear()
+    checked = fsbench("check", "mine")
+    assert checked.code == 0, checked
 
 
 def test_broken_rules_are_named_in_records_and_found_by_the_audit(
