@@ -31,6 +31,7 @@ SETTING, QUERIES = Setting(shots=2, validation=1), range(0, 64, 7)
 SHORT = {
     "epochs": 2,
     "iterations": 2,
+    "rounds": 2,
     "batch_size": 8,
     "views": 2,
     "search_steps": 1,
