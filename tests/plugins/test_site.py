@@ -173,6 +173,31 @@ def test_a_number_leads_to_its_records_signature_and_command(
     assert all("@" in text for text in details["bibtex"]["of"])
 
 
+def test_a_table_speaks_of_its_own_cells_alone(tmp_path: Path) -> None:
+    one, two = store_of(tmp_path / "one", METHODS), store_of(tmp_path / "two", {"coop": 0.5})
+    store_of(one, {"maple": 0.7}, shots=(1,))
+    page = write_results(gathered(*(entries(s, s.name, "verified") for s in (one, two))), "t")
+    boards = zip(data_of(page)["boards"], details_of(page)["boards"], strict=True)
+    shown, board = next((s, b) for s, b in boards if s["axes"]["shots"] == "16")
+    assert "; 24 records; " in shown["signature"]
+    assert "maple" not in board["latex"]
+    assert "signature: fsbench:1|m:clip-lora@1,coop@1,tip-adapter@1|" in board["latex"]
+    assert "coop (two)" in board["card"]
+    assert "more method" not in board["card"]
+
+
+def test_a_harmonic_mean_leads_to_the_records_of_its_halves(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", 2, 2, (4,), queries=40, classes=4, halves=True)
+    page = site(tmp_path / "site", store.path)["results.html"]
+    boards = zip(data_of(page)["boards"], details_of(page)["boards"], strict=True)
+    board = next(b for s, b in boards if s["axes"]["classes"].startswith("harmonic"))
+    assert "base & new & H" in board["latex"]
+    for row in board["rows"]:
+        halves = [f"{seed}, {half}" for half in ("base", "new") for seed in (1, 2, 3)]
+        assert row["records"][1] == 2 * halves
+        assert "--classes base,new" in row["commands"]
+
+
 def test_groups_follow_from_paired_tests(pages: dict[str, str], tmp_path: Path) -> None:
     rows = rows_of(pages["results.html"], shots="16")
     assert {name: row["group"] for name, row in rows.items()} == {

@@ -16,6 +16,7 @@ from fewshot_bench.analysis.reference import REFERENCE, records
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.costs import COSTS, ENERGY
+from fewshot_bench.analysis.table.notes import notes as list_notes
 from fewshot_bench.analysis.table.table import Cell, Group, Seed, Table
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
@@ -136,8 +137,10 @@ def _boards_of(
                     board.shown["axes"]["apart"] = text.name(source)
                     made.append(board)
             return made
-        table = dataclasses.replace(table, records=len(block.records))
-        return [_Maker(level, headline(part), sources).make(title) for part in _parts(table)]
+        # Notes on cells are made anew for each part.
+        shared = tuple(note for note in table.notes if note not in set(list_notes(table)))
+        table = dataclasses.replace(table, notes=shared, commands=())
+        return [_Maker(level, _narrow(part), sources).make(title) for part in _parts(table)]
 
     options = Options(metrics={METRIC: METRICS[METRIC]}, costs=_COSTS)
     try:
@@ -153,13 +156,46 @@ def _parts(table: Table) -> Iterator[Table]:
     for group in table.groups:
         if not group.average and group.scope in averaged:
             continue
-        members = table.members(group) if group.average else ()
+        members = [*(table.members(group) if group.average else ()), *_halves(table, group)]
         for shots in [k for k in group.shots if k] or group.shots:
             groups = tuple(
                 dataclasses.replace(g, shots=tuple(k for k in g.shots if k in (0, shots)))
                 for g in (group, *members)
             )
-            yield dataclasses.replace(table, groups=groups, commands=())
+            yield dataclasses.replace(table, groups=groups)
+
+
+def _halves(table: Table, group: Group) -> list[Group]:
+    """The groups that harmonic means are computed from: all of an average, or of one data set."""
+    halves = [g for g in table.groups if g.scope in ("base", "new") and group.scope == "H"]
+    return [g for g in halves if group.average or (g.dataset == group.dataset and not g.average)]
+
+
+def _narrow(table: Table) -> Headline:
+    """The rows that have a number at the shots of a part, with the notes on these alone."""
+    chosen = headline(table)
+    columns = dict.fromkeys((chosen.group, *chosen.members))
+    contestants = [
+        dataclasses.replace(one, label=_label(one))
+        for one in chosen.contestants
+        if any(METRIC in chosen.cell(one, group).estimates for group in columns)
+    ]
+    rows = {contestant.row.label: contestant.row for contestant in contestants}
+    shots, groups = {0, chosen.shots}, {group.label for group in table.groups}
+    cells = {
+        key: cell
+        for key, cell in table.cells.items()
+        if key[0] in groups and key[1] in rows and key[2] in shots
+    }
+    own = dataclasses.replace(table, rows=tuple(rows.values()), cells=cells)
+    own = dataclasses.replace(own, notes=(*list_notes(own), *table.notes))
+    return dataclasses.replace(chosen, table=own, contestants=tuple(contestants))
+
+
+def _label(contestant: Contestant) -> str:
+    """The method as the page names it, with its source if several ran it."""
+    source = contestant.row.source
+    return text.name(contestant.label.replace(f" source={text.name(source)}", f" ({source})"))
 
 
 @dataclass(frozen=True)
@@ -177,17 +213,16 @@ class _Maker:
 
     def make(self, title: str) -> _Board:
         """The board. title: of the page, for the card."""
-        chosen, table = self.chosen, self.chosen.table
-        contestants = [
-            contestant
-            for contestant in chosen.ordered
-            if any(METRIC in chosen.cell(contestant, group).estimates for group in self.columns)
-        ]
+        contestants = self.chosen.ordered
+        records = [entry.record for c in contestants for *_, entry in self._cells(c)]
+        signature = printable(signature_of(records))
+        table = dataclasses.replace(
+            self.chosen.table, records=len(records), signatures={"": signature}
+        )
+        chosen = dataclasses.replace(self.chosen, table=table)
         pairs = compare(chosen, self.sources.of, every=True)
         numbers = _group(chosen, pairs)
-        records = [entry.record for c in contestants for *_, entry in self._cells(c)]
         marks = report.list_marks(table)
-        signature = printable(signature_of(records))
         axes = {name: text.name("|".join(values)) for name, values in table.conditions.items()}
         axes["classes"] = _SCOPES.get(chosen.group.scope, text.name(chosen.group.label))
         card = report.card(chosen, title, [f"{self.level.capitalize()}.", *marks], signature)
@@ -208,23 +243,28 @@ class _Maker:
         }
         return _Board(shown, details)
 
-    def _cells(self, contestant: Contestant) -> Iterator[tuple[int, Seed, Entry]]:
-        """Place of the data set, seed, and entry of each run of a row."""
+    def _cells(self, contestant: Contestant) -> Iterator[tuple[int, Cell, Seed, Entry]]:
+        """Place of the data set, cell, seed and entry of each run of a row.
+
+        The runs behind a harmonic mean are those of its halves.
+        """
         for place, group in enumerate(self.columns):
-            for seed, record in self.chosen.records_of(contestant, group).items():
-                yield place, seed, self.sources.entry(record)
+            own = [] if group.average else _halves(self.chosen.table, group) or [group]
+            for part in own:
+                cell = self.chosen.cell(contestant, part)
+                for seed, record in cell.records.items():
+                    yield place, cell, seed, self.sources.entry(record)
 
     def _row(self, contestant: Contestant, number: int | None) -> dict[str, Any]:
         """The values of a method by their fields. number: of its group."""
         entries = [entry for *_, entry in self._cells(contestant)]
         row, paper, cell = contestant.row, contestant.paper, contestant.cell
-        shown = contestant.label.replace(f" source={text.name(row.source)}", f" ({row.source})")
         source = row.source or next(iter(self.sources.ran[row.spec.method]))
         costs = [(cost, cell.costs.get(name) if cell else None) for name, cost in _COSTS.items()]
         agrees = {name for entry in entries for name in entry.agrees_with}
         disagrees = {name for entry in entries for name in entry.disagrees_with}
         return {
-            "method": text.name(shown),
+            "method": contestant.label,
             "mark": method_row(contestant, ()).mark,
             "color": contestant.look.variable,
             "paper": [text.name(paper.label), paper.url] if paper else 0,
@@ -248,13 +288,13 @@ class _Maker:
     def _details(self, contestant: Contestant) -> dict[str, Any]:
         """Records of a row, its signature and the commands for it."""
         lines, records, reasons = [], [], set[str]()
-        for place, seed, entry in self._cells(contestant):
-            cell = self.chosen.cell(contestant, self.columns[place])
+        for place, cell, seed, entry in self._cells(contestant):
             environment, logits = self.sources.facts(entry)
             split = text.name(str(cell.splits.get(seed, ""))[:DIGITS])
             value, key = cell.series[METRIC].get(seed, ""), entry.key[:DIGITS]
             level = entry.standing.level
-            lines.append([place, str(seed), value, key, split, logits, environment, level])
+            part = f", {cell.group.scope}" if self.columns[place].scope == "H" else ""
+            lines.append([place, f"{seed}{part}", value, key, split, logits, environment, level])
             records.append(entry.record)
             reasons.update(entry.standing.reasons)
         commands, _ = commands_of([record.spec for record in records])

@@ -210,7 +210,7 @@
       const { sets, subject, axes } = board;
       note({ row: row.method, set: sets[set] });
       const environments = await details();
-      const records = (row.records[0] ?? []).map((_, place) => row.records.map((values) => values[place])).filter(([at]) => !set || at === set);
+      const records = row.records[0].map((_, place) => row.records.map((values) => values[place])).filter(([at]) => !set || at === set);
       const heads = ['data set', 'seed', data.metric, 'record', 'split', 'logits', 'environment', 'level'];
       const lines = records.map(([at, ...rest]) => make('tr', {}, make('th', { scope: 'row' }, sets[at]),
         ...rest.map((value, place) => make('td', { class: place === 1 ? 'num' : '' }, place === 5 ? `#${value + 1}` : String(value)))));
@@ -218,9 +218,8 @@
         [data.metric, row.cells[set]], ['subject', subject], ['source', data.sources[row.source]], ['level', axes.level],
         ['why no higher', row.reasons], ['disagrees with', row.disagrees],
         ['schedule', row.schedule], ...data.costs.map(([name], place) => [name, row.costs[place]?.[1]]),
-      ]), records.length ? make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Records' }, make('table', {}, make('caption', {}, 'Records'),
-        make('thead', {}, make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, make('span', { class: 'plain' }, text))))), make('tbody', {}, ...lines)))
-        : make('p', {}, 'Computed from other numbers: its records stand under base and new classes.'),
+      ]), make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Records' }, make('table', {}, make('caption', {}, 'Records'),
+        make('thead', {}, make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, make('span', { class: 'plain' }, text))))), make('tbody', {}, ...lines))),
       ...[...new Set(records.map((record) => record[6]))].map((place) => make('p', { class: 'small' }, `Environment #${place + 1}: ${environments[place]}`)));
       $('signature').textContent = row.signature;
       $('command').textContent = row.commands;
