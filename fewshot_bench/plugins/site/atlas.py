@@ -83,7 +83,11 @@ def columns() -> dict[str, Any]:
             "value": [number.printed for number in every],
         },
         "tables": [{name: getattr(s, name) for name in _OF_SOURCE} for s in tables.values()],
-        "settings": [[places[id(n)] for n in each.numbers] for each in settings_of(numbers(), 2)],
+        # The gap as `fsbench printed` rounds it, then its numbers.
+        "settings": [
+            [f"{each.gap:.2f}", *(places[id(n)] for n in each.numbers)]
+            for each in settings_of(numbers(), 2)
+        ],
         "sets": [name for name in sets if name in printed],
         "eleven": usual,
     }

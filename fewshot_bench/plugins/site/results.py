@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +95,7 @@ def write_results(gathered: Gathered, title: str) -> str:
             board.shown | {"rows": [list(row.values()) for row in board.shown["rows"]]}
             for board in boards
         ],
-        "conflicts": list(_conflicts(gathered)),
+        "conflicts": list(_conflicts(gathered, offered)),
     }
     details = {
         "bibtex": encode_column(board.details.pop("bibtex") for board in boards),
@@ -330,15 +330,20 @@ def _pairs(contestants: Sequence[Contestant], pairs: Pairs) -> Iterator[tuple[st
         yield f"{places[one]},{places[two]}", values
 
 
-def _conflicts(gathered: Gathered) -> Iterator[list[Any]]:
-    """Cells on which sources disagree, with the value of each."""
+def _conflicts(gathered: Gathered, axes: Collection[str]) -> Iterator[list[Any]]:
+    """Cells on which sources disagree: each value with its source, and what its link asks for."""
     for entries in gathered.disagreements().values():
         spec = entries[0].record.spec
         values = [float(entry.record.metrics.get(METRIC, 0.0)) for entry in entries]
-        words = (f"{value:.2f} {e.source}" for value, e in zip(values, entries, strict=True))
+        words = [f"{value:.2f}" for value in values]
+        names = [text.name(entry.source) for entry in entries]
         cell = f"{spec.evaluated}, {text.shots(spec.shots)}, seed {spec.train_seed}"
+        asks = {"shots": str(spec.shots), "set": text.name(spec.evaluated)}
+        known = (CONDITIONS[name] for name in axes if name in CONDITIONS)
+        asks |= {one.name: text.name(one.of(spec)) for one in known if not one.prefix}
         gap = round(max(values) - min(values), 4)
-        yield [text.name(spec.label), text.name(cell), text.message(", ".join(words)), gap]
+        told = list(zip(words, names, strict=True))
+        yield [text.name(spec.label), text.name(cell), told, gap, asks]
 
 
 def _means(boards: Sequence[_Board]) -> Iterator[tuple[str, str, str]]:

@@ -24,15 +24,16 @@
   const asked = (name) => state.get(name) ?? data.first[name] ?? '';
   const fits = (name, value) => value === null || [ANY, '', String(value)].includes(asked(name));
   const isNamed = (method) => method.toLowerCase().includes(asked('method').toLowerCase());
-  const note = (changes) => {
+  // how: `pushState` for what the back button closes.
+  const note = (changes, how = 'replaceState') => {
     for (const [name, value] of Object.entries(changes)) {
       if (value === null) state.delete(name);
       else state.set(name, value);
     }
-    history.replaceState(null, '', `#${state}`);
+    history[how](how === 'pushState' || history.state, '', `#${state}`);
   };
-  const ask = (changes) => {
-    note(changes);
+  const ask = (changes, how) => {
+    note(changes, how);
     draw(Object.keys(changes)[0]);
   };
 
@@ -40,6 +41,7 @@
   // content: a text or nodes. value: to sort by; null stands last.
   const cell = (content, value = content, css = '') => ({ content: [content].flat(), value, css });
   const dash = cell('—', null, 'soft');
+  const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const whole = new Set();
 
   // lines: {cells, css}, the first cell the heading; sorted by what the address names, or `first`.
@@ -86,7 +88,8 @@
     next.focus();
   };
 
-  // A dialog whose address is part of the link; it leaves the tables as they are.
+  // A dialog whose address is part of the link; it leaves the tables as they are, and the back button closes it.
+  const deeper = () => ($('detail').open ? 'replaceState' : 'pushState');
   const facts = (pairs) => make('dl', {}, ...pairs.filter(([, value]) => value !== '' && value != null).flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, value)]));
   const tell = (title, ...parts) => {
     $('detail-head').textContent = title;
@@ -105,15 +108,15 @@
     const setting = (i) => [c.backbone[i], c.dataset[i], c.shots[i] === null ? '' : `${c.shots[i]}-shot`, c.classes[i] === 'all' ? '' : c.classes[i], c.under[i]].filter(Boolean).join(', ');
     const schedule = (i) => c.schedule[i] || 'not stated';
 
-    const show = (i) => {
-      note({ number: address(i) });
+    const show = (i, how = deeper()) => {
+      note({ number: address(i) }, how);
       const { source, table: name, kind, url, place, citation, commit } = data.tables[c.table[i]];
-      const others = data.settings.find((each) => each.includes(i)) ?? [];
+      const [, ...others] = data.settings.find((each) => each.includes(i)) ?? [];
       tell(`${c.name[i]}: ${words(i)}`, facts([
         ['what', data.metrics[c.metric[i]]], ['setting', setting(i)], ['source', `${source}, table ${name} (${kind})`],
         ['place', place], ['citation', citation], ['address', web(url)], ['commit', commit],
         ['origin', c.label[i]], ['schedule', schedule(i)], ['sd over seeds', c.sd[i]], ['seeds', c.seeds[i] ?? 'not stated'],
-        ['conditions', c.under[i] || 'each query alone, one view'], ['note', c.note[i]], ['not comparable with ours', c.why[i]],
+        ['conditions', c.under[i] || 'each query alone, one view'], ['note', c.note[i]], ['not comparable because', c.why[i]],
       ]), others.length ? make('h3', {}, 'Others print') : '', make('ul', {}, ...others.filter((j) => j !== i).map((j) => make('li', {},
         link(`${words(j)} ${c.source[j]}`, () => show(j), ''), ` schedule ${schedule(j)}`))));
     };
@@ -128,29 +131,32 @@
         rows.get(key).set(c.dataset[i], i);
         found.add(c.dataset[i]);
       }
-      const sets = ['', ...data.sets].filter((name) => found.has(name));
+      const told = ['backbone', 'shots', 'classes', 'dataset', 'source'].filter((name) => asked(name) !== ANY);
+      $('numbers-subject').textContent = [capital(data.metrics[asked('metric')] ?? ''), ...told.map((name) => `${name} ${asked(name)}`)].join('; ');
+      const [first, ...sets] = ['', ...data.sets].filter((name) => found.has(name));
       const axes = ['shots', 'backbone', 'classes'].filter((name) => asked(name) === ANY);
-      const heads = [head('method'), head('source'), ...axes.map((name) => head(name, name === 'shots')), ...sets.map((name) => head(name || 'any set', true)), head('schedule')];
+      const heads = [head('method'), head('source'), ...axes.map((name) => head(name, name === 'shots')), head(first || 'any set', true), head('schedule'), ...sets.map((name) => head(name, true))];
+      const result = (own, name) => (own.has(name) ? cell(number(own.get(name)), Number(c.value[own.get(name)])) : cell('', null));
       const lines = [...rows.values()].map((own) => {
         const [i] = own.values();
         return { cells: [
           cell([c.name[i], c.under[i] ? make('span', { class: 'soft small' }, ` ${c.under[i]}`) : ''], c.name[i].toLowerCase()),
-          cell(c.source[i]),
+          cell(make('span', { title: data.tables[c.table[i]].citation }, c.source[i]), c.source[i]),
           ...axes.map((name) => cell(c[name][i] ?? '', c[name][i])),
-          ...sets.map((name) => (own.has(name) ? cell(number(own.get(name)), Number(c.value[own.get(name)])) : cell('', null))),
-          cell(schedule(i), c.schedule[i] || null, c.schedule[i] ? '' : 'soft'),
+          result(own, first),
+          cell(schedule(i), c.schedule[i] || null, `schedule small${c.schedule[i] ? '' : ' soft'}`),
+          ...sets.map((name) => result(own, name)),
         ] };
       });
-      table('numbers', heads, lines, sets.includes('average') ? '-average' : 'method');
+      table('numbers', heads, lines, first === 'average' ? '-average' : 'method');
     };
 
     const gaps = () => {
       const heads = [head('method'), head('setting'), head('gap', true, 'points between the highest and the lowest number'), head('printed')];
-      const chosen = data.settings.filter((own) => allFit(own[0], 'backbone', 'shots', 'classes', 'dataset') && own.some((i) => fits('source', c.source[i])));
-      table('gaps', heads, chosen.map((own) => {
-        const gap = Number(c.value[own.at(-1)]) - Number(c.value[own[0]]);
+      const chosen = data.settings.filter(([, ...own]) => allFit(own[0], 'backbone', 'shots', 'classes', 'dataset') && own.some((i) => fits('source', c.source[i])));
+      table('gaps', heads, chosen.map(([gap, ...own]) => {
         const printed = own.flatMap((i) => [number(i, `${words(i)} ${c.source[i]}`), ' ']);
-        return { cells: [cell(c.name[own[0]]), cell(setting(own[0])), cell(gap.toFixed(2), gap), cell(printed, own.length)] };
+        return { cells: [cell(c.name[own[0]]), cell(setting(own[0])), cell(gap, Number(gap)), cell(printed, own.length)] };
       }), '-gap', 40);
     };
 
@@ -168,16 +174,18 @@
       const lines = [...methods].map(([method, own]) => ({ cells: [cell(method), ...shots.map((k) => {
         const count = own.get(k).size;
         if (k) printed += one ? Math.min(count, 1) : count;
-        const go = () => { ask({ shots: String(k), method }); $('numbers-part').scrollIntoView(); };
+        const go = () => { ask({ shots: String(k), method, metric: null }, 'pushState'); $('numbers-part').scrollIntoView(); };
         return count ? cell(link(count, go, `${count}, ${method} at ${k} shots`), count) : cell('–', 0, 'soft');
       })] }));
       table('coverage', [head('method'), ...shots.map((k) => head(`${k} shot${k === 1 ? '' : 's'}`, true))], lines, 'method', 60);
-      $('coverage-text').textContent = `${one ? 'Sources that print' : 'How many of the eleven data sets are printed by anyone for'} ${asked('backbone') === ANY ? 'any backbone' : asked('backbone')}${one ? ` on ${one}` : ''}, by shots. `
-        + `Of ${possible.toLocaleString('en')} settings at 1 to 16 shots, ${printed.toLocaleString('en')} are printed; ${(possible - printed).toLocaleString('en')} nobody has printed.`;
+      const [by, nobody] = asked('source') === ANY ? ['anyone', 'nobody has printed'] : [asked('source'), 'it does not print'];
+      $('coverage-text').textContent = `${one ? 'Sources that print' : `How many of the eleven data sets are printed by ${by} for`} ${asked('backbone') === ANY ? 'any backbone' : asked('backbone')}${one ? ` on ${one}` : ''}, by shots. `
+        + `Of ${possible.toLocaleString('en')} settings at 1 to 16 shots, ${printed.toLocaleString('en')} are printed; ${(possible - printed).toLocaleString('en')} ${nobody}.`;
     };
     const open = () => {
       const at = state.has('number') ? places.find((i) => address(i) === state.get('number')) : undefined;
-      if (at !== undefined) show(at);
+      if (at !== undefined) show(at, 'replaceState');
+      return at !== undefined;
     };
     return { draw: () => [numbers, gaps, coverage].forEach((part) => part()), open, closed: { number: null } };
   };
@@ -198,17 +206,25 @@
       return every.environments;
     }));
 
+    // A row in the address: its method and source, whatever others join the table.
+    const address = (row) => `${row.method.replace(` (${data.sources[row.source]})`, '')} by ${data.sources[row.source]}`;
+    const isAsked = (row) => {
+      const by = ` by ${data.sources[row.source]}`;
+      return (state.get('row') ?? '').endsWith(by) && `${row.method} (`.startsWith(`${state.get('row').slice(0, -by.length)} (`);
+    };
+    const isIn = ({ rows, sets }) => rows.some(isAsked) && sets.includes(state.get('set') ?? sets[0]);
+
     const choose = (changed) => {
-      const same = (each) => Object.entries(each.axes).filter(([name, value]) => asked(name) === value).length;
-      const able = boards.filter((each) => !(changed in each.axes) || each.axes[changed] === asked(changed));
+      // What the address names counts more than what is shown first.
+      const same = (each) => Object.entries(each.axes).reduce((sum, [name, value]) => sum + (asked(name) === value) * (state.has(name) ? 99 : 1), 0);
+      const able = boards.filter((each) => (changed ? !(changed in each.axes) || each.axes[changed] === asked(changed) : isIn(each)));
       board = (able.length ? able : boards).reduce((best, each) => (same(each) > same(best) ? each : best));
-      for (const [name, value] of Object.entries(board.axes)) if (state.has(name)) state.set(name, value);
-      Object.assign(data.first, board.axes);
+      if (Object.entries(board.axes).some(([name, value]) => asked(name) !== value)) note(board.axes);
     };
 
-    const show = async (row, set = 0) => {
+    const show = async (row, set = 0, how = deeper()) => {
       const { sets, subject, axes } = board;
-      note({ row: row.method, set: sets[set] });
+      note({ row: address(row), set: sets[set] }, how);
       const environments = await details();
       const records = row.records[0].map((_, place) => row.records.map((values) => values[place])).filter(([at]) => !set || at === set);
       const heads = ['data set', 'seed', data.metric, 'record', 'split', 'logits', 'environment', 'level'];
@@ -249,33 +265,43 @@
         css: row.group === 1 ? 'best' : '',
         cells: [cell(title(row), row.method.toLowerCase()), row.group ? cell(row.group) : dash, number(row, 0), ...(isWide ? sets.map((_, at) => number(row, at + 1)) : about(row))],
       })), '-average');
-      $('leaders-subject').textContent = `${subject[0].toUpperCase()}${subject.slice(1)}; ${board.axes.level}`;
+      $('leaders-subject').textContent = `${capital(subject)}; ${board.axes.level}`;
       $('board-text').textContent = `${why ? `No groups: ${why}. ` : ''}Conditions: ${signature}.`;
     };
 
     const signed = (value) => `${value > 0 ? '+' : ''}${value.toFixed(2)}`.replace('-', '\u2212');
 
+    // Over the seeds that both have, before rounding; of harmonic means as they are shown.
+    const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+    const difference = (both, at) => {
+      if (board.sets[at].endsWith('(H)')) return both.map((row) => parseFloat(row.cells[at])).reduce((one, two) => one - two);
+      if (!at && board.sets.length > 1) return mean(board.sets.slice(1).map((_, place) => difference(both, place + 1)));
+      const [one, two] = both.map(({ records: [places, seeds, values] }) => new Map(seeds.map((seed, place) => [seed, values[place]]).filter((_, place) => places[place] === at)));
+      return mean([...one].filter(([seed]) => two.has(seed)).map(([seed, value]) => value - two.get(seed)));
+    };
+
     const compared = async () => {
       const now = board;
       const names = now.rows.filter((row) => row.cells[0]).map((row) => row.method);
-      for (const [place, id] of ['one', 'two'].entries()) {
-        if (!names.includes(asked(id))) data.first[id] = names[Math.min(place, names.length - 1)];
-        if (state.has(id) && !names.includes(state.get(id))) state.delete(id);
+      data.first.two = '';
+      for (const [id, other] of [['one', 'two'], ['two', 'one']]) {
+        data.first[id] = names.find((name) => name !== asked(other)) ?? names[0];
+        if (state.has(id) && !names.includes(state.get(id))) note({ [id]: null });
         $(`f-${id}`).replaceChildren(...names.map((text) => make('option', {}, text)));
         $(`f-${id}`).value = asked(id);
       }
       const both = ['one', 'two'].map((id) => now.rows.find((row) => row.method === asked(id)));
       const [one, two] = both;
       if (!one || !two) return;
+      await details();
+      if (now !== board || both.some((row, at) => row.method !== asked(['one', 'two'][at]))) return;
       const lines = now.sets.map((name, at) => {
         const numbers = both.map((row) => (row.cells[at] ? cell(row.cells[at], parseFloat(row.cells[at])) : dash));
-        const gap = numbers[0].value - numbers[1].value;
-        return { cells: [cell(name), ...numbers, numbers.includes(dash) ? dash : cell(signed(gap), gap)] };
+        const gap = difference(both, at);
+        return { cells: [cell(name), ...numbers, Number.isNaN(gap) ? dash : cell(signed(gap), gap)] };
       });
       lines.push(...data.costs.map(([name], at) => ({ cells: [cell(name), ...both.map((row) => costsOf(row)[at]), cell('', null)] })));
-      table('compared', [head('what'), head(one.method, true), head(two.method === one.method ? `${two.method} ` : two.method, true), head('difference', true)], lines, 'as listed');
-      await details();
-      if (now !== board) return;
+      table('compared', [head('what'), head(one.method, true), head(two.method === one.method ? `${two.method} ` : two.method, true), head('difference', true, 'over the seeds that both have')], lines, 'as listed');
       const [a, b] = both.map((row) => now.rows.indexOf(row));
       const [sign, first, found] = now.pairs[`${a},${b}`] ? [1, one, now.pairs[`${a},${b}`]] : [-1, two, now.pairs[`${b},${a}`]];
       $('compared-test').textContent = found ? `Paired over the same images: ${signed(sign * found[0])} points, p ${found[1]} after Holm; data sets won / tied / lost by ${first.method}: ${found[2]}.`
@@ -291,10 +317,12 @@
     for (const part of document.querySelectorAll('details[data-fill]')) part.addEventListener('toggle', () => part.open && fill());
 
     const conflicts = () => table('conflicts', [head('method'), head('cell'), head('values'), head('gap', true)],
-      data.conflicts.map(([method, where, values, gap]) => ({ cells: [cell(method), cell(where), cell(values), cell(gap.toFixed(2), gap)] })), '-gap', 40);
+      data.conflicts.map(([method, where, values, gap, asks]) => ({ cells: [cell(method), cell(where), cell(values.flatMap(([value, source]) => [
+        make('a', { href: `#${new URLSearchParams({ ...asks, row: `${method} by ${source}` })}` }, value), ` ${source} `])), cell(gap.toFixed(2), gap)] })), '-gap', 40);
     const open = () => {
-      const row = board.rows.find((each) => each.method === state.get('row'));
-      if (row) show(row, Math.max(board.sets.indexOf(state.get('set')), 0));
+      const row = board.rows.find(isAsked);
+      if (row) show(row, Math.max(board.sets.indexOf(state.get('set')), 0), 'replaceState');
+      return row;
     };
     const drawBoard = (changed) => {
       choose(changed);
@@ -316,22 +344,38 @@
     choices.before(folded);
     folded.append(choices);
   }
+  // What the tables show, without the dialog before them.
+  const beneath = () => {
+    const own = new URLSearchParams(state);
+    for (const name of Object.keys(page.closed)) own.delete(name);
+    return `#${own}`;
+  };
+  let drawn = '';
   function draw(changed) {
     page.draw(changed);
+    drawn = beneath();
     for (const control of controls) if (control.value !== asked(control.dataset.ask)) control.value = asked(control.dataset.ask);
     const told = controls.filter((control) => choices.contains(control) && ![ANY, ''].includes(control.value));
     chosen.textContent = `Filters: ${told.map(({ dataset, value }) => `${dataset.ask} ${value}`).join(', ')}`;
   }
   const follow = () => {
-    if (location.hash && !location.hash.includes('=')) return;
-    state = new URLSearchParams(location.hash.slice(1));
-    draw();
-    page.open();
+    const asks = location.hash.slice(1);
+    const part = asks.includes('=') ? null : document.getElementById(asks);
+    if (!part) state = new URLSearchParams(asks);
+    if (drawn !== beneath()) draw();
+    // A link to a part of the page leaves in the address what is shown.
+    if (part && `${state}`) note({});
+    part?.scrollIntoView();
+    if (!page.open()) $('detail').close();
   };
   for (const control of controls) control.addEventListener('input', () => ask({ [control.dataset.ask]: control.value }));
   for (const button of document.querySelectorAll('[data-more]')) button.addEventListener('click', () => { whole.add(button.dataset.more); draw(); });
   for (const button of document.querySelectorAll('[data-close]')) button.addEventListener('click', () => $('detail').close());
-  $('detail').addEventListener('close', () => note(page.closed));
+  $('detail').addEventListener('close', () => {
+    if (!Object.keys(page.closed).some((name) => state.has(name))) return;
+    if (history.state) history.back();
+    else note(page.closed);
+  });
   document.addEventListener('keydown', step);
   window.addEventListener('hashchange', follow);
   follow();
