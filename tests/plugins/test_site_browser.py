@@ -168,6 +168,15 @@ def test_a_difference_is_over_the_seeds_that_both_have(browser: Any, tmp_path: P
     assert len(wanted) == 3
 
 
+def test_a_single_data_set_is_no_average_and_shots_rise(browser: Any, tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", METHODS, ("dtd",), (16,))
+    store_of(store, {"coop": 0.5}, ("dtd",), (4, 2))
+    assert fsbench("site", store, "-O", tmp_path / "site").code == 0
+    page = opened(browser, tmp_path / "site" / "results.html").page
+    assert page.locator("#leaders th[aria-sort=descending]").inner_text().strip() == "dtd"
+    assert page.locator("#f-shots option").all_inner_texts() == ["2", "4", "16"]
+
+
 def test_a_link_to_a_part_keeps_what_is_shown(browser: Any, folder: Path) -> None:
     page = opened(browser, folder / "index.html").page
     page.goto(f"{(folder / 'index.html').as_uri()}#coverage-part")
@@ -231,7 +240,7 @@ def test_cells_that_disagree_lead_to_their_records(browser: Any, tmp_path: Path)
     path.write_text(write_results(gathered(pair, other), "t"))
     page = opened(browser, path).page
     row = page.locator("#conflicts tbody tr", has_text="pets, 1 shot, seed 2")
-    row.locator("a").nth(1).click()
+    row.locator("button").nth(1).click()
     page.locator("#detail tbody tr").first.wait_for()
     assert page.locator("#detail-head").inner_text() == "coop (lab-b) on pets"
     assert "at 1 shot; submitted" in page.locator("#leaders-subject").inner_text()

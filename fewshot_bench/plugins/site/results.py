@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def write_results(gathered: Gathered, title: str) -> str:
             offered[name] = list(dict.fromkeys(values))
             for axes, value in zip(every, values, strict=True):
                 axes[name] = value
+    offered["shots"].sort(key=lambda k: int(k) if k.isdecimal() else math.inf)
     rows = [row for board in boards for row in board.shown["rows"]]
     first = max(every, key=lambda axes: (axes["level"] != UNVERIFIED, axes["shots"] == str(SHOTS)))
     names = list(map(text.name, gathered.sources))
@@ -171,10 +173,15 @@ def _halves(table: Table, group: Group) -> list[Group]:
     return [g for g in halves if group.average or (g.dataset == group.dataset and not g.average)]
 
 
+def _columns(chosen: Headline) -> Sequence[Group]:
+    own = chosen.members
+    return (chosen.group, *own) if len(own) > 1 else own
+
+
 def _narrow(table: Table) -> Headline:
     """The rows that have a number at the shots of a part, with the notes on these alone."""
     chosen = headline(table)
-    columns = dict.fromkeys((chosen.group, *chosen.members))
+    columns = _columns(chosen)
     contestants = [
         dataclasses.replace(one, label=_label(one))
         for one in chosen.contestants
@@ -209,7 +216,7 @@ class _Maker:
     @property
     def columns(self) -> Sequence[Group]:
         """An average and its data sets, or a single data set."""
-        return tuple(dict.fromkeys((self.chosen.group, *self.chosen.members)))
+        return _columns(self.chosen)
 
     def make(self, title: str) -> _Board:
         """The board. title: of the page, for the card."""

@@ -246,7 +246,8 @@
     const leaders = () => {
       const { rows, sets: [, ...sets], subject, why, signature } = board;
       const isWide = asked('columns') === 'sets';
-      const heads = [head('method'), head('group', true, why || 'methods of a group are not told apart'), head('average', true, subject),
+      const mean = sets.length ? 'average' : board.sets[0];
+      const heads = [head('method'), head('group', true, why || 'methods of a group are not told apart'), head(mean, true, subject),
         ...(isWide ? sets.map((name) => head(name, true)) : [...data.costs.map(([name, hint]) => head(name, true, hint)), head('schedule'), head('source'), head('others')])];
       const number = (row, set) => {
         const text = row.cells[set];
@@ -264,7 +265,7 @@
       table('leaders', heads, chosen.map((row) => ({
         css: row.group === 1 ? 'best' : '',
         cells: [cell(title(row), row.method.toLowerCase()), row.group ? cell(row.group) : dash, number(row, 0), ...(isWide ? sets.map((_, at) => number(row, at + 1)) : about(row))],
-      })), '-average');
+      })), `-${mean}`);
       $('leaders-subject').textContent = `${capital(subject)}; ${board.axes.level}`;
       $('board-text').textContent = `${why ? `No groups: ${why}. ` : ''}Conditions: ${signature}.`;
     };
@@ -318,7 +319,7 @@
 
     const conflicts = () => table('conflicts', [head('method'), head('cell'), head('values'), head('gap', true)],
       data.conflicts.map(([method, where, values, gap, asks]) => ({ cells: [cell(method), cell(where), cell(values.flatMap(([value, source]) => [
-        make('a', { href: `#${new URLSearchParams({ ...asks, row: `${method} by ${source}` })}` }, value), ` ${source} `])), cell(gap.toFixed(2), gap)] })), '-gap', 40);
+        link(value, () => { location.hash = new URLSearchParams({ ...asks, row: `${method} by ${source}` }); }, `${value}, ${method} by ${source}`), ` ${source} `])), cell(gap.toFixed(2), gap)] })), '-gap', 40);
     const open = () => {
       const row = board.rows.find(isAsked);
       if (row) show(row, Math.max(board.sets.indexOf(state.get('set')), 0), 'replaceState');
