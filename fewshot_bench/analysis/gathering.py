@@ -7,7 +7,7 @@ the same cell of another source is named as agreeing or disagreeing.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -29,7 +29,10 @@ _LONG = 0.01
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished cell of one source. agrees_with, disagrees_with: sources with the same cell."""
+    """A finished cell of one source.
+
+    agrees_with, disagrees_with: sources that ran the same cell; same_run: those with this very run.
+    """
 
     record: Record
     source: str
@@ -37,6 +40,7 @@ class Entry:
     standing: Standing
     agrees_with: tuple[str, ...] = ()
     disagrees_with: tuple[str, ...] = ()
+    same_run: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -63,6 +67,11 @@ class Gathered:
             if entry.disagrees_with:
                 same[entry.key].append(entry)
         return same
+
+    def copies(self) -> Mapping[frozenset[str], int]:
+        """By the names of two sources, how many cells of both are the same runs."""
+        pairs = {(e.key, frozenset((e.source, n))) for e in self.entries for n in e.same_run}
+        return Counter(names for _, names in pairs)
 
 
 @dataclass(frozen=True)
@@ -120,25 +129,28 @@ def _compare(entries: Sequence[Entry]) -> Iterator[Entry]:
     for place, entry in enumerate(entries):
         if entry.standing.level != UNVERIFIED:
             same[entry.key].append(place)
-    # Of each entry the sources that disagree, then those that agree.
-    others, ran_again = [(set[str](), set[str]()) for _ in entries], set[int]()
+    # Of each entry the sources that disagree, those that agree, and those with the same run.
+    others, ran_again = [(set[str](), set[str](), set[str]()) for _ in entries], set[int]()
     for a, b in chain.from_iterable(combinations(places, 2) for places in same.values()):
         first, second = entries[a], entries[b]
         pair = compare_pair(first, second)
         # Own cells that differ are shown; that they agree says nothing.
         own = first.source.casefold() == second.source.casefold()
-        if pair.copy or (own and pair.agrees):
+        if own and (pair.copy or pair.agrees):
             continue
-        others[a][pair.agrees].add(second.source)
-        others[b][pair.agrees].add(first.source)
-        if pair.agrees and first.standing.level == second.standing.level == VERIFIED:
+        kind = 2 if pair.copy else int(pair.agrees)
+        others[a][kind].add(second.source)
+        others[b][kind].add(first.source)
+        if kind == 1 and first.standing.level == second.standing.level == VERIFIED:
             ran_again |= {a, b}
-    for place, (entry, (differing, agreeing)) in enumerate(zip(entries, others, strict=True)):
+    for place, (entry, found) in enumerate(zip(entries, others, strict=True)):
+        differing, agreeing, same_run = (tuple(sorted(names)) for names in found)
         yield dataclasses.replace(
             entry,
             standing=Standing(RE_RUN) if place in ran_again else entry.standing,
-            agrees_with=tuple(sorted(agreeing)),
-            disagrees_with=tuple(sorted(differing)),
+            agrees_with=agreeing,
+            disagrees_with=differing,
+            same_run=same_run,
         )
 
 

@@ -41,7 +41,14 @@ from fewshot_bench.store.standing import LISTS
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import examine
 from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError
-from fewshot_bench.utils.files import Damaged, open_regular, read_regular, whole, write_whole
+from fewshot_bench.utils.files import (
+    FULL,
+    Damaged,
+    open_regular,
+    read_regular,
+    whole,
+    write_whole,
+)
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import leaves, plain_text, printable, size_text
 
@@ -166,7 +173,11 @@ def _write(output: Path) -> Iterator[zipfile.ZipFile]:
             f"the bundle would have more than 4 GB or {MOST_MEMBERS:,} files: choose fewer cells"
         ) from None
     except OSError as error:
-        raise StoreError(f"cannot write '{output}': {error.strerror or error}") from error
+        parts = f", or its parts in '{tempfile.gettempdir()}'" if error.errno in FULL else ""
+        raise StoreError(
+            f"cannot write '{output}'{parts}: {error.strerror or error}; make room, or choose "
+            "another file with --output"
+        ) from error
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -241,7 +252,10 @@ def unpack(path: Path, folder: Path) -> Store:
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, Exception):
-                raise StoreError(f"cannot unpack '{path}': {error}") from error
+                raise StoreError(
+                    f"cannot unpack '{path}' into '{folder.parent}': "
+                    f"{getattr(error, 'strerror', '') or error}; make room there, or set TMPDIR"
+                ) from error
             raise
     return Store(folder)
 
@@ -276,7 +290,7 @@ def _find_list(file: IO[bytes]) -> int:
     """Offset of the list of members, which must fill the file from there to its end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size))
-    mark, *_, length, start, comment = _END.unpack(file.read(_END.size))
+    mark, *_, length, start, comment = _END.unpack(file.read(_END.size).ljust(_END.size))
     if mark != b"PK\x05\x06" or comment or start + length + _END.size != size:
         raise Damaged("it is no zip, or has bytes before or after its members and their list")
     if length > LARGEST_TEXT:

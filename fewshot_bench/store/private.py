@@ -117,7 +117,8 @@ def remove(private: re.Pattern[str], record: Record, content: bytes) -> tuple[Re
     if free["footprint"].pop("model", None) is not None:
         parts.append("model")
     if parts:
-        free["environment"][LEFT_OUT] = sorted({*parts})
+        before = texts_of(free["environment"].get(LEFT_OUT))
+        free["environment"][LEFT_OUT] = sorted({*parts, *before})
         record = seal(dataclasses.replace(record, spec=spec, **free), digests)
         content = record.to_json().encode()
     where = f"record {record.spec.key()[:12]} ({record.spec.describe()})"

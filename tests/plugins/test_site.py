@@ -272,6 +272,16 @@ def test_a_source_may_have_several_files(tmp_path: Path) -> None:
     assert "lab has cells in several files: the first of each is shown" in page
 
 
+def test_the_same_runs_of_two_sources_are_told(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", METHODS)
+    one, two = (
+        [dataclasses.replace(e, same_run=(other,)) for e in entries(store, name, "verified")]
+        for name, other in (("lab-a", "lab-b"), ("lab-b", "lab-a"))
+    )
+    page = write_results(gathered(one, two), "t")
+    assert f"{len(one)} cells of lab-a and lab-b are the same runs" in page
+
+
 def test_a_row_has_the_lowest_level_of_its_cells(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", METHODS)
     first, *others = entries(store, "lab", "verified")

@@ -614,10 +614,45 @@ def test_a_full_disk_is_no_fault_of_the_bundle(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(StoreError, match=r"cannot unpack .*No space left") as refused:
+    with pytest.raises(StoreError, match=r"cannot unpack .*No space left.*TMPDIR") as refused:
         unpack(bundle, tmp_path / "x")
     assert not isinstance(refused.value, BundleError)
+    assert f"into '{tmp_path}'" in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_of_a_new_bundle_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(archive: object, name: object, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fill)
+    with pytest.raises(StoreError, match=r"or its parts in .*No space left.*make room"):
+        pack(store, list(store.records()), tmp_path / "b.zip", submitter="Lab A")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_others_removed_stays_stated(members: Members, tmp_path: Path) -> None:
+    for before, after in ((["model"], ["environment.host", "model"]), (5, ["environment.host"])):
+        changed = change_record(
+            members,
+            lambda record, before=before: dataclasses.replace(
+                record,
+                environment={**record.environment, LEFT_OUT: before, "host": f"{HOME}/x"},
+            ),
+        )
+        path = write(tmp_path / f"{after[-1]}.zip", changed)
+        assert fsbench("store", "merge", path, "--store", tmp_path / path.stem).code == 0
+        sent = fsbench("submit", tmp_path / path.stem, "-O", tmp_path / "b.zip")
+        assert sent.code == 0, sent.err
+        assert f"removed from records: {', '.join(after)}" in sent.out
+
+
+def test_a_short_file_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(b"hi")
+    with pytest.raises(BundleError, match="it is no zip"):
+        unpack(tmp_path / "b.zip", tmp_path / "x")
 
 
 def test_a_pipe_is_no_bundle(tmp_path: Path) -> None:
@@ -706,6 +741,11 @@ def test_a_copy_is_no_run_of_its_own(
     found = gather([bundle, path], tmp_path)
     assert [e.standing.level for e in found.entries] == [VERIFIED] * 4
     assert not any(e.agrees_with for e in found.entries)
+    assert [e.same_run for e in found.entries] == [("Lab B",)] * 2 + [("Lab A",)] * 2
+    assert found.copies() == {frozenset(("Lab A", "Lab B")): 2}
+    done = fsbench("verify", path, "--beside", bundle)
+    assert done.code == 0
+    assert done.out.endswith("\ncopy: 2 cells are the runs that Lab A has, not repeated\n")
 
 
 def record_times(content: bytes) -> dict[str, Any]:
@@ -713,20 +753,24 @@ def record_times(content: bytes) -> dict[str, Any]:
     return {**json.loads(content)["timings"], "wall_seconds": 9.0, "another": 1.5}
 
 
-def test_own_cells_that_differ_are_shown(store: Store, bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Lab A", "lab a"])
+def test_own_cells_that_differ_are_shown(
+    store: Store, bundle: Path, tmp_path: Path, name: str
+) -> None:
     other = Store(tmp_path / "other")
     for record in store.records():
         stored = store.answers(record.spec.key())
         answers = answers_of(-stored.answers.logits, stored.answers.labels)
         other.write(dataclasses.replace(record, metrics=rounded(answers)), answers, stored.ids)
-    pack(other, list(other.records()), tmp_path / "b.zip", submitter="Lab A")
+    pack(other, list(other.records()), tmp_path / "b.zip", submitter=name)
     found = gather([bundle, tmp_path / "b.zip"], tmp_path)
-    assert {e.disagrees_with for e in found.entries} == {("Lab A",)}
+    assert [e.disagrees_with for e in found.entries] == [(name,)] * 2 + [("Lab A",)] * 2
     assert {e.standing.level for e in found.entries} == {VERIFIED}
     done = fsbench("verify", tmp_path / "b.zip", "--beside", bundle)
     assert done.code == 1
     assert done.out.count("disagreement:") == 2
-    assert "% Lab A, " in done.out
+    assert f"% {name}, " in done.out
+    assert "% another bundle of Lab A" in done.out
 
 
 def test_a_source_is_a_store_or_a_bundle(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from fewshot_bench.plugins.site.sources import DIGITS, Sources
 from fewshot_bench.store.standing import SUBMITTED, UNVERIFIED, Standing
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.text import printable, printable_lines
+from fewshot_bench.utils.text import counted, printable, printable_lines
 
 METRIC, SHOTS = "top1", 16
 _COSTS = {**COSTS, ENERGY.name: ENERGY}
@@ -87,6 +87,9 @@ def write_results(gathered: Gathered, title: str) -> str:
     rows = [row for board in boards for row in board.shown["rows"]]
     first = max(every, key=lambda axes: (axes["level"] != UNVERIFIED, axes["shots"] == str(SHOTS)))
     names = list(map(text.name, gathered.sources))
+    for same, count in gathered.copies().items():
+        said = "are the same runs" if count > 1 else "is the same run"
+        sources.left.append(f"{counted(count, 'cell')} of {' and '.join(sorted(same))} {said}")
     data = {
         "first": {"schedule": "*", "source": "*", "columns": "cost", **first},
         "metric": METRICS[METRIC].title,

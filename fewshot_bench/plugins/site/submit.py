@@ -15,7 +15,7 @@ from fewshot_bench.cli.output import check_file, say
 from fewshot_bench.cli.panels import PanelCommand, option
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.bundle import pack
-from fewshot_bench.store.private import LEFT_OUT
+from fewshot_bench.store.private import LEFT_OUT, texts_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import counted, limited, size_text
@@ -59,6 +59,6 @@ def command(folder: Path, output: Path, submitter: str, own_images: bool, **filt
     others = Counter(record.status for record in chosen if record.status != "done")
     for status, count in sorted(others.items()):
         say(f"left out: {counted(count, 'cell')} that {'are' if count > 1 else 'is'} {status}")
-    if removed := {part for record in packed for part in record.environment.get(LEFT_OUT, ())}:
+    if removed := {p for record in packed for p in texts_of(record.environment.get(LEFT_OUT))}:
         say(f"removed from records: {limited(sorted(removed), 10)}")
     say(f"look at it as a reviewer does: fsbench verify {output}")

@@ -53,7 +53,8 @@ class Checked:
             return BundleError.exit_code
         # Each cell of these levels has a reason.
         lower = any(finding.kind in (UNVERIFIED, SUBMITTED) for finding in self.findings)
-        return int(lower or any(self.submitter in cell["disagrees_with"] for cell in self.cells))
+        others = {name.casefold() for cell in self.cells for name in cell["disagrees_with"]}
+        return int(lower or self.submitter.casefold() in others)
 
     @property
     def head(self) -> str:
@@ -126,6 +127,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "metrics": dict(entry.record.metrics),
         "agrees_with": entry.agrees_with,
         "disagrees_with": entry.disagrees_with,
+        "same_run": entry.same_run,
     }
 
 
@@ -145,19 +147,26 @@ def _list_agreements(entries: Sequence[Entry]) -> Iterator[Finding]:
         yield Finding(
             RE_RUN, f"{counted(count, 'cell')} as {name} has {'them' if count > 1 else 'it'}"
         )
+    for name, count in sorted(Counter(n for e in entries for n in e.same_run).items()):
+        said = "are the runs" if count > 1 else "is the run"
+        yield Finding("copy", f"{counted(count, 'cell')} {said} that {name} has, not repeated")
 
 
 def _list_disagreements(entries: Sequence[Entry], gathered: Gathered) -> Iterator[Finding]:
     same = gathered.disagreements()
     for entry in entries:
         for other in (e for e in same.get(entry.key, ()) if e.source in entry.disagrees_with):
-            pair, sources = compare_pair(entry, other), (entry.source, other.source)
+            pair, sources = compare_pair(entry, other), [entry.source, other.source]
             if pair.agrees:
                 continue
-            tops = [f"{e.record.metrics['top1']:.2f} % {e.source}" for e in (entry, other)]
+            if entry.source.casefold() == other.source.casefold():
+                sources[1] = f"another bundle of {other.source}"
+            both = zip((entry, other), sources, strict=True)
+            tops = [f"{e.record.metrics['top1']:.2f} % {source}" for e, source in both]
             below = [] if pair.discordant else ["their queries differ"]
             for source, ids in zip(sources, pair.discordant or (), strict=False):
-                below.append(f"right in {source} alone: {len(ids):,} ({limited(ids, _IDS)})")
+                some = f" ({limited(ids, _IDS)})" if ids else ""
+                below.append(f"right in {source} alone: {len(ids):,}{some}")
             below += differing_facts(entry.record, other.record, *sources)
             said = f"{entry.record.spec.describe()}: {', '.join(tops)}"
             yield Finding("disagreement", said, tuple(below))
