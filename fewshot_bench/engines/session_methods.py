@@ -132,7 +132,7 @@ def _pack(cls: type, names: dict[str, Any]) -> bytes:
             kept[name] = value
     stream = io.BytesIO()
     try:
-        cloudpickle.Pickler(stream, 5).dump((cls, kept))
+        _Packer(stream, 5).dump((cls, kept))
     except Exception as error:
         raise UsageError(
             f"{cls.__name__} uses what the processes that run cells cannot have ({error}): make it "
@@ -140,6 +140,21 @@ def _pack(cls: type, names: dict[str, Any]) -> bytes:
             f"'file.py:{cls.__name__}'"
         ) from error
     return stream.getvalue()
+
+
+class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
+    """Packs functions without the folder of their file, which names a machine and its user."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """How a value is pickled: code with the mere name of its file, functions without."""
+        if isinstance(value, types.CodeType):
+            code = value.replace(co_filename=os.path.basename(value.co_filename))
+            return self.dispatch_table[types.CodeType](code)
+        reduced = super().reducer_override(value)
+        if isinstance(value, types.FunctionType) and isinstance(reduced, tuple):
+            # One that needs it has it among the names.
+            reduced[1][1].pop("__file__", None)
+        return reduced
 
 
 def digest_class(cls: type) -> str:

@@ -35,7 +35,7 @@ from fewshot_bench.store.answer_files import FILE, parse
 from fewshot_bench.store.kept_code import copy_code
 from fewshot_bench.store.kept_files import copy_files
 from fewshot_bench.store.kept_methods import copy_method
-from fewshot_bench.store.private import find_private, refuse, remove, texts_of
+from fewshot_bench.store.private import find_private, refuse, remove, texts_of, texts_of_file
 from fewshot_bench.store.record_files import parse_record, read_content
 from fewshot_bench.store.standing import LISTS
 from fewshot_bench.store.store import Store
@@ -215,7 +215,7 @@ def _list_members(
     others = sorted(p.relative_to(scratch).as_posix() for p in scratch.rglob("*") if p.is_file())
     for name in others:
         content = read_regular(scratch / name)
-        refuse(private, name, [content.decode("utf-8", "replace")])
+        refuse(private, name, texts_of_file(content))
         yield name, content
     for key in over(sorted(record.spec.key() for record in records), "cells"):
         path = store.file(key)

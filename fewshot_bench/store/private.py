@@ -6,11 +6,13 @@ it, and `refuse` names the place of any other text that holds it.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import dataclasses
 import getpass
 import keyword
 import os
+import pickletools
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +37,8 @@ _ORDINARY = {*dir(builtins), *keyword.kwlist, "root", "user", "users", "admin", 
 _ORDINARY |= {"test", "home", "docker", "vagrant", "nobody", "localhost", "host", "guest", "data"}
 _ORDINARY |= {"linux", "debian", "server", "cpu", "gpu", "cuda", "clip", "torch", "python", "conda"}
 _SHORTEST = 3
+# Lines of a class that a session packed.
+_PACKED = re.compile(r'^ {8}b"([^"]+)"$', re.MULTILINE)
 # Folders of a system, which every machine has under the same name.
 _SYSTEM = r"(?!(?:usr/(?:local/)?bin|bin|sbin|dev|proc|sys|etc)/)"
 _PATHS = (
@@ -86,6 +90,16 @@ def find_private(store: Path) -> re.Pattern[str]:
     parts = [rf"(?<![\w./])(?:{place})(?![\w])[^\s\"']*" for place in places]
     parts += [*_PATHS, *(rf"(?<!\w){word}(?!\w)" for word in words)]
     return re.compile("|".join(sorted(parts, key=len, reverse=True)))
+
+
+def texts_of_file(content: bytes) -> Iterator[str]:
+    """The text of a file, and what is packed in one of a session's class (nothing is unpickled)."""
+    text = content.decode("utf-8", "replace")
+    yield text
+    if packed := "".join(_PACKED.findall(text)):
+        with suppress(ValueError):
+            steps = pickletools.genops(base64.b85decode(packed))
+            yield from (argument for _, argument, _ in steps if isinstance(argument, str))
 
 
 def refuse(private: re.Pattern[str], where: str, texts: Iterable[str]) -> None:
