@@ -201,7 +201,7 @@ def test_the_library_draws_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["-o", "rank=2"], 2, "nothing varies in the options of clip-lora"),
+        (["-o", "rank=2"], 2, "nothing varies in the options of clip-lora@"),
         (["-o", "ranks=2,3"], 2, "unknown hyper-parameter of clip-lora 'ranks'"),
         (["-o", "matrices=q,x"], 2, "distinct letters of q, k, v, o, m"),
         (["-o", "rank=1,2", "--baseline", "coop"], 2, "has no room for --baseline"),

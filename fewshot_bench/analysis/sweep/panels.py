@@ -212,8 +212,9 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     swept = {name: values for name, values in axes.items() if len(values) > 1}
     if not swept:
         raise UsageError(
-            f"nothing varies in the options of {spec.method}: expected an option with "
-            "several values, such as -o rank=1,2,4"
+            f"nothing varies in the options of {spec.method}@{spec.method_version}: expected an "
+            "option with several values, such as -o rank=1,2,4, or another version "
+            f"(--method {spec.method}@VERSION)"
         )
     rows = {tuple(row.spec.options[name] for name in swept): row for row in table.rows}
     if len(rows) < len(table.rows):

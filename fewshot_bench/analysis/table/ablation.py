@@ -96,10 +96,11 @@ def _blocks(
     changed = dict.fromkeys(name for name, _ in rows if name)
     names = list(asked) or [name for name in table.rows[0].spec.options if name in changed]
     if not names:
-        method = table.rows[0].spec.method
+        method, version = table.rows[0].spec.method, table.rows[0].spec.method_version
         raise UsageError(
-            f"no option of {method} varies by itself: expected records with one option that is not "
-            f"the default, as of fsbench run -m {method} -o NAME=A,B"
+            f"no option of {method}@{version} varies by itself: expected records with one option "
+            f"that is not the default, as of fsbench run -m {method} -o NAME=A,B, or another "
+            f"version (--method {method}@VERSION)"
         )
     defaults = defaults_of(table)
     blocks = {}
