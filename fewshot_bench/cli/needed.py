@@ -177,9 +177,9 @@ def _each(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         found = _LABEL.fullmatch(label)
         method, inner = found.groups() if found else (label, "")
         method = method.partition("@")[0]
+        own = [part.replace(",", r"\,") for part in _INNER.split(inner) if part]
         # What is in no package is as the store has it.
         is_known = method in registry().methods.entries
-        own = [part.replace(",", r"\,") for part in _INNER.split(inner) if part and is_known]
         name = method if is_known or not found else label
         together.setdefault((*options, *own), {})[name] = None
     for texts, methods in together.items():
@@ -199,6 +199,9 @@ def _variants(
     for name in methods:
         specs = [spec for spec in own if name in method_names(spec)]
         if name not in plugins.methods.entries and specs:
+            if not options:
+                # As in a run, a mere name has the options that it is called without.
+                specs = [spec for spec in specs if not spec.overrides] or specs
             yield from {(spec.method, canonical_json(dict(spec.overrides))) for spec in specs}
         else:
             known.append(name)

@@ -163,6 +163,21 @@ def test_methods_are_named_as_their_rows_are(store: Path) -> None:
     assert (done.code, "error: table 't': " in done.err) == (1, True), done
 
 
+def test_a_method_of_no_package_is_named_as_its_rows_are(store: Path) -> None:
+    made = [
+        make("own", "digits", 4, seed, backbone="tiny", overrides={"rank": rank})
+        for seed in (1, 2)
+        for rank in ([2, 4] if seed == 1 else [2])
+    ]
+    other = save(store.parent / "own", [*made, make("own", "digits", 4, 1, backbone="tiny")])
+    text = NAMED.partition("[[figure]]")[0]
+    done = paper(other, text.replace('"zero-shot", "coop@1"', '"own", "own[rank=4]"'), "--dry-run")
+    assert "2 cells missing" in done.out, done
+    cells = "--dataset digits --shots 4 --seeds 1,2"
+    assert f"--method own {cells} --device" in done.out
+    assert f"--method own {cells} -o rank=4 --device" in done.out
+
+
 def test_cells_of_another_device_are_there(store: Path) -> None:
     made = [
         make(method, "digits", shots, seed, backbone="tiny", device="cuda", precision="bf16")
