@@ -172,6 +172,15 @@ def test_a_disagreement_is_shown_with_both_numbers(here: Path) -> None:
     assert "- **disagreement**: " in shown
 
 
+def test_a_site_names_the_records_that_it_lacks(here: Path) -> None:
+    path = next((here / "s").glob("records/*/*.json"))
+    path.write_text(path.read_text("utf-8")[:300], "utf-8")
+    done = fsbench("site", "s", "-O", "out")
+    assert done.code == 0, done.err
+    assert done.err.count("not used: ") == 1
+    assert path.name in done.err
+
+
 def test_own_images_need_a_word(here: Path) -> None:
     store = Store(here / "s")
     record = next(iter(store.records()))

@@ -47,6 +47,9 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
             files = [path for path in sources if str(path) != REFERENCE or path.exists()]
             with tempfile.TemporaryDirectory() as folder:
                 gathered = gather(files, Path(folder))
+                damages = (d for entry in gathered.entries for d in entry.store.damaged)
+                for damage in dict.fromkeys(damages):
+                    click.echo(f"not used: {damage}", err=True)
                 if len(files) < len(sources):
                     gathered = with_reference(gathered)
                 pages[RESULTS] = write_results(gathered, title)
