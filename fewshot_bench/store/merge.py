@@ -24,6 +24,7 @@ from fewshot_bench.store.kept_methods import copy_method
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.log_files import read_log
 from fewshot_bench.store.predictions import Queries
+from fewshot_bench.store.private import name_folders
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine
@@ -136,10 +137,17 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         yield _copy_split(path, "picks", _digest_picks, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
+    # Cells of own images by the keys that they have in a bundle.
+    own = {
+        name_folders(record.spec).key(): record.spec.key()
+        for record in destination.records()
+        if ":" in record.spec.dataset + record.spec.target
+    }
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
-            outcome, lines = _decide(theirs, destination.file(theirs.record.spec.key()))
+            key = theirs.record.spec.key()
+            outcome, lines = _decide(theirs, destination.file(own.get(key, key)))
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:

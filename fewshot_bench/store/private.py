@@ -62,7 +62,7 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(item)
 
 
-def _name_folders(spec: RunSpec) -> RunSpec:
+def name_folders(spec: RunSpec) -> RunSpec:
     """A cell of own images with the names of their folders in place of absolute paths."""
 
     def short(dataset: str) -> str:
@@ -125,7 +125,7 @@ def remove(private: re.Pattern[str], record: Record, content: bytes) -> tuple[Re
     free = {name: _clean(private, getattr(record, name), name, parts) for name in _FREE}
     digests = {name: record.digests[name] for name in (WHOLE, FILE) if name in record.digests}
     parts += [name for name in record.digests if name not in {*digests, "record"}]
-    spec = _name_folders(record.spec)
+    spec = name_folders(record.spec)
     if spec != record.spec:
         parts.append("spec.dataset")
     if free["footprint"].pop("model", None) is not None:
