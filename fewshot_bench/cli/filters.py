@@ -66,7 +66,7 @@ def read_records(store: Store) -> list[Record]:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
             f"store '{folder}' {what}; make results with: fsbench run -m zero-shot,tip-adapter -d "
-            f"demo --store {shlex.quote(str(folder))} (or name another --store)"
+            f"demo --store {shlex.quote(str(folder))} (or name another store)"
         )
     return records
 
@@ -75,7 +75,7 @@ def refuse_file(folder: Path) -> None:
     """UsageError if the store exists and is no folder."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"store '{folder}' is not a folder; choose another one with --store DIR (a bundle "
+            f"store '{folder}' is not a folder; choose another one (a bundle "
             "becomes one by fsbench store merge)"
         )
 
