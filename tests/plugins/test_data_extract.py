@@ -44,11 +44,11 @@ def zip_entry(name: str, mode: int, content: bytes = GOOD, flags: int = 0) -> by
 
 
 def state(folder: Path) -> dict[str, bytes | str]:
-    """All entries of a folder, including links and empty folders, except the lock of `prepare`."""
+    """All entries of a folder, also links and empty folders, but for locks and compiled code."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else "no file"
         for path in folder.rglob("*")
-        if path.name != LOCK_FILE
+        if path.name != LOCK_FILE and "__pycache__" not in path.parts
     }
 
 
