@@ -18,7 +18,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store.bundle import is_bundle, read_manifest, unpack
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.standing import RE_RUN, UNVERIFIED, VERIFIED, Standing, judge
-from fewshot_bench.store.store import Store
+from fewshot_bench.store.store import Damage, Store
 from fewshot_bench.utils.errors import UsageError
 
 # Quantile of the normal distribution for 95 % of repetitions.
@@ -52,13 +52,14 @@ class Entry:
 class Gathered:
     """The cells of all sources, in the order of the sources and of their keys.
 
-    sources: their names.
+    sources: their names. damaged: files of records that cannot be read.
 
     >>> gather([Path("a.zip"), Path("results")], scratch).entries[0].standing.level
     """
 
     entries: tuple[Entry, ...]
     sources: tuple[str, ...]
+    damaged: tuple[Damage, ...] = ()
 
     def disagreements(self) -> Mapping[str, list[Entry]]:
         """The entries that another source disagrees with, by the key of their cell."""
@@ -99,7 +100,7 @@ def gather(sources: Sequence[Path], folder: Path) -> Gathered:
 
     BundleError for a bundle that is refused, UsageError for a source that is neither.
     """
-    names, entries = list[str](), list[Entry]()
+    names, entries, damaged = list[str](), list[Entry](), list[Damage]()
     for number, path in enumerate(sources):
         store = _open(path, folder / f"{number}")
         manifest, standings = read_manifest(store.path), judge(store)
@@ -109,7 +110,8 @@ def gather(sources: Sequence[Path], folder: Path) -> Gathered:
             for record in store.records()
             if record.status == "done" and record.spec.key() in standings
         )
-    return Gathered(tuple(_compare(entries)), tuple(dict.fromkeys(names)))
+        damaged += store.damaged
+    return Gathered(tuple(_compare(entries)), tuple(dict.fromkeys(names)), tuple(damaged))
 
 
 def _open(path: Path, folder: Path) -> Store:
@@ -129,8 +131,8 @@ def _compare(entries: Sequence[Entry]) -> Iterator[Entry]:
     for place, entry in enumerate(entries):
         if entry.standing.level != UNVERIFIED:
             same[entry.key].append(place)
-    # Of each entry the sources that disagree, those that agree, and those with the same run.
-    others, ran_again = [(set[str](), set[str](), set[str]()) for _ in entries], set[int]()
+    # Of each entry the other sources of its cell, by the field that names them.
+    others, ran_again = [defaultdict[str, set[str]](set) for _ in entries], set[int]()
     for a, b in chain.from_iterable(combinations(places, 2) for places in same.values()):
         first, second = entries[a], entries[b]
         pair = compare_pair(first, second)
@@ -138,20 +140,17 @@ def _compare(entries: Sequence[Entry]) -> Iterator[Entry]:
         own = first.source.casefold() == second.source.casefold()
         if own and (pair.copy or pair.agrees):
             continue
-        kind = 2 if pair.copy else int(pair.agrees)
+        kind = "agrees_with" if pair.agrees else "disagrees_with"
+        if pair.copy:
+            kind = "same_run"
+        elif pair.agrees and first.standing.level == second.standing.level == VERIFIED:
+            ran_again |= {a, b}
         others[a][kind].add(second.source)
         others[b][kind].add(first.source)
-        if kind == 1 and first.standing.level == second.standing.level == VERIFIED:
-            ran_again |= {a, b}
-    for place, (entry, found) in enumerate(zip(entries, others, strict=True)):
-        differing, agreeing, same_run = (tuple(sorted(names)) for names in found)
-        yield dataclasses.replace(
-            entry,
-            standing=Standing(RE_RUN) if place in ran_again else entry.standing,
-            agrees_with=agreeing,
-            disagrees_with=differing,
-            same_run=same_run,
-        )
+    for number, (entry, by_kind) in enumerate(zip(entries, others, strict=True)):
+        standing = Standing(RE_RUN) if number in ran_again else entry.standing
+        named: dict[str, Any] = {kind: tuple(sorted(names)) for kind, names in by_kind.items()}
+        yield dataclasses.replace(entry, standing=standing, **named)
 
 
 def compare_pair(one: Entry, other: Entry) -> Pair:

@@ -22,7 +22,7 @@ from fewshot_bench.analysis.table.costs import costs_of, every_cost
 from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
 from fewshot_bench.analysis.table.layouts import DATA, DEFAULT, LAYOUTS, PRINTED, check_stack
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import choose_records
+from fewshot_bench.cli.filters import choose_records, say_damages
 from fewshot_bench.cli.options import (
     PATH,
     MetricName,
@@ -359,8 +359,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     if asked["predictions"] is not None:
         with working("compare", live=False):
             write_predictions(asked["predictions"], *the_only(made, "--predictions"), outcomes)
-    for damage in outcomes.damaged:
-        click.echo(f"not used: {damage}", err=True)
+    say_damages(outcomes.damaged)
     write_text(output, text)
     # For `fsbench paper`, which runs this command.
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from fewshot_bench.utils.text import printable
 if TYPE_CHECKING:
     from fewshot_bench.analysis.filters import Shown
     from fewshot_bench.api.record import Record
-    from fewshot_bench.store.store import Store
+    from fewshot_bench.store.store import Damage, Store
 
 
 def choose_records(
@@ -83,9 +83,14 @@ def refuse_file(folder: Path) -> None:
 def list_records(store: Store) -> list[Record]:
     """All readable records of a store; damaged ones are named on stderr."""
     records = list(store.records())
-    for damage in store.damaged:
-        click.echo(f"not used: {damage}", err=True)
+    say_damages(store.damaged)
     return records
+
+
+def say_damages(damages: Iterable[Damage]) -> None:
+    """Name damaged files on stderr."""
+    for damage in damages:
+        click.echo(f"not used: {damage}", err=True)
 
 
 def say_notes(notes: Sequence[str]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -137,17 +138,14 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         yield _copy_split(path, "picks", _digest_picks, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
-    # Cells of own images by the keys that they have in a bundle.
-    own = {
-        name_folders(record.spec).key(): record.spec.key()
-        for record in destination.records()
-        if ":" in record.spec.dataset + record.spec.target
-    }
+    keys_of_own_images = functools.cache(functools.partial(_list_own_images, destination))
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
             key = theirs.record.spec.key()
-            outcome, lines = _decide(theirs, destination.file(own.get(key, key)))
+            if _has_own_images(theirs.record):
+                key = keys_of_own_images().get(key, key)
+            outcome, lines = _decide(theirs, destination.file(key))
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:
@@ -156,6 +154,16 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         if not dry_run and outcome in (COPIED, REPLACED):
             _copy_cell(theirs, destination, lines)
         yield Step(outcome, file.path, lines)
+
+
+def _has_own_images(record: Record) -> bool:
+    return ":" in record.spec.dataset + record.spec.target
+
+
+def _list_own_images(store: Store) -> dict[str, str]:
+    """Keys of the cells of own images, by those that they have in a bundle."""
+    specs = [record.spec for record in store.records() if _has_own_images(record)]
+    return {name_folders(spec).key(): spec.key() for spec in specs}
 
 
 def _copy_split(

@@ -81,12 +81,12 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     tensors = fit.stored()
     device, options = str(fit.backbone.device), configuration(method)
     paths = [name for name, value in options.items() if isinstance(value, Path)]
-    name = name_of_class(method)
-    if not name.startswith(("__main__:", FILE_MODULE)) and "<locals>" not in name:
+    kind = name_of_class(method)
+    if not kind.startswith(("__main__:", FILE_MODULE)) and "<locals>" not in kind:
         with suppress(ModuleNotFoundError):
             return _ask(
                 tensors,
-                method=name,
+                method=kind,
                 code=running_digest(type(method)),
                 options={
                     name: str(value) if name in paths else value for name, value in options.items()

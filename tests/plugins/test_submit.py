@@ -181,6 +181,16 @@ def test_a_site_names_the_records_that_it_lacks(here: Path) -> None:
     assert path.name in done.err
 
 
+def test_a_site_names_a_source_of_damaged_records_alone(here: Path) -> None:
+    shutil.copytree(here / "s", here / "damaged")
+    paths = list((here / "damaged").glob("records/*/*.json"))
+    for path in paths:
+        path.write_text("{", "utf-8")
+    done = fsbench("site", "s", "damaged", "-O", "out")
+    assert done.code == 0, done.err
+    assert done.err.count("not used: ") == len(paths) > 0
+
+
 def test_own_images_need_a_word(here: Path) -> None:
     store = Store(here / "s")
     record = next(iter(store.records()))

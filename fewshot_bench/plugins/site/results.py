@@ -59,7 +59,9 @@ def with_reference(gathered: Gathered) -> Gathered:
     store = Store(Path(REFERENCE))
     done = (record for record in records() if record.status == "done")
     own = (Entry(record, REFERENCE, store, standing) for record in done)
-    return Gathered((*gathered.entries, *own), (*gathered.sources, REFERENCE))
+    return dataclasses.replace(
+        gathered, entries=(*gathered.entries, *own), sources=(*gathered.sources, REFERENCE)
+    )
 
 
 def write_results(gathered: Gathered, title: str) -> str:
@@ -186,9 +188,9 @@ def _narrow(table: Table) -> Headline:
     chosen = headline(table)
     columns = _columns(chosen)
     contestants = [
-        dataclasses.replace(one, label=_label(one))
-        for one in chosen.contestants
-        if any(METRIC in chosen.cell(one, group).estimates for group in columns)
+        dataclasses.replace(contestant, label=_label(contestant))
+        for contestant in chosen.contestants
+        if any(METRIC in chosen.cell(contestant, group).estimates for group in columns)
     ]
     rows = {contestant.row.label: contestant.row for contestant in contestants}
     shots, groups = {0, chosen.shots}, {group.label for group in table.groups}
@@ -349,8 +351,8 @@ def _conflicts(gathered: Gathered, axes: Collection[str]) -> Iterator[list[Any]]
         names = [text.name(entry.source) for entry in entries]
         cell = f"{spec.evaluated}, {text.shots(spec.shots)}, seed {spec.train_seed}"
         asks = {"shots": str(spec.shots), "set": text.name(spec.evaluated)}
-        known = (CONDITIONS[name] for name in axes if name in CONDITIONS)
-        asks |= {one.name: text.name(one.of(spec)) for one in known if not one.prefix}
+        conditions = (CONDITIONS[name] for name in axes if name in CONDITIONS)
+        asks |= {each.name: text.name(each.of(spec)) for each in conditions if not each.prefix}
         gap = round(max(values) - min(values), 4)
         told = list(zip(words, names, strict=True))
         yield [text.name(spec.label), text.name(cell), told, gap, asks]

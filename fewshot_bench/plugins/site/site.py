@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.cli.filters import say_damages
 from fewshot_bench.cli.options import PATH
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.cli.panels import PanelCommand, option
@@ -47,9 +48,7 @@ def command(sources: tuple[Path, ...], output: Path, title: str) -> None:
             files = [path for path in sources if str(path) != REFERENCE or path.exists()]
             with tempfile.TemporaryDirectory() as folder:
                 gathered = gather(files, Path(folder))
-                damages = (d for entry in gathered.entries for d in entry.store.damaged)
-                for damage in dict.fromkeys(damages):
-                    click.echo(f"not used: {damage}", err=True)
+                say_damages(gathered.damaged)
                 if len(files) < len(sources):
                     gathered = with_reference(gathered)
                 pages[RESULTS] = write_results(gathered, title)

@@ -208,10 +208,7 @@
 
     // A row in the address: its method and source, whatever others join the table.
     const address = (row) => `${row.method.replace(` (${data.sources[row.source]})`, '')} by ${data.sources[row.source]}`;
-    const isAsked = (row) => {
-      const by = ` by ${data.sources[row.source]}`;
-      return (state.get('row') ?? '').endsWith(by) && `${row.method} (`.startsWith(`${state.get('row').slice(0, -by.length)} (`);
-    };
+    const isAsked = (row) => address(row) === state.get('row');
     const isIn = ({ rows, sets }) => rows.some(isAsked) && sets.includes(state.get('set') ?? sets[0]);
 
     const choose = (changed) => {
