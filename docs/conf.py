@@ -69,8 +69,8 @@ PARTS = {
     ),
     "How to run": "how-to: plan-a-run devices slurm-and-ray stores trackers shell",
     "How to extend": (
-        "how-to: train-a-method change-the-towers debug-a-method own-dataset own-backbone "
-        "own-metric own-engine"
+        "how-to: train-a-method change-the-towers adapters-and-views debug-a-method own-dataset "
+        "own-backbone own-metric own-engine"
     ),
     "How to share": "how-to: leaderboard share-results review-submissions",
     "Reference": (

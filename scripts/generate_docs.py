@@ -14,6 +14,7 @@ from scripts.markdown import filled
 from scripts.method_names import method_names
 from scripts.method_pages import built_in_methods, method_page, methods_index
 from scripts.reference_pages import (
+    api_page,
     commands_page,
     fields_page,
     hooks_page,
@@ -47,6 +48,7 @@ def pages() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     of_methods = {REFERENCE / "methods" / f"{name}.md": method_page(name) for name in names}
     return {
+        REFERENCE / "api" / "index.md": api_page(),
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "options.md": options_page(),
         REFERENCE / "hooks.md": hooks_page(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, get_args, get_origin
 
 import click
@@ -26,6 +28,7 @@ from fewshot_bench.api.spec import CONDITIONS, IMPORTED, PRESETS
 from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.testing.kit import all_checks, checks_on
+from scripts.faces import FACES
 from scripts.markdown import table
 
 WIDTH = 100
@@ -37,6 +40,73 @@ SCOPES = {
     "engine": "How cells are computed; no number depends on it",
     "call": "Of one call alone, never saved",
 }
+
+
+API = f"""\
+# Python API
+
+{GENERATED}
+Programs import `fewshot_bench`; plug-ins import the other modules as well. The built docs
+(`python -m sphinx -W -b html docs build/docs`) have a page for each name with its whole docstring.
+[Run and read results in Python](../python.md) has the common calls.
+"""
+
+
+def api_page() -> str:
+    """Every public name with its arguments and the first sentence of its docstring."""
+    return "\n".join([API, *(_module_section(importlib.import_module(face)) for face in FACES)])
+
+
+def _module_section(module: ModuleType) -> str:
+    names = [name for name in module.__all__ if name != "__version__"]
+    lines = [f"## {module.__name__}\n\n{_summary(module)}\n"]
+    for name in names:
+        value = getattr(module, name)
+        lines.append(_api_line(name, value))
+        if isinstance(value, type):
+            lines += [f"  {_api_line(own, vars(value)[own])}" for own in _own_methods(value)]
+    return "\n".join(lines) + "\n"
+
+
+def _own_methods(kind: type) -> list[str]:
+    """The public methods and properties that a class defines and documents."""
+    members = vars(kind).items()
+    return [name for name, value in members if not name.startswith("_") and _summary(value)]
+
+
+def _api_line(name: str, value: object) -> str:
+    about = _summary(value) if callable(value) or isinstance(value, DESCRIPTORS) else ""
+    return f"- `{name}{_arguments(value)}`" + (f": {about}" if about else "")
+
+
+DESCRIPTORS = (property, classmethod, staticmethod)
+
+
+def _arguments(value: object) -> str:
+    """The names of the arguments of a function, or of a class that can be made."""
+    function = value.__func__ if isinstance(value, DESCRIPTORS[1:]) else value
+    made = callable(function) and not getattr(function, "_is_protocol", False)
+    try:
+        signature = inspect.signature(function) if made else None
+    except ValueError:
+        return ""
+    if signature is None:
+        return ""
+    empty = inspect.Parameter.empty
+    names = [
+        one.replace(annotation=empty, default=empty)
+        for name, one in signature.parameters.items()
+        if name not in ("self", "cls") and not name.startswith("_")
+    ]
+    return str(signature.replace(parameters=names, return_annotation=empty))
+
+
+def _summary(value: object) -> str:
+    """The first sentence of a docstring; empty for values whose docstring is their type's."""
+    if not (callable(value) or isinstance(value, (*DESCRIPTORS, ModuleType))):
+        return ""
+    first, _, _ = inspect.cleandoc(getattr(value, "__doc__", None) or "").partition("\n\n")
+    return " ".join(first.split())
 
 
 def commands_page() -> str:

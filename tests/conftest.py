@@ -62,6 +62,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         )
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write down each skipped test if FSBENCH_SKIPPED names a file: `.ci/run` runs them later."""
+    note_if_skipped(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Write down each skipped file, as for tests."""
+    note_if_skipped(report)
+
+
+def note_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Add the name of what was skipped to the file FSBENCH_SKIPPED, which several workers share."""
+    path = os.environ.get("FSBENCH_SKIPPED")
+    if path and report.skipped and not hasattr(report, "wasxfail"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{report.nodeid}\n")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Exempt imported objects from garbage collections, now and later, which are slow otherwise."""

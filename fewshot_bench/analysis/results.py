@@ -130,7 +130,7 @@ class CellPredictions:
     groups: (n,) number of an image's batch, or its position in the stream; None if each was alone.
     All of these are available whatever was kept of the logits (`--keep-logits`).
 
-    >>> results.predictions(results.records[0]).to_frame()
+    >>> results.predictions(results.records()[0]).to_frame()
     """
 
     ids: tuple[str, ...] = field(repr=False)

@@ -188,7 +188,7 @@ class Record:
         result; `answers`, of the file beside the record; `record`, of the text before it
         (`digests_of_text`).
 
-    >>> load("results").records[0].metrics["top1"]
+    >>> load("results").records()[0].metrics["top1"]
     """
 
     spec: RunSpec

@@ -92,6 +92,13 @@ class EncoderLearner(EncoderHooks):
         """The initial values of the trained tensors, by name."""
         raise NotImplementedError(f"{type(self).__name__}.initial: the tensors to be trained")
 
+    def buffers(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """Fixed tensors that `encoders` needs and a kept model stores, by name; default: none.
+
+        Names differ from the names of `initial`. Draw random ones from a stream of `ctx`.
+        """
+        return {}
+
     @property
     def cannot_take_texts(self) -> str:
         """The reason why no texts describe its classes, where it trains the text encoder."""
@@ -163,11 +170,12 @@ class EncoderLearner(EncoderHooks):
 
     def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The tensors after the last step."""
-        start = self.initial(task, backbone, ctx)
-        learned = {
+        start, fixed = self.initial(task, backbone, ctx), self.buffers(task, backbone, ctx)
+        learned: dict[str, Tensor] = {
             name: torch.nn.Parameter(value.detach().clone().to(backbone.device))
             for name, value in start.items()
         }
+        learned |= {name: value.detach().to(backbone.device) for name, value in fixed.items()}
         self.train(learned, task, backbone, ctx)
         return {name: value.detach() for name, value in learned.items()}
 
@@ -218,7 +226,7 @@ class EncoderLearner(EncoderHooks):
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
         backward = self.backward(model, learned, task, backbone, ctx)
-        optimizer = self.optimizer(list(learned.values()))
+        optimizer = self.optimizer([value for value in learned.values() if value.requires_grad])
         take = ctx.train_step_by(backward, optimizer, self.max_norm)
         per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
         total = self.steps(task.shots, per_epoch)

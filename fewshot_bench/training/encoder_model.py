@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.api.backbone import (
+    Adapter,
     Edits,
     Factors,
     ImageTower,
@@ -41,11 +42,12 @@ Learned = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Encoders:
-    """Both towers in one forward pass, with their edits and the context of learned prompts.
+    """Both towers in one forward pass, with their edits, adapter and context of learned prompts.
 
     A tower that no trained tensor changes is None; its features are frozen. classes: frozen class
     features (classes, embed), for methods that derive prompts from them
-    (`EncoderLearner.from_classes`). image_start: block that images enter, as rows that have passed
+    (`EncoderLearner.from_classes`). adapter: adds its `delta(site, x)` to the products of both
+    towers. image_start: block that images enter, as rows that have passed
     the ones before it (`EncoderLearner.unchanged`).
 
     >>> optimizer = AdamW(encoders.parameters().values())
@@ -57,6 +59,7 @@ class Encoders:
     text_edits: Edits | None = None
     context: Tensor | None = None
     classes: Tensor | None = None
+    adapter: Adapter | None = None
     image_start: int = 0
 
     def parameters(self) -> dict[str, Tensor]:
@@ -141,7 +144,9 @@ class TemplatePrompts:
         assert encoders.text is not None
         packed = self.packed if part is None else part.packed
         edits = _edits_of(encoders, part)
-        return encoders.text.encode_packed(packed, edits=edits, recompute=recompute)
+        return encoders.text.encode_packed(
+            packed, encoders.adapter, edits=edits, recompute=recompute
+        )
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,12 @@ class ContextPrompts:
         assert encoders.context is not None
         edits = _edits_of(encoders, part)
         return self.prompts.features(
-            encoders.text, encoders.context, part, edits=edits, recompute=recompute
+            encoders.text,
+            encoders.context,
+            part,
+            adapter=encoders.adapter,
+            edits=edits,
+            recompute=recompute,
         )
 
 
@@ -238,7 +248,7 @@ class EncoderHooks:
         """Raw features of pixels (b, 3, h, w) for `read_images`: (b, embed) by default."""
         tower, edits, start = encoders.vision, encoders.vision_edits, encoders.image_start
         assert tower is not None
-        return tower.encode(pixels, edits=edits, recompute=recompute, start=start)
+        return tower.encode(pixels, encoders.adapter, edits=edits, recompute=recompute, start=start)
 
     def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
         """Image features in float32 from the tower's output; default: (b, embed) at unit length."""

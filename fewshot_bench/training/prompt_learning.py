@@ -7,7 +7,7 @@ all draws come from the streams `init`, `order` and `augment` of the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -201,6 +201,17 @@ class PromptLearner:
         """The number of encoded views of each support image."""
         return self.views_for(shots)
 
+    def views(self, task: Task, backbone: Backbone, ctx: RunContext) -> Iterator[Tensor]:
+        """The image features of every epoch, (n, embed); a batch of them is `PromptBatch.images`.
+
+        A method that compares views of an image yields more dimensions: (n, views, embed).
+        """
+        epochs, own = self.epochs_for(task.shots), self.views_for(task.shots)
+        width, crop = backbone.embed_dim, Augment()
+        if own < epochs:
+            return views_in_turn(task.train, epochs, crop, ctx.rng("augment"), own, width)
+        return epoch_views(task.train, epochs, crop, width)
+
     def train(
         self,
         parameters: Sequence[Tensor],
@@ -213,15 +224,11 @@ class PromptLearner:
         optimizer = momentum_sgd(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
-        epochs, own = self.epochs_for(task.shots), self.views_for(task.shots)
-        width, crop = backbone.embed_dim, Augment()
-        views = epoch_views(task.train, epochs, crop, width)
-        if own < epochs:
-            views = views_in_turn(task.train, epochs, crop, ctx.rng("augment"), own, width)
+        epochs = self.epochs_for(task.shots)
         train_epochs(
             step,
             optimizer,
-            views,
+            self.views(task, backbone, ctx),
             task.train.labels,
             ctx,
             epochs=epochs,

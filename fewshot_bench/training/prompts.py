@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import Backbone, Edits, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.api.backbone import (
+    Adapter,
+    Backbone,
+    Edits,
+    PackedPrompts,
+    PromptPart,
+    TextTower,
+)
 
 Position = Literal["end", "middle", "front"]
 
@@ -51,6 +58,7 @@ class Prompts:
         context: Tensor,
         part: PromptPart | None = None,
         *,
+        adapter: Adapter | None = None,
         edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
@@ -61,7 +69,7 @@ class Prompts:
         prefix, suffix = self.assemble(context)
         packing = self.packing if part is None else part.packed
         return tower.encode_embeddings(
-            prefix, suffix, self.end, packing, edits=edits, recompute=recompute
+            prefix, suffix, self.end, packing, adapter, edits=edits, recompute=recompute
         )
 
 

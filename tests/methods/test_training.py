@@ -21,9 +21,9 @@ from fewshot_bench.training.train_step import TrainStep
 from tests.helpers import REPOSITORY
 from tests.reference.toy import random_backbone
 
-PAGE, TOWERS = (
+PAGE, TOWERS, ADAPTERS = (
     (REPOSITORY / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("train-a-method", "change-the-towers")
+    for name in ("train-a-method", "change-the-towers", "adapters-and-views")
 )
 
 
@@ -33,13 +33,15 @@ PAGE, TOWERS = (
         ("training", "ClassVectors", 60),
         ("prompts", "ApartPrompts", 60),
         ("vpt", "DeepTokens", 60),
+        ("lora", "HalfLora", 60),
+        ("views", "TwoViews", 60),
     ],
 )
 def test_the_methods_shown_are_short_and_refuse_what_cannot_be_trained(
     example: str, name: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marked = f"<!-- example: {example} -->\n```python\n"
-    source = (PAGE + TOWERS).split(marked)[1].split("```\n")[0]
+    source = (PAGE + TOWERS + ADAPTERS).split(marked)[1].split("```\n")[0]
     assert len(source.splitlines()) <= lines
     (tmp_path / f"fsbench_from_the_page_{example}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
