@@ -157,10 +157,10 @@ def _numbers(method: str) -> str:
 def _sources(numbers: Sequence[Number]) -> str:
     """What each source is, and where its numbers stand."""
     text = ""
-    for key in dict.fromkeys((n.source, n.table) for n in numbers):
-        source = sources()[key]
+    for *key, kind in dict.fromkeys((n.source, n.table, n.kind) for n in numbers):
+        source = sources()[key[0], key[1]]
         commit = f" at {source.commit[:10]}" if source.commit else ""
-        told = f"{_KINDS[source.kind]}; {source.citation}; {source.place}"
+        told = f"{_KINDS[kind]}; {source.citation}; {source.place}"
         text += f"- [{' '.join(key)}]({source.url}){commit}: {told}\n"
     return f"{text}\n"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 import re
@@ -9,16 +11,19 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
     HARMONIC,
     Number,
+    Source,
     all_numbers,
     numbers,
     sources,
 )
 from fewshot_bench.utils.errors import UsageError
+from tests.helpers import fsbench
 
 SHOTS = (1, 2, 4, 8, 16)
 # CLIP-LoRA Table 3 (ViT-B/16), the paper's own row of means and cells of four methods.
@@ -56,6 +61,33 @@ def test_every_collected_row_is_accounted_for() -> None:
     assert sum(source.collected for source in sources().values()) == 5272
     assert len(all_numbers()) == 5855
     assert sum(source.left_out for source in sources().values()) == 174
+
+
+def test_only_the_numbers_of_a_method_s_authors_are_official() -> None:
+    kinds: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in csv.DictReader(io.StringIO(fsbench("printed", "--sources", 1, "--format", "csv").out)):
+        method = row["method"].partition("[")[0]
+        kinds[row["source"], row["table"]].add(f"{method} {row['kind']}")
+    assert {"clip-lora official", "coop secondary", "maple secondary"} < kinds["clip-lora", "table3"]
+    assert kinds["clip-svd", "readme"] >= {"clip-svd official", "clip-lora secondary"}
+    assert kinds["tip-adapter", "exp-log"] == {
+        *("tip-adapter official", "tip-adapter-f official"),
+        *("zero-shot secondary", "clip-adapter secondary"),
+    }
+    assert kinds["maple", "base-to-new"] >= {"maple official", "vpt-deep secondary"}
+    assert kinds["tuw", "tables3-5"] == {"clip-lora rerun"}
+    # Official numbers of a method with a paper here are all of sources of that paper's authors.
+    papers = {name: card_of(registry().method_class(name)) for name in registry().methods.entries}
+    for number in all_numbers():
+        if number.kind == "official" and number.method in papers and number.under == "":
+            own, first = (
+                papers[name] for name in (number.method, number_source(number).methods[0])
+            )
+            assert own and first and {*own.papers} & {*first.papers}, number
+
+
+def number_source(number: Number) -> Source:
+    return sources()[number.source, number.table]
 
 
 def test_no_number_stands_there_twice() -> None:

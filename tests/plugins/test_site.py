@@ -107,11 +107,11 @@ def test_the_atlas_has_every_printed_number_with_its_source(pages: dict[str, str
         for name, own in data["numbers"].items()
     }
     names = ("name", "backbone", "dataset", "shots", "classes", "value", "metric", "sd", "seeds")
-    names += ("label", "note", "under")
+    names += ("label", "note", "under", "kind")
     shown = list(zip(*(c[name] for name in names), strict=True))
     fields = ["printed" if name == "value" else name for name in names]
     assert shown == [tuple(getattr(n, name) for name in fields) for n in all_numbers()]
-    about = ("source", "table", "kind", "url", "place", "citation")
+    about = ("source", "table", "url", "place", "citation")
     told = [tuple(data["tables"][place][name] for name in about) for place in c["table"]]
     of = [sources()[n.source, n.table] for n in all_numbers()]
     assert told == [tuple(getattr(source, name) for name in about) for source in of]

@@ -17,7 +17,7 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import BY_TEMPLATES, QUERIES, RunSpec
-from fewshot_bench.plugins.reproduce.numbers import Number, as_options, sources, tell_left_out
+from fewshot_bench.plugins.reproduce.numbers import Number, as_options, tell_left_out
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.need import find_lack
 from fewshot_bench.runner.request import Plan, Request, expand
@@ -135,10 +135,9 @@ def _rows(table: Reproduction) -> Iterator[Cell]:
     for number in table.numbers():
         setting = table.setting(number)
         assert setting is not None
-        source = sources()[number.source, number.table]
         label = number.name
         if table.collected:
-            label = f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
+            label = f"{number.name} ({_SAID.get(number.kind, '')}{number.source})"
         elif len(tables[number.name, number.under]) > 1 and number.table != table.tables[0][1]:
             label = f"{number.name} ({number.table})"
         if number.under:

@@ -19,7 +19,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.cells import Cell
 from fewshot_bench.plugins.reproduce.matching import is_published_data, mixture
 from fewshot_bench.plugins.reproduce.noise import Parts, Spread, binomial, half_width, parts, spread
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC, sources
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, HARMONIC
 from fewshot_bench.utils.text import signed
 
 Status = Literal[
@@ -52,7 +52,7 @@ class Line:
         other test images, for information only: both sides have the same images.
     reason: why there is no number, or no comparison, in a few words.
     classes: `all`, `base`, `new`, or `harmonic` for the harmonic mean of the two means.
-    kind, schedule: of the paper's row: `Source.kind`, and its training schedule.
+    kind, schedule: of the paper's row: `Number.kind`, and its training schedule.
     decimals: of the paper's number. parts: of the noise; None where nothing must be compared.
     """
 
@@ -132,7 +132,7 @@ def judge(
     line = Line(
         *(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, "missing"),
         classes=number.classes,
-        kind=sources()[number.source, number.table].kind,
+        kind=number.kind,
         schedule=cell.setting.schedule,
     )
     if cell.variant is None:

@@ -34,29 +34,30 @@ class Source(msgspec.Struct, frozen=True, rename={"text": "citation"}):
     """The source of a table of numbers.
 
     source, table: by which numbers name it.
-    kind: `official` (by the authors of the paper), `rerun` (by others, of one paper's method),
-        `secondary` (own and copied numbers of several methods).
-    method: the method whose authors published it, if it is one of this harness; else a `text`.
+    methods: those whose authors published it, also ones that this harness does not have.
+    others: how it has the numbers of other methods: `rerun` (it ran one paper's method again) or
+        `secondary` (of several methods, run there or copied).
+    text: who published it, where no method's paper says so.
     collected, kept, left_out: rows that were read, are here, and are not, with the `reason`.
     """
 
     source: str
     table: str
-    kind: Literal["official", "rerun", "secondary"]
+    others: Literal["rerun", "secondary"]
     url: str
     place: str
     collected: int
     kept: int
     left_out: int
-    method: str = ""
+    methods: tuple[str, ...] = ()
     text: str = ""
     commit: str = ""
     reason: str = ""
 
     @property
     def citation(self) -> str:
-        """Authors, title, venue and year of the method's paper; the text without such a method."""
-        card = card_of(registry().method_class(self.method)) if self.method else None
+        """The text, or authors, title, venue and year of the paper of the first method."""
+        card = None if self.text else card_of(registry().method_class(self.methods[0]))
         return ", ".join(paper.citation for paper in card.papers) if card else self.text
 
 
@@ -110,6 +111,12 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
         return len(self.printed.partition(".")[2])
 
     @property
+    def kind(self) -> str:
+        """`official` if the method's authors published it, else `rerun` or `secondary`."""
+        source = sources()[self.source, self.table]
+        return "official" if self.method in source.methods else source.others
+
+    @property
     def row(self) -> tuple[str, str, str, str, int | None, str]:
         """The row of its table, equal for numbers that differ in data set and classes alone."""
         return self.source, self.table, self.name, self.backbone, self.shots, self.under
@@ -157,7 +164,7 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
 @functools.cache
 def sources() -> Mapping[tuple[str, str], Source]:
     """Every source by its key and table."""
-    lines = _read("sources.csv")
+    lines = [_split(line, "methods") for line in _read("sources.csv")]
     return {(s.source, s.table): s for s in msgspec.convert(lines, list[Source], strict=False)}
 
 
@@ -166,10 +173,9 @@ def all_numbers() -> tuple[Number, ...]:
     """Every number, in the order of the files."""
     lines: list[dict[str, Any]] = []
     for name in ("numbers.csv", "base_to_new.csv", "conditioned.csv"):
-        lines += _read(name)
+        lines += [_split(line, "options", "incomparable") for line in _read(name)]
     for line in lines:
-        line["options"] = as_options(line.get("options", "").split(";"))
-        line["incomparable"] = [word for word in line.get("incomparable", "").split(";") if word]
+        line["options"] = as_options(line["options"])
     return msgspec.convert(lines, tuple[Number, ...], strict=False)
 
 
@@ -227,3 +233,8 @@ def _read(name: str) -> list[dict[str, str]]:
     text = files("fewshot_bench.plugins.reproduce").joinpath(name).read_text("utf-8")
     lines = csv.DictReader(text.splitlines())
     return [{name: value for name, value in line.items() if value} for line in lines]
+
+
+def _split(line: dict[str, str], *names: str) -> dict[str, Any]:
+    """The line with these fields as lists, whose words a semicolon separates."""
+    return line | {name: [word for word in line.get(name, "").split(";") if word] for name in names}

@@ -45,7 +45,7 @@ FIRST = 20
 POINT = 1.0
 HEADS = ("method", "setting", "gap", "printed")
 # Columns of CSV and JSON: the method with its options, then fields of the number and its source.
-_OF_SOURCE = ("kind", "place", "citation", "url", "commit")
+_OF_SOURCE = ("place", "citation", "url", "commit")
 FIELDS = (
     *("method", "backbone", "dataset", "shots", "classes", "value", "sd", "seeds", "source"),
     *("table", "kind", "label", "note", "place", "citation", "url", "commit"),
@@ -114,7 +114,7 @@ def agreement(numbers: Iterable[Number]) -> str:
         for number in numbers
         if number.label not in ("assumed", "figure")
         and not number.incomparable
-        and sources()[number.source, number.table].kind != "rerun"
+        and number.kind != "rerun"
     )
     several = settings_of(stated, 2)
     if not several:

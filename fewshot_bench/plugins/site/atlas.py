@@ -31,9 +31,9 @@ _METRICS = {
 # Fields of numbers that have few values.
 _CODED = (
     *("name", "backbone", "metric", "label", "dataset", "classes", "under", "note"),
-    *("seeds", "shots", "sd"),
+    *("seeds", "shots", "sd", "kind"),
 )
-_OF_SOURCE = ("source", "table", "kind", "url", "place", "citation", "commit")
+_OF_SOURCE = ("source", "table", "url", "place", "citation", "commit")
 
 
 def write_atlas(title: str, results: str) -> str:

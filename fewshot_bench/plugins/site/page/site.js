@@ -110,10 +110,10 @@
 
     const show = (i, how = deeper()) => {
       note({ number: address(i) }, how);
-      const { source, table: name, kind, url, place, citation, commit } = data.tables[c.table[i]];
+      const { source, table: name, url, place, citation, commit } = data.tables[c.table[i]];
       const [, ...others] = data.settings.find((each) => each.includes(i)) ?? [];
       tell(`${c.name[i]}: ${words(i)}`, facts([
-        ['what', data.metrics[c.metric[i]]], ['setting', setting(i)], ['source', `${source}, table ${name} (${kind})`],
+        ['what', data.metrics[c.metric[i]]], ['setting', setting(i)], ['source', `${source}, table ${name} (${c.kind[i]})`],
         ['place', place], ['citation', citation], ['address', web(url)], ['commit', commit],
         ['origin', c.label[i]], ['schedule', schedule(i)], ['sd over seeds', c.sd[i]], ['seeds', c.seeds[i] ?? 'not stated'],
         ['conditions', c.under[i] || 'each query alone, one view'], ['note', c.note[i]], ['not comparable because', c.why[i]],
