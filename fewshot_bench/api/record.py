@@ -50,11 +50,14 @@ class Incidents:
 
 # Slightly below zero: times are rounded differences of sums.
 LEAST_SECONDS = -1e-3
+# Bounds of numbers: SQLite holds whole ones below, and squares of others do not overflow.
+WHOLE, LARGEST = 10**18, 1e100
 # The kinds of values. No constraint of msgspec lets through NaN, infinity, or true for 1.
-Count = Annotated[int, Meta(ge=0, lt=10**18)]
-Number = Annotated[float, Meta(gt=-1e300, lt=1e300)]
-Amount = Annotated[float, Meta(ge=0, lt=1e300)] | None
-Seconds = Annotated[float, Meta(ge=LEAST_SECONDS, lt=1e300)] | None
+Count = Annotated[int, Meta(ge=0, lt=WHOLE)]
+Number = Annotated[int, Meta(gt=-WHOLE, lt=WHOLE)] | Annotated[float, Meta(gt=-LARGEST, lt=LARGEST)]
+Amount = Annotated[float, Meta(ge=0, lt=WHOLE)] | None
+Gap = Count | Annotated[float, Meta(ge=0, lt=LARGEST)] | None
+Seconds = Annotated[float, Meta(ge=LEAST_SECONDS, lt=1e12)] | None
 
 SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
@@ -80,6 +83,14 @@ class SplitKinds(Struct):
     fitted_classes: Count = 0
     overlap: Count = 0
     short_classes: Count = 0
+    smallest_class: Count = 0
+    short_val: Count = 0
+    skipped: Count = 0
+    bystanders: Count = 0
+    groups: Count = 0
+    group_sizes: list[Count] = []
+    group_classes: list[Count] = []
+    texts: dict[str, Count | str] = {}
     templates: list[str] = []
     classnames: list[str] = []
     mirrored: bool = False
@@ -96,11 +107,13 @@ class FootprintKinds(Struct):
     peak_memory_mb: Amount = None
     images_seen: Amount = None
     images_encoded: Amount = None
-    query_gap: Amount = None
+    query_gap: Gap = None
     moved: Amount = None
-    text_gap: Amount = None
+    text_gap: Gap = None
     encoded_per_query: Amount = None
     test_steps: Amount = None
+    work: dict[str, dict[str, Amount]] = {}
+    selection: dict[str, Amount] = {}
     violations: list[str] = []
     trained_source: str = ""
     metered: bool = False
@@ -115,6 +128,17 @@ class TimingsKinds(Struct):
     billed_seconds: Seconds = None
     elapsed_seconds: Seconds = None
     wall_seconds: Seconds = None
+    phases: dict[str, dict[str, Seconds | dict[str, Seconds]]] = {}
+    images: dict[str, Seconds | str] = {}
+    card: dict[str, dict[str, Amount]] = {}
+
+
+class EnvironmentKinds(Struct):
+    """Kinds of the entries of `Record.environment`; others may be anything."""
+
+    threads: Amount = None
+    cpus: Amount = None
+    load: Amount = None
 
 
 class CurveKinds(Struct):
@@ -142,7 +166,7 @@ class RecordKinds(Struct, kw_only=True):
     metrics: dict[str, Number]
     footprint: FootprintKinds
     timings: TimingsKinds
-    environment: dict[str, Any]
+    environment: EnvironmentKinds
     notes: dict[str, Any] | None = None
     curves: dict[str, CurveKinds] = {}
     error: ErrorKinds | None = None
@@ -327,6 +351,7 @@ class Record:
     def from_dict(cls, values: Any) -> Record:
         """The inverse of `to_dict`; StoreError for an unexpected key or type."""
         check_kinds("record", values, RecordKinds, {"status": STATUSES, "schema": (SCHEMA,)})
+        _check_numbers(values.get("notes") or {}, "record has notes")
         record = object.__new__(cls)
         # As the constructor, which is slow for a frozen class.
         record.__dict__.update(
@@ -337,6 +362,22 @@ class Record:
             incidents=tuple(values["incidents"]),
         )
         return record
+
+
+def _check_numbers(values: Any, where: str) -> None:
+    """StoreError for a number beyond the bounds, wherever it is in nested values."""
+    for name, value in values.items() if type(values) is dict else enumerate(values):
+        if type(value) is dict or type(value) is list:
+            _check_numbers(value, f"{where} {name}")
+        elif is_too_large(value):
+            raise StoreError(f"{where} {name} {value!r:.60}: expected less than {WHOLE:g}")
+
+
+def is_too_large(value: object) -> bool:
+    """True for a number that no record can hold."""
+    if isinstance(value, int):
+        return not -WHOLE < value < WHOLE
+    return isinstance(value, float) and not -LARGEST < value < LARGEST
 
 
 def _check_curves(curves: Mapping[str, Any]) -> Mapping[str, Any]:

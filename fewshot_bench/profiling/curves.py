@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.record import LARGEST
 from fewshot_bench.utils.devices import Event, is_accelerator, record_event
 from fewshot_bench.utils.errors import ContractError, whole_number
 
 Listener = Callable[[list[tuple[int, dict[str, float]]]], None]
 """Gets (step, {series: value}) of points that are on the host."""
 MOST_POINTS, MOST_SERIES, LONGEST_NAME, DIGITS = 100, 20, 40, 5
-# Larger steps and values have no place in a record.
-LARGEST_STEP, LARGEST = 10**15, 1e300
+# Larger steps have no place in a record.
+LARGEST_STEP = 10**15
 # Between two calls of a listener.
 SECONDS = 1.0
 

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import gc
-import math
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from torch import Tensor
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.option_files import open_files
-from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
+from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, is_too_large
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, name_cell
 from fewshot_bench.api.task import Task, WatchedTexts
@@ -199,7 +198,7 @@ class Context:
 def _plain(name: str, value: object) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
+    if is_too_large(value):
         return str(value)
     if isinstance(value, str | int | float | bool | type(None)):
         return value

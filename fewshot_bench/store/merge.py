@@ -54,7 +54,7 @@ def _is_same_result(mine: Cell, theirs: Cell) -> bool:
 def _describe_conflict(mine: Cell, theirs: Cell) -> tuple[str, ...]:
     """Lines to show: top-1 of both, largest difference of answers, differing conditions."""
     records = mine.record, theirs.record
-    tops = [f"{r.metrics['top1']:.4f} %" if r.status == "done" else r.status for r in records]
+    tops = [f"{r.metrics['top1']:.4f} %" if "top1" in r.metrics else r.status for r in records]
     distance = "their queries differ, so that answers cannot be compared"
     if _have_same_queries(mine, theirs) and mine.stored is not None and theirs.stored is not None:
         gap = largest_gap(mine.stored.answers, theirs.stored.answers)

@@ -13,13 +13,13 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from fewshot_bench.analysis.gathering import gather
-from fewshot_bench.api.metrics import rounded
+from fewshot_bench.api.metrics import BUILT_IN, METRICS, Metric, rounded
 from fewshot_bench.api.record import seal
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.splits.model import lists_digest
@@ -521,11 +521,22 @@ def test_the_order_of_a_stream_is_that_of_its_seed(tmp_path: Path) -> None:
     assert "the order of its queries" in standing.reasons[0]
 
 
+def test_a_metric_that_is_newer_than_a_bundle_takes_no_trust_from_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = judge(unpack(bundle, tmp_path / "x"))
+    assert {standing.level for standing in before.values()} == {VERIFIED}
+    new = Metric("later", "a later metric", lambda hits: 200 * float(hits.mean()))
+    monkeypatch.setitem(cast(dict[str, Metric], METRICS), "later", new)
+    monkeypatch.setitem(cast(dict[str, Metric], BUILT_IN), "later", new)
+    assert judge(unpack(bundle, tmp_path / "y")) == before
+
+
 def test_cells_that_cannot_be_recomputed_are_submitted(tmp_path: Path) -> None:
     made = Store(tmp_path / "s")
     put(made, make(dataset="nowhere"))
     (standing,) = judge(made).values()
-    assert standing.level == UNVERIFIED
+    assert standing.level == SUBMITTED
     assert fsbench(*RUN, "--keep-logits", "top", "--store", tmp_path / "t").code == 0
     levels = {
         standing.level: standing.reasons for standing in judge(Store(tmp_path / "t")).values()
@@ -787,7 +798,13 @@ def test_a_source_is_a_store_or_a_bundle(tmp_path: Path) -> None:
 def test_a_spec_of_a_bundle_opens_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Registry, "dataset", lambda *a, **k: pytest.fail("opened"))
+    real = Registry.dataset
+
+    def dataset(self: Registry, name: str, *others: Any) -> Any:
+        assert ":" not in name
+        return real(self, name, *others)
+
+    monkeypatch.setattr(Registry, "dataset", dataset)
     made = Store(tmp_path / "s")
     put(made, make(dataset="folder:photos"))
     put(made, make(dataset="digits", target="manifest:x.csv"))

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from fewshot_bench.api.metrics import BUILT_IN, METRICS, Metric
 from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.store.answer_files import digest_of_file, read
 from fewshot_bench.store.store import Store
@@ -72,7 +73,6 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "nll": lambda v: v["metrics"].update(nll=v["metrics"]["nll"] + 1e-5),
     "n": lambda v: v["metrics"].update(n=QUERIES + 1),
     "ece": lambda v: v["metrics"].update(ece=v["metrics"]["ece"] + 1e-5),
-    "absent": lambda v: v["metrics"].pop("nll"),
     "text": lambda v: v["metrics"].update(top1="50"),
     "bool": lambda v: v["metrics"].update(n=True),
     "test": lambda v: v["split"].update(test=3),
@@ -95,6 +95,51 @@ def test_values_that_do_not_follow_from_the_logits(tmp_path: Path, change: str) 
     assert done.code == 1
     assert f"damaged: {path}: " in done.out
     assert "next, damaged: bring such a cell back from another store" in done.out
+
+
+def double(hits: np.ndarray) -> float:
+    return 200 * float(hits.mean())
+
+
+def with_new_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add a built-in metric, as a later version may."""
+    new = Metric("later", "a later metric", double)
+    monkeypatch.setitem(cast(dict[str, Metric], METRICS), "later", new)
+    monkeypatch.setitem(cast(dict[str, Metric], BUILT_IN), "later", new)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v,
+        lambda v: v["metrics"].pop("nll"),
+        lambda v: v["metrics"].clear(),
+        lambda v: v["metrics"].update(of_an_earlier_version=1.5),
+    ],
+)
+def test_a_metric_that_a_record_does_not_state_is_not_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
+) -> None:
+    store = filled(tmp_path / "s", [1])
+    edit(put(store, 2), change)
+    with_new_metric(monkeypatch)
+    assert not verify(store).findings
+    compared = fsbench("compare", "--store", store.path, "--metric", "later")
+    assert (compared.code, compared.err) == (0, "")
+    assert "a later metric" in compared.out
+
+
+def test_a_new_metric_is_checked_where_it_is_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_new_metric(monkeypatch)
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    assert not verify(store).findings
+    edit(path, lambda v: v["metrics"].update(later=v["metrics"]["later"] + 1))
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (DAMAGED, path)
+    assert "the record has later" in finding.text
 
 
 def replace_arrays(path: Path, **changed: Any) -> None:
