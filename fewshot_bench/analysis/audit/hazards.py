@@ -137,7 +137,7 @@ def _labels_text(data: pd.DataFrame) -> str:
         return f"whether the process of fit and logits held test labels is not told: {cells}"
     some_apart = f"{apart:,} of {cells}; the others do not say"
     which = cells if apart == done else some_apart
-    return f"no test labels in the process of fit and logits: {which}"
+    return f"no test labels handed over to the process of fit and logits: {which}"
 
 
 def _words(data: pd.DataFrame) -> dict[str, str]:
