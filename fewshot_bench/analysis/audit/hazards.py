@@ -81,6 +81,12 @@ _UNKNOWN: Sequence[tuple[tuple[int, ...], str, tuple[str, ...], Callable[..., ob
         lambda done, kit: done and not kit,
     ),
     (
+        (6,),
+        "the conformance kit never checked that the seed decides what {labels} draws",
+        ("unchecked",),
+        bool,
+    ),
+    (
         (1,),
         "test labels may have been in the process: {cells}",
         ("done", HELD),
