@@ -57,6 +57,7 @@ from fewshot_bench.utils.arguments import (
 )
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import few
+from fewshot_bench.utils.withheld import refuse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -535,6 +536,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 
     >>> load("results").compare()
     """
+    refuse("fewshot_bench.load")
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(

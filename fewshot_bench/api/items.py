@@ -17,6 +17,8 @@ from functools import cache, lru_cache
 from itertools import accumulate, groupby
 from typing import Any, TypeVar, overload
 
+from fewshot_bench.utils.withheld import refuse
+
 Result = TypeVar("Result")
 
 # Terminator of each name in a run; file names cannot contain it.
@@ -35,6 +37,10 @@ class Item:
     id: str
     label: int
     classname: str
+
+    def __post_init__(self) -> None:
+        """ContractError in code of a method."""
+        refuse("a data set")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ class ItemList(Sequence[Item]):
     """
 
     def __init__(self, runs: Iterable[Run]) -> None:
+        refuse("a data set")
         self.runs = tuple(run for run in runs if run.count)
         self._ends = list(accumulate(run.count for run in self.runs))
         self._results: dict[Hashable, Any] = {}

@@ -117,7 +117,10 @@ class RunContext(Protocol):
         """Store JSON-able facts in the record (chosen C, alpha, beta ...)."""
 
     def count_selection(self, configurations: int, labels: int) -> None:
-        """Declare that `configurations` were compared on `labels` labeled validation images."""
+        """Declare that `configurations` were compared on `labels` labeled validation images.
+
+        With 0 configurations: that the method learned from these labels and chose nothing.
+        """
 
     def declare_trained(self, parameters: int) -> None:
         """Declare trained parameters of a solver that has no torch optimizer."""

@@ -16,8 +16,9 @@ from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_numbe
 OTHER_TEXTS = "other texts"
 # Whom a method answers a query with: nobody, its own views, its group, those before it.
 SEES = ("query", "views", "batch", "stream")
-# Those that depend on other queries.
-IN_COMPANY = SEES[2:]
+# Those that depend on other queries, and on which.
+COMPANY = {"batch": "the other queries of its batch", "stream": "the queries before it"}
+IN_COMPANY = tuple(COMPANY)
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # Of methods that read no prompt: whatever texts describe the classes, their cells are the same.
 NO_PROMPTS = TEXT_KNOWLEDGE[:2]
@@ -35,6 +36,13 @@ def schedule_with(schedule: str, changed: Mapping[str, Any]) -> str:
 def default_schedule(stated: Mapping[str, Any]) -> str:
     """The schedule of a method's default options, from a record's card; empty without a card."""
     return str(stated.get("default_schedule") or stated.get("schedule") or "")
+
+
+def knowledge_at_test(at_test: str, sees: str) -> str:
+    """The things that a method knows of a query, in words; the arguments are those of a card."""
+    company = COMPANY.get(sees, "")
+    others = [company] if company not in at_test else []
+    return ", ".join(filter(None, [at_test, *others])) or "the image and the list of classes"
 
 
 # What a fit on encoded features runs: a formula, steps on features, steps through an encoder (or
@@ -201,8 +209,7 @@ class MethodCard:
     def seen(self) -> str:
         """The things that the answer to a query may depend on, in words."""
         own = "the query", f"up to {self.views_per_query} views of the query"
-        others = "the other queries of its batch", "the queries before it in a stream"
-        return (*own, *others)[SEES.index(self.sees)]
+        return (*own, COMPANY["batch"], f"{COMPANY['stream']} in a stream")[SEES.index(self.sees)]
 
     @property
     def papers(self) -> tuple[Paper, ...]:
@@ -281,7 +288,7 @@ class MethodCard:
             yield f"trained parameters: {self.parameters} ({LISTED_AS})"
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
-        yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
+        yield f"knowledge at test time: {knowledge_at_test(self.at_test, self.sees)}"
         if self.sees != SEES[0]:
             yield f"an answer depends on: {self.seen}"
         for published in self.published:

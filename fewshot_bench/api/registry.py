@@ -40,6 +40,7 @@ from fewshot_bench.api.plugins import (
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
 from fewshot_bench.utils.start import remember_environment
+from fewshot_bench.utils.withheld import refuse
 
 if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
@@ -302,6 +303,7 @@ class Registry:
         data: the user's settings `classnames`, `templates`, `holdout` and `skipped` images, as in
         `RunSpec.data`. store: the results folder, which holds kept splits (`Keeping`).
         """
+        refuse(f"data set '{name}'")
         data = data or {}
         family, colon, argument = name.partition(":")
         self.datasets.refuse_conflict(f"{family}:" if colon else name)

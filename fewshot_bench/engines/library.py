@@ -41,6 +41,7 @@ from fewshot_bench.utils.arguments import (
 )
 from fewshot_bench.utils.errors import DataMissingError, unknown
 from fewshot_bench.utils.text import SIZES, read_size, split_names
+from fewshot_bench.utils.withheld import refuse
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.results import Results
@@ -129,6 +130,7 @@ def run(
     FsbenchError. KeyboardInterrupt ends the workers; call again to resume.
     """
     values = {name: value for name, value in locals().items() if name != "declared"} | declared
+    refuse("fewshot_bench.run")
     given = checked(ARGUMENTS, values)
     method_code.refuse_run_during_import()
     offline.enforce_if_asked()

@@ -29,6 +29,7 @@ from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils.arguments import checked
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.utils.rng import derive
+from fewshot_bench.utils.withheld import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,6 +138,7 @@ def cell(
     from fewshot_bench.utils import determinism
     from fewshot_bench.utils.cache_dir import only_read, restore_sharing
 
+    refuse("fewshot_bench.cell")
     for name in conditions:
         if name not in KEYWORDS:
             known = (*_OWN.values(), "device", *KEYWORDS)

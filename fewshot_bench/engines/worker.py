@@ -39,6 +39,7 @@ from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.locks import is_waiting
 from fewshot_bench.utils.messages import Channel, Closed
+from fewshot_bench.utils.withheld import withheld
 
 if TYPE_CHECKING:
     import numpy as np
@@ -243,7 +244,7 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
         session = Session(folder_of(FEATURES, store.path), device, examiner, models)
         session.hear = lambda _, lines: engine.say(lines)
         engine.send("idle")
-        with suppress(Closed):
+        with suppress(Closed), withheld():
             while True:
                 request, _ = channel.receive()
                 os.environ.update(request["variables"])

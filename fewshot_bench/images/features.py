@@ -418,15 +418,23 @@ def _tell_passes(
 
 
 class ShotsView(ImageView):
-    """Labeled images for a method (see `fewshot_bench.Shots`)."""
+    """Labeled images for a method (see `fewshot_bench.Shots`).
 
-    __slots__ = ()
+    labels_read: True once their labels were read.
+    """
+
+    __slots__ = ("labels_read",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.labels_read = False
 
     # The arguments of `ImageView.batches`, and `labels`.
     def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
         """Pixels, or with `labels` (pixels, labels); see `fewshot_bench.Shots.batches`."""
         if not labels:
             return super().batches(size, **passed)
+        self.labels_read = True
         device = passed.pop("device", None)
         visited = self._visit(size, **{"order": None, "augment": None, "rng": None, **passed})
 
@@ -446,6 +454,7 @@ class ShotsView(ImageView):
     @property
     def labels(self) -> Tensor:
         """(n,) int64 class indices, on the backbone's device."""
+        self.labels_read = True
         labels = self._source.labels[torch.tensor(self._order, dtype=torch.int64)]
         return labels.to(self._source.backbone.device)
 

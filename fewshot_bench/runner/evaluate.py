@@ -137,7 +137,10 @@ def evaluate(
         **({} if spec.texts == BY_TEMPLATES else {"text_gap": text_gap}),
         "encoded_per_query": encoded_each(len(answers), meter, fitted.meter),
         "test_steps": observer.steps,
-        "selection": fitted.context.selection,
+        "selection": {
+            **fitted.context.selection,
+            "labels_read": getattr(fitted.val, "labels_read", False),
+        },
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
         **memory.origin(),
@@ -167,6 +170,7 @@ def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
     own["selection"] = {
         "configurations": chosen["configurations"] + below["configurations"],
         "labels": max(chosen["labels"], below["labels"]),
+        "labels_read": chosen["labels_read"] or below["labels_read"],
     }
     own["violations"] = [*dict.fromkeys([*inner["violations"], *own["violations"]])]
     own |= {"text_gap": inner["text_gap"]} if "text_gap" in inner else {}

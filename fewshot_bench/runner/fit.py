@@ -27,7 +27,7 @@ from fewshot_bench.api.option_files import open_files
 from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents, is_too_large
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, name_cell
-from fewshot_bench.api.task import Task, WatchedTexts
+from fewshot_bench.api.task import Shots, Task, WatchedTexts
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.curves import Curves, Listener
@@ -220,7 +220,7 @@ class Fitted:
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
     made in it. curves: as in the record. log: what it printed. trained: parameters, their source
     and the optimizer's steps; parameters: references to them. peak_mb: peak memory. texts_read:
-    whether it read the texts of its classes.
+    whether it read the texts of its classes. val: the validation images that it was given.
     """
 
     cell: Cell
@@ -237,6 +237,7 @@ class Fitted:
     trained: Mapping[str, Any]
     parameters: tuple[weakref.ref[Tensor], ...]
     texts_read: bool = False
+    val: Shots | None = None
 
     def sum_trained(self, in_logits: LogitsObserver) -> dict[str, Any]:
         """`trained`, with the optimizer steps in `logits` and the parameters that they trained."""
@@ -303,6 +304,7 @@ def fit(
         trained=trained | {"steps": observer.steps} | steps,
         parameters=tuple(map(weakref.ref, observer.parameters)),
         texts_read=isinstance(task.texts, WatchedTexts) and task.texts.read,
+        val=task.val,
     )
 
 

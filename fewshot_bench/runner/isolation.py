@@ -19,6 +19,7 @@ from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.cell_log import HIDDEN, CellLog, collect, lose_output
 from fewshot_bench.utils.plugin_code import same_folder
 from fewshot_bench.utils.text import few
+from fewshot_bench.utils.withheld import withheld
 
 # Time for child processes to end by themselves, and for killed ones to end.
 GRACE_SECONDS = 1.0
@@ -28,18 +29,20 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @contextmanager
 def guard(who: str, incidents: Incidents, log: CellLog | None = None) -> Iterator[None]:
-    """Collect output inside; afterwards end new child processes, and return to the folder.
+    """Collect output and withhold labels inside; afterwards end new child processes.
+
+    The working directory is then the one before.
 
     who: prefix of the incident about processes, such as `tip-adapter.fit`. log: of the cell; None
     to lose what is printed. In the foreground, child processes are the user's own.
     """
     if log is not None and log.place != HIDDEN:
-        with same_folder(), collect(log):
+        with same_folder(), collect(log), withheld():
             yield
         return
     children, process = list_children(), os.getpid()
     try:
-        with same_folder(), lose_output() if log is None else collect(log):
+        with same_folder(), lose_output() if log is None else collect(log), withheld():
             yield
     finally:
         if os.getpid() != process:

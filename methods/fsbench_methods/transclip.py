@@ -105,9 +105,9 @@ class TransClip:
         if not (self.support and len(task.train)) or self.on:
             return ZeroShotClassifier(text, scale, backbone, self.on, self.neighbors, self.rounds)
         images = task.train
-        val = images if task.val is None else task.val
-        seen = slice(0 if self.gamma or task.val is None else len(val))
-        if not self.gamma and task.val is not None:
+        val = images if self.gamma or task.val is None else task.val
+        seen = slice(0 if val is images else len(val))
+        if val is not images:
             ctx.count_selection(len(GAMMAS), len(val))
         return FewShotClassifier(
             text,

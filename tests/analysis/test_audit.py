@@ -59,7 +59,7 @@ def test_what_records_cannot_show_is_not_called_ok() -> None:
     unseen = fair(environment=OWN | {"kit": KIT}, footprint={"trained_source": "not observed"})
     assert list(not_shown(unseen)) == [11]
     answer = audit(changed(coop, environment=OTHERS)[:3]).hazards[0]
-    assert answer.text.startswith(f"{rights}. Observed: no test labels in the process of fit and")
+    assert answer.text.startswith(f"{rights}. Observed: no test labels handed over to")
 
 
 def test_what_was_observed_of_third_party_code_does_not_hide_a_finding() -> None:

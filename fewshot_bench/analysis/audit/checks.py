@@ -73,8 +73,10 @@ def check_kit(data: pd.DataFrame) -> Iterator[Finding]:
     A broken rule is filed under the hazard that it concerns, a declared one there, too. Only
     finished cells count: a cell without a result makes no claim about the method.
     """
-    done = select(data, lambda is_done, _method, _text: is_done, "done", "method", "kit text")
-    counts, cells = count(done, "method", "kit text"), count(done, "method")
+    names = "method", "kit text", "unchecked"
+    done = select(data, lambda is_done, *_: is_done, "done", *names)
+    cells, done = count(done, "method"), select(done, lambda *facts: not facts[-1], *names)
+    counts = count(done, "method", "kit text")
     for text in sorted({text for _, text in counts}):
         part = select(done, partial(eq, text), "kit text")
         who = some(
@@ -244,8 +246,10 @@ def check_seeds(data: pd.DataFrame) -> Iterator[Finding]:
 def check_validation_used(data: pd.DataFrame) -> Iterator[Finding]:
     """Configurations compared and validation labels used, by method."""
     used: defaultdict[str, list[tuple[int, int | None]]] = defaultdict(list)
-    for label, tried, labels in distinct(data, "label", "tried", "labels used"):
-        if tried is not None:
+    for label, tried, labels, uncounted in distinct(
+        data, "label", "tried", "labels used", "labels uncounted"
+    ):
+        if tried is not None and not uncounted:
             used[label].append((tried, labels))
     chose = {label: pairs for label, pairs in used.items() if any(tried for tried, _ in pairs)}
     for label, pairs in sorted(chose.items()):
@@ -294,6 +298,12 @@ def _reasons(records: Sequence[Record]) -> str:
 
 CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
     check_kit,
+    Check(
+        "finding", "kit-unchecked", LABELS,
+        "the conformance kit never checked this code, which is not of fewshot_bench: {labels} "
+        "({cells}; fsbench check, then run again with --force)",
+        ("unchecked",), bool,
+    ),
     *(
         Check(
             "finding", "undeclared", LABELS,
@@ -357,6 +367,12 @@ CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
     ),
     Check(
         "note", "overrides", 8, "overridden defaults: {labels}", ("overrides",), read_mapping
+    ),
+    Check(
+        "finding", "labels-uncounted", 15,
+        "validation labels were read and not counted: {labels} on {datasets} ({cells}); a method "
+        "states by ctx.count_selection what it compared on them, or that it learned from them",
+        ("labels uncounted",), bool,
     ),
     check_validation_used,
     check_zero_shot,

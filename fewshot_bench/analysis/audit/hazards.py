@@ -81,6 +81,12 @@ _UNKNOWN: Sequence[tuple[tuple[int, ...], str, tuple[str, ...], Callable[..., ob
         lambda done, kit: done and not kit,
     ),
     (
+        (6,),
+        "the conformance kit never checked that the seed decides what {labels} draws",
+        ("unchecked",),
+        bool,
+    ),
+    (
         (1,),
         "test labels may have been in the process: {cells}",
         ("done", HELD),
@@ -137,7 +143,7 @@ def _labels_text(data: pd.DataFrame) -> str:
         return f"whether the process of fit and logits held test labels is not told: {cells}"
     some_apart = f"{apart:,} of {cells}; the others do not say"
     which = cells if apart == done else some_apart
-    return f"no test labels in the process of fit and logits: {which}"
+    return f"no test labels handed over to the process of fit and logits: {which}"
 
 
 def _words(data: pd.DataFrame) -> dict[str, str]:

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.frame import Computed, decode, encode, load
-from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
+from fewshot_bench.api.method_card import (
+    OTHER_TEXTS,
+    UNTRAINED,
+    default_schedule,
+    knowledge_at_test,
+    schedule_with,
+)
 from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, Condition
@@ -104,7 +110,7 @@ def _texts_known(card: str | None) -> str:
 
 def _test_knowledge(card: str | None) -> str:
     facts = read_mapping(card)
-    return (text(facts.get("at_test")) or "the image and the list of classes") if facts else ""
+    return knowledge_at_test(*(text(facts.get(n)) for n in ("at_test", "sees"))) if facts else ""
 
 
 def _weights(done: bool, loaded: Any, named: str) -> str:
@@ -128,11 +134,20 @@ STATED: Mapping[str, Computed] = {
     "kit": _of("environment.kit", _kit_mark),
     "kit text": Computed(("environment.kit", "kit stated"), _kit_text),
     "own code": _of("environment.code", lambda code: read_mapping(code).get("distribution") == OWN),
+    # Finished cells of foreign code that the conformance kit never saw.
+    "unchecked": Computed(
+        ("done", "own code", "kit stated", "kit"),
+        lambda done, own, is_stated, kit: bool(done and is_stated and not (own or kit)),
+    ),
     # Configurations compared, validation labels used for that, and images encoded, as pixels or as
     # features, including the evaluated ones (`images_seen` counts pixels only, so it is 0 for a
     # method that trains on features).
     "tried": _of("footprint.selection.configurations", number),
     "labels used": _of("footprint.selection.labels", number),
+    "labels uncounted": Computed(
+        ("footprint.selection.labels_read", "footprint.selection.labels"),
+        lambda are_read, used: bool(are_read and not used),
+    ),
     "images billed": _of("footprint.work.billed.images", number),
     "allowed": _of("split.val", number),
     "trained": _of("footprint.trained", number),
