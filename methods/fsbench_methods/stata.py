@@ -36,7 +36,7 @@ class AnchoredClassifier:
         group, z = Group.of(queries.features, scores, self.neighbors), scores.softmax(dim=1)
         common = (group.sums(z).total_spread(text) / len(z)).clamp_min(FLOOR)
         mu, variance, ones = text, common[None], torch.ones_like(z[:, :1])
-        for _ in report(queries, self.rounds - 1):
+        for _ in report(queries, self.rounds):
             z = group.assign(z, group.prior(scores, mu, variance))
             sums, own = group.sums(z), torch.zeros_like(text[:, :1])
             own.index_add_(0, z.argmax(dim=1), ones)
@@ -74,7 +74,7 @@ class StatA:
     """
 
     name: ClassVar[str] = "stata"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     trains: ClassVar[bool] = False
     card: ClassVar[MethodCard] = MethodCard(
         "closed form",

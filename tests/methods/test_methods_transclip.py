@@ -179,7 +179,7 @@ def test_one_class_and_a_class_without_support_images_are_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "total"), [(TransClip(), 40), (TransClip(gamma=0.1), 10), (StatA(), 9)]
+    ("method", "total"), [(TransClip(), 40), (TransClip(gamma=0.1), 10), (StatA(), 10)]
 )
 def test_rounds_are_reported_as_progress(method: TransClip | StatA, total: int) -> None:
     queries = CASES[0].queries.take(torch.arange(20))

@@ -111,17 +111,30 @@ def first_variance(q: Tensor, t: Tensor, y: Tensor, chunk: int | None = None) ->
     return total
 
 
-def stata(q: Tensor, t: Tensor, y: Tensor, alpha: float = 1.0, chunk: int | None = None) -> Tensor:
-    """z (n, classes) after ten rounds. chunk: the accident of `first_variance`."""
+def stata(
+    q: Tensor,
+    t: Tensor,
+    y: Tensor,
+    alpha: float = 1.0,
+    chunk: int | None = None,
+    rounds: int = 10,
+) -> Tensor:
+    """z (n, classes) after all rounds and a last assignment. chunk: as in `first_variance`.
+
+    StatA_solver has `for k in range(max_iter + 1)` and stops after the assignment of k = max_iter:
+    11 assignments and 10 updates of the classes for max_iter = 10.
+    """
     w = affinity(q)
     v0 = first_variance(q, t, y, chunk)
     z, mu, var = y, t.clone(), v0.expand(t.shape).clone()
-    for _ in range(10):
+    for last in [False] * rounds + [True]:
         columns = zip(mu, var, strict=True)
         g = [-0.5 * ((q - m).square() / v + v.log()).sum(dim=1) for m, v in columns]
         for _ in range(INNER):
             pulled = (w + w.T) @ z / (2 * NEIGHBORS)
             z = (y.log() + torch.stack(g, dim=1) / TEMPERATURE + pulled).softmax(dim=1)
+        if last:
+            break
         for k, anchor in enumerate(t):
             hard, soft = (z.argmax(dim=1) == k).sum(), z[:, k, None]
             if not hard:
