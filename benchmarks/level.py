@@ -1,6 +1,6 @@
 """Level and power of the paired comparison, by simulation.
 
-    python -m benchmarks.level [--benchmarks 10000] [--only WORDS] [--seed 1]
+    python -m benchmarks.level [--benchmarks 10000] [--only WORDS] [--seed 1] [--tail 2000000]
 
 In simulated benchmarks, an image is a hit if a sum of normals exceeds a threshold: the image's
 difficulty for both methods, its difficulty for one, the support set's effect on both, the effect of
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from fewshot_bench.analysis.statistics.freedom import combine
 from fewshot_bench.analysis.statistics.paired import Comparison, Scores, compare_paired
 from fewshot_bench.analysis.statistics.ranks import (
     average_ranks,
@@ -34,6 +35,18 @@ from fewshot_bench.analysis.statistics.ranks import (
 
 ELEVEN = (500, 170, 250, 810, 800, 250, 3000, 330, 1900, 1690, 380)
 """Test sizes in the proportions of the eleven sets, at most a tenth of the largest."""
+ALPHAS = (0.05, 0.01, 0.001, 0.0001)
+# No test of any freedom rejects below this at the largest of `ALPHAS`.
+NORMAL_LIMIT = 1.95
+HEAVY = 3
+"""Degrees of freedom of Student's t for heavy-tailed differences."""
+SPREADS: dict[str, tuple[float, ...]] = {
+    "equal": (1.0,),
+    "one 6 times as noisy": (6.0,),
+    "one 30 times as noisy": (30.0,),
+    "each twice the last": tuple(2.0**power for power in range(10)),
+}
+"""Standard deviations of the first data sets' seed means, those of the others being 1."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,46 @@ def false_positives(scenario: Scenario, benchmarks: int, seed: int = 1) -> float
     return float(np.mean([each.p < 0.05 for each in compared(scenario, benchmarks, seed)]))
 
 
+def tail(
+    deviations: tuple[float, ...], seeds: int, heavy: bool, draws: int, seed: int = 1
+) -> list[float]:
+    """Share of tests over seeds alone with p below each of `ALPHAS`, for two equal methods.
+
+    Args:
+        deviations: standard deviation of the seed differences by data set.
+        seeds: number of seeds of each data set.
+        heavy: draw differences from Student's t with `HEAVY` degrees of freedom, else normal ones.
+        draws: number of simulated benchmarks.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng([seed, seeds, heavy, *map(int, deviations)])
+    p, left = [], draws
+    while left:
+        count = min(left, 100_000)
+        left -= count
+        shape = (count, len(deviations), seeds)
+        values = rng.standard_t(HEAVY, shape) if heavy else rng.standard_normal(shape)
+        values *= np.asarray(deviations)[:, None]
+        parts = values.var(axis=2, ddof=1) / seeds
+        ratios = np.abs(values.mean(axis=2).sum(axis=1)) / np.sqrt(parts.sum(axis=1))
+        far = np.flatnonzero(ratios > NORMAL_LIMIT)
+        few = [seeds - 1] * len(deviations)
+        freedoms = np.array([combine(own, few, 0.0, 0.0) for own in parts[far].tolist()])
+        p.append(2 * special.stdtr(freedoms, -ratios[far]))
+    return [float((np.concatenate(p) < alpha).sum() / draws) for alpha in ALPHAS]
+
+
+def tail_lines(draws: int, seed: int) -> Iterator[str]:
+    """Yield the rows of the table of tests over seeds alone."""
+    for sets, seeds in itertools.product((2, 3, 11), (2, 3, 5)):
+        for (name, first), heavy in itertools.product(SPREADS.items(), (False, True)):
+            deviations = (*first, *(1.0,) * sets)[:sets]
+            found = tail(deviations, seeds, heavy, draws, seed)
+            ratios = (share / alpha for share, alpha in zip(found, ALPHAS, strict=True))
+            kind = f"{sets} data sets, {seeds} seeds, {name}, {'heavy' if heavy else 'normal'}"
+            yield f"| {kind} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |"
+
+
 def image_bootstrap(comparison: Comparison) -> bool:
     """True if a bootstrap over images alone, with seeds taken as fixed, finds a difference."""
     spreads = comparison.spreads.values()
@@ -190,6 +243,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", type=int, default=10_000)
     parser.add_argument("--only", default="", help="scenarios with these words in their name")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tail", type=int, default=2_000_000)
     asked = parser.parse_args()
     error = 100 * math.sqrt(0.05 * 0.95 / asked.benchmarks)
     print(f"{asked.benchmarks} benchmarks each; 5 % has a standard error of {error:.2f}\n")
@@ -200,6 +254,10 @@ def main() -> None:
             print(line(scenario, asked.benchmarks, asked.seed), flush=True)
     if asked.only:
         return
+    print("\n| seeds alone | " + " | ".join(f"{alpha:g}" for alpha in ALPHAS) + " |")
+    print("|---|" + "---:|" * len(ALPHAS))
+    for row in tail_lines(asked.tail, asked.seed):
+        print(row, flush=True)
     print("\n| rank tests | Friedman, % | Nemenyi, any pair, % | signed rank, % |")
     print("|---|---:|---:|---:|")
     for datasets, methods in itertools.product((3, 5, 11), (3, 6)):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from fewshot_bench.analysis.statistics.freedom import combine, pool
+from fewshot_bench.analysis.statistics.freedom import combine
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 TEN = (1.0,) * 10
@@ -42,11 +42,11 @@ def levels(proportions: Sequence[float], seeds: int, draws: int) -> list[float]:
     degrees = seeds - 1
     rng = np.random.default_rng([seeds, len(weights), int(max(proportions))])
     parts = weights * rng.chisquare(degrees, (draws, len(weights))) / degrees
-    freedoms = [pool(row.tolist(), [degrees] * len(weights)) for row in parts]
+    freedoms = [degrees] * len(weights)
     found = []
     for share in SHARES:
         seed, image = share * parts.sum(axis=1), 1 - share
-        whole = [combine(a, v, image, 0.0) for a, v in zip(seed, freedoms, strict=True)]
+        whole = [combine(row, freedoms, image, 0.0) for row in (share * parts).tolist()]
         limits = special.stdtrit(np.array(whole), 0.975) * np.sqrt(seed + image)
         found.append(float(100 * (2 * special.ndtr(-limits)).mean()))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.level import Scenario, compared, scenarios
+from benchmarks.level import ALPHAS, Scenario, compared, scenarios, tail
 from benchmarks.level_parts import PROPORTIONS, levels
-from fewshot_bench.analysis.statistics.effects import spread
+from fewshot_bench.analysis.statistics.effects import SET, Spread, spread, spread_of
 from fewshot_bench.analysis.statistics.freedom import combine, pool
-from fewshot_bench.analysis.statistics.paired import Comparison, compare_paired
+from fewshot_bench.analysis.statistics.paired import Comparison, compare_paired, compare_spreads
 from fewshot_bench.utils.errors import UsageError
 
 Side = dict[str, list[NDArray[np.float64]]]
@@ -176,12 +177,17 @@ def test_seed_noise_widens_the_interval() -> None:
 
 def test_freedom_is_that_of_the_only_part_and_satterthwaites_for_many() -> None:
     assert pool([3.0, 0.0], [2, 2]) == pytest.approx(2)
-    assert combine(3.0, 2, 0.0, 0.0) == pytest.approx(2)
-    assert combine(0.0, 2, 1.0, 1 / 50) == pytest.approx(50)
+    assert combine([3.0], [2], 0.0, 0.0) == pytest.approx(2)
+    assert combine([0.0], [2], 1.0, 1 / 50) == pytest.approx(50)
     parts, many = [1.0, 2.0, 4.0], [1e6] * 3
     assert pool(parts, many) == pytest.approx(49 / (21 / 1e6), rel=1e-5)
-    assert combine(7.0, 1e6, 5.0, 25 / 1e6) == pytest.approx(144 / (74 / 1e6), rel=1e-5)
+    assert combine([7.0], [1e6], 5.0, 25 / 1e6) == pytest.approx(144 / (74 / 1e6), rel=1e-5)
     assert pool([1.0] * 11, [2] * 11) > 4 * pool([1000.0] + [1.0] * 10, [2] * 11)
+    # Of seeds alone it is the least of any data set that varies; images add to it by and by.
+    shares = [combine([1.0, 2.0, 0.0], [2, 4, 1], image, 0.0) for image in (0.0, 1e-9, 0.3, 3.0)]
+    assert shares[0] == 2
+    assert shares == sorted(shares)
+    assert shares[1] == pytest.approx(2)
 
 
 BAD: list[tuple[Mapping[str, object], Mapping[str, object], str]] = [
@@ -242,7 +248,37 @@ def test_the_level_holds(name: str) -> None:
 @pytest.mark.parametrize("name", ["1 data set", "3, equal", "11, one 50 times"])
 def test_the_level_holds_for_every_share_of_seed_noise(name: str, seeds: int) -> None:
     found = levels(PROPORTIONS[name], seeds, draws=4000)
-    assert 3.9 < min(found) <= max(found) < 6.4
+    assert 4.4 < max(found) < 6.1
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(
+    "deviations", [(1.0, 1.0), (6.0, 1.0), (1.0, 1.0, 1.0), (30.0, 1.0, 1.0), (6.0, *[1.0] * 10)]
+)
+def test_every_level_holds_where_only_seeds_are_tested(
+    deviations: tuple[float, ...], heavy: bool
+) -> None:
+    draws = 100_000
+    for share, alpha in zip(tail(deviations, 3, heavy, draws), ALPHAS, strict=True):
+        # Above it by chance once in 2,000 runs.
+        assert stats.binom.sf(round(share * draws) - 1, draws, alpha) > 5e-4, alpha
+
+
+def test_two_sets_at_4_percent_are_no_ten_thousandth_together() -> None:
+    """Images of whole test sets were answered together: only seeds are draws."""
+    gains = {"a": (3.2, 2.6, 3.2), "b": (2.8, 3.4, 2.8)}
+    single = {name: seed_spread(own) for name, own in gains.items()}
+    both = compare_spreads(single)
+    apart = [compare_spreads({name: own}).p for name, own in single.items()]
+    assert both.freedom == 2
+    assert min(apart) / 3 < both.p < max(apart)
+    half = (both.high - both.low) / 2
+    assert half == pytest.approx(stats.t.ppf(0.975, 2) * both.error)
+    assert both.p == pytest.approx(2 * stats.t.sf(both.difference / both.error, 2))
+
+
+def seed_spread(gains: Sequence[float]) -> Spread:
+    return dataclasses.replace(spread_of(np.array(gains)[:, None]), unit=SET)
 
 
 def test_a_bootstrap_over_images_alone_would_not_hold_it() -> None:

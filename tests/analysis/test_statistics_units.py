@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fewshot_bench.analysis.statistics.effects import (
     ANEW,
@@ -188,6 +189,30 @@ def test_tables_say_what_their_tests_count(tmp_path: Path) -> None:
     tests = [row["test_p"] for row in rows if row["method"] == "together"]
     assert tests == [None] * len(tests)
     assert tests
+
+
+@pytest.mark.parametrize("queries", ["all", "batch-64"])
+def test_a_difference_has_the_interval_and_the_star_of_its_test(
+    tmp_path: Path, queries: str
+) -> None:
+    groups = np.zeros(IMAGES) if queries == "all" else BATCHES
+    store = filled(tmp_path / "s", queries, groups, (1, 2, 3))
+    options = ("compare", "--store", store, "--baseline", "zs", "--queries", queries)
+    found = json.loads(fsbench(*options, "--format", "json").out)
+    rows = [row for row in found["rows"] if row["method"] == "together"]
+    assert {row["dataset"] for row in rows} == {"dtd", "pets", "average"}
+    shown = fsbench(*options).out.partition("differences")[2]
+    for row in rows:
+        half = (row["test_high"] - row["test_low"]) / 2
+        assert row["delta_ci95"] == pytest.approx(half, abs=2e-6)
+        assert (row["test_p"] < 0.05) == (abs(row["delta_mean"]) > half)
+    (average,) = [row for row in rows if row["dataset"] == "average"]
+    assert f"±{average['delta_ci95']:.2f}" in shown
+    (standing,) = found["meta"]["standings"]
+    assert standing["p"] == pytest.approx(average["test_p"])
+    if queries == "all":
+        ratio = stats.t.isf(standing["p"] / 2, 2) / stats.t.isf(0.025, 2)
+        assert abs(average["delta_mean"]) / average["delta_ci95"] == pytest.approx(ratio, rel=1e-4)
 
 
 def test_a_stream_has_an_accuracy_of_its_ends(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ seed means divided by S, `A/S + E/(S I)`; the image part is the bootstrap varian
 the interaction already in the seed part, `B/I`. Their sum is the unbiased
 `(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets and divided by D^2. The statistic is
 referred to Student's t with the degrees of freedom of Satterthwaite's (1946) formula, modified for
-few seeds as explained in `freedom`. The sum is not raised to the bootstrap's variance if it is
+few seeds as explained in `freedom`; of seeds alone, the fewest of any data set. The sum is not raised to the bootstrap's variance if it is
 smaller: the level would drop to 2 % where seeds do not matter. p-value and interval come from one
 distribution: the interval excludes 0 exactly when p < 0.05.
 
@@ -50,7 +50,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.statistics.effects import SET, Runs, Scores, Spread, spread
-from fewshot_bench.analysis.statistics.freedom import combine, pool
+from fewshot_bench.analysis.statistics.freedom import combine
 from fewshot_bench.utils.errors import UsageError
 
 __all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
@@ -168,10 +168,8 @@ def error_of(spreads: Sequence[Spread]) -> tuple[float, float]:
     weight = 1 / len(spreads) ** 2
     parts = [weight * max(0.0, each.seed_part) for each in spreads]
     parts += [weight * each.training for each in spreads]
-    seed = math.fsum(parts)
     image = max(0.0, weight * math.fsum(each.image_part for each in spreads))
     square = weight**2 * math.fsum(each.image_square for each in spreads)
     freedoms = [max(1, each.seeds - 1) for each in spreads]
     freedoms += [max(1, each.trainings - 1) for each in spreads]
-    freedom = combine(seed, pool(parts, freedoms), image, square)
-    return math.sqrt(seed + image), freedom
+    return math.sqrt(math.fsum(parts) + image), combine(parts, freedoms, image, square)

@@ -70,6 +70,8 @@ Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
 Facts = Mapping[str, Sequence[Any]]
 Series = Mapping[Seed, float]
 
+# Of differences, in points: records round their metrics.
+_ROUNDING = 1e-5
 _SHORT = (
     *("split.short_classes", "split.fitted_classes", "split.classes"),
     *("split.smallest_class", "split.short_val"),
@@ -186,6 +188,7 @@ def build(
             variations=tuple(variations(table, answers)),
             significance=significance(table, base, answers) if base else None,
         )
+        table = replace(table, cells=_with_test_intervals(table))
     missing = (
         spec
         for spec in missing_cells(table)
@@ -537,6 +540,21 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
         for seed, split in cell.splits.items()
     }
     return pair_runs(ours, theirs, same)
+
+
+def _with_test_intervals(table: Table) -> dict[tuple[str, str, int], Cell]:
+    """All cells; a difference that was tested over the same seeds has the interval of its test."""
+    cells = dict(table.cells)
+    for key, cell in cells.items():
+        contrast, delta = table.contrast(cell), cell.delta
+        if contrast is None or delta is None or delta.half is None:
+            continue
+        result = contrast.result
+        is_same = math.isclose(result.difference, delta.mean, abs_tol=_ROUNDING)
+        if is_same and (result.error or result.difference):
+            half = (result.high - result.low) / 2 if result.bounded else None
+            cells[key] = replace(cell, delta=replace(delta, half=half))
+    return cells
 
 
 def _is_digest(split: Hashable) -> bool:

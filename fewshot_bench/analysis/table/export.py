@@ -158,7 +158,8 @@ def meta(table: Table) -> dict[str, Any]:
         },
         "interval": (
             f"95 % two-sided Student t over seeds, half-width; none of fewer than {FEWEST} seeds, "
-            "support sets or shared training seeds, of which *_min and *_max are the range"
+            "support sets or shared training seeds, of which *_min and *_max are the range; of "
+            "tested differences, the interval of the test"
         ),
         "datasets": table.datasets,
         "methods": [row.label for row in table.rows],
