@@ -79,8 +79,8 @@ def precision_for(name: str, names: tuple[str, ...], *, here: bool) -> str:
     """The precision `name`; `auto` is fp32 on a CPU, else bf16 if all devices have it, else fp16.
 
     names: of devices of one kind. here: cells run on this machine. Elsewhere (Slurm, Ray) the cards
-    are unknown, so `auto` is fp16, which all support; workers must not choose, or the cells of a
-    run would differ in precision. fp32 on an accelerator that has neither.
+    are unknown, so `auto` is a UsageError; workers must not choose, or the cells of a run would
+    differ in precision. fp32 on an accelerator that has neither.
     """
     if name != AUTO:
         return name
@@ -88,7 +88,11 @@ def precision_for(name: str, names: tuple[str, ...], *, here: bool) -> str:
     if kind == devices.CPU:
         return "fp32"
     if not here:
-        return "fp16"
+        raise UsageError(
+            f"precision auto: whether the {kind} devices of other machines have bf16 is not known "
+            "here; give --precision bf16 if they have it, as NVIDIA cards since the A100 do, else "
+            "--precision fp16"
+        )
     if devices.has_bf16(names):
         return "bf16"
     return "fp16" if devices.has_fp16(kind) else "fp32"

@@ -204,7 +204,9 @@ class Record:
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
         `message` is the reason (a method that cannot predict classes it was not fitted on);
         `transient` if the machine failed and not the cell, so that the next run retries it;
-        `device_fault` is what a device said that no longer computes in the cell's process.
+        `device_fault` is what a device said that no longer computes in the cell's process,
+        `uncaptured` why its training steps cannot be captured (`of_code`: nor those of other
+        cells).
     incidents: corrective actions of the harness as {`kind`, `text`}: a retry, less memory than
         asked for, a plug-in that left a thread behind.
     digests (SHA-256): `logits`, of all logits in float32 with labels and ids, which identifies a
@@ -309,6 +311,11 @@ class Record:
     def device_fault(self) -> str:
         """The message of the device that failed under the cell; empty if none did."""
         return str((self.error or {}).get("device_fault", ""))
+
+    @property
+    def uncaptured(self) -> str:
+        """The reason for eager steps, if a captured step failed under the cell; else empty."""
+        return str((self.error or {}).get("uncaptured", ""))
 
     @property
     def transient(self) -> bool:

@@ -100,6 +100,9 @@ class Engine(ABC):
     A context manager; leaving it calls `close`, also after Ctrl-C.
     """
 
+    # CPU cores of each of its machines; 0 for those of this machine.
+    cores: int = 0
+
     @property
     def workers(self) -> int:
         """The number of cells that can run at once."""
@@ -185,7 +188,8 @@ class EngineSetup:
 
     store: where records go. settings: how cells are run. before: snapshot of the store when the
     cells were planned. options: values of the engine's own options by `Option.key`. say: prints a
-    line for the user. show: prints a line of what a cell prints (`Settings.verbose`).
+    line for the user. show: prints a line of what a cell prints (`Settings.verbose`). cores: CPU
+    cores that another machine needs for its workers, by unit costs.
     """
 
     store: Store
@@ -194,6 +198,7 @@ class EngineSetup:
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = lambda text: None
     show: Callable[[str], None] = lambda text: None
+    cores: int = 1
 
 
 def store_failure(store: Store, record: Record, log: str = "") -> Record:

@@ -271,11 +271,12 @@ class System(ABC):
 
 @dataclass
 class DistributedEngine(Engine):
-    """Runs cells through at most `most` workers of a `System`."""
+    """Runs cells through at most `most` workers of a `System`, each with `cores`."""
 
     setup: EngineSetup
     system: System
     most: int = 1
+    cores: int = 1
     _starts: int = 0
     # Starts in a row without a new result, and the number of open cells at the last one.
     _vain: int = 0

@@ -6,6 +6,7 @@ follow from the shape of the backbone.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from fewshot_bench.utils.text import FEW, counted, limited
 BACKWARD = 1.0
 # Tokens that prompts of a class share, and of one packed class prompt.
 SHARED_TOKENS, TOKENS = 17, 4.2
+# Cores beside a card, beyond which more are not asked for.
+MOST_CORES = 8
 # Trainings per fit of a head whose settings are searched on validation images.
 SEARCHED = 12
 _CORE = "one core of an AMD EPYC with AVX2, where they were measured"
@@ -130,6 +133,25 @@ def encoding(counts: Sequence[Counts], units: Units) -> Work:
     return work
 
 
+def count_cores(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> int:
+    """The CPU cores beside one card that it does not wait for, by unit costs."""
+    units = Units()
+    work = sum(_estimate(cells, datasets, units)[1], Work())
+    if not work.flops:
+        return MOST_CORES
+    return max(1, min(MOST_CORES, math.ceil(work.cpu * units.card / work.flops)))
+
+
+def _estimate(
+    cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], units: Units
+) -> tuple[list[Work | None], list[Work]]:
+    """The work of each cell, None if it is not known; and the parts that are known."""
+    counts = count(cells, datasets)
+    works = [work_of(cell, of, units) for cell, of in zip(cells, counts, strict=True)]
+    known = [work for work in works if work is not None]
+    return works, [*known, encoding(counts, units)] if known else []
+
+
 def list_times(
     cells: Sequence[RunSpec],
     datasets: Mapping[str, Dataset],
@@ -158,20 +180,19 @@ def list_times(
         where = limited(sorted({names[setting] for setting in settings}), FEW)
         parts.append(f"{counted(len(measured), 'cell')} as {took} of this store took ({where})")
     others = [cell for cell in cells if _setting(cell) not in runs]
-    units, counts = Units(), count(others, datasets)
-    works = [work_of(cell, of, units) for cell, of in zip(others, counts, strict=True)]
-    estimates = [work for work in works if work is not None]
-    if estimates:
-        total += sum(estimates, encoding(counts, units)).seconds(machine, units)
-        total += len(estimates) * units.cell / workers
+    units = Units()
+    works, known = _estimate(others, datasets, units)
+    estimated = len(works) - works.count(None)
+    if known:
+        total += sum(known, Work()).seconds(machine, units) + estimated * units.cell / workers
         where = _CARD if machine.cards else _CORE
-        parts.append(f"{counted(len(estimates), 'cell')} by unit costs, roughly (of {where})")
+        parts.append(f"{counted(estimated, 'cell')} by unit costs, roughly (of {where})")
     if parts:
         yield f"time: about {duration(total)} in {counted(workers, 'worker')}: {'; '.join(parts)}"
-    if len(estimates) < len(others):
+    if estimated < len(others):
         silent = {c.method: None for c, w in zip(others, works, strict=True) if w is None}
         yield (
-            f"time: {counted(len(others) - len(estimates), 'cell')} of "
+            f"time: {counted(len(others) - estimated, 'cell')} of "
             f"{limited(list(silent), FEW)} not estimated: the card states no cost or "
             "steps, or the backbone is not known"
         )

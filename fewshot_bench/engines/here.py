@@ -133,6 +133,8 @@ class HereEngine(Engine):
                         f"{record.device_fault}: nothing can be computed on the device in this "
                         "process any more; run the same command again to continue"
                     )
+                if record.uncaptured:
+                    raise EngineError((record.error or {})["message"])
 
     @contextmanager
     def _raising(self) -> Iterator[None]:

@@ -2,8 +2,9 @@
 
 The cell of a worker that is killed, hangs, runs out of memory or loses its device is tried once
 more by another worker, after a fault of a device on another one if there is one, then recorded as
-failed. Cells are claimed in the store first (`leases`), so that several runs share their work. Each
-record is stored before it is reported.
+failed. After the failure of a captured step, another worker fits with eager steps. Cells are
+claimed in the store first (`leases`), so that several runs share their work. Each record is stored
+before it is reported.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ HELD_UP_SECONDS = 5.0
 LOOKED_AT = 400
 # With at most this many support sets per worker left, groups with the most shots come first.
 LAST_DRAWS = 2
+# Characters of the reason for eager steps in an incident.
+MOST_REASON = 500
 # Workers in a row that end before they are ready, after which the run fails; one that hangs counts
 # for several, since that takes long.
 FAILED_STARTS, STUCK = 20, 7
@@ -255,6 +258,8 @@ class LocalEngine(Engine):
     _fitted: set[str] = field(default_factory=set)
     # By key of the cell.
     _histories: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))
+    # Why steps are eager, by method with its overrides, or by key of the fit.
+    _eager: dict[str, str] = field(default_factory=dict)
     _memory_kills: int = field(default_factory=count_memory_kills)
     _failed_starts: int = 0
     _label_process: LabelProcess | None = None
@@ -475,16 +480,31 @@ class LocalEngine(Engine):
 
     def _send(self, worker: Worker, cells: Group) -> None:
         worker.held = describe_data(cells[0])
-        owner, histories = self._owner(cells), self._histories
+        owner, histories, eager = self._owner(cells), self._histories, self._reason_for_eager(cells)
+        noted = [{"kind": "step", "text": eager}] if eager else []
         worker.send(
             cells,
             owner,
             self.settings.variables.get(owner, {}),
             force=self.settings.force,
+            eager=bool(eager),
             parts=histories[cells[0].key()].parts,
-            incidents={cell.key(): histories[cell.key()].incidents for cell in cells},
+            incidents={c.key(): [*histories[c.key()].incidents, *noted] for c in cells},
         )
         self._idle_since = time.monotonic()
+
+    def _reason_for_eager(self, cells: Group) -> str:
+        found = (self._eager.get(key) for cell in cells for key in (cell.label, cell.fit_key()))
+        return next(filter(None, found), "")
+
+    def _fit_eagerly(self, cells: Group, broken: Record) -> None:
+        """Queue cells whose captured steps failed, and say it once."""
+        text = printable(f"{broken.spec.method}: {broken.uncaptured}")[:MOST_REASON]
+        of_code = (broken.error or {}).get("of_code")
+        if text not in self._eager.values():
+            self.say(text)
+        self._eager[cells[0].label if of_code else cells[0].fit_key()] = text
+        self._waiting.insert(0, cells)
 
     def _look_elsewhere(self) -> None:
         """Collect cells computed by other runs; queue those whose claim was dropped."""
@@ -559,7 +579,15 @@ class LocalEngine(Engine):
         for cell in worker.cells:
             if self.before.new_record(cell) is not None:
                 self.store.file(cell.key()).unlink(missing_ok=True)
-        if worker.cells:
+        broken = worker.broken
+        if (
+            worker.cells
+            and broken
+            and broken.uncaptured
+            and not self._reason_for_eager(worker.cells)
+        ):
+            self._fit_eagerly(worker.cells, broken)
+        elif worker.cells:
             self._try_again(worker, how)
         self._release(worker)
 

@@ -21,6 +21,7 @@ from fewshot_bench.api.record import Overlap, Record, overlap_texts, overlaps
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
+from fewshot_bench.utils.devices import CPU
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import FEW, counted, limited, option_name, size_text
@@ -140,7 +141,8 @@ class _Run:
         settings = chosen.settings(force, code.identity(), variables, cells=len(state.todo))
         say, show = self.reporter.notice, self.reporter.output
         options = asked.engine_options
-        setup = EngineSetup(store, settings, before.only(state.todo), options, say, show)
+        cores = self._count_cores(settings)
+        setup = EngineSetup(store, settings, before.only(state.todo), options, say, show, cores)
         if asked.dry_run:
             self._preview(state, setup)
             return RunOutcome(plan)
@@ -167,6 +169,14 @@ class _Run:
             self._say_stopped(state, records)
             return RunOutcome(plan, failed, interrupted=True)
         return self._conclude(state, records, settings, failed, interrupted)
+
+    def _count_cores(self, settings: Settings) -> int:
+        """CPU cores for the workers of another machine: of all cells, also those that are done."""
+        from fewshot_bench.engines.expected_time import count_cores
+
+        if self.chosen.here or self.request.device == CPU:
+            return settings.workers * (settings.threads or 1)
+        return settings.workers * count_cores(self.plan.cells, self.plan.datasets)
 
     def _keep_methods(self, code: Code) -> None:
         """Write the code of methods of files into the store, from where workers import it.
@@ -196,7 +206,9 @@ class _Run:
         current().step("estimating time and room")
         say = self.reporter.info
         self._announce(state)
+        engine = self.chosen.build(setup)
         if state.todo:
+            from fewshot_bench.engines.base import by_fit
             from fewshot_bench.engines.expected_time import Machine, list_times
             from fewshot_bench.runner.preflight import compute_needs
 
@@ -205,15 +217,16 @@ class _Run:
             needs = compute_needs(state.todo, datasets, settings.keep_logits)
             for line in needs.lines(workers, self.store.path, settings.feature_budget):
                 say(line)
-            cards = len(settings.devices) if self.request.device != "cpu" else 0
-            machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
-            records = self.store.records()
+            machines = max(1, min(engine.workers // settings.workers, len(by_fit(state.todo))))
+            cards = machines * len(settings.devices) if self.request.device != CPU else 0
+            cores = machines * (engine.cores or os.cpu_count() or 1)
+            machine, records = Machine(cards, -(-cores // max(cards, 1))), self.store.records()
+            workers = min(machines * settings.workers, len(state.todo))
             for line in list_times(state.todo, datasets, records, machine, workers):
                 say(line)
         backbone = self.request.backbone
         if loading.needs_fetching(backbone):
             say(f"the weights of {backbone} are not on this machine: to be fetched")
-        engine = self.chosen.build(setup)
         with self.chosen.blaming():
             preview = engine.preview(len(state.todo))
         if preview:

@@ -93,8 +93,8 @@ class Message(msgspec.Struct):
     `progress` (done, total: steps of it), `said` (text: lines that it printed), `points`
     (points: of its curves, about once a second), `finished` (key: of a stored cell), `failed`
     (record: of a cell that failed because of the machine, not stored), `broken` (record: of a cell
-    under which the device failed; the worker ends), `fatal` (message, exit_code: it cannot go on),
-    `beat` (waiting: for a lock of another process; asking: the label process).
+    under which the device or a captured step failed; the worker ends), `fatal` (message, exit_code:
+    it cannot go on), `beat` (waiting: for a lock of another process; asking: the label process).
     """
 
     event: Literal["idle", "started", "beat", "progress", "said", "points"] | _Ends
@@ -153,7 +153,7 @@ class Worker:
     foreign: bool = False
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
-    # The record of the cell under which its device failed.
+    # The record of the cell under which its device or a captured step failed.
     broken: Record | None = None
     tail: str = ""
     # What the running cell has printed.
@@ -238,7 +238,8 @@ class Worker:
     ) -> None:
         """Send cells to the worker; its reader notices a process that has ended.
 
-        owner: of their methods, which has `variables`. request: `force`, `parts` and `incidents`.
+        owner: of their methods, which has `variables`. request: `force`, `eager`, `parts` and
+        `incidents`.
         """
         self.owner, self.cells = owner, list(cells)
         self.idle = self.started = False

@@ -39,6 +39,7 @@ from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.locks import is_waiting
 from fewshot_bench.utils.messages import Channel, Closed
+from fewshot_bench.utils.step_kind import read_kind
 from fewshot_bench.utils.withheld import withheld
 
 if TYPE_CHECKING:
@@ -282,6 +283,7 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
             engine.send("finished", key=cell.key())
     if not todo:
         return
+    session.step = "eager" if request["eager"] else read_kind()
     session.backbone(todo[0])
     # Loading the backbone is not billed.
     engine.send("started")
@@ -291,8 +293,8 @@ def _compute(request: Any, store: Store, session: Session, engine: _Engine) -> N
         for number, outcome in enumerate(outcomes, 1):
             record = outcome.record
             engine.flush()
-            if record.device_fault:
-                # Nothing can be computed on the device in this process any more.
+            if record.device_fault or record.uncaptured:
+                # What is computed in this process from here on could be wrong.
                 engine.send("broken", record=record.to_dict())
                 os._exit(1)
             if record.transient:

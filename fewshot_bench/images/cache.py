@@ -49,7 +49,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None) -> str | None:
     """Everything that pixels depend on besides the image files; None if that is unknown.
 
-    also: steps applied to images before the backbone's.
+    also: other facts by name, such as the orientation.
     """
     steps = getattr(backbone, "_steps", None)
     described = [_describe(step) for step in steps] if steps is not None else [ADDRESS]

@@ -356,7 +356,7 @@ class ImageView:
         digests = hashlib.sha256(b"".join(self._digests())).hexdigest()
         order = hashlib.sha256(str(images).encode()).hexdigest()
         content = content | {"kind": "views", "images": digests, "order": order, "passes": passes}
-        shared = source.turning | encoder_content(source.backbone)
+        shared = source.orientation | encoder_content(source.backbone)
         origin = Origin(source.name, "drawn views", shared, passing=True, whole=True)
         return self._rows(content, numbered(len(repeated)), compute, origin)
 
@@ -385,7 +385,7 @@ class ImageView:
         origin: Origin,
     ) -> Tensor:
         """Features by key; cached on disk too if all that they depend on is known."""
-        context = kind | self._source.turning | encoder_content(self._source.backbone)
+        context = kind | self._source.orientation | encoder_content(self._source.backbone)
         lasting = "instance" not in context
         origin = replace(origin, device=context["device"][-1])
         return self._store.rows(context, keys, compute, self._meter, origin, lasting=lasting)

@@ -113,10 +113,8 @@ class ImageSource:
         self._files = files
         self._labels = tuple(labels)
         self._mirrored = mirrored
-        # Steps before the backbone's own; part of the identity of everything cached.
-        self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
-        # The part of the identity of augmented views that says how they are cut.
-        self.cutting: dict[str, str] = {"augment": "device"} if by_torch else {}
+        self._rotate = rotate
+        self._by_torch = by_torch
         self._threads = threads
         self._depth = depth
         self._rgb = DecodeCache()
@@ -146,6 +144,16 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def orientation(self) -> dict[str, str]:
+        """Whether images are rotated, as a part of the identity of everything cached."""
+        return {"exif": "rotate"} if self._rotate else {}
+
+    @property
+    def cutting(self) -> dict[str, str]:
+        """How augmented views are cut, as a part of their identity."""
+        return {"augment": "device"} if self._by_torch else {}
+
     @functools.cached_property
     def _device(self) -> torch.device:
         return getattr(self.backbone, "device", torch.device("cpu"))
@@ -167,7 +175,7 @@ class ImageSource:
 
         UsageError for AugMix on a device.
         """
-        if augment.augmix and self.cutting:
+        if augment.augmix and self._by_torch:
             raise UsageError(
                 "views with AugMix are cut by Pillow, not on a device: run without --augment device"
             )
@@ -185,7 +193,7 @@ class ImageSource:
 
     @functools.cached_property
     def _cache(self) -> ImageCache | None:
-        transform = transform_of(self.backbone, self.turning) if self._files.stamped else None
+        transform = transform_of(self.backbone, self.orientation) if self._files.stamped else None
         if transform is None:
             return None
         return ImageCache(transform, self.backbone.image_size, self.name)
@@ -339,7 +347,7 @@ class ImageSource:
 
     def _decode(self, index: int) -> Image:
         image = self._files.decode(index)
-        return upright(image) if self.turning else image
+        return upright(image) if self._rotate else image
 
     def _prepare(self, index: int) -> Any:
         """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
@@ -385,18 +393,18 @@ class ImageSource:
 
         def load(row: int) -> None:
             picture = self._decode(indices[row]).convert("RGB")
-            image, per_pixel = (np.array(picture), 3) if self.cutting else (picture, 4)
+            image, per_pixel = (np.array(picture), 3) if self._by_torch else (picture, 4)
             images[row] = image, picture.size
             self._rgb.put(indices[row], images[row], per_pixel * picture.width * picture.height)
 
         decoding = self._spread(load, absent)
         crops = draw_crops([size for _, size in images], augment, visits.numbers(part))
         pictures = [image for image, _ in images]
-        if self.cutting and is_accelerator(self._device):
+        if self._by_torch and is_accelerator(self._device):
             packed = pack(pictures, crops, self._device, self._threads)
             return Loaded(indices, torch.empty(0), absent, decoding, packed)
         pixels = self._reserve(len(indices))
-        if self.cutting:
+        if self._by_torch:
             cut_by_torch(pictures, crops, pixels, self._threads)
         else:
             cut(pictures, crops, pixels.numpy(), self._threads)

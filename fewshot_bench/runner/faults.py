@@ -48,7 +48,7 @@ def device_fault(error: BaseException) -> str:
 
     Only a new process can use the device again. A lack of memory is no fault.
     """
-    for one in _causes(error):
+    for one in causes_of(error):
         # A class of torch 2.8.
         kind = getattr(torch, "AcceleratorError", ())
         text = str(one)
@@ -58,7 +58,7 @@ def device_fault(error: BaseException) -> str:
     return ""
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
     """An error, and those during which it was raised."""
     seen: set[int] = set()
     one: BaseException | None = error

@@ -25,7 +25,7 @@ from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import evaluate_within_memory
 from fewshot_bench.runner.examiner import Outcome
-from fewshot_bench.runner.faults import device_fault
+from fewshot_bench.runner.faults import causes_of, device_fault
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.session import Answered, Cell, Session
@@ -44,6 +44,7 @@ from fewshot_bench.store.kept_models import (
     write_model,
 )
 from fewshot_bench.store.store import Store
+from fewshot_bench.training.train_step import CaptureError
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -229,10 +230,14 @@ def _without_result(
     spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
 ) -> Record:
     shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
-    fault = device_fault(error)
+    uncaptured = next((one for one in causes_of(error) if isinstance(one, CaptureError)), None)
+    if uncaptured is not None:
+        # What failed under a capture may work eagerly, also what looks like a fault of the device.
+        error = uncaptured
+    fault = "" if uncaptured else device_fault(error)
     # At a limit of the machine: the next run tries the cell again.
     is_full = isinstance(error, OSError) and error.errno in FULL
-    transient = is_at_limit(error) or is_full or bool(fault)
+    transient = is_at_limit(error) or is_full or bool(fault or uncaptured)
     return Record(
         spec=spec,
         status=status,
@@ -244,6 +249,8 @@ def _without_result(
             "expected": isinstance(error, FsbenchError),
             **({"transient": True} if transient else {}),
             **({"device_fault": fault} if fault else {}),
+            **({"uncaptured": uncaptured.reason} if uncaptured else {}),
+            **({"of_code": True} if uncaptured and uncaptured.of_code else {}),
         },
         incidents=tuple(incidents),
     )

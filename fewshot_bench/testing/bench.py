@@ -55,7 +55,7 @@ class Setting:
     validation: int = VALIDATION
     classes: tuple[int, ...] = (0, 1, 2, 3)
     precision: str = "fp32"
-    step: Kind = "auto"
+    step: Kind = "eager"
     most_steps: int | None = None
     texts: tuple[int, ...] = ()
 

@@ -13,7 +13,8 @@ from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.observe import not_stored
-from fewshot_bench.utils.errors import ContractError, NotApplicableError
+from fewshot_bench.training.train_step import CaptureError, DriftError
+from fewshot_bench.utils.errors import NotApplicableError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.step_kind import SOFT
 
@@ -64,8 +65,9 @@ def check_captured_steps_do_the_same(bench: Bench) -> None:
         raise CheckSkipped("no step of ctx.train_step")
     try:
         steps = bench.fit(step=SOFT).steps
-    except ContractError as error:
-        raise CheckFailure(str(error)) from None
+    except CaptureError as error:
+        kind = CheckFailure if isinstance(error.__cause__, DriftError) else CheckSkipped
+        raise kind(error.reason) from None
     if not any(step.used == SOFT for step in steps):
         raise CheckSkipped(next((step.reason for step in steps if step.reason), "too few steps"))
 

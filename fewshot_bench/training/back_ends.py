@@ -84,7 +84,7 @@ class GraphBackEnd:
     def capture(self, tape: Tape, step: Work, outputs: Callable[[], list[Tensor]]) -> Work:
         """The step, called once more to be captured; nothing is computed meanwhile."""
         graph = self._new()
-        for generator, _ in tape.generators:
+        for generator in tape.generators:
             graph.register_generator_state(generator)
         # Threads that load images may allocate memory meanwhile.
         with self._module.graph(graph, stream=self._stream, capture_error_mode="thread_local"):

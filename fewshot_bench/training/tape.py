@@ -53,14 +53,13 @@ class Call(NamedTuple):
 class Tape:
     """The operators of a step, the tensors that it changes, and the generators that it draws from.
 
-    device: where the step computes. keep: False to record no operators. generators: with their
-    states before the step.
+    device: where the step computes. keep: False to record no operators.
     """
 
     device: torch.device
     keep: bool = True
     calls: list[Call] = field(default_factory=list)
-    generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)
+    generators: list[torch.Generator] = field(default_factory=list)
     _changed: dict[int, Tensor] = field(default_factory=dict)
     # Held, so that no other memory gets the same address.
     _made: dict[int, Any] = field(default_factory=dict)
@@ -75,15 +74,10 @@ class Tape:
         with recording(self):
             work()
 
-    def rewind(self) -> None:
-        """Give generators the states that they had before the step."""
-        for generator, state in self.generators:
-            generator.set_state(state)
-
     def save(self) -> Callable[[], None]:
         """Copy all that the step changes; the result puts the copies back."""
         values = [tensor.clone() for tensor in self.changed]
-        states = [(generator, generator.get_state()) for generator, _ in self.generators]
+        states = [(generator, generator.get_state()) for generator in self.generators]
 
         def restore() -> None:
             with torch.no_grad():
@@ -108,8 +102,8 @@ class Tape:
             return operator(*arguments, **named)
         _require_capturable(name, arguments)
         generator = named.get("generator")
-        if generator is not None and all(generator is not other for other, _ in self.generators):
-            self.generators.append((generator, generator.get_state()))
+        if generator is not None and all(generator is not other for other in self.generators):
+            self.generators.append(generator)
         given = {address(tensor) for tensor in tensors_in((*arguments, *named.values()))}
         results = operator(*arguments, **named)
         for tensor in _written(operator, arguments, named):

@@ -2,12 +2,14 @@
 
 Methods get one from `RunContext.train_step` or `RunContext.train_step_by`. A step may be captured
 and then repeated without Python: the harness, which watches optimizers and encoders, is told of
-each repetition.
+each repetition. Where that fails, the fit ends with a `CaptureError`, and another process repeats
+it with eager steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +24,8 @@ from fewshot_bench.training.back_ends import BackEnd, Work, back_end
 from fewshot_bench.training.step_state import read_numbers
 from fewshot_bench.training.steps import start_momentum
 from fewshot_bench.training.tape import NotCapturableError, Tape
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.step_kind import Kind
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.step_kind import VARIABLE, Kind
 from fewshot_bench.utils.text import few
 
 # Eager steps before a step is recorded: optimizers and caches get their tensors in them.
@@ -32,6 +34,27 @@ WARM = 2
 NOISE, MOST_NOISE = 4, 1e-2
 # A repetition is compared with an eager step on these ones, counted from 1, and at the end.
 COMPARED = frozenset(4**power for power in range(12))
+
+
+class DriftError(Exception):
+    """A repetition of a captured step does other work than an eager step."""
+
+
+class CaptureError(FsbenchError):
+    """A step failed while it was captured or repeated, and left generators or memory half-way.
+
+    reason: why the same fit has eager steps when it is repeated. of_code: True if no step of this
+    code can be captured.
+    """
+
+    def __init__(self, kind: Kind, error: Exception) -> None:
+        text = f"{' '.join(str(error).split()) or type(error).__name__:.300}"
+        super().__init__(
+            f"training steps cannot be repeated ({kind}): {text}; use --step eager, or "
+            f"{VARIABLE}=eager where there is no such option"
+        )
+        self.reason = _explain(kind, text)
+        self.of_code = isinstance(error, NotCapturableError)
 
 
 @dataclass
@@ -71,7 +94,7 @@ class TrainStep:
     """One step of training: gradients of a batch, then the optimizer; does not wait for the device.
 
     used: the kind of step that was asked for once one was captured, until then `eager`. reason: why
-    steps are eager, if another kind was asked for.
+    none is captured, if another kind was asked for. CaptureError once a capture has failed.
 
     >>> step = TrainStep(step_on(loss), optimizer, ctx.scaler())
     >>> step(features, labels, rate=cosine(self.lr, done, total))
@@ -101,6 +124,7 @@ class TrainStep:
         self._max_norm = max_norm
         self.kind, self.used, self.reason = kind, "eager", ""
         self._captured: _Captured | None = None
+        self._failed: CaptureError | None = None
         self._first: Sequence[Any] | None = None
         self._warm = self._repeated = 0
         self._back_end: BackEnd | None = None
@@ -112,11 +136,13 @@ class TrainStep:
             try:
                 self._back_end = back_end(kind, _device(optimizer))
                 _make_capturable(optimizer)
-            except Exception as error:
-                self._give_up(error)
+            except NotCapturableError as error:
+                # Nothing has begun yet.
+                self._back_end, self.reason = None, _explain(kind, str(error))
 
     def __call__(self, *batch: Tensor, rate: float | None = None) -> None:
         """Take a step on a batch; rate: the learning rate of all groups, None to leave it."""
+        self._require_sound()
         if self._before is not None and self._before():
             self.restart()
         if rate is not None:
@@ -139,9 +165,16 @@ class TrainStep:
 
     def settle(self) -> None:
         """Compare the last repetition with an eager step, and drop what was captured."""
+        self._require_sound()
         if self._captured is not None and self._repeated and self._back_end is not None:
-            self._compare(self._captured, self._back_end)
+            with self._failing():
+                self._compare(self._captured, self._back_end)
         self.restart()
+
+    def _require_sound(self) -> None:
+        """Raise the error of an earlier step, which the method has caught."""
+        if self._failed is not None:
+            raise self._failed
 
     def _read_rate(self, rate: float | None) -> None:
         """Keep the learning rate of a step; a tensor's is copied where it has changed."""
@@ -192,7 +225,7 @@ class TrainStep:
         if captured is not None and signature == captured.signature:
             for inner, tensor in zip(captured.inputs, batch, strict=True):
                 inner.copy_(tensor, non_blocking=True)
-            self._repeat(captured, end, batch)
+            self._repeat(captured, end)
         elif captured is None and signature == self._first and self._warm >= WARM:
             self._capture(batch, signature, end)
         else:
@@ -214,41 +247,25 @@ class TrainStep:
             nonlocal seen
             seen = self._see(inputs)
 
-        try:
+        with self._failing():
             with end.apart():
                 tape.record(step)
-        except Exception as error:
-            tape.rewind()
-            self._give_up(error)
-            self._take(batch)
-            return
+            _require_same(numbers, read_numbers(self._backward))
         self._account(seen)
         self._log(seen)
         # Some captures compute the step once more, in its memory.
         self._curves.hold()
-        try:
-            _require_same(numbers, read_numbers(self._backward))
+        with self._failing():
             replay = end.capture(tape, step, lambda: seen.tensors())
-        except Exception as error:
-            self._give_up(error)
-            return
         self._captured = _Captured(signature, inputs, tape, replay, seen)
         self.used = self.kind
 
-    def _repeat(self, captured: _Captured, end: BackEnd, batch: Sequence[Tensor]) -> None:
+    def _repeat(self, captured: _Captured, end: BackEnd) -> None:
         self._repeated += 1
-        if self._repeated in COMPARED:
-            try:
+        with self._failing():
+            if self._repeated in COMPARED:
                 self._compare(captured, end)
-            except ContractError as error:
-                # Nothing was repeated yet: eager steps go on from here.
-                if end.exact or self._repeated > 1:
-                    raise
-                self._give_up(error)
-                self.used = "eager"
-                self._take(batch)
-                return
-        captured.replay()
+            captured.replay()
         self._account(captured.seen)
         self._log(captured.seen)
 
@@ -292,7 +309,7 @@ class TrainStep:
             vars(optimizer).pop("found_inf", None)
 
     def _compare(self, captured: _Captured, end: BackEnd) -> None:
-        """ContractError if a repetition differs from an eager step; changes nothing.
+        """DriftError if a repetition differs from an eager step; changes nothing.
 
         Kernels that add in no fixed order differ in each step: two eager ones tell by how much.
         """
@@ -327,17 +344,24 @@ class TrainStep:
             for parameter, gradient in seen.gradients:
                 parameter.grad = gradient
         if not gap <= allowed:
-            raise ContractError(
-                f"a repeated training step differs from an eager one by {gap:.1g} (at most "
-                f"{allowed:.0e}): it does other work than when it was captured; call restart() of "
-                "the step where its work changes, keep what changes in tensors, or use --step eager"
+            raise DriftError(
+                f"a repeated step differs from an eager one by {gap:.1g} (at most {allowed:.0e}): "
+                "it does other work than when it was captured; call restart() of the step where "
+                "its work changes, or keep what changes in tensors"
             )
 
-    def _give_up(self, error: Exception) -> None:
-        """Take eager steps from now on."""
-        self._back_end = self._captured = None
-        text = " ".join(str(error).split()) or type(error).__name__
-        self.reason = f"steps are eager, not {self.kind}: {text:.300}"
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn an error into a CaptureError, which is raised again at each later call."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = CaptureError(self.kind, error)
+            raise self._failed from error
+
+
+def _explain(kind: Kind, text: str) -> str:
+    return f"steps are eager, not {kind}: {text}"
 
 
 def step_on(loss: Callable[..., Tensor]) -> Callable[..., None]:

@@ -17,6 +17,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils import devices
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.transfer import send
 from tests.accelerator.rehearsal import DEVICE, rehearse, ways
@@ -123,7 +124,8 @@ def test_precision_of_a_device(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) 
     for dtype, precision in expected.items():
         types.append(dtype)
         assert precision_for("auto", TWO, here=True) == precision
-    assert precision_for("auto", TWO, here=False) == "fp16"
+    with pytest.raises(UsageError, match="give --precision bf16"):
+        precision_for("auto", TWO, here=False)
 
 
 def test_the_engine_touches_no_device(rehearsal: Any, tmp_path: Path) -> None:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fewshot_bench
+from fewshot_bench import Item
 from fewshot_bench import load as results
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.store.store import Store
+from fewshot_bench.testing.toy import ToyDataset, toy_backbone
 from tests.answers import stored_arrays
 from tests.helpers import fsbench, image_folder, save_image
 
@@ -71,6 +76,22 @@ def test_rotated_images_are_seen_as_they_are_shown(tmp_path: Path, upright: Path
     right, mended, wrong = (logits(tmp_path / name)["zero-shot"] for name in "abc")
     assert np.array_equal(right, mended)
     assert not np.allclose(right, wrong, atol=1e-3)
+
+
+def test_what_a_source_says_of_its_images_turns_none(tmp_path: Path) -> None:
+    save_image(tmp_path / "upright" / "0.png", 1)
+    turned(tmp_path / "upright", tmp_path / "lying", pixels=False)
+    dataset = ToyDataset({"0": (tmp_path / "lying" / "0.png").read_bytes()})
+    items = [Item("0", 0, "")]
+    backbone = toy_backbone("cpu", "fp32")
+    pixels = {}
+    for rotate in (False, True):
+        source = ImageSource(ImageFiles(dataset, items), 1, backbone, rotate=rotate)
+        # A step that somebody describes there decides nothing.
+        source.orientation["step"] = "crop"
+        (pixels[rotate],) = source.batches(1, [0])
+        assert source.orientation == ({"exif": "rotate"} if rotate else {})
+    assert not torch.equal(pixels[False], pixels[True])
 
 
 def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path) -> None:

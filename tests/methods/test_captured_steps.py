@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import ContractError
 from fewshot_bench.api.method_card import read_card
 from fewshot_bench.api.registry import registry
 from fewshot_bench.profiling.cost import Cost, count, counting
@@ -22,7 +21,7 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.testing.bench import Setting, prepare
 from fewshot_bench.testing.toy import toy_backbone
 from fewshot_bench.training.tape import Tape, address, recording, tensors_in, whole
-from fewshot_bench.training.train_step import TrainStep, step_on
+from fewshot_bench.training.train_step import CaptureError, TrainStep, step_on
 from fewshot_bench.utils.errors import NumericalError, UsageError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.step_kind import Kind
@@ -186,15 +185,37 @@ def moving_in(weights: Tensor) -> Callable[..., None]:
         (reading, "soft", "it reads values on the host (_local_scalar_dense)"),
         (masking, "soft", "it indexes by a mask, and sizes depend on values (index)"),
         (moving_in, "soft", "it makes a tensor of Python numbers on the host (torch.tensor)"),
-        (sound, "graph", "torch has no graphs of cpu devices"),
     ],
 )
-def test_a_step_that_cannot_be_captured_is_eager(make: Make, kind: Kind, reason: str) -> None:
-    expected, _ = train(make, "eager")
-    found, take = train(make, kind)
+def test_a_step_that_cannot_be_captured_ends_the_fit(make: Make, kind: Kind, reason: str) -> None:
+    with pytest.raises(CaptureError, match="use --step eager") as raised:
+        train(make, kind)
+    assert raised.value.reason.startswith(f"steps are eager, not {kind}: {reason}")
+    assert raised.value.of_code
+
+
+def test_steps_are_eager_on_a_device_without_graphs() -> None:
+    expected, _ = train(sound, "eager")
+    found, take = train(sound, "graph")
     assert take.used == "eager"
-    assert take.reason.startswith(f"steps are eager, not {kind}: {reason}")
+    assert take.reason == "steps are eager, not graph: torch has no graphs of cpu devices"
     assert torch.equal(expected, found)
+
+
+def test_a_failed_capture_is_raised_again_where_it_was_caught() -> None:
+    weights = torch.nn.Parameter(torch.zeros(4, 8))
+    take = TrainStep(
+        reading(weights),
+        torch.optim.AdamW([weights], fused=True),
+        torch.amp.GradScaler("cpu", enabled=False),
+        kind="soft",
+    )
+    batch = torch.ones(ROWS, 8), torch.arange(ROWS) % 4
+    take(*batch)
+    take(*batch)
+    for again in (lambda: take(*batch), lambda: take(*batch), take.settle):
+        with pytest.raises(CaptureError, match="reads values on the host"):
+            again()
 
 
 def changing(weights: Tensor) -> Callable[..., None]:
@@ -205,7 +226,7 @@ def changing(weights: Tensor) -> Callable[..., None]:
 
 @pytest.mark.parametrize("steps", [5, 30])
 def test_a_step_that_changes_silently_is_refused(steps: int) -> None:
-    with pytest.raises(ContractError, match=r"does other work than when it was captured; call"):
+    with pytest.raises(CaptureError, match=r"does other work than when it was captured; call"):
         train(changing, "soft", steps=steps)
 
 
@@ -219,15 +240,23 @@ def pretend(module: PretendModule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_device_module", find)
 
 
-def test_a_graph_that_is_wrong_at_once_leaves_eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, _ = train(sound, "eager")
+def fail(graph: PretendGraph) -> None:
+    raise RuntimeError("CUDA error: unknown error")
+
+
+@pytest.mark.parametrize(
+    ("replay", "reason"),
+    [(lambda graph: None, "differs from an eager one"), (fail, "CUDA error: unknown error")],
+)
+def test_a_graph_that_fails_at_once_ends_the_fit(
+    replay: Callable[[PretendGraph], None], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = PretendModule()
     pretend(module, monkeypatch)
-    monkeypatch.setattr(PretendGraph, "replay", lambda graph: None)
-    found, take = train(sound, "graph")
-    assert take.used == "eager"
-    assert "differs from an eager one" in take.reason
-    assert torch.equal(expected, found)
+    monkeypatch.setattr(PretendGraph, "replay", replay)
+    with pytest.raises(CaptureError, match=reason) as raised:
+        train(sound, "graph")
+    assert not raised.value.of_code
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -241,11 +270,8 @@ def test_a_graph_of_a_changing_step_is_not_used(
 
     module = PretendModule()
     pretend(module, monkeypatch)
-    if late:
-        with pytest.raises(ContractError, match="does other work than when it was captured"):
-            train(make, "graph", steps=30)
-    else:
-        assert "differs from an eager one" in train(make, "graph", steps=30)[1].reason
+    with pytest.raises(CaptureError, match="does other work than when it was captured"):
+        train(make, "graph", steps=30)
 
 
 class Stages:

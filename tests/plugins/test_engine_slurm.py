@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -201,6 +203,46 @@ def test_the_script_is_shown(tmp_path: Path) -> None:
     ):
         assert line in done.out.splitlines()
     assert not list(tmp_path.iterdir())
+
+
+PRICED = ("run", "-m", "clip-lora,coop,zero-shot", "-d", "digits", "--shots", "4")
+ON_CARDS = ("--engine", "slurm", "--gpus", "1", "--precision", "bf16")
+
+
+def dry(folder: Path, *words: str) -> tuple[float, list[str]]:
+    """Hours that a dry run states, and the lines of its script that ask for cores."""
+    backbone = ("--backbone", "ViT-B-16/openai")
+    done = fsbench(*PRICED, *backbone, *ON_CARDS, *words, "--store", folder / "none", "--dry-run")
+    assert done.code == 0, done
+    (said,) = re.findall(r"time: about (.+?) in (\d+) worker", done.out)
+    assert int(said[1]) == int(dict(itertools.pairwise(words)).get("--array", 1))
+    units = {"h": 1.0, "min": 1 / 60, "s": 1 / 3600}
+    hours = sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+) ?(h|min|s)", said[0]))
+    return hours, [line for line in done.out.splitlines() if "--cpus-per" in line]
+
+
+def test_a_dry_run_prices_the_workers_and_their_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, (asked,) = dry(tmp_path)
+    cores = int(asked.removeprefix("#SBATCH --cpus-per-task="))
+    assert 1 < cores <= 8
+    # Cards wait for one core each, and for no more than are asked for.
+    assert dry(tmp_path, "--cpus", "1")[0] > 1.2 * alone
+    assert dry(tmp_path, "--cpus", "64")[0] == alone
+    assert dry(tmp_path, "--array", "4")[0] == pytest.approx(alone / 4, rel=0.1)
+    # The cores of the machine that submits say nothing.
+    monkeypatch.setattr(os, "cpu_count", lambda: 500)
+    assert dry(tmp_path) == (alone, [asked])
+    assert dry(tmp_path, "--cpus", "3")[1] == ["#SBATCH --cpus-per-task=3"]
+    for own in ("--cpus-per-task=5", "--cpus-per-gpu=6"):
+        assert dry(tmp_path, "--sbatch", own)[1] == [f"#SBATCH {own}"]
+
+
+def test_a_worker_without_a_card_has_a_core_per_thread(tmp_path: Path) -> None:
+    words = (*DEMO, "--engine", "slurm", "--store", tmp_path / "s", "--dry-run")
+    done = fsbench(*words, "--threads", "3", "--jobs", "2")
+    assert "#SBATCH --cpus-per-task=6" in done.out.splitlines(), done
 
 
 def test_nothing_gets_into_the_script(tmp_path: Path) -> None:

@@ -154,4 +154,4 @@ def build(setup: EngineSetup) -> DistributedEngine:
     given = setup.options
     cpus = float(given["cpus"] or setup.settings.threads or 1)
     system = Ray(setup.store, given["gpus"], cpus, given["ray_address"])
-    return DistributedEngine(setup, system, given["array"])
+    return DistributedEngine(setup, system, given["array"], int(cpus))

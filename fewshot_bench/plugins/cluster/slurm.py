@@ -34,6 +34,8 @@ _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 # Options that Slurm calls by another name.
 _NAMES = {"cpus": "cpus-per-task"}
+# Directives that say how many cores a worker has.
+_CPUS = ("--cpus-per-task=", "--cpus-per-gpu=", "--exclusive")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 # Reasons that last until someone changes the job or the limits of the cluster.
 _ENDLESS = re.compile(
@@ -281,4 +283,9 @@ def build(setup: EngineSetup) -> DistributedEngine:
         )
     options = dict(setup.options)
     most = options.pop("array")
-    return DistributedEngine(setup, Slurm(setup.store, make_directives(options)), most)
+    if not any(text.startswith(_CPUS) for text in options["sbatch"]):
+        options["cpus"] = options["cpus"] or setup.cores
+    directives = make_directives(options)
+    stated = (text.partition("=")[2] for text in directives if text.startswith("--cpus-per-task="))
+    cores = next((int(number) for number in stated if number.isdigit()), setup.cores)
+    return DistributedEngine(setup, Slurm(setup.store, directives), most, cores)
