@@ -72,7 +72,8 @@ def bandwidths(views: Tensor) -> Tensor:
 
 def log_kernel(views: Tensor, mode: Tensor, width: Tensor) -> Tensor:
     """(b, v, 1): -|x - m|^2 / 2 h^2 of views (b, v, embed) and modes (b, 1, embed)."""
-    return -(2 - 2 * views @ mode.mT).clamp(min=0) / (2 * width)
+    # Differences first: of unit vectors that are close, 2 - 2 x m would keep few digits.
+    return -(views - mode).square().sum(dim=-1, keepdim=True) / (2 * width)
 
 
 def _step(old: Tensor, new: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ WRONG = {
     "odd identity": ("lambda: hash", "lambda: 3 or hash", r"identity\(\) returned 3, expected a"),
     "noisy": (
         "dim=(2, 3)))",
-        "dim=(2, 3)) + torch.rand(1))",
+        "dim=(2, 3)) + 1000 * torch.rand(3))",
         r"encode_image\(\) returned other features for the same pixels in a second call",
     ),
     "batch": (

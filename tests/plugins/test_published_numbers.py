@@ -65,10 +65,14 @@ def test_every_collected_row_is_accounted_for() -> None:
 
 def test_only_the_numbers_of_a_method_s_authors_are_official() -> None:
     kinds: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in csv.DictReader(io.StringIO(fsbench("printed", "--sources", 1, "--format", "csv").out)):
+    for row in csv.DictReader(
+        io.StringIO(fsbench("printed", "--sources", 1, "--format", "csv").out)
+    ):
         method = row["method"].partition("[")[0]
         kinds[row["source"], row["table"]].add(f"{method} {row['kind']}")
-    assert {"clip-lora official", "coop secondary", "maple secondary"} < kinds["clip-lora", "table3"]
+    assert {"clip-lora official", "coop secondary", "maple secondary"} < kinds[
+        "clip-lora", "table3"
+    ]
     assert kinds["clip-svd", "readme"] >= {"clip-svd official", "clip-lora secondary"}
     assert kinds["tip-adapter", "exp-log"] == {
         *("tip-adapter official", "tip-adapter-f official"),
