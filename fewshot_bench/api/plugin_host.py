@@ -7,6 +7,7 @@ described by a class with its hyper-parameters, whose values its own process che
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import threading
 import typing
@@ -30,6 +31,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils import errors
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
+from fewshot_bench.utils.processes import forward
 from fewshot_bench.utils.start import environment_at_start, find_preload, start
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -138,6 +140,8 @@ _ERRORS = (
 )
 # Seconds that a process gets to end by itself, such as to write what a hook has begun.
 END_SECONDS = 5.0
+# Seconds that its last words may take, which a process that it has started can hold up.
+SAID_SECONDS = 1.0
 
 
 class HostEnded(PluginError):
@@ -157,15 +161,20 @@ class PluginHost:
         self._lock = threading.Lock()
         self._classes: dict[str, type] = {}
         self._channel, other = Channel.pair()
-        self._process = start(
-            MODULE,
-            [],
-            {**environment_at_start(), plugins.ONLY: plugin},
-            [other],
-            errors=2,
-            # It imports much of what workers do.
-            preload=find_preload(),
-        )
+        reading, writing = os.pipe()
+        try:
+            self._process = start(
+                MODULE,
+                [],
+                {**environment_at_start(), plugins.ONLY: plugin},
+                [other],
+                errors=writing,
+                # It imports much of what workers do.
+                preload=find_preload(),
+            )
+        finally:
+            os.close(writing)
+        self._said = forward(reading, lambda text: _write(2, text))
 
     def ask(self, operation: str, **values: Any) -> Any:
         """The answer to a request; raises what the code of the plug-in raised.
@@ -178,6 +187,7 @@ class PluginHost:
                 answer, _ = self._channel.receive(MOST_BYTES)
             except (Closed, ConnectionError):
                 code = self._process.wait()
+                self._said.join(SAID_SECONDS)
                 raise HostEnded(f"{self.name} ended its process (exit code {code})") from None
             error = unpack_error(answer["error"]) if "error" in answer else None
             value = None if error else answer["value"]
@@ -261,6 +271,7 @@ class PluginHost:
         self._channel.close()
         try:
             self._process.wait(END_SECONDS)
+            self._said.join(SAID_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -268,6 +279,12 @@ class PluginHost:
         """End the process at once."""
         self._process.kill()
         self._process.wait()
+        self._said.join(SAID_SECONDS)
+
+
+def _write(descriptor: int, text: str) -> None:
+    with suppress(OSError):
+        os.write(descriptor, text.encode())
 
 
 def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:

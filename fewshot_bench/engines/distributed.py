@@ -200,7 +200,8 @@ class Job:
                 hook_environment(self.store.path, self.settings.variables),
                 LocalEngine(
                     *(self.store, self.settings, self.before, self.name, linger),
-                    show=lambda text: print(printable(text), flush=True),
+                    say=_print,
+                    show=_print,
                 ) as engine,
             ):
                 for record in engine.run(self.open_cells(), lambda *_: None):
@@ -212,6 +213,10 @@ class Job:
         except FsbenchError as error:
             self.note_trouble(str(error))
             raise
+
+
+def _print(text: str) -> None:
+    print(printable(text), flush=True)
 
 
 def take_part(job: Job) -> int:

@@ -36,6 +36,7 @@ from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.prefetch import THREADS
+from fewshot_bench.utils.processes import forward, show
 from fewshot_bench.utils.start import environment_at_start, start
 
 # One channel per image-reading thread, and one for all other requests.
@@ -71,7 +72,7 @@ class LabelProcess:
             )
         finally:
             os.close(writing)
-        threading.Thread(target=_pass_on, args=(reading,), daemon=True).start()
+        forward(reading, show)
 
     @property
     def is_alive(self) -> bool:
@@ -147,15 +148,6 @@ class Connection:
         if done >= 0:
             select.select([done], [], [], STOP_SECONDS)
             os.close(done)
-
-
-def _pass_on(descriptor: int) -> None:
-    """Print what a process prints, such as warnings of a data set's code."""
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            with suppress(OSError, ValueError):
-                sys.stderr.write(line)
-                sys.stderr.flush()
 
 
 def list_needed_plugins(cells: Iterable[RunSpec]) -> list[str]:

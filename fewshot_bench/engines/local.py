@@ -545,6 +545,8 @@ class LocalEngine(Engine):
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
             if reason:
                 worker.end(reason)
+            elif stall := worker.find_stall():
+                self.say(stall)
 
     def _hear(self, worker: Worker, lines: str) -> None:
         """Keep what a cell has printed, and show it if that was asked for."""

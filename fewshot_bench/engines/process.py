@@ -7,7 +7,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +27,7 @@ from fewshot_bench.runner.cell_log import CellLog
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.devices import CPU, see_only
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
+from fewshot_bench.utils.processes import forward, show
 from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
 from fewshot_bench.utils.text import printable
 
@@ -35,6 +35,16 @@ WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"
 # Seconds without heartbeat and CPU time after which a process counts as stopped or swapped out.
 SILENT_SECONDS = 60.0
+# Seconds without any sign of life after which the user is told what a cell waits for.
+STALLED_SECONDS = 60.0
+# The requests to the label process, for messages.
+_STEPS = {
+    "begin": "begin a cell",
+    "cell": "list the images of a cell",
+    "digests": "read the image files of a cell",
+    "read": "read an image file",
+    "settle": "store a result",
+}
 # A process that uses less than this share of a core over at least this many seconds is idle;
 # watching its own memory takes up to 0.02.
 IDLE_SHARE = 0.05
@@ -94,7 +104,8 @@ class Message(msgspec.Struct):
     (points: of its curves, about once a second), `finished` (key: of a stored cell), `failed`
     (record: of a cell that failed because of the machine, not stored), `broken` (record: of a cell
     under which the device or a captured step failed; the worker ends), `fatal` (message, exit_code:
-    it cannot go on), `beat` (waiting: for a lock of another process; asking: the label process).
+    it cannot go on), `beat` (waiting: for a lock of another process; asking: what for, of the label
+    process).
     """
 
     event: Literal["idle", "started", "beat", "progress", "said", "points"] | _Ends
@@ -107,7 +118,7 @@ class Message(msgspec.Struct):
     points: Points = []
     exit_code: int = 1
     waiting: bool = False
-    asking: bool = False
+    asking: str = ""
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Message:
@@ -165,7 +176,10 @@ class Worker:
     _beat: float = 0.0
     _sign: float = 0.0
     _cpu: float = 0.0
-    _asking: bool = False
+    _asking: str = ""
+    # Seconds that it has waited for a lock; True once it was said what it waits for.
+    _locked: float = 0.0
+    _said_stalled: bool = False
 
     @classmethod
     def start(
@@ -193,11 +207,9 @@ class Worker:
             )
         finally:
             os.close(writing)
-        said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
         worker = cls(slot, process, channel, connection, _events=events)
         worker._alive()
-        said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
-        said.start()
+        said = forward(reading, worker._listen)
         worker._reader = threading.Thread(target=worker._read, args=(said,), daemon=True)
         worker._reader.start()
         return worker
@@ -216,16 +228,12 @@ class Worker:
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
-    def _listen(self, stream: IO[str]) -> None:
-        """Pass on stderr of the processes, up to a length per cell, and keep its tail."""
-        with stream:
-            for line in stream:
-                self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
-                self._passed_on += len(line)
-                if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
-                    with suppress(OSError, ValueError):
-                        sys.stderr.write(line)
-                        sys.stderr.flush()
+    def _listen(self, line: str) -> None:
+        """Pass on a line of stderr, up to a length per cell, and keep it in the tail."""
+        self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
+        self._passed_on += len(line)
+        if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
+            show(line)
 
     def retire(self) -> None:
         """Let the process, which is idle, end."""
@@ -276,6 +284,7 @@ class Worker:
         if message.event == "started":
             self.started, self._since = True, now
             self.foreign = bool(self.owner)
+        self._locked = self._locked + now - self._beat if message.waiting else 0.0
         if message.waiting:
             # Time spent waiting for other processes does not count for this cell.
             self._since += now - self._beat
@@ -312,6 +321,23 @@ class Worker:
             return ""
         silent = now - self._beat > SILENT_SECONDS and passed > SILENT_SECONDS
         return "hang" if silent or passed > hang else ""
+
+    def find_stall(self) -> str:
+        """What the running cell has been waiting for since `STALLED_SECONDS`; each wait once."""
+        passed = max(time.monotonic() - self._sign, self._locked)
+        told, self._said_stalled = self._said_stalled, passed > STALLED_SECONDS
+        if told or not self._said_stalled or not self.cells:
+            return ""
+        who, step = f"its worker (process {self.process.pid})", "gives no sign of life"
+        if self._locked:
+            who, step = "another process", "holds a lock that it needs"
+        elif self._asking:
+            who = f"the label process ({self.labels.pid})"
+            step = f"is to {_STEPS.get(self._asking, 'answer')}"
+        return (
+            f"{self.cells[0].describe()} has waited for {passed:.0f} s: {who} {step}; is that "
+            "process stopped (kill -CONT), or does a disk not answer?"
+        )
 
     def end(self, reason: str) -> None:
         """End the process, which prints its stacks first."""

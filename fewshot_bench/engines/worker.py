@@ -60,6 +60,7 @@ class RemoteExaminer:
     def __init__(self, channels: Sequence[Channel]) -> None:
         self._earlier: dict[str, list[Mapping[str, str]]] = {}
         self._process = os.getpid()
+        self._asked = ""
         self._free: queue.LifoQueue[Channel] = queue.LifoQueue()
         self._channels = len(channels)
         for channel in channels:
@@ -74,9 +75,9 @@ class RemoteExaminer:
         self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
 
     @property
-    def is_asking(self) -> bool:
-        """True while a request waits for its reply."""
-        return self._free.qsize() < self._channels
+    def asking(self) -> str:
+        """The latest request while one waits for its reply; else empty."""
+        return self._asked if self._free.qsize() < self._channels else ""
 
     def ask(
         self, operation: str, body: bytes | memoryview = b"", **values: Any
@@ -86,7 +87,7 @@ class RemoteExaminer:
             raise RuntimeError(
                 "images can be read in the process of the worker only, not in a fork"
             )
-        channel = self._free.get()
+        channel, self._asked = self._free.get(), operation
         try:
             channel.send({"operation": operation, **values}, body)
             header, answer = channel.receive()
@@ -212,7 +213,7 @@ class _Engine:
         while True:
             time.sleep(BEAT_SECONDS)
             self.flush()
-            self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
+            self.send("beat", waiting=is_waiting(), asking=examiner.asking)
 
 
 def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:

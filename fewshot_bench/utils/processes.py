@@ -1,4 +1,4 @@
-"""Identity of this machine, and liveness and signals of its processes."""
+"""Identity of this machine, and liveness, signals and output of its processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import re
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+
+from fewshot_bench.utils.text import printable_lines
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PR_SET_PDEATHSIG = 1
@@ -29,6 +33,29 @@ def this_machine() -> str:
         boot = BOOT.read_text(encoding="ascii")[:8]
     text = f"{socket.gethostname()[:60]}-{namespace}-{boot}"
     return re.sub(r"[^A-Za-z0-9.-]", "", text)
+
+
+def forward(descriptor: int, heard: Callable[[str], None]) -> threading.Thread:
+    """Start a thread that reads what another process prints, until nobody can write any more.
+
+    heard: gets each line, in which no character controls a terminal.
+    """
+
+    def read() -> None:
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                heard(printable_lines(line))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def show(text: str) -> None:
+    """Write to stderr, unless it is closed."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def interrupt_on_signals() -> None:

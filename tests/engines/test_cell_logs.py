@@ -18,7 +18,7 @@ from fewshot_bench.store.clean import Chosen, list_leftovers, remove
 from fewshot_bench.store.log_files import LOG, read_log
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.helpers import Result, fsbench
+from tests.helpers import PATIENCE, Result, fsbench, start
 from tests.merging import merge
 
 METHOD = """
@@ -236,3 +236,34 @@ def test_a_cell_has_a_readable_name_of_its_own() -> None:
     for name in names:
         assert Path(name).name == name
         assert len(name) < 120
+
+
+STEERING = """
+import os
+from dataclasses import dataclass
+from fewshot_bench.training import LinearClassifier
+
+os.write(2, b"\\x1b]0;imported\\x07\\n")
+
+
+@dataclass(frozen=True)
+class Steering:
+    name = "steering"
+
+    def fit(self, task, backbone, ctx):
+        os.write(2, b"\\x1b[2J\\xc2\\x9b1mone\\r\\xe2\\x80\\xaetwo\\xff\\nthree")
+        os.write(1, b"\\x1b[31mfour\\n")
+        os.system("printf '\\\\033[5mfive\\\\n' >&2")
+        return LinearClassifier(backbone.class_features(task))
+"""
+
+
+def test_what_is_written_to_a_descriptor_controls_no_terminal(tmp_path: Path) -> None:
+    (tmp_path / "steering.py").write_text(STEERING)
+    words = ("-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20, "--jobs", 1)
+    method = f"{tmp_path / 'steering.py'}:Steering"
+    process = start("run", "-m", method, *words, "--store", tmp_path / "store")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert all(word in err for word in ("imported", "one", "two", "three", "four", "five"))
+    assert all(line.isprintable() for line in (out + err).split("\n"))

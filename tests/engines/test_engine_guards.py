@@ -142,6 +142,47 @@ def test_a_stopped_worker_costs_nothing(
     assert "no sign of life" in retried.incidents[0]["text"]
 
 
+@pytest.mark.parametrize("who", ["label", "worker"])
+def test_what_is_waited_for_is_named_once(
+    methods: Any, who: str, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Heartbeats do not follow the fast clock.
+    monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
+    hurried.now = lambda: False
+    said: list[str] = []
+    stopped: list[int] = []
+
+    def told(text: str) -> None:
+        said.append(text)
+        # It is not said again while the same wait goes on.
+        for _ in range(20):
+            assert not engine._workers[0].find_stall()
+        hurried.now = lambda: False
+        os.kill(stopped[0], signal.SIGCONT)
+
+    def progress(cell: RunSpec, done: int, total: int) -> None:
+        worker = engine._workers[0]
+        if not stopped:
+            labels = engine._label_process
+            assert labels is not None
+            stopped.append(labels.process.pid if who == "label" else worker.process.pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+            hurried.now = lambda: not said and (who == "worker" or bool(worker._asking))
+
+    todo = cells("slow", options=["seconds=0.5"])
+    engine = LocalEngine(Store(tmp_path), Settings(threads=1, hang=math.inf), say=told)
+    with engine:
+        (record,) = engine.run(todo, progress)
+    assert record.status == "done"
+    assert not record.incidents
+    (text,) = said
+    assert text.startswith("slow[seconds=0.5] on digits, 1-shot, seed 1 has waited for ")
+    if who == "label":
+        assert f"the label process ({stopped[0]}) is to " in text
+    else:
+        assert f"its worker (process {stopped[0]}) gives no sign of life" in text
+
+
 @pytest.mark.slow
 def test_several_runs_compute_each_cell_once(
     methods: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
