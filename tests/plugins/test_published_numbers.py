@@ -87,7 +87,9 @@ def test_only_the_numbers_of_a_method_s_authors_are_official() -> None:
             own, first = (
                 papers[name] for name in (number.method, number_source(number).methods[0])
             )
-            assert own and first and {*own.papers} & {*first.papers}, number
+            assert own is not None, number
+            assert first is not None, number
+            assert {*own.papers} & {*first.papers}, number
 
 
 def number_source(number: Number) -> Source:

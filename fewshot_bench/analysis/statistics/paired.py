@@ -24,9 +24,10 @@ seed means divided by S, `A/S + E/(S I)`; the image part is the bootstrap varian
 the interaction already in the seed part, `B/I`. Their sum is the unbiased
 `(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets and divided by D^2. The statistic is
 referred to Student's t with the degrees of freedom of Satterthwaite's (1946) formula, modified for
-few seeds as explained in `freedom`; of seeds alone, the fewest of any data set. The sum is not raised to the bootstrap's variance if it is
-smaller: the level would drop to 2 % where seeds do not matter. p-value and interval come from one
-distribution: the interval excludes 0 exactly when p < 0.05.
+few seeds as explained in `freedom`. Where only seeds are tested, they are the fewest degrees of any
+data set. The sum is not raised to the bootstrap's variance if it is smaller: the level would drop
+to 2 % where seeds do not matter. p-value and interval come from one distribution: the interval
+excludes 0 exactly when p < 0.05.
 
 Several training seeds on the same support set are not independent runs. The support sets are the
 draws then, each with the mean of its runs; if they share their training seeds, the variance between
