@@ -113,7 +113,7 @@ class FootprintKinds(Struct):
     encoded_per_query: Amount = None
     test_steps: Amount = None
     work: dict[str, dict[str, Amount]] = {}
-    selection: dict[str, Amount] = {}
+    selection: dict[str, Amount | bool] = {}
     violations: list[str] = []
     trained_source: str = ""
     metered: bool = False
