@@ -65,7 +65,7 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
     """One published number.
 
     method, options: by this harness's names where it has them, else by the paper's. `options` are
-        those that differ from the defaults.
+        those that differ from the defaults, or that rows of the source differ in.
     backbone: as open_clip names it, `ViT-B-16`; OpenAI's weights throughout.
     metric: `top1` (percent), `train_minutes`, `seconds_per_run` or `trained_params`.
     label: its origin: `printed` in a table, from a `log` or file of results, read off a
