@@ -72,22 +72,11 @@ def test_every_collected_row_is_accounted_for() -> None:
 
 def test_only_the_numbers_of_a_method_s_authors_are_official() -> None:
     kinds: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-<<<<<<< HEAD
-    for row in csv.DictReader(
-        io.StringIO(fsbench("printed", "--sources", 1, "--format", "csv").out)
-    ):
-        method = row["method"].partition("[")[0]
-        kinds[row["source"], row["table"]].add(f"{method} {row['kind']}")
-    assert {"clip-lora official", "coop secondary", "maple secondary"} < kinds[
-        "clip-lora", "table3"
-    ]
-=======
     shown = fsbench("printed", "--sources", 1, "--format", "csv").out
     for row in csv.DictReader(io.StringIO(shown)):
         method = row["method"].partition("[")[0]
         kinds[row["source"], row["table"]].add(f"{method} {row['kind']}")
     assert kinds["clip-lora", "table3"] > {"clip-lora official", "coop secondary"}
->>>>>>> h-printed
     assert kinds["clip-svd", "readme"] >= {"clip-svd official", "clip-lora secondary"}
     assert kinds["tip-adapter", "exp-log"] == {
         *("tip-adapter official", "tip-adapter-f official"),
@@ -96,19 +85,9 @@ def test_only_the_numbers_of_a_method_s_authors_are_official() -> None:
     assert kinds["maple", "base-to-new"] >= {"maple official", "vpt-deep secondary"}
     assert kinds["tuw", "tables3-5"] == {"clip-lora rerun"}
     for number in all_numbers():
-<<<<<<< HEAD
-        if number.kind == "official" and number.method in papers and number.under == "":
-            own, first = (
-                papers[name] for name in (number.method, number_source(number).methods[0])
-            )
-            assert own is not None, number
-            assert first is not None, number
-            assert {*own.papers} & {*first.papers}, number
-=======
         if number.kind == "official" and not number.under:
             own, first = (papers(name) for name in (number.method, owner(number)))
             assert not own or own & first, f"{number.name} of {number.source}: of other authors"
->>>>>>> h-printed
 
 
 def papers(method: str) -> set[Paper]:
