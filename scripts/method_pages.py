@@ -122,7 +122,7 @@ def _options(fields: Sequence[Hyperparameter]) -> str:
 def _published_values(card: MethodCard) -> str:
     rows = []
     for published in card.published:
-        values = ", ".join(f"`{name}={value}`" for name, value in published.values.items())
+        values = ", ".join(f"`{name}={value}`" for name, value in published.stated.items())
         rows.append((published.place, values, published.source))
     if not rows:
         return ""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.utils.errors import ContractError, one_of, texts, whole_number
 
@@ -94,11 +95,12 @@ class FitSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """Values of options in the authors' own runs, where they differ from the defaults.
+    """Options and prompts of the authors' own runs, where they differ from the defaults.
 
     values: by option. datasets, shots: where they hold; empty for all. base_to_new: True for runs
     on half of the classes alone, False for those on all classes alone, None for both. schedule:
     name of the training schedule with these values, if another one. source: file of the authors.
+    prompts: the template set (`--prompts`) of these runs; empty for that of the run.
 
     Example: `Published({"lr": 2e-4}, datasets=("imagenet",))`.
 
@@ -111,6 +113,7 @@ class Published:
     base_to_new: bool | None = None
     schedule: str = ""
     source: str = ""
+    prompts: str = ""
 
     def __post_init__(self) -> None:
         """ContractError for values of another type."""
@@ -119,6 +122,8 @@ class Published:
         texts("Published.datasets", self.datasets)
         texts("Published", (self.schedule, self.source))
         _refuse_other("Published.shots", self.shots, tuple, "a tuple of ints", int)
+        if self.prompts:
+            one_of("Published.prompts", self.prompts, tuple(TEMPLATE_SETS))
 
     def holds(self, setting: FitSetting) -> bool:
         """True if the values are those of a cell in this setting."""
@@ -127,6 +132,11 @@ class Published:
             and (not self.shots or setting.shots in self.shots)
             and self.base_to_new in (None, setting.base_to_new)
         )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The values by option, and `prompts` if it is stated."""
+        return {**self.values, **({"prompts": self.prompts} if self.prompts else {})}
 
     @property
     def place(self) -> str:
@@ -171,7 +181,7 @@ class MethodCard:
         baseline without a paper of its own names that of the model (`backbones.papers_of_weights`).
     cost: what a fit on encoded features runs, one of `COSTS`.
     trained: function from `Sizes` to the number of trained parameters of the default options.
-    published: values of options in the authors' own runs, which `fsbench run --published` takes;
+    published: options and prompts of the authors' own runs, which `fsbench run --published` takes;
         of several that hold for a cell, later ones win.
 
     >>> MethodCard("no training", family="cache", cost="seconds")
@@ -225,10 +235,15 @@ class MethodCard:
             for name, value in published.values.items()
         }
 
+    def prompts_in(self, setting: FitSetting) -> str:
+        """The template set of the authors' runs in a setting; empty for that of the run."""
+        named = [each.prompts for each in self.published if each.holds(setting) and each.prompts]
+        return named[-1] if named else ""
+
     @property
     def varied(self) -> frozenset[str]:
-        """Names of the options that have published values in some setting."""
-        return frozenset(name for published in self.published for name in published.values)
+        """Names of what is published for some setting: options, and `prompts`."""
+        return frozenset(name for published in self.published for name in published.stated)
 
     def without_own_values(self, datasets: Iterable[str]) -> tuple[str, ...]:
         """The data sets for which no values of their own are published."""
@@ -260,9 +275,9 @@ class MethodCard:
         """The published values of each option with their places, as text."""
         return {
             name: "; ".join(
-                f"{published.values[name]} on {published.place}"
+                f"{published.stated[name]} on {published.place}"
                 for published in self.published
-                if name in published.values
+                if name in published.stated
             )
             for name in sorted(self.varied)
         }
@@ -292,7 +307,7 @@ class MethodCard:
         if self.sees != SEES[0]:
             yield f"an answer depends on: {self.seen}"
         for published in self.published:
-            values = ", ".join(f"{name}={value}" for name, value in published.values.items())
+            values = ", ".join(f"{name}={value}" for name, value in published.stated.items())
             source = f" ({published.source})" if published.source else ""
             yield f"published (--published) for {published.place}: {values}{source}"
         yield from self.differences(but=self.varied)

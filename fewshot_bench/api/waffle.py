@@ -4,7 +4,8 @@ WaffleCLIP (Roth et al., ICCV 2023): "A photo of a {name}, which has {noise}.", 
 random words and random characters, as long as the class names are on average. Texts with knowledge
 about classes that score no better than these show the effect of many texts, and none of knowledge.
 The words are our own list; the official code has another one, and takes its characters from the
-texts of a language model.
+texts of a language model. Of its texts, 2 to 4 % say "which is {noise}", where the noise begins
+with "a" or "used", and a few "which {noise}".
 """
 
 from __future__ import annotations

@@ -221,6 +221,8 @@ def expand(request: Request) -> Plan:
             check_val(imported, val)
             picks[name, shots, seed] = imported.digest
     choose = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
+    # Prompts and texts that the user named win over those of a method's authors.
+    free = not (request.prompts or "templates" in request.data or request.texts != BY_TEMPLATES)
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
     for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
@@ -234,7 +236,7 @@ def expand(request: Request) -> Plan:
             backbone=backbone,
             protocol=sampling,
             val=val,
-            prompts=prompts,
+            prompts=(free and whole.prompts) or prompts,
             precision=request.precision,
             device=request.device,
             limit=request.limit,
@@ -255,7 +257,11 @@ def expand(request: Request) -> Plan:
             cell
             if part == cell.classes
             else dataclasses.replace(
-                cell, classes=part, options=half.options, overrides=half.overrides
+                cell,
+                classes=part,
+                prompts=(free and half.prompts) or prompts,
+                options=half.options,
+                overrides=half.overrides,
             )
             for part in request.classes
             if part != NO_CLASSES

@@ -45,7 +45,8 @@ class Variant:
     """A method with one set of hyper-parameters.
 
     overrides: the values that differ from the defaults. chosen: the values that the user named.
-    card: the method's, of these values.
+    card: the method's, of these values. prompts: the template set of its authors, if published
+    values are taken and state one.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Variant:
     version: str
     chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     card: MethodCard = dataclasses.field(default=MethodCard(""))
+    prompts: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +327,9 @@ class PublishedVariants:
             overrides = {name: v for name, v in variant.chosen.items() if name in counted}
             made = variant_of(variant.method, cls, values)
             self._made[key] = dataclasses.replace(made, overrides=overrides, chosen=variant.chosen)
-        return self._made[key]
+        return dataclasses.replace(
+            self._made[key], prompts=card.prompts_in(setting) if card else ""
+        )
 
 
 def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
+from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, hyper
 from fewshot_bench.training import require, require_not_negative, require_positive
 from fsbench_methods import papers
 from fsbench_methods.query_views import ViewClassifier
@@ -88,7 +88,8 @@ class Mta:
 
     Of 64 views of a query, each with its own bandwidth, the mode is found by mean shift from the
     plain view, where inlier scores lower the weight of views whose predictions differ from those of
-    the others. The mode is classified like any image feature.
+    the others. The mode is classified like any image feature. The official prompt is "a photo of a
+    {}." on every data set.
     """
 
     name: ClassVar[str] = "mta"
@@ -116,7 +117,10 @@ class Mta:
             paper=papers.OF_METHOD["mta"],
             cost="closed form",
             trained=lambda s: 0,
+            published=(Published({}, prompts="simple", source="MTA main.py:339"),),
             deviations=(
+                "features have the precision of the run; the official ones and all steps on them "
+                "are in half precision",
                 "bandwidths have a floor, where equal views make the official code return NaN",
             ),
         )

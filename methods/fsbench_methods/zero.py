@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
+from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, hyper
 from fewshot_bench.training import require
 from fsbench_methods import papers
 from fsbench_methods.query_views import ViewClassifier, by_entropy
@@ -49,7 +49,7 @@ class Zero:
 
     Of 64 views of a query, the 30 % whose predictions have the lowest entropy vote: their softmax
     at temperature zero, added up. Between classes with equally many votes, the other views decide
-    in the order of their entropy.
+    in the order of their entropy. The official prompt is "a photo of a {}." on every data set.
     """
 
     name: ClassVar[str] = "zero"
@@ -73,9 +73,13 @@ class Zero:
             paper=papers.OF_METHOD["zero"],
             cost="closed form",
             trained=lambda s: 0,
+            published=(Published({}, prompts="simple", source="ZERO scripts/zero.sh:6"),),
             deviations=(
                 "votes are exact: the official temperature is the machine epsilon of the type of "
-                "the logits, 1/1024 in its half precision, where close classes share a vote",
+                "the logits, 1/1024 in its half precision, where close classes share a vote and "
+                "ties practically never occur; with 1,000 classes, 11 of 300 answers differ",
+                "features and logits have the precision of the run; the official half precision "
+                "changes 16 of 1,500 answers and 0.4 points of accuracy",
                 "answers are log((votes + p) / (kept + 1)), with p of the view that breaks ties; "
                 "their nll and ece mean little",
                 "where no other view predicts one of the tied classes, the most certain of those "

@@ -96,7 +96,7 @@ def test_neighbors_mixed_up_or_dropped_move_assignments(accident: str) -> None:
     assert min(gaps(few_shot(CASES[1]), few_shot(CASES[1], **{accident: True}))) > 0.01
 
 
-def test_gammas_that_start_where_the_last_one_ended_come_to_the_same_assignments() -> None:
+def test_gammas_that_start_where_the_last_one_ended_differ_until_the_rounds_converge() -> None:
     inputs = CASES[1].queries.features, CASES[1].start, support(CASES[1]), GAMMAS
     anew, chained = (
         [reference.transclip(*inputs, n, chained=on) for n in (1, 10)] for on in (False, True)

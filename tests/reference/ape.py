@@ -61,7 +61,11 @@ def search(
     weights: Tensor,
     grids: tuple[list[float], list[float]],
 ) -> tuple[float, float, int, int]:
-    """First best beta, alpha and column of weights (m, g), and the number of correct answers."""
+    """First best beta, alpha and column of weights (m, g), and the number of correct answers.
+
+    main.py goes through beta, alpha, gamma in this order, and replaces the best only by a larger
+    accuracy. Of `search_step` points up to `search_scale`, the last one is a step below it.
+    """
     values, best = F.one_hot(labels, zero_shot.shape[1]).to(keys.dtype), (0.0, 0.0, 0, -1)
     for beta in grids[0]:
         activation = torch.exp(-beta * (1 - features @ keys.T))
@@ -103,7 +107,10 @@ def train(
     constants: tuple[float, float, float],
     lr: float,
 ) -> tuple[Tensor, Tensor]:
-    """Residual and weights after AdamW on the given batches, with torch's cosine by batch."""
+    """Residual and weights after AdamW on the given batches, with torch's cosine by batch.
+
+    `APE_T` takes `train_epoch` epochs, and lowers the rate after every batch, to 0 after the last.
+    """
     residual = torch.nn.Parameter(torch.zeros(len(text), len(channels)))
     weights = torch.nn.Parameter(torch.ones(len(keys)))
     optimizer = torch.optim.AdamW([residual, weights], lr=lr, eps=1e-3, weight_decay=0.1)

@@ -1,7 +1,8 @@
 """Class scores from several texts of each class, as plain loops over images and texts.
 
 CuPL (Pratt et al., ICCV 2023): the mean of the unit text features, at unit length. VDT (Menon and
-Vondrick, ICLR 2023) and WaffleCLIP (Roth et al., ICCV 2023): the mean of the cosines.
+Vondrick, ICLR 2023) and WaffleCLIP (Roth et al., ICCV 2023): the mean of the cosines. None of the
+three takes rounds or stops; WaffleCLIP pools 2 x `waffle_count` = 30 texts of a class.
 """
 
 from __future__ import annotations

@@ -24,7 +24,11 @@ def step(a: Tensor, mean: Tensor) -> Tensor:
 
 
 def fit(alphas: Tensor, means: Tensor, steps: int) -> Tensor:
-    """All distributions (k, d); the steps of all end together, tested every 50."""
+    """All distributions (k, d); the steps of all end together.
+
+    `update_alpha` takes `iter_mm` steps (1,000); after steps 50, 100, ..., counted from 0, it stops
+    if the squared change of this one step is below 1e-11, and keeps its result.
+    """
     for number in range(steps):
         new = torch.stack([step(a, y) for a, y in zip(alphas, means, strict=True)])
         change = (new - alphas).norm() ** 2 / alphas.norm() ** 2
@@ -45,6 +49,9 @@ def posteriors(
     support: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """log u (n, classes) for the probabilities x (n, classes) of each batch.
+
+    `run_method` takes `iter` rounds (20, hard: 10), none fewer: parameters, then shares of the
+    clusters by the last u, then u. It ends with u, and makes it one-hot in every round if hard.
 
     support: probabilities (s, classes) and labels (s,) of images that stay in their clusters.
 

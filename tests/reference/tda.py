@@ -11,7 +11,10 @@ Item = tuple[float, Tensor, Tensor]
 
 
 def remember(cache: dict[int, list[Item]], at: int, item: Item, most: int) -> None:
-    """Keep the `most` items of lowest entropy of a class; of equal ones the first."""
+    """Keep the `most` items of lowest entropy of a class; of equal ones the first.
+
+    `update_cache` replaces the last item of a full class only by one of lower entropy.
+    """
     cache[at] = sorted([*cache.get(at, []), item], key=lambda one: one[0])[:most]
 
 
@@ -24,7 +27,11 @@ def logits(
     beta: float = 5.0,
     in_nats: bool = True,
 ) -> Tensor:
-    """(n, classes). in_nats: entropy in nats over log2 C, as in the official code; else in bits."""
+    """(n, classes). in_nats: entropy in nats over log2 C, as in the official code; else in bits.
+
+    `run_test_tda` puts a query into the caches before it answers for it; both thresholds of the
+    entropy, and of a probability, are exclusive.
+    """
     positive: dict[int, list[Item]] = {}
     negative: dict[int, list[Item]] = {}
     classes, rows = len(text), []

@@ -56,6 +56,10 @@ def transclip(
 ) -> list[Tensor]:
     """z (n, classes) after all rounds and a last assignment, for each gamma.
 
+    TransCLIP_solver has `for k in range(max_iter + 1)` and stops after the assignment of k =
+    max_iter: 11 assignments of `max_iter=5` steps each, 10 updates of means and variance. Nothing
+    tests for convergence.
+
     support: features and labels; with them, y counts as its square root. Accidents: `aliased`, the
     anchor y is overwritten by z; `misaligned`, rows of the affinity are (support, queries), those
     of z (queries, support); `dropped`, as in `affinity`; `chained`, each gamma goes on where the
@@ -94,7 +98,10 @@ def transclip(
 
 
 def choose(q: Tensor, val: tuple[Tensor, Tensor], results: Sequence[Tensor]) -> int:
-    """The first z with most right answers, those of validation images being of nearest queries."""
+    """The first z with most right answers, those of validation images being of nearest queries.
+
+    TransCLIP_solver replaces the best only by a larger accuracy.
+    """
     nearest = (val[0] @ q.T).argmax(dim=1)
     right = [int((z.argmax(dim=1)[nearest] == val[1]).sum()) for z in results]
     return right.index(max(right))
@@ -121,8 +128,8 @@ def stata(
 ) -> Tensor:
     """z (n, classes) after all rounds and a last assignment. chunk: as in `first_variance`.
 
-    StatA_solver has `for k in range(max_iter + 1)` and stops after the assignment of k = max_iter:
-    11 assignments and 10 updates of the classes for max_iter = 10.
+    StatA_solver has the loop of `transclip`: 11 assignments of five steps, 10 updates of the
+    classes.
     """
     w = affinity(q)
     v0 = first_variance(q, t, y, chunk)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -83,6 +83,44 @@ def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
     assert [cell.overrides for cell in cells] == [{"rate": 2.0}] * 4, "also where it is published"
     default = planned(method, options=("rate=1",))
     assert [cell.overrides for cell in default] == [{"rate": 1.0}] * 4, "the default of the class"
+
+
+def prompts(method: str, **asked: Any) -> set[str]:
+    asked = {"datasets": ("digits",), "shots": (1,), "views": 64} | asked
+    return {cell.prompts for cell in planned(method, **asked)}
+
+
+@pytest.mark.parametrize("name", ["mta", "zero"])
+def test_methods_of_views_take_their_authors_prompt_unless_the_user_names_one(name: str) -> None:
+    assert prompts(name) == prompts(name, classes=("base", "new")) == {"simple"}
+    assert prompts(name, prompts="custom") == {"custom"}
+    assert prompts(name, prompts="ensemble") == {"ensemble"}
+    assert prompts(name, texts="waffle") == {"custom"}
+    assert prompts(name, data={"templates": ("a drawing of {}.",)}) == {"custom"}
+    assert prompts("zero-shot") == {"custom"}
+    plain = expand(Request(methods=(name,), backbone="tiny", datasets=("digits",), views=64)).cells
+    assert {cell.prompts for cell in plain} == {"custom"}
+
+
+def test_prompts_of_authors_depend_on_the_setting_and_are_told(tmp_path: Path) -> None:
+    given = 'Published({}, ("shapes",), shots=(2,), prompts="ensemble", source="its README"),\n'
+    file = tmp_path / "worded.py"
+    file.write_text(METHOD.replace("Published({", f"{given}            Published({{", 1))
+    cells = planned(f"{file}:Tuned")
+    found = {(cell.dataset, cell.shots): cell.prompts for cell in cells}
+    assert {place for place, own in found.items() if own == "ensemble"} == {("shapes", 2)}
+    told = "published (--published) for shapes at 2 shots: prompts=ensemble (its README)"
+    assert told in fsbench("show", f"{file}:Tuned").out
+    with pytest.raises(fb.ContractError, match="prompts"):
+        fb.Published({}, prompts="an image of {}")
+
+
+def test_epsilon_of_ape_t_on_food101_is_larger_at_few_shots() -> None:
+    card = card_of(registry().method_class("ape-t"))
+    assert card is not None
+    for shots, eps in {1: 0.01, 2: 0.01, 4: 0.001, 8: 0.001, 16: 0.001}.items():
+        found = card.published_in(FitSetting("food101", shots, base_to_new=False))
+        assert (found["eps"], found["epochs"], found["lr"]) == (eps, 30, 1e-4)
 
 
 @pytest.fixture(scope="module")
