@@ -59,6 +59,22 @@ def test_the_widest_gap_stands_first_and_csv_has_every_source() -> None:
     assert len(json.loads(alone.out)["rows"]) >= 10
 
 
+@pytest.mark.parametrize("words", [(), ("-m", "coop,gda", "-d", "dtd"), ("--sources", 3)])
+@pytest.mark.parametrize("form", ["terminal", "csv", "json"])
+def test_numbers_of_too_few_sources_are_counted(words: tuple, form: str) -> None:
+    def rows(*words: object) -> list[dict[str, str]]:
+        done = fsbench("printed", *words, "--format", "csv")
+        return list(csv.DictReader(io.StringIO(done.out)))
+
+    shown, every = rows(*words), rows(*words, "--sources", 1)
+    told = fsbench("printed", *words, "--format", form).err
+    assert told.startswith(f"left out: {len(every) - len(shown):,} numbers that fewer than ")
+    missing = {row["method"].partition("[")[0] for row in every}
+    missing -= {row["method"].partition("[")[0] for row in shown}
+    assert f", all of {', '.join(sorted(missing))} among them; --sources 1 shows them" in told
+    assert fsbench("printed", *words, "--sources", 1, "--format", form).err == ""
+
+
 def test_the_figure_states_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "gaps.svg"
     assert fsbench("printed", *MEANS, "--figure", path).code == 0
