@@ -123,22 +123,23 @@ def agreement(numbers: Iterable[Number]) -> str:
     """The number of settings with several sources, and of those that differ by over a point.
 
     Numbers whose setting is assumed, that are read off a figure or are not comparable do not count,
-    nor do re-runs.
+    nor do re-runs and copies.
     """
     stated = (
         number
         for number in numbers
         if number.label not in ("assumed", "figure")
         and not number.incomparable
-        and number.kind != "rerun"
+        and number.kind not in ("rerun", "copied")
     )
     several = settings_of(stated, 2)
     if not several:
         return "No two sources print the same setting."
     apart = sum(setting.gap > POINT for setting in several)
     return (
-        f"{counted(len(several), 'setting')} printed by two or more sources, re-runs and assumed "
-        f"settings left out: {apart} ({apart / len(several):.0%}) differ by more than a point."
+        f"{counted(len(several), 'setting')} printed by two or more sources, re-runs, copies "
+        f"and assumed settings left out: {apart} ({apart / len(several):.0%}) differ by more than "
+        "a point."
     )
 
 
