@@ -165,7 +165,12 @@ def _sources(numbers: Sequence[Number]) -> str:
     return f"{text}\n"
 
 
-_KINDS = {"official": "by the authors", "rerun": "run again by others", "secondary": "of others"}
+_KINDS = {
+    "official": "by the authors",
+    "rerun": "run again by others",
+    "copied": "copied by others",
+    "secondary": "of others",
+}
 
 
 def _grid(numbers: Sequence[Number], *, short: bool = False) -> str:

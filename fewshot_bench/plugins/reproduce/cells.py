@@ -47,7 +47,7 @@ class Wanted:
 
 
 # Labels of rows in tables of several sources whose numbers are not the authors' own.
-_SAID = {"rerun": "re-run by ", "secondary": "listed by "}
+_SAID = {"rerun": "re-run by ", "copied": "copied by ", "secondary": "listed by "}
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,15 @@ class Source(msgspec.Struct, frozen=True, rename={"text": "citation"}):
 
     source, table: by which numbers name it.
     methods: those whose authors published it, also ones that this harness does not have.
-    others: how it has the numbers of other methods: `rerun` (it ran one paper's method again) or
-        `secondary` (of several methods, run there or copied).
+    others: how it has the numbers of other methods: `rerun` (it ran one paper's method again),
+        `copied` (from the methods' papers) or `secondary` (of several methods, some of each).
     text: who published it, where no method's paper says so.
     collected, kept, left_out: rows that were read, are here, and are not, with the `reason`.
     """
 
     source: str
     table: str
-    others: Literal["rerun", "secondary"]
+    others: Literal["rerun", "copied", "secondary"]
     url: str
     place: str
     collected: int
@@ -112,7 +112,7 @@ class Number(msgspec.Struct, frozen=True, rename={"printed": "value"}):
 
     @property
     def kind(self) -> str:
-        """`official` if the method's authors published it, else `rerun` or `secondary`."""
+        """`official` if the method's authors published it, else `Source.others`."""
         source = sources()[self.source, self.table]
         return "official" if self.method in source.methods else source.others
 

@@ -103,26 +103,43 @@ def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSettin
     return sorted(settings, key=lambda setting: (setting.dataset != AVERAGE, -setting.gap))
 
 
+def tell_hidden(numbers: Iterable[Number], shown: Sequence[PrintedSetting], least: int) -> str:
+    """The numbers that too few sources print, with the methods that have no other; else empty."""
+    every = settings_of(numbers)
+    count = sum(len(setting.numbers) for setting in every)
+    count -= sum(len(setting.numbers) for setting in shown)
+    methods = {number.method for setting in every for number in setting.numbers}
+    methods -= {number.method for setting in shown for number in setting.numbers}
+    whole = f", all of {', '.join(sorted(methods))} among them" if methods else ""
+    if not count:
+        return ""
+    return (
+        f"left out: {counted(count, 'number')} that fewer than {least} sources print{whole}; "
+        "--sources 1 shows them"
+    )
+
+
 def agreement(numbers: Iterable[Number]) -> str:
     """The number of settings with several sources, and of those that differ by over a point.
 
     Numbers whose setting is assumed, that are read off a figure or are not comparable do not count,
-    nor do re-runs.
+    nor do re-runs and copies.
     """
     stated = (
         number
         for number in numbers
         if number.label not in ("assumed", "figure")
         and not number.incomparable
-        and number.kind != "rerun"
+        and number.kind not in ("rerun", "copied")
     )
     several = settings_of(stated, 2)
     if not several:
         return "No two sources print the same setting."
     apart = sum(setting.gap > POINT for setting in several)
     return (
-        f"{counted(len(several), 'setting')} printed by two or more sources, re-runs and assumed "
-        f"settings left out: {apart} ({apart / len(several):.0%}) differ by more than a point."
+        f"{counted(len(several), 'setting')} printed by two or more sources, re-runs, copies "
+        f"and assumed settings left out: {apart} ({apart / len(several):.0%}) differ by more than "
+        "a point."
     )
 
 
@@ -188,7 +205,7 @@ def command(
     label: str | None,
     **filters: Any,
 ) -> None:
-    """List the numbers that papers and repositories print, and where they disagree.
+    """List the accuracies that papers and repositories print, and where they disagree.
 
     Each line is one setting (method, backbone, data set, shots, classes) with all numbers that
     sources print for it, the widest gap first. CSV and JSON give every number with its table,
@@ -205,6 +222,8 @@ def command(
         raise UsageError(
             f"no setting here is printed by {least} sources; --sources 1 shows what one prints"
         )
+    if told := tell_hidden(chosen, settings, least):
+        click.echo(told, err=True)
     names = read_names(rename, {name for s in settings for name in (s.method, s.dataset)})
     settings = [
         replace(s, method=names.get(s.method, s.method), dataset=names.get(s.dataset, s.dataset))

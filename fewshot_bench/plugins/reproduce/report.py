@@ -209,8 +209,8 @@ def _note_rows(
         )
     if table.collected:
         yield (
-            "the numbers are of several sources: rows 're-run by' and 'listed by' are not of the "
-            "method's authors, and no row is ranked against that of another source"
+            "the numbers are of several sources: rows 're-run by', 'listed by' and 'copied by' "
+            "are not of the method's authors, and no row is ranked against that of another source"
         )
     other = [name for name, setting in settings.items() if setting.unlike]
     if other:
