@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,11 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.fit import seed_of
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from fewshot_bench.testing.observe import ProcessState
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.rng import derive, isolate
-from tests.helpers import cells, quick
+from tests.helpers import cells, fsbench, quick
 
 TRAINED = ("linear-probe", "clip-lora")
 
@@ -104,3 +106,41 @@ def test_strict_mode_gives_the_same_numbers(method: str, monkeypatch: pytest.Mon
 def test_the_variable_asks(value: str, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(determinism.VARIABLE, value)
     assert determinism.is_asked() == asked
+
+
+STATING = """
+import os
+from dataclasses import dataclass
+
+import torch
+
+from fewshot_bench.training import LinearClassifier
+
+
+@dataclass(frozen=True)
+class Stating:
+    name = "stating"
+
+    def fit(self, task, backbone, ctx):
+        cudnn = torch.backends.cudnn
+        ctx.note(
+            algorithms=torch.are_deterministic_algorithms_enabled(),
+            workspace=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+            kernels=[cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32],
+        )
+        return LinearClassifier(backbone.class_features(task))
+"""
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_the_option_sets_in_a_worker(strict: bool, tmp_path: Path) -> None:
+    (tmp_path / "stating.py").write_text(STATING)
+    store, method = tmp_path / "store", f"{tmp_path / 'stating.py'}:Stating"
+    words = ("-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20, "--store", store)
+    assert fsbench("run", "-m", method, *words, *["--deterministic"] * strict).code == 0
+    (record,) = Store(store).records()
+    assert record.notes == {
+        "algorithms": strict,
+        "workspace": ":4096:8" if strict else None,
+        "kernels": [True, False, False],
+    }
