@@ -161,20 +161,16 @@ class PluginHost:
         self._lock = threading.Lock()
         self._classes: dict[str, type] = {}
         self._channel, other = Channel.pair()
-        reading, writing = os.pipe()
-        try:
+        with forward(lambda text: os.write(2, text.encode())) as (errors, self._said):
             self._process = start(
                 MODULE,
                 [],
                 {**environment_at_start(), plugins.ONLY: plugin},
                 [other],
-                errors=writing,
+                errors=errors,
                 # It imports much of what workers do.
                 preload=find_preload(),
             )
-        finally:
-            os.close(writing)
-        self._said = forward(reading, lambda text: _write(2, text))
 
     def ask(self, operation: str, **values: Any) -> Any:
         """The answer to a request; raises what the code of the plug-in raised.
@@ -271,20 +267,14 @@ class PluginHost:
         self._channel.close()
         try:
             self._process.wait(END_SECONDS)
-            self._said.join(SAID_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._said.join(SAID_SECONDS)
 
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
         self._process.wait()
-        self._said.join(SAID_SECONDS)
-
-
-def _write(descriptor: int, text: str) -> None:
-    with suppress(OSError):
-        os.write(descriptor, text.encode())
 
 
 def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:

@@ -135,21 +135,11 @@ def encoding(counts: Sequence[Counts], units: Units) -> Work:
 
 def count_cores(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> int:
     """The CPU cores beside one card that it does not wait for, by unit costs."""
-    units = Units()
-    work = sum(_estimate(cells, datasets, units)[1], Work())
-    if not work.flops:
-        return MOST_CORES
-    return max(1, min(MOST_CORES, math.ceil(work.cpu * units.card / work.flops)))
-
-
-def _estimate(
-    cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], units: Units
-) -> tuple[list[Work | None], list[Work]]:
-    """The work of each cell, None if it is not known; and the parts that are known."""
-    counts = count(cells, datasets)
-    works = [work_of(cell, of, units) for cell, of in zip(cells, counts, strict=True)]
-    known = [work for work in works if work is not None]
-    return works, [*known, encoding(counts, units)] if known else []
+    units, counts = Units(), count(cells, datasets)
+    works = (work_of(cell, of, units) for cell, of in zip(cells, counts, strict=True))
+    work = sum(filter(None, works), encoding(counts, units))
+    cores = work.cpu * units.card / work.flops if work.flops else MOST_CORES
+    return min(math.ceil(cores) or 1, MOST_CORES)
 
 
 def list_times(
@@ -180,19 +170,20 @@ def list_times(
         where = limited(sorted({names[setting] for setting in settings}), FEW)
         parts.append(f"{counted(len(measured), 'cell')} as {took} of this store took ({where})")
     others = [cell for cell in cells if _setting(cell) not in runs]
-    units = Units()
-    works, known = _estimate(others, datasets, units)
-    estimated = len(works) - works.count(None)
-    if known:
-        total += sum(known, Work()).seconds(machine, units) + estimated * units.cell / workers
+    units, counts = Units(), count(others, datasets)
+    works = [work_of(cell, of, units) for cell, of in zip(others, counts, strict=True)]
+    estimates = [work for work in works if work is not None]
+    if estimates:
+        total += sum(estimates, encoding(counts, units)).seconds(machine, units)
+        total += len(estimates) * units.cell / workers
         where = _CARD if machine.cards else _CORE
-        parts.append(f"{counted(estimated, 'cell')} by unit costs, roughly (of {where})")
+        parts.append(f"{counted(len(estimates), 'cell')} by unit costs, roughly (of {where})")
     if parts:
         yield f"time: about {duration(total)} in {counted(workers, 'worker')}: {'; '.join(parts)}"
-    if estimated < len(others):
+    if len(estimates) < len(others):
         silent = {c.method: None for c, w in zip(others, works, strict=True) if w is None}
         yield (
-            f"time: {counted(len(others) - estimated, 'cell')} of "
+            f"time: {counted(len(others) - len(estimates), 'cell')} of "
             f"{limited(list(silent), FEW)} not estimated: the card states no cost or "
             "steps, or the backbone is not known"
         )

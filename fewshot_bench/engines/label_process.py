@@ -60,19 +60,15 @@ class LabelProcess:
         self.plugins: set[str] = set()
         before = environment_at_start().items()
         clean = {name: value for name, value in before if not name.startswith(_LOADING)}
-        reading, writing = os.pipe()
-        try:
+        with forward(show) as (errors, _):
             self.process = start(
                 __name__,
                 [str(store), settings.keep_logits],
                 {**clean, **settings.environment(), plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
                 [other],
-                errors=writing,
+                errors=errors,
                 path=[*filter(None, sys.path)],
             )
-        finally:
-            os.close(writing)
-        forward(reading, show)
 
     @property
     def is_alive(self) -> bool:

@@ -71,8 +71,6 @@ HELD_UP_SECONDS = 5.0
 LOOKED_AT = 400
 # With at most this many support sets per worker left, groups with the most shots come first.
 LAST_DRAWS = 2
-# Characters of the reason for eager steps in an incident.
-MOST_REASON = 500
 # Workers in a row that end before they are ready, after which the run fails; one that hangs counts
 # for several, since that takes long.
 FAILED_STARTS, STUCK = 20, 7
@@ -497,14 +495,17 @@ class LocalEngine(Engine):
         found = (self._eager.get(key) for cell in cells for key in (cell.label, cell.fit_key()))
         return next(filter(None, found), "")
 
-    def _fit_eagerly(self, cells: Group, broken: Record) -> None:
-        """Queue cells whose captured steps failed, and say it once."""
-        text = printable(f"{broken.spec.method}: {broken.uncaptured}")[:MOST_REASON]
+    def _fit_eagerly(self, cells: Group, broken: Record | None) -> bool:
+        """Queue cells whose captured step failed, and say it once; False if none did."""
+        if broken is None or not broken.uncaptured or self._reason_for_eager(cells):
+            return False
+        text = f"{printable(f'{broken.spec.method}: {broken.uncaptured}'):.500}"
         of_code = (broken.error or {}).get("of_code")
         if text not in self._eager.values():
             self.say(text)
         self._eager[cells[0].label if of_code else cells[0].fit_key()] = text
         self._waiting.insert(0, cells)
+        return True
 
     def _look_elsewhere(self) -> None:
         """Collect cells computed by other runs; queue those whose claim was dropped."""
@@ -581,15 +582,7 @@ class LocalEngine(Engine):
         for cell in worker.cells:
             if self.before.new_record(cell) is not None:
                 self.store.file(cell.key()).unlink(missing_ok=True)
-        broken = worker.broken
-        if (
-            worker.cells
-            and broken
-            and broken.uncaptured
-            and not self._reason_for_eager(worker.cells)
-        ):
-            self._fit_eagerly(worker.cells, broken)
-        elif worker.cells:
+        if worker.cells and not self._fit_eagerly(worker.cells, worker.broken):
             self._try_again(worker, how)
         self._release(worker)
 

@@ -37,14 +37,6 @@ PRELOADED = "fewshot_bench.engines.preloaded"
 SILENT_SECONDS = 60.0
 # Seconds without any sign of life after which the user is told what a cell waits for.
 STALLED_SECONDS = 60.0
-# The requests to the label process, for messages.
-_STEPS = {
-    "begin": "begin a cell",
-    "cell": "list the images of a cell",
-    "digests": "read the image files of a cell",
-    "read": "read an image file",
-    "settle": "store a result",
-}
 # A process that uses less than this share of a core over at least this many seconds is idle;
 # watching its own memory takes up to 0.02.
 IDLE_SHARE = 0.05
@@ -192,24 +184,20 @@ class Worker:
     ) -> Worker:
         """Start a process; its messages arrive in `events`, None once it has ended."""
         environment = {**environment_at_start(), **settings.environment(), **slot.environment}
-        reading, writing = os.pipe()
         connection = labels.connect()
         channel, other = Channel.pair()
         threads, keep_models = settings.threads or 0, int(settings.keep_models)
-        try:
+        with forward(lambda line: worker._listen(line)) as (errors, said):
             process = start(
                 WORKER,
                 [str(store.path), slot.device, str(threads), str(keep_models)],
                 environment,
                 [other, *connection.channels],
-                errors=writing,
+                errors=errors,
                 preload=PRELOADED if slot.device == CPU else None,
             )
-        finally:
-            os.close(writing)
-        worker = cls(slot, process, channel, connection, _events=events)
+            worker = cls(slot, process, channel, connection, _events=events)
         worker._alive()
-        said = forward(reading, worker._listen)
         worker._reader = threading.Thread(target=worker._read, args=(said,), daemon=True)
         worker._reader.start()
         return worker
@@ -333,7 +321,7 @@ class Worker:
             who, step = "another process", "holds a lock that it needs"
         elif self._asking:
             who = f"the label process ({self.labels.pid})"
-            step = f"is to {_STEPS.get(self._asking, 'answer')}"
+            step = f"does not answer '{printable(self._asking):.20}'"
         return (
             f"{self.cells[0].describe()} has waited for {passed:.0f} s: {who} {step}; is that "
             "process stopped (kill -CONT), or does a disk not answer?"

@@ -113,8 +113,9 @@ class ImageSource:
         self._files = files
         self._labels = tuple(labels)
         self._mirrored = mirrored
-        self._rotate = rotate
-        self._by_torch = by_torch
+        self._rotate, self._by_torch = rotate, by_torch
+        # The part of the identity of augmented views that says how they are cut.
+        self.cutting: dict[str, str] = {"augment": "device"} if by_torch else {}
         self._threads = threads
         self._depth = depth
         self._rgb = DecodeCache()
@@ -148,11 +149,6 @@ class ImageSource:
     def orientation(self) -> dict[str, str]:
         """Whether images are rotated, as a part of the identity of everything cached."""
         return {"exif": "rotate"} if self._rotate else {}
-
-    @property
-    def cutting(self) -> dict[str, str]:
-        """How augmented views are cut, as a part of their identity."""
-        return {"augment": "device"} if self._by_torch else {}
 
     @functools.cached_property
     def _device(self) -> torch.device:

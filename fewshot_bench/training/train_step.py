@@ -133,16 +133,19 @@ class TrainStep:
         self._rate: float | Tensor = 0.0
         self._version = -1
         if kind != "eager":
-            try:
-                self._back_end = back_end(kind, _device(optimizer))
-                _make_capturable(optimizer)
-            except NotCapturableError as error:
-                # Nothing has begun yet.
-                self._back_end, self.reason = None, _explain(kind, str(error))
+            with self._failing():
+                try:
+                    self._back_end = back_end(kind, _device(optimizer))
+                    _make_capturable(optimizer)
+                except NotCapturableError as error:
+                    # Nothing has begun yet.
+                    self._back_end, self.reason = None, _explain(kind, str(error))
 
     def __call__(self, *batch: Tensor, rate: float | None = None) -> None:
         """Take a step on a batch; rate: the learning rate of all groups, None to leave it."""
-        self._require_sound()
+        if self._failed is not None:
+            # The method has caught it.
+            raise self._failed
         if self._before is not None and self._before():
             self.restart()
         if rate is not None:
@@ -165,16 +168,12 @@ class TrainStep:
 
     def settle(self) -> None:
         """Compare the last repetition with an eager step, and drop what was captured."""
-        self._require_sound()
+        if self._failed is not None:
+            raise self._failed
         if self._captured is not None and self._repeated and self._back_end is not None:
             with self._failing():
                 self._compare(self._captured, self._back_end)
         self.restart()
-
-    def _require_sound(self) -> None:
-        """Raise the error of an earlier step, which the method has caught."""
-        if self._failed is not None:
-            raise self._failed
 
     def _read_rate(self, rate: float | None) -> None:
         """Keep the learning rate of a step; a tensor's is copied where it has changed."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fewshot_bench.utils.text import printable_lines
@@ -35,27 +35,31 @@ def this_machine() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "", text)
 
 
-def forward(descriptor: int, heard: Callable[[str], None]) -> threading.Thread:
-    """Start a thread that reads what another process prints, until nobody can write any more.
+@contextlib.contextmanager
+def forward(heard: Callable[[str], object]) -> Iterator[tuple[int, threading.Thread]]:
+    """Yield a descriptor for a process to start inside, and the thread that reads it afterwards.
 
-    heard: gets each line, in which no character controls a terminal.
+    heard: gets each line that is written, in which no character controls a terminal.
     """
 
     def read() -> None:
-        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
+        with os.fdopen(reading, encoding="utf-8", errors="replace") as stream:
             for line in stream:
-                heard(printable_lines(line))
+                with contextlib.suppress(OSError, ValueError):
+                    heard(printable_lines(line))
 
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return thread
+    (reading, writing), thread = os.pipe(), threading.Thread(target=read, daemon=True)
+    try:
+        yield writing, thread
+    finally:
+        os.close(writing)
+        thread.start()
 
 
 def show(text: str) -> None:
-    """Write to stderr, unless it is closed."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+    """Write to stderr."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def interrupt_on_signals() -> None:

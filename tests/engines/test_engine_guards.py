@@ -178,7 +178,7 @@ def test_what_is_waited_for_is_named_once(
     (text,) = said
     assert text.startswith("slow[seconds=0.5] on digits, 1-shot, seed 1 has waited for ")
     if who == "label":
-        assert f"the label process ({stopped[0]}) is to " in text
+        assert f"the label process ({stopped[0]}) does not answer " in text
     else:
         assert f"its worker (process {stopped[0]}) gives no sign of life" in text
 

@@ -202,6 +202,15 @@ def test_steps_are_eager_on_a_device_without_graphs() -> None:
     assert torch.equal(expected, found)
 
 
+def test_an_optimizer_that_fails_half_way_ends_the_fit() -> None:
+    weights = torch.nn.Parameter(torch.zeros(4, 8))
+    optimizer = torch.optim.SGD([weights])
+    # Its rate is moved to the device before its state is found to be none.
+    optimizer.param_groups.append({"lr": "fast", "params": []})
+    with pytest.raises(CaptureError, match="use --step eager"):
+        TrainStep(sound(weights), optimizer, torch.amp.GradScaler(enabled=False), kind="soft")
+
+
 def test_a_failed_capture_is_raised_again_where_it_was_caught() -> None:
     weights = torch.nn.Parameter(torch.zeros(4, 8))
     take = TrainStep(
