@@ -376,7 +376,8 @@ def _check_numbers(values: Any, where: str) -> None:
         if type(value) is dict or type(value) is list:
             _check_numbers(value, f"{where} {name}")
         elif is_too_large(value):
-            raise StoreError(f"{where} {name} {value!r:.60}: expected less than {WHOLE:g}")
+            bound = LARGEST if isinstance(value, float) else WHOLE
+            raise StoreError(f"{where} {name} {value!r:.60}: expected less than {bound:g}")
 
 
 def is_too_large(value: object) -> bool:

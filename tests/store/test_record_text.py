@@ -38,7 +38,7 @@ def test_values_that_no_record_has_are_named_when_they_are_read(tmp_path: Path) 
     store.write(record)
     again = Store(store.path)
     assert len(list(again.records())) == 1
-    assert "metrics.top1 'much': expected `float`" in again.damaged[0].reason
+    assert "metrics.top1 'much': expected `int | float`" in again.damaged[0].reason
 
 
 def test_answers_in_another_file_are_not_those_of_the_record(tmp_path: Path) -> None:

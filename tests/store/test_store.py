@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import LARGEST, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import TEMPORARY, Store
 from fewshot_bench.utils.errors import StoreError, UsageError
@@ -24,7 +24,9 @@ from tests.store_cases import filled
 from tests.store_records import make, put, written
 
 NAMES = st.text(max_size=12)
-NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(
+    -LARGEST, LARGEST, exclude_min=True, exclude_max=True
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
