@@ -18,12 +18,12 @@ from fewshot_bench.api.method_rules import ABOUT
 from fewshot_bench.testing.kit import checks_on
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDE, DATASETS, TOWERS = (
+GUIDE, DATASETS, ADAPTERS = (
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     for name in (
         "reference/method-contract",
         "how-to/own-dataset",
-        "how-to/change-the-towers",
+        "how-to/adapters-and-views",
     )
 )
 
@@ -56,7 +56,7 @@ def test_the_card_shown_has_every_field(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_names_that_an_author_writes_are_listed() -> None:
-    rows = [line for line in TOWERS.splitlines() if line.startswith("| `")]
+    rows = [line for line in ADAPTERS.splitlines() if line.startswith("| `")]
     (encoders,) = [row for row in rows if row.startswith("| `encoder` |")]
     (matrices,) = [row for row in rows if row.startswith("| `matrix` |")]
     assert all(f'`"{name}"`' in encoders for name in ENCODERS)
