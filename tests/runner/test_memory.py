@@ -95,7 +95,7 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     labels = LabelProcess(store.path, settings)
     worker = Worker.start(Slot("cpu/0", "cpu"), store, settings, events, labels)
     try:
-        worker.send([spec], "", {}, force=False, parts=4, incidents={})
+        worker.send([spec], "", {}, force=False, eager=False, parts=4, incidents={})
         while events.get(timeout=PATIENCE)[1].event != "finished":
             pass
     finally:
