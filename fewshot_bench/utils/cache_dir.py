@@ -14,6 +14,7 @@ from pathlib import Path
 from fewshot_bench.utils.database import JOURNALS, remove_database
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, whole
+from fewshot_bench.utils.plugin_code import reset_umask
 from fewshot_bench.utils.text import SIZES, read_size, size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
@@ -204,6 +205,7 @@ def make_folder(folder: Path) -> None:
     for part in (folder, folder.parent):
         if part.is_symlink():
             raise OSError(f"{part} is a link; set {FOLDER_VARIABLE} to the folder it leads to")
+    reset_umask()
     folder.mkdir(parents=True, exist_ok=True)
 
 
