@@ -272,17 +272,23 @@ class _Run:
     def _shrink_features(self, settings: Settings) -> None:
         """Remove least recently used features of earlier runs that are beyond the budget.
 
-        A warning if none can be kept: every worker then encodes its own.
+        A warning for each folder in which nothing can be kept: every worker then makes its own.
         """
         from fewshot_bench.images.feature_files import FeatureFiles
-        from fewshot_bench.utils.cache_dir import FEATURES, folder_of
+        from fewshot_bench.utils.cache_dir import FEATURES, cache_root, folder_of, obstacle
 
         folder = folder_of(FEATURES, self.store.path)
         assert folder is not None
         features = FeatureFiles(folder, lambda: settings.feature_budget)
         if settings.feature_budget != 0 and (why := features.obstacle()):
             self.reporter.warning(
-                f"features are not kept in '{folder}', every worker makes its own: {why}"
+                f"features are not kept in '{folder}', every worker makes its own: {why}; "
+                "set FSBENCH_FEATURES to a folder of each machine"
+            )
+        if why := obstacle(cache_root()):
+            self.reporter.warning(
+                f"what is known of images is not kept in '{cache_root()}', every process reads "
+                f"them anew: {why}; set FSBENCH_CACHE to a folder of each machine"
             )
         if removed := features.shrink():
             self.reporter.info(

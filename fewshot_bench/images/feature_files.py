@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import sys
 import time
@@ -300,10 +299,7 @@ class FeatureFiles:
         if self.folder.is_symlink():
             parent = self.folder.parent
             return f"it is a link, which is not followed; make it a folder, or link '{parent}'"
-        there = next(part for part in (self.folder, *self.folder.parents) if part.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            return ""
-        return f"'{there}' cannot be written"
+        return cache_dir.obstacle(self.folder)
 
     def shrink(self) -> int:
         """Evict what is beyond the budget, which may be lower than before; returns its bytes."""
