@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fewshot_bench.runner.session import Session
+    from fewshot_bench.runner.verdict import Comparison
 
 SHA = 32
 PROGRESS_SECONDS = 0.2
@@ -114,7 +115,13 @@ class RemoteExaminer:
         """The encoded files of an image list."""
         return _RemoteFiles(images, self)
 
-    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
+    def settle(
+        self,
+        record: Record,
+        answers: np.ndarray | None,
+        log: str = "",
+        compared: Sequence[Comparison] = (),
+    ) -> Outcome:
         """Submit a cell to the label process, which computes its metrics and stores it.
 
         The returned outcome has no metrics. Incidents noted earlier precede those of the record.
@@ -126,7 +133,8 @@ class RemoteExaminer:
             return Outcome(record)
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.data.cast("B")
-        self.ask("settle", body, record=record.to_dict(), shape=shape, log=log)
+        packed = [one.pack() for one in compared]
+        self.ask("settle", body, record=record.to_dict(), shape=shape, log=log, compared=packed)
         return Outcome(record)
 
 

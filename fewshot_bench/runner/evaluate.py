@@ -109,9 +109,9 @@ def evaluate(
             answers = answers[np.argsort(np.concatenate(groups))]
         scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
-        verified, text_gap = UNKNOWN, None
+        (verified, compared), text_gap = UNKNOWN, None
         if not session.raises:
-            verified = verify(_answer, answers, meter, fitted, cell, session)
+            verified, compared = verify(_answer, answers, meter, fitted, cell, session)
             if spec.texts != BY_TEMPLATES and cell.below is None:
                 text_gap = find_text_gap(_answer, fitted, cell, session)
         unused = text_gap is not None and text_gap <= TOLERANCE[spec.precision]
@@ -156,7 +156,7 @@ def evaluate(
         curves=fitted.curves,
         incidents=tuple(incidents),
     )
-    return Answered(record, answers, scores, meter)
+    return Answered(record, answers, scores, meter, compared)
 
 
 def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
@@ -107,16 +105,16 @@ def run_group(
         if lower := spec.inner_cell():
             below = done.get(lower.key()) or compute(lower, session.start_log(lower))
         log = session.start_log(spec)
-        record, answers, *_ = compute(spec, log, below)
-        outcome = _settle(record, answers, log.text, session)
+        outcome = _settle(compute(spec, log, below), log.text, session)
         _place_model(outcome.record, session)
         yield outcome
 
 
-def _settle(record: Record, answers: np.ndarray | None, log: str, session: Session) -> Outcome:
+def _settle(done: Answered, log: str, session: Session) -> Outcome:
     """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
+    record = done.record
     try:
-        return session.examiner.settle(record, answers, log)
+        return session.examiner.settle(record, done.answers, log, done.compared)
     except StoreError:
         raise
     except FsbenchError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,7 @@ from fewshot_bench.utils.step_kind import read_kind
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.profiling.meter import Meter
+    from fewshot_bench.runner.verdict import Comparison
 
 SOURCES_KEPT = 6
 
@@ -36,13 +37,15 @@ SOURCES_KEPT = 6
 class Answered(NamedTuple):
     """A record without its metrics; of one that is done, logits (queries, classes) in their order.
 
-    scores: those for all classes of the classifier. meter: the bill.
+    scores: those for all classes of the classifier. meter: the bill. compared: logits that say
+    whether they depend on other queries.
     """
 
     record: Record
     answers: Any = None
     scores: Any = None
     meter: Meter | None = None
+    compared: Sequence[Comparison] = ()
 
 
 @dataclass(frozen=True)
