@@ -296,7 +296,7 @@ class _Desk:
         """
         import numpy as np
 
-        from fewshot_bench.runner.verdict import unpack
+        from fewshot_bench.runner.verdict import Answered, unpack
 
         record, answers = Record.from_dict(values["record"]), None
         key, facts = record.spec.key(), self._find_facts(record.spec)
@@ -309,7 +309,7 @@ class _Desk:
         record = dataclasses.replace(record, metrics={})
         classes = 1 if answers is None else answers.shape[1]
         compared = [unpack(one, classes) for one in values.get("compared", ())]
-        done = self._examiner.settle(record, answers, compared=compared)
+        done = self._examiner.settle(Answered(record, answers, compared=compared))
         log = str(values.get("log", ""))
         self._store.write(done.record, done.answers, done.ids, self._keep, log)
         self._settled.add(key)

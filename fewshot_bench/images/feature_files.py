@@ -294,13 +294,6 @@ class FeatureFiles:
         need = int((1 + WASTE) * size) + 4 * PAGE + before // 16
         cache_dir.make_room(FEATURES, need, self._budget(), self.folder, can_go)
 
-    def obstacle(self) -> str:
-        """The reason why nothing can be kept, and the next step; empty if rows can."""
-        if self.folder.is_symlink():
-            parent = self.folder.parent
-            return f"it is a link, which is not followed; make it a folder, or link '{parent}'"
-        return cache_dir.obstacle(self.folder)
-
     def shrink(self) -> int:
         """Evict what is beyond the budget, which may be lower than before; returns its bytes."""
         if not self.folder.is_dir():

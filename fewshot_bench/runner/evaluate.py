@@ -45,7 +45,8 @@ from fewshot_bench.runner.fit import (
     seed_of,
 )
 from fewshot_bench.runner.isolation import guard
-from fewshot_bench.runner.session import Answered, Cell, Session
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verdict import Answered
 from fewshot_bench.runner.verification import UNKNOWN, encoded_each, find_text_gap, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment

@@ -26,7 +26,8 @@ from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.faults import causes_of, device_fault
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
-from fewshot_bench.runner.session import Answered, Cell, Session
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verdict import Answered
 from fewshot_bench.store.kept_models import (
     STATED,
     ModelConfig,
@@ -112,16 +113,15 @@ def run_group(
 
 def _settle(done: Answered, log: str, session: Session) -> Outcome:
     """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
-    record = done.record
     try:
-        return session.examiner.settle(record, done.answers, log, done.compared)
+        return session.examiner.settle(done, log)
     except StoreError:
         raise
     except FsbenchError as error:
         incidents = Incidents()
-        incidents.restart(record.incidents)
-        failed = _without_result(record.spec, "failed", error, incidents)
-        return session.examiner.settle(failed, None, log)
+        incidents.restart(done.record.incidents)
+        failed = _without_result(done.record.spec, "failed", error, incidents)
+        return session.examiner.settle(Answered(failed), log)
 
 
 def _compute(

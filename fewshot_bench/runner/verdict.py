@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fewshot_bench.api.metrics import TOLERANCE, gap
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.profiling.meter import Meter
 
 # Queries that are asked for again.
 ASKED = 16
@@ -39,6 +43,20 @@ class Comparison(NamedTuple):
         both = (self.expected, self.again)
         texts = (None if rows is None else b64encode(rows.tobytes()).decode() for rows in both)
         return [self.violation, self.company, *texts]
+
+
+class Answered(NamedTuple):
+    """A record without its metrics; of one that is done, logits (queries, classes) in their order.
+
+    scores: those for all classes of the classifier. meter: the bill. compared: logits that say
+    whether they depend on other queries.
+    """
+
+    record: Record
+    answers: Any = None
+    scores: Any = None
+    meter: Meter | None = None
+    compared: Sequence[Comparison] = ()
 
 
 def unpack(packed: Sequence[Any], classes: int) -> Comparison:

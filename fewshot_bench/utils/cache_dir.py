@@ -210,6 +210,8 @@ def touch(path: Path) -> None:
 
 def obstacle(folder: Path) -> str:
     """The reason why nothing can be kept in a folder; empty if files can."""
+    if folder.is_symlink():
+        return f"it is a link, which is not followed; make it a folder, or link '{folder.parent}'"
     there = next(part for part in (folder, *folder.parents) if part.exists())
     try:
         with TemporaryFile(dir=there) as file:

@@ -70,7 +70,7 @@ def test_a_run_that_can_keep_no_features_says_so(tmp_path: Path, what: str) -> N
     done = fsbench("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
     start = f"warning: features are not kept in '{folder}', every worker makes its own: "
     assert done.code == 0, done
-    end = "; set FSBENCH_FEATURES to a folder of each machine\n"
+    end = "; or set FSBENCH_FEATURES to a folder of each machine\n"
     assert done.err == (start + said[what] + end if what in said else "")
 
 
@@ -87,9 +87,9 @@ def test_a_run_on_a_disk_without_locks_says_so_once_and_keeps_nothing_there(
     done = fsbench("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
     features, others = done.err.splitlines()
     assert f"features are not kept in '{tmp_path / 'store'}" in features
-    assert "cannot be locked; set FSBENCH_FEATURES to a folder" in features
-    assert f"not kept in '{tmp_path / 'home'}'" in others
-    assert "cannot be locked; set FSBENCH_CACHE to a folder" in others
+    assert "cannot be locked; or set FSBENCH_FEATURES to a folder" in features
+    assert f"images are not kept in '{tmp_path / 'home'}'" in others
+    assert "cannot be locked; or set FSBENCH_CACHE to a folder" in others
 
 
 def test_features_may_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
