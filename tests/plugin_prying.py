@@ -21,6 +21,7 @@ from torch import Tensor
 
 import fewshot_bench.api.metrics
 from fewshot_bench import Backbone, Images, Record, RunContext, RunSpec, Task, hookimpl
+from fewshot_bench.runner.verdict import Answered
 
 SHOWN = 10_000
 
@@ -66,13 +67,13 @@ def hand_in_for_another() -> None:
     """Submit a result for a rival method's cell."""
     examiner, spec = examiner_of_caller()
     rival = dataclasses.replace(spec, method="zero-shot", options={}, overrides={})
-    examiner.settle(Record(rival, "failed"), None)
+    examiner.settle(Answered(Record(rival, "failed")))
 
 
 def hand_in_first(shape: tuple[int, int]) -> None:
     """Submit a result directly, to learn from its metrics."""
     examiner, spec = examiner_of_caller()
-    outcome = examiner.settle(Record(spec, "done"), np.zeros(shape, np.float32))
+    outcome = examiner.settle(Answered(Record(spec, "done"), np.zeros(shape, np.float32)))
     assert not outcome.record.metrics
 
 

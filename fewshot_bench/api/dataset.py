@@ -29,7 +29,7 @@ from fewshot_bench.utils.errors import (
     unknown,
     whole_number,
 )
-from fewshot_bench.utils.plugin_code import same_folder
+from fewshot_bench.utils.plugin_code import same_state
 from fewshot_bench.utils.text import few, in_prompts
 
 
@@ -489,7 +489,7 @@ class CheckedItems(Wrapper):
 
     def card(self) -> DatasetCard:
         """The card of the data set."""
-        with same_folder():
+        with same_state():
             card = self.inner.card()
         if not isinstance(card, DatasetCard):
             raise PluginError(
@@ -506,7 +506,7 @@ class CheckedItems(Wrapper):
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools of the data set, with labels of type int; the same objects are checked once."""
-        with same_folder():
+        with same_state():
             pools: Any = self.inner.items()
         listed = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         is_same_size = len(listed) == len(self._checked)

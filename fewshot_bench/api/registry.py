@@ -38,7 +38,7 @@ from fewshot_bench.api.plugins import (
     load_plugins,
 )
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
-from fewshot_bench.utils.plugin_code import plugin_code, same_folder
+from fewshot_bench.utils.plugin_code import plugin_code, same_state
 from fewshot_bench.utils.start import remember_environment
 from fewshot_bench.utils.withheld import refuse
 
@@ -313,7 +313,7 @@ class Registry:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = entry.load()
         options = options_of(name, opener, data, store)
-        with self.blaming(name), same_folder():
+        with self.blaming(name), same_state():
             dataset = opener(argument, **options) if of_family else opener(**options)
         if hasattr(dataset, "items"):
             dataset = CheckedItems(dataset, name, f"data set '{name}' ({entry.origin}) failed")

@@ -292,6 +292,8 @@ class _Desk:
         """
         import numpy as np
 
+        from fewshot_bench.runner.verdict import Answered, unpack
+
         record, answers = Record.from_dict(values["record"]), None
         key, facts = record.spec.key(), self._find_facts(record.spec)
         if values["shape"] is not None:
@@ -300,7 +302,10 @@ class _Desk:
             record, answers = _refuse_own_result(record), None
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         record = with_wall_time(_with_facts(record, facts), seconds)
-        done = self._examiner.settle(dataclasses.replace(record, metrics={}), answers)
+        record = dataclasses.replace(record, metrics={})
+        classes = 1 if answers is None else answers.shape[1]
+        compared = [unpack(one, classes) for one in values.get("compared", ())]
+        done = self._examiner.settle(Answered(record, answers, compared=compared))
         log = str(values.get("log", ""))
         self._store.write(done.record, done.answers, done.ids, self._keep, log)
         self._settled.add(key)

@@ -272,18 +272,23 @@ class _Run:
     def _shrink_features(self, settings: Settings) -> None:
         """Remove least recently used features of earlier runs that are beyond the budget.
 
-        A warning if none can be kept: every worker then encodes its own.
+        A warning for each folder in which nothing can be kept: every worker then makes its own.
         """
         from fewshot_bench.images.feature_files import FeatureFiles
-        from fewshot_bench.utils.cache_dir import FEATURES, folder_of
+        from fewshot_bench.utils import cache_dir
 
-        folder = folder_of(FEATURES, self.store.path)
+        folder = cache_dir.folder_of(cache_dir.FEATURES, self.store.path)
         assert folder is not None
         features = FeatureFiles(folder, lambda: settings.feature_budget)
-        if settings.feature_budget != 0 and (why := features.obstacle()):
-            self.reporter.warning(
-                f"features are not kept in '{folder}', every worker makes its own: {why}"
-            )
+        used = {"images": (cache_dir.cache_root(), cache_dir.FOLDER_VARIABLE)}
+        if settings.feature_budget != 0:
+            used = {"features": (folder, cache_dir.FEATURES_VARIABLE), **used}
+        for kind, (place, variable) in used.items():
+            if why := cache_dir.obstacle(place):
+                self.reporter.warning(
+                    f"{kind} are not kept in '{place}', every worker makes its own: {why}; or set "
+                    f"{variable} to a folder of each machine"
+                )
         if removed := features.shrink():
             self.reporter.info(
                 f"note: features: {size_text(removed)} of earlier runs were beyond the budget and "

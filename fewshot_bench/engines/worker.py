@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fewshot_bench.api import plugins
-from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
@@ -43,9 +42,8 @@ from fewshot_bench.utils.step_kind import read_kind
 from fewshot_bench.utils.withheld import withheld
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fewshot_bench.runner.session import Session
+    from fewshot_bench.runner.verdict import Answered
 
 SHA = 32
 PROGRESS_SECONDS = 0.2
@@ -114,19 +112,21 @@ class RemoteExaminer:
         """The encoded files of an image list."""
         return _RemoteFiles(images, self)
 
-    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
+    def settle(self, done: Answered, log: str = "") -> Outcome:
         """Submit a cell to the label process, which computes its metrics and stores it.
 
         The returned outcome has no metrics. Incidents noted earlier precede those of the record.
         A failure of the machine is left to the engine, which keeps an earlier result.
         """
+        record, answers = done.record, done.answers
         earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
         if record.transient:
             return Outcome(record)
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.data.cast("B")
-        self.ask("settle", body, record=record.to_dict(), shape=shape, log=log)
+        packed = [one.pack() for one in done.compared]
+        self.ask("settle", body, record=record.to_dict(), shape=shape, log=log, compared=packed)
         return Outcome(record)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import sys
 import time
@@ -294,16 +293,6 @@ class FeatureFiles:
         before = path.stat().st_size if path.exists() else 0
         need = int((1 + WASTE) * size) + 4 * PAGE + before // 16
         cache_dir.make_room(FEATURES, need, self._budget(), self.folder, can_go)
-
-    def obstacle(self) -> str:
-        """The reason why nothing can be kept, and the next step; empty if rows can."""
-        if self.folder.is_symlink():
-            parent = self.folder.parent
-            return f"it is a link, which is not followed; make it a folder, or link '{parent}'"
-        there = next(part for part in (self.folder, *self.folder.parents) if part.exists())
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            return ""
-        return f"'{there}' cannot be written"
 
     def shrink(self) -> int:
         """Evict what is beyond the budget, which may be lower than before; returns its bytes."""

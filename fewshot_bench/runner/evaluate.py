@@ -45,7 +45,8 @@ from fewshot_bench.runner.fit import (
     seed_of,
 )
 from fewshot_bench.runner.isolation import guard
-from fewshot_bench.runner.session import Answered, Cell, Session
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verdict import Answered
 from fewshot_bench.runner.verification import UNKNOWN, encoded_each, find_text_gap, verify
 from fewshot_bench.splits.groups import PART, is_stream
 from fewshot_bench.utils import environment
@@ -109,9 +110,9 @@ def evaluate(
             answers = answers[np.argsort(np.concatenate(groups))]
         scores, answers = answers, np.ascontiguousarray(answers[:, columns])
         # A debugger would stop there, too.
-        verified, text_gap = UNKNOWN, None
+        (verified, compared), text_gap = UNKNOWN, None
         if not session.raises:
-            verified = verify(_answer, answers, meter, fitted, cell, session)
+            verified, compared = verify(_answer, answers, meter, fitted, cell, session)
             if spec.texts != BY_TEMPLATES and cell.below is None:
                 text_gap = find_text_gap(_answer, fitted, cell, session)
         unused = text_gap is not None and text_gap <= TOLERANCE[spec.precision]
@@ -156,7 +157,7 @@ def evaluate(
         curves=fitted.curves,
         incidents=tuple(incidents),
     )
-    return Answered(record, answers, scores, meter)
+    return Answered(record, answers, scores, meter, compared)
 
 
 def _add(footprint: dict[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,9 @@ from fewshot_bench.utils.errors import ContractError, DataMissingError, NotAppli
 from fewshot_bench.utils.text import digest_of as digest_text
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+    from fewshot_bench.runner.verdict import Answered
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 64, 256
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
@@ -219,8 +220,8 @@ class Examination(Protocol):
         """The encoded files of an image list."""
         ...
 
-    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
-        """Complete a record; answers: (n, classes) float32 logits in the order of the queries.
+    def settle(self, done: Answered, log: str = "") -> Outcome:
+        """Complete a record, whose metrics and independence follow from logits.
 
         log: what the code of the cell printed.
         """
@@ -314,11 +315,17 @@ class Examiner:
         self._lists.move_to_end(images.handle)
         return self._lists[images.handle]
 
-    def settle(self, record: Record, answers: np.ndarray | None, log: str = "") -> Outcome:
-        """The outcome of a cell, with its metrics, from logits in the order of the queries."""
+    def settle(self, done: Answered, log: str = "") -> Outcome:
+        """The outcome of a cell, with its metrics, from logits in the order of the queries.
+
+        Whether they depend on other queries follows from `compared`, whatever the record says.
+        """
+        record, answers = done.record, done.answers
         if answers is None:
             return Outcome(self._with_names(record), log=log)
         import numpy as np
+
+        from fewshot_bench.runner.verdict import judge
 
         spec = record.spec
         cell, (fitted, evaluated) = self._cell(spec), self._label_spaces(spec)
@@ -328,6 +335,8 @@ class Examiner:
                 f"{spec.describe()} has logits {answers.dtype} {answers.shape}, expected float32 "
                 f"{shape}"
             )
+        judged, stated = judge(done.compared, answers, spec.precision), record.footprint
+        both = [*stated.get("violations", ()), *judged["violations"]]
         logits = np.empty_like(answers)
         logits[list(cell.order)] = answers
         labels = np.array([item.label for item in cell.split.test], dtype=np.int64)
@@ -340,6 +349,7 @@ class Examiner:
             record,
             split=self._facts(spec, cell, fitted, evaluated, drawn),
             metrics=rounded(marked),
+            footprint={**stated, **judged, "violations": [*dict.fromkeys(both)]},
         )
         return Outcome(record, marked, [item.id for item in cell.split.test], log)
 

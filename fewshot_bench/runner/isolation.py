@@ -17,7 +17,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.cell_log import HIDDEN, CellLog, collect, lose_output
-from fewshot_bench.utils.plugin_code import same_folder
+from fewshot_bench.utils.plugin_code import same_state
 from fewshot_bench.utils.text import few
 from fewshot_bench.utils.withheld import withheld
 
@@ -31,18 +31,18 @@ _PR_SET_CHILD_SUBREAPER = 36
 def guard(who: str, incidents: Incidents, log: CellLog | None = None) -> Iterator[None]:
     """Collect output and withhold labels inside; afterwards end new child processes.
 
-    The working directory is then the one before.
+    The working directory and the umask are then those of before.
 
     who: prefix of the incident about processes, such as `tip-adapter.fit`. log: of the cell; None
     to lose what is printed. In the foreground, child processes are the user's own.
     """
     if log is not None and log.place != HIDDEN:
-        with same_folder(), collect(log), withheld():
+        with same_state(), collect(log), withheld():
             yield
         return
     children, process = list_children(), os.getpid()
     try:
-        with same_folder(), lose_output() if log is None else collect(log), withheld():
+        with same_state(), lose_output() if log is None else collect(log), withheld():
             yield
     finally:
         if os.getpid() != process:

@@ -31,7 +31,7 @@ from fewshot_bench.images.looking import look_at
 from fewshot_bench.splits.draw import class_half, split_key, split_of
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import estimate_bytes
-from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, files, limit_bytes, limit_of
+from fewshot_bench.utils.cache_dir import FEATURES, IMAGES, files, folder_of, limit_bytes, limit_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
 from fewshot_bench.utils.memory import free_host_memory
@@ -342,7 +342,8 @@ class Needs:
 
     def list_shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
-        folder = store / CACHE / FEATURES
+        folder = folder_of(FEATURES, store)
+        assert folder is not None
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
         bound = (budget, "--feature-budget") if budget is not None else None

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
@@ -28,7 +26,8 @@ from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.faults import causes_of, device_fault
 from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
-from fewshot_bench.runner.session import Answered, Cell, Session
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verdict import Answered
 from fewshot_bench.store.kept_models import (
     STATED,
     ModelConfig,
@@ -107,23 +106,22 @@ def run_group(
         if lower := spec.inner_cell():
             below = done.get(lower.key()) or compute(lower, session.start_log(lower))
         log = session.start_log(spec)
-        record, answers, *_ = compute(spec, log, below)
-        outcome = _settle(record, answers, log.text, session)
+        outcome = _settle(compute(spec, log, below), log.text, session)
         _place_model(outcome.record, session)
         yield outcome
 
 
-def _settle(record: Record, answers: np.ndarray | None, log: str, session: Session) -> Outcome:
+def _settle(done: Answered, log: str, session: Session) -> Outcome:
     """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
     try:
-        return session.examiner.settle(record, answers, log)
+        return session.examiner.settle(done, log)
     except StoreError:
         raise
     except FsbenchError as error:
         incidents = Incidents()
-        incidents.restart(record.incidents)
-        failed = _without_result(record.spec, "failed", error, incidents)
-        return session.examiner.settle(failed, None, log)
+        incidents.restart(done.record.incidents)
+        failed = _without_result(done.record.spec, "failed", error, incidents)
+        return session.examiner.settle(Answered(failed), log)
 
 
 def _compute(

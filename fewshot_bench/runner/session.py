@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Method
@@ -22,27 +22,12 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.cell_log import HIDDEN, LEFT, SEEN, CellLog, read_verbosity
 from fewshot_bench.runner.examiner import CellLists, Examination, Examiner, ImageList
+from fewshot_bench.runner.verdict import Answered
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
 from fewshot_bench.utils.step_kind import read_kind
 
-if TYPE_CHECKING:
-    from fewshot_bench.api.record import Record
-    from fewshot_bench.profiling.meter import Meter
-
 SOURCES_KEPT = 6
-
-
-class Answered(NamedTuple):
-    """A record without its metrics; of one that is done, logits (queries, classes) in their order.
-
-    scores: those for all classes of the classifier. meter: the bill.
-    """
-
-    record: Record
-    answers: Any = None
-    scores: Any = None
-    meter: Meter | None = None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Verification of what a card declares: some queries are asked for again, in other company.
 
-`verify` is called after the normal answer. Nothing of it gets into a record's costs or log.
+`verify` is called after the normal answer; `verdict.judge` judges what it collects. Nothing of it
+gets into a record's costs or log.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,19 +34,18 @@ from fewshot_bench.runner.cell_log import lose_output
 from fewshot_bench.runner.faults import device_fault, out_of_memory
 from fewshot_bench.runner.fit import Context, Fitted, make_task, seed_of
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.runner.verdict import ASKED, Comparison, count_asked, judge
 from fewshot_bench.utils.rng import derive, isolate
 
-# Queries that are asked for again, in how small a batch, in how large a batch or stream, and in
-# which parts of a stream.
-ASKED, FEW, MOST, PART = 16, 5, 256, 7
+# Sizes of a small batch, of the largest batch or stream, and of the parts of a stream.
+FEW, MOST, PART = 5, 256, 7
 
 Groups = Sequence[Sequence[int]]
 # Rows and the columns of them that count, as `evaluate` asks for them.
 Answer = Callable[..., tuple[np.ndarray, Any]]
-# What a footprint states where nothing was verified; see `Witness.facts`.
-UNKNOWN: Mapping[str, Any] = dict.fromkeys(("depends_on_queries", "query_gap", "moved")) | {
-    "violations": []
-}
+Verified = tuple[Mapping[str, Any], Sequence[Comparison]]
+# The facts of a footprint where nothing was verified.
+UNKNOWN: Verified = {**judge((), np.empty((0, 1)), "fp32")}, ()
 
 
 def verify(
@@ -56,11 +55,11 @@ def verify(
     fitted: Fitted,
     cell: Cell,
     session: Session,
-) -> Mapping[str, Any]:
+) -> Verified:
     """Compare the answers to a cell's queries, (n, classes), with those in other company.
 
-    meter: the bill of the answers. Returns facts for a footprint: nothing is known of a method that
-    runs out of memory here.
+    meter: the bill of the answers. Returns facts for a footprint, and what they follow from:
+    nothing is known of a method that runs out of memory here.
     """
     other, declared = copy.deepcopy(fitted.meter), fitted.context.declarations()
     card = read_card(cell.method)
@@ -77,8 +76,8 @@ def verify(
             key = cell.lists.picks.encode()[:64]
             ranks = [hashlib.blake2b(digest, key=key).digest() for digest in source.digests]
             ranked = sorted(range(len(ranks)), key=ranks.__getitem__)
-            count = min(ASKED, max(1, len(ranked) // 2))
-            witness = Witness(ask, answers, ranked, cell.spec.precision, count)
+            precision, count = cell.spec.precision, count_asked(len(ranked))
+            witness = Witness(ask, answers, ranked, precision, count)
             witness.ask(card.sees, cell.lists.groups)
             witness.count_views(source, meter, fitted.meter, card.views_per_query)
     except (Exception, SystemExit) as error:
@@ -87,7 +86,7 @@ def verify(
         return UNKNOWN
     finally:
         fitted.context.restore(declared)
-    return witness.facts
+    return witness.facts, witness.compared
 
 
 def encoded_each(count: int, meter: Meter, of_fit: Meter) -> float | None:
@@ -113,24 +112,17 @@ class Witness:
         precision: str,
         count: int,
     ) -> None:
-        self._ask, self._answers, self._tolerance = ask, answers, TOLERANCE[precision]
+        self._ask, self._answers, self._precision = ask, answers, precision
         self._ranked, self.chosen = [*ranked], [*ranked[:count]]
-        self._gap, self._moved = math.nan, math.nan
-        self._violations: dict[str, None] = {}
+        self.compared: list[Comparison] = []
+        self._hides_views = False
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The facts so far, as a footprint states them.
-
-        Whether logits depend on other queries, and by how much (`metrics.gap`; None if the method
-        failed); the share of answers that others change; what is not as declared (`VIOLATIONS`).
-        """
-        return {
-            "depends_on_queries": None if math.isnan(self._gap) else self._gap > self._tolerance,
-            "query_gap": self._gap if math.isfinite(self._gap) else None,
-            "moved": self._moved if math.isfinite(self._moved) else None,
-            "violations": [*self._violations],
-        }
+        """The facts so far, as a footprint states them: those of `judge`, and hidden views."""
+        facts = judge(self.compared, self._answers, self._precision)
+        hidden = [HIDDEN_VIEWS] * self._hides_views
+        return {**facts, "violations": [*facts["violations"], *hidden]}
 
     def ask(self, sees: str, groups: Groups) -> None:
         """Ask for what must not change the answers. groups: those of the answers."""
@@ -143,8 +135,7 @@ class Witness:
         else:
             alone = [[place] for place in self.chosen]
             self._ask_in_company(0, DEPENDENT)
-            distance, _ = self._judge(DEPENDENT, alone, self._answers[self.chosen])
-            self._gap = max(self._gap, distance)
+            self._compare(DEPENDENT, alone, self._answers[self.chosen], company=True)
 
     def _ask_batches(self, batches: Groups) -> None:
         """A batch after another one and in another order, and batches that are unusual."""
@@ -157,13 +148,13 @@ class Witness:
             expected = self._rows([batch])
         other = next(([*other][:MOST] for other in batches if first not in other), None)
         if expected is not None and other:
-            self._judge(LEAK, [other, batch], expected, len(other))
-        if expected is not None and LEAK not in self._violations:
-            self._judge(POSITION, [batch[::-1]], expected[::-1])
+            self._compare(LEAK, [other, batch], expected, len(other))
+        if expected is not None and LEAK not in self.facts["violations"]:
+            self._compare(POSITION, [batch[::-1]], expected[::-1])
         predicted = answers.argmax(axis=1)
         alike = [place for place in self._ranked if predicted[place] == predicted[first]]
         unusual = [[first], self._ranked[:FEW], alike[:ASKED], [first] * FEW]
-        self._judge(NEEDS_MANY, unusual, answers[:0])
+        self._compare(NEEDS_MANY, unusual, answers[:0])
         self._ask_in_company(len(batch))
 
     def _ask_stream(self, order: Sequence[int]) -> None:
@@ -171,7 +162,7 @@ class Witness:
         head = [*order[: max(1, min(len(order), MOST) // 2)]]
         inside = {*head}
         tail = [place for place in self._ranked if place not in inside][:ASKED]
-        self._judge(LOOKS_AHEAD, [head + tail], self._answers[head])
+        self._compare(LOOKS_AHEAD, [head + tail], self._answers[head])
         self._ask_in_company(len(order))
 
     def _ask_in_company(self, size: int, violation: str = "") -> None:
@@ -179,9 +170,7 @@ class Witness:
         places, others = self.chosen[::-1], self._ranked[len(self.chosen) :]
         count = max(0, min(min(size, MOST) - len(places), len(others) // 2))
         expected = self._answers[places]
-        self._gap, rows = self._judge(violation, [others[:count] + places], expected, count)
-        if rows is not None:
-            self._moved = float((rows.argmax(axis=1) != expected.argmax(axis=1)).mean())
+        self._compare(violation, [others[:count] + places], expected, count, company=True)
 
     def count_views(self, source: ImageSource, meter: Meter, of_fit: Meter, most: int) -> None:
         """A violation if more than `most` views of a query are encoded, the plain one included.
@@ -203,29 +192,33 @@ class Witness:
         with telling(tell):
             self._rows([[place] for place in self.chosen])
         if augmented + len(seen) / len(self.chosen) > most:
-            self._violations[HIDDEN_VIEWS] = None
+            self._hides_views = True
 
-    def _judge(
-        self, violation: str, groups: Groups, expected: np.ndarray, start: int = 0
-    ) -> tuple[float, np.ndarray | None]:
-        """The gap of the rows from `start` on, and these; a violation, if named, if it is large.
+    def _compare(
+        self,
+        violation: str,
+        groups: Groups,
+        expected: np.ndarray,
+        start: int = 0,
+        *,
+        company: bool = False,
+    ) -> None:
+        """Ask for groups, and compare the rows from `start` on; violation: if they differ, if any.
 
         The same question under the same seed tells a method that draws from global generators.
         """
         rows = self._rows(groups)
         part = None if rows is None else rows[start : start + len(expected)]
-        distance = self._differ(part, expected)
-        if violation and distance > self._tolerance:
+        if violation and self._differ(part, expected):
             once, twice = self._rows(groups, False), self._rows(groups, False)
-            steady = self._differ(once, twice) <= self._tolerance
-            draws = steady and rows is not None and self._differ(once, rows) > self._tolerance
-            self._violations[UNSTEADY if draws else violation] = None
-        return distance, part
+            steady = once is not None and not self._differ(twice, once)
+            if steady and rows is not None and self._differ(once, rows):
+                violation = UNSTEADY
+        self.compared.append(Comparison(violation, company, expected, part))
 
-    def _differ(self, rows: np.ndarray | None, expected: np.ndarray | None) -> float:
-        if rows is None or expected is None:
-            return math.inf
-        return gap(rows, expected, self._answers)
+    def _differ(self, rows: np.ndarray | None, expected: np.ndarray) -> bool:
+        gap = Comparison("", False, expected, rows).gap(self._answers)
+        return gap > TOLERANCE[self._precision]
 
     def _rows(self, groups: Groups, anew: bool = True) -> np.ndarray | None:
         """Logits of groups; None if the method fails, whatever the reason in its code."""

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from fewshot_bench.utils.database import JOURNALS, remove_database
+from fewshot_bench.utils.database import JOURNALS, lacks_locks, remove_database
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, whole
+from fewshot_bench.utils.plugin_code import reset_umask
 from fewshot_bench.utils.text import SIZES, read_size, size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
 LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
 BUDGET_VARIABLE = "FSBENCH_FEATURE_BUDGET"
+FEATURES_VARIABLE = "FSBENCH_FEATURES"
 DEFAULT_GB = 20.0
 # Features may use this share of the space that is free without them, unless a budget is set.
 FREE_SHARE = 0.5
@@ -144,8 +147,14 @@ def share_of_disk(used: int, free: int) -> int:
 
 
 def folder_of(kind: str, store: Path | None = None) -> Path | None:
-    """The folder of a kind; features are in the results store, None without a store."""
+    """The folder of a kind; None for features without a store, in which they are.
+
+    FSBENCH_FEATURES is another folder for them. Variables in it are those of the process, so that
+    `$TMPDIR` is a folder of each node.
+    """
     if kind == FEATURES:
+        if chosen := os.environ.get(FEATURES_VARIABLE):
+            return Path(os.path.realpath(os.path.expanduser(os.path.expandvars(chosen))))
         return store / CACHE / FEATURES if store else None
     return cache_root() / kind
 
@@ -199,11 +208,24 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
+def obstacle(folder: Path) -> str:
+    """The reason why nothing can be kept in a folder; empty if files can."""
+    if folder.is_symlink():
+        return f"it is a link, which is not followed; make it a folder, or link '{folder.parent}'"
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    try:
+        with TemporaryFile(dir=there) as file:
+            return f"files in '{there}' cannot be locked" if lacks_locks(file) else ""
+    except OSError as error:
+        return f"'{there}' cannot be written ({error.strerror})"
+
+
 def make_folder(folder: Path) -> None:
     """Create a cache folder; OSError if that fails, or if it or its parent is a link."""
     for part in (folder, folder.parent):
         if part.is_symlink():
             raise OSError(f"{part} is a link; set {FOLDER_VARIABLE} to the folder it leads to")
+    reset_umask()
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -16,12 +16,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:
+    # Windows, whose file systems all have locks.
+    fcntl = None  # type: ignore[assignment]
 
 JOURNALS = ("-wal", "-shm", "-journal")
 # File systems of one machine. A write-ahead log needs memory that all its processes share, which
 # machines do not (https://sqlite.org/wal.html); elsewhere a rollback journal takes its place.
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # A message about a damaged schema may be no text.
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
@@ -159,6 +166,9 @@ class Database:
                     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     os.close(os.open(self.path, flags, 0o666))
+                with self.path.open("rb") as file:
+                    if lacks_locks(file):
+                        return None
                 self._file = self._identify()
                 self._in_memory = False
                 return self._open_file(f"{self.path.absolute().as_uri()}?{way}", way == "mode=rw")
@@ -230,6 +240,20 @@ class Database:
                 self.close()
                 with suppress(OSError):
                     remove_database(self.path)
+
+
+def lacks_locks(file: IO[bytes]) -> bool:
+    """True for a file that cannot be locked, as on NFS without a lock service.
+
+    SQLite would take that for a lock of another process, and wait.
+    """
+    try:
+        if fcntl is not None:
+            # SQLite locks other bytes.
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1)
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    return False
 
 
 def remove_database(path: Path) -> None:

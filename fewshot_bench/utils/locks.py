@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from fewshot_bench.utils import cache_dir
+from fewshot_bench.utils.plugin_code import reset_umask
 
 try:
     import fcntl
@@ -56,17 +57,24 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
 
 @functools.lru_cache(maxsize=1024)
 def _probe(path: Path) -> int:
-    """Create a lock file; its mode follows from the umask, as users of a folder share its locks.
+    """Create a lock file and return its mode, by which users of a folder share its locks.
 
-    OSError if it cannot be locked, as on NFS without a lock service. filelock takes some of these
-    refusals for a lock of another process, which it would wait for without end, or replaces locks
-    by files that a killed process leaves behind.
+    The mode follows from the umask, and its owner may always use the file. OSError if it cannot be
+    locked, as on NFS without a lock service. filelock takes some of these refusals for a lock of
+    another process, which it would wait for without end, or replaces locks by files that a killed
+    process leaves behind.
     """
     if fcntl is None:
         return 0o666
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    reset_umask()
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    found = stat.S_IMODE(path.lstat().st_mode)
+    mode = found | stat.S_IRUSR | stat.S_IWUSR
+    if mode != found:
+        path.chmod(mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         # Another process holds it; some file systems say so by EACCES.

@@ -1,7 +1,7 @@
-"""Plug-in code inside a command: output to stderr, interrupts as errors, the folder as before.
+"""Plug-in code inside a command: output to stderr, interrupts as errors, the process as before.
 
 `plugin_code` is the entry point; `own_interruptions` finds out who raised a KeyboardInterrupt, and
-`same_folder` restores the folder alone, for data sets, whose output some commands collect.
+`same_state` only restores the process, for data sets, whose output some commands collect.
 """
 
 from __future__ import annotations
@@ -40,33 +40,49 @@ class _Shared:
                     self._context.__exit__(None, None, None)
 
 
+# The umask outside of plug-in code; None while none runs.
+_umask: int | None = None
+
+
+def reset_umask() -> None:
+    """Let files of the harness that are made inside plug-in code have their usual mode."""
+    if _umask is not None:
+        os.umask(_umask)
+
+
 @contextmanager
-def _return_to_folder() -> Iterator[None]:
+def _restore_state() -> Iterator[None]:
+    global _umask
     folder = None
+    # Python reads the umask only by changing it.
+    _umask = os.umask(0o077)
+    os.umask(_umask)
     # It may have been removed, before or inside.
     with suppress(OSError):
         folder = os.getcwd()
     try:
         yield
     finally:
+        reset_umask()
+        _umask = None
         with suppress(OSError):
             if folder is not None:
                 os.chdir(folder)
 
 
 _stderr_only = _Shared(lambda: redirect_stdout(sys.stderr))
-# Paths such as the store's are relative to the working directory.
-same_folder = _Shared(_return_to_folder)
+# Restores the umask and the working directory, to which paths such as the store's are relative.
+same_state = _Shared(_restore_state)
 
 
 @contextmanager
 def plugin_code() -> Iterator[None]:
     """Send Python's stdout to stderr inside, which keeps a command's own output (JSON) whole.
 
-    Afterwards the working directory is the one before. A KeyboardInterrupt that the code inside
-    raises becomes a RuntimeError; Ctrl-C and other signals pass.
+    Afterwards the working directory and the umask are those of before. A KeyboardInterrupt that the
+    code inside raises becomes a RuntimeError; Ctrl-C and other signals pass.
     """
-    with _stderr_only(), same_folder(), own_interruptions() as interrupted:
+    with _stderr_only(), same_state(), own_interruptions() as interrupted:
         try:
             yield
         except KeyboardInterrupt as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -64,11 +66,40 @@ def test_a_run_that_can_keep_no_features_says_so(tmp_path: Path, what: str) -> N
     said = {
         "link": f"it is a link, which is not followed; make it a folder, or link '{folder.parent}'"
     }
-    said["file"] = f"'{folder}' cannot be written"
+    said["file"] = f"'{folder}' cannot be written (Not a directory)"
     done = fsbench("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
     start = f"warning: features are not kept in '{folder}', every worker makes its own: "
     assert done.code == 0, done
-    assert done.err == (start + said[what] + "\n" if what in said else "")
+    end = "; or set FSBENCH_FEATURES to a folder of each machine\n"
+    assert done.err == (start + said[what] + end if what in said else "")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_run_on_a_disk_without_locks_says_so_once_and_keeps_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refused)
+    monkeypatch.setattr("fcntl.flock", refused)
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "home"))
+    done = fsbench("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
+    features, others = done.err.splitlines()
+    assert f"features are not kept in '{tmp_path / 'store'}" in features
+    assert "cannot be locked; or set FSBENCH_FEATURES to a folder" in features
+    assert f"images are not kept in '{tmp_path / 'home'}'" in others
+    assert "cannot be locked; or set FSBENCH_CACHE to a folder" in others
+
+
+def test_features_may_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path / "node"))
+    monkeypatch.setenv("FSBENCH_FEATURES", "$PLACE/features")
+    run = ("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
+    assert fsbench(*run).code == 0
+    assert [*(tmp_path / "node" / "features").glob("*.rows")]
+    assert not (tmp_path / "store" / "cache").exists()
+    assert str(tmp_path / "node" / "features") in fsbench("cache", "size").out
 
 
 def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:

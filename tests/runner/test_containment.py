@@ -136,6 +136,22 @@ def test_global_generators_are_those_before(
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 
+@pytest.mark.parametrize("how", ["no rights", "only writing", "only reading"])
+def test_others_can_use_what_is_written_after_a_method_sets_the_umask(
+    reckless: Any, tmp_path: Path, clean: torch.Tensor, how: str
+) -> None:
+    before, features = os.umask(0o022), tmp_path / "features"
+    try:
+        logits(run(how, Session(features), "logits"))
+        after = os.umask(0o022)
+    finally:
+        os.umask(before)
+    assert after == 0o022
+    modes = {path.stat().st_mode & 0o777 for path in features.rglob("*")}
+    assert modes == {0o755, 0o644}
+    assert logits(run_one(cells("zero-shot")[0], Session(features))).equal(clean)
+
+
 def test_of_much_output_the_start_and_the_end_are_kept(reckless: Any) -> None:
     outcome = run("print", Session())
     assert outcome.log.startswith("xxx")

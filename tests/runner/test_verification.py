@@ -11,7 +11,14 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.violations import LEAK, LOOKS_AHEAD, NEEDS_MANY, POSITION, UNSTEADY
+from fewshot_bench.api.violations import (
+    DEPENDENT,
+    LEAK,
+    LOOKS_AHEAD,
+    NEEDS_MANY,
+    POSITION,
+    UNSTEADY,
+)
 from fewshot_bench.runner.verification import ASKED, MOST, Groups, Witness
 
 FILE = str(Path(__file__).parents[1] / "plugin_undeclared.py")
@@ -92,3 +99,60 @@ def test_of_large_batches_a_part_is_asked_for(found: tuple[str, ...]) -> None:
     witness.ask("batch", groups)
     assert witness.facts["violations"] == [*found]
     assert max(asked) == MOST
+
+
+CENTERED = """
+from dataclasses import dataclass
+import fewshot_bench.api.metrics as metrics
+import fewshot_bench.runner.evaluate as evaluate
+import fewshot_bench.runner.verdict as verdict
+import fewshot_bench.runner.verification as verification
+
+NOTHING = {"depends_on_queries": False, "query_gap": 0.0, "moved": 0.0, "violations": []}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    weights: object
+
+    def logits(self, queries):
+        features = queries.features
+        return 100 * (features - features.mean(0)) @ self.weights.T
+
+    def tensors(self):
+        return {"weights": self.weights}
+
+
+@dataclass(frozen=True)
+class Centered:
+    how: str = ""
+
+    def fit(self, task, backbone, ctx):
+        exec(self.how)
+        return Nearest(backbone.class_features(task))
+"""
+# With whether the verdict is still found, after all that stand before; else it is unknown.
+EXCUSES = {
+    "metrics.TOLERANCE.update(dict.fromkeys(metrics.TOLERANCE, 1e9))": True,
+    "verdict.TOLERANCE = verification.TOLERANCE = dict.fromkeys(metrics.TOLERANCE, 1e9)": True,
+    "verdict.gap = verification.gap = metrics.gap = lambda *_: 0.0": True,
+    "verdict.judge = verification.judge = lambda *_: NOTHING": True,
+    "verification.Witness.facts = NOTHING": True,
+    "verification.Witness._differ = lambda *_: False": True,
+    "evaluate.UNKNOWN = NOTHING, ()": True,
+    "verdict.ASKED = 0; verification.count_asked = lambda _: 0": False,
+    "evaluate.verify = lambda *_: (NOTHING, ())": False,
+}
+
+
+def test_no_method_decides_in_its_process_whether_it_is_independent(tmp_path: Path) -> None:
+    file = tmp_path / "centered.py"
+    file.write_text(CENTERED)
+    asked = ONE | {"engine": "local", "options": {"how": ["", *EXCUSES]}, "jobs": 1}
+    done = fb.run(f"{file}:Centered", "digits", store=tmp_path / "store", **asked)
+    stored = {record.spec.options["how"]: record.footprint for record in done}
+    depends = {how: facts["depends_on_queries"] for how, facts in stored.items()}
+    assert depends == {"": True} | {how: found or None for how, found in EXCUSES.items()}
+    named = {how for how, facts in stored.items() if DEPENDENT in facts["violations"]}
+    assert named >= {how for how, found in depends.items() if found}
+    assert len({facts["query_gap"] for facts in stored.values()} - {None}) == 1

@@ -217,3 +217,21 @@ def test_killed_writers_lose_no_transaction(path: Path, durable: bool) -> None:
     assert written <= rows.keys()
     assert all(square == number**2 for number, square in rows.items())
     assert base.read("pragma integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("number", sorted(database.NO_LOCKS))
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_disk_without_locks_is_not_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, writes: bool
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    fill(Database(path, SCHEMA), range(3))
+    monkeypatch.setattr("fcntl.lockf", refused)
+    base = Database(path, SCHEMA, writes=writes)
+    fill(base, range(100))
+    assert base.in_memory
+    assert base.read(COUNT) == [(100,)]
+    monkeypatch.undo()
+    assert Database(path, SCHEMA).read(COUNT) == [(3,)]
