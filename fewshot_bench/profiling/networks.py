@@ -45,7 +45,8 @@ def watch_layers(noted: dict[Hashable, int]) -> Iterator[None]:
         @functools.wraps(layer)
         def run(*arguments: Any, **named: Any) -> Any:
             result = layer(*arguments, **named)
-            if not (_is_traced() or _is_encoder(sys._getframe(1))):
+            traced = torch.compiler.is_compiling() or torch._C._is_tracing()
+            if not traced and not _is_encoder(sys._getframe(1)):
                 kind, flops = _cost(layer.__name__, [*arguments, *named.values()], result)
                 if flops > noted.get(kind, 0) and not _is_in_encoder():
                     noted[kind] = flops
@@ -72,10 +73,6 @@ def _cost(name: str, arguments: list[Any], result: Any) -> tuple[Hashable, int]:
     size = sum(one.numel() for one in listed if isinstance(one, Tensor) and one.ndim == ndim)
     rows = len(out) if out.ndim >= ndim else 1
     return (name, size), 2 * size * out.numel() // max(1, rows * out.shape[1 - ndim])
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _is_encoder(frame: FrameType) -> bool:

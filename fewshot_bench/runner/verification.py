@@ -24,6 +24,7 @@ from fewshot_bench.api.violations import (
     LOOKS_AHEAD,
     NEEDS_MANY,
     POSITION,
+    STATE_KEPT,
     UNSTEADY,
 )
 from fewshot_bench.images.features import accounted
@@ -171,7 +172,11 @@ class Witness:
         head = [*order[: max(1, min(len(order), MOST) // 2)]]
         inside = {*head}
         tail = [place for place in self._ranked if place not in inside][:ASKED]
-        self._judge(LOOKS_AHEAD, [head + tail], self._answers[head])
+        _, rows = self._judge(LOOKS_AHEAD, [head + tail], self._answers[head])
+        # In less than a part, a method that looks ahead sees less of the stream.
+        if LOOKS_AHEAD in self._violations and rows is not None and len(head) >= PART:
+            is_ahead = not self._is_same(self._rows([head[:FEW]]), rows[:FEW])
+            self._violations = {LOOKS_AHEAD if is_ahead else STATE_KEPT: None}
         self._ask_in_company(len(order))
 
     def _ask_in_company(self, size: int, violation: str = "") -> None:
@@ -208,19 +213,30 @@ class Witness:
     def _judge(
         self, violation: str, groups: Groups, expected: np.ndarray, start: int = 0
     ) -> tuple[float, np.ndarray | None]:
-        """The gap of the rows from `start` on, and these; a violation, if named, if it is large.
-
-        The same question under the same seed tells a method that draws from global generators.
-        """
+        """The gap of the rows from `start` on, and these; a violation, if named, if it is large."""
         rows = self._rows(groups)
         part = None if rows is None else rows[start : start + len(expected)]
         distance = self._differ(part, expected)
         if violation and distance > self._tolerance:
-            once, twice = self._rows(groups, False), self._rows(groups, False)
-            steady = self._differ(once, twice) <= self._tolerance
-            draws = steady and rows is not None and self._differ(once, rows) > self._tolerance
-            self._violations[UNSTEADY if draws else violation] = None
+            self._violations[self._find_cause(violation, groups, rows)] = None
         return distance, part
+
+    def _find_cause(self, violation: str, groups: Groups, rows: np.ndarray | None) -> str:
+        """The violation that explains the answers `rows`: the seed, what was asked before, or this.
+
+        The same question follows itself, so that the second to the fourth answer have one past.
+        """
+        once, twice, anew = (self._rows(groups, seed) for seed in (False, False, True))
+        if any(one is None for one in (rows, once, twice, anew)):
+            return violation
+        steady = self._is_same(once, twice)
+        if steady and not self._is_same(once, anew):
+            return UNSTEADY
+        is_named = violation in (DEPENDENT, LEAK) or (steady and self._is_same(once, rows))
+        return violation if is_named else STATE_KEPT
+
+    def _is_same(self, rows: np.ndarray | None, expected: np.ndarray | None) -> bool:
+        return self._differ(rows, expected) <= self._tolerance
 
     def _differ(self, rows: np.ndarray | None, expected: np.ndarray | None) -> float:
         if rows is None or expected is None:
