@@ -53,6 +53,14 @@ class DeniesTraining(Head):
     trains: ClassVar[bool] = False
 
 
+@breaks("check_training_moves_parameters")
+@dataclass(frozen=True)
+class HasASpareParameter(Head):
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        torch.optim.SGD([torch.zeros(3, requires_grad=True)]).step()
+        return super().fit(task, backbone, ctx)
+
+
 @breaks("check_captured_steps_do_the_same")
 @dataclass(frozen=True)
 class ChangesItsStep(Head):

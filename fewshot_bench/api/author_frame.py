@@ -72,12 +72,22 @@ def definition(function: object) -> str:
     return f"{short_path(code.co_filename)}:{code.co_firstlineno} in {code.co_name}" if code else ""
 
 
-def class_place(kind: type) -> str:
-    """`file:line` of a class definition; empty if its source is unknown."""
+def class_place(kind: type, reason: str = "") -> str:
+    """`file:line` of the attribute that `reason` names as `Class.name`, or of the class.
+
+    Empty if its source is unknown.
+    """
     try:
-        return f"{short_path(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+        lines, first = inspect.getsourcelines(kind)
+        file = short_path(inspect.getfile(kind))
     except (OSError, TypeError):
         return ""
+    named = re.search(rf"\b{kind.__name__}\.(\w+)", reason)
+    for pattern in (rf" +(def )?{named[1]}\b" if named else "(?!)", " *class "):
+        for at, line in enumerate(lines, first):
+            if re.match(pattern, line):
+                return f"{file}:{at}"
+    return f"{file}:{first}"
 
 
 def place_of(kind: type, *functions: object) -> str:

@@ -194,9 +194,10 @@ class Record:
         `backbone` (parameters), `peak_memory_mb`, `images_seen`, `steps`, `step` (their kind, if
         it is not eager), `selection` (configurations, labels, and whether those of `task.val` were
         read), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if it is not built
-        in), `metered` (false if the method took `backbone.module`, whose work nothing counts),
-        `depends_on_queries`, `query_gap`, `moved` and `violations` (`runner.verification`),
-        `encoded_per_query` (images), `test_steps` (of `steps`, those while it answers).
+        in), `metered` (false if the method took `backbone.module` or ran another network, whose
+        work nothing counts), `depends_on_queries`, `query_gap`, `moved` and `violations`
+        (`runner.verification`), `encoded_per_query` (images), `test_steps` (of `steps`, those while
+        it answers).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
     curves: `steps` and `values` of each series that the fit logged (`loss`, `rate` ...), thinned;

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 DEPENDENT = "depends on other queries"
 UNSTEADY = "other answers to the same question"
+STATE_KEPT = "keeps state between answers"
 HIDDEN_VIEWS = "undeclared views"
 POSITION = "depends on the order of a batch"
 LEAK = "depends on other batches"
@@ -17,6 +18,7 @@ VIOLATIONS: Mapping[str, str] = {
     DEPENDENT: "asked again for some queries, in another order and alone, it gave other logits; a "
     "user who has one image gets other answers",
     UNSTEADY: "asked the same again, it gave other logits: it draws from a global generator",
+    STATE_KEPT: "what it was asked before, or an unseeded generator of its own, changed its logits",
     HIDDEN_VIEWS: "it encodes more images per query than its card declares",
     POSITION: "with a batch in another order, its queries got other logits",
     LEAK: "a batch got other logits after another one",

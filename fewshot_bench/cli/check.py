@@ -137,7 +137,7 @@ def find_device(name: str) -> None:
 def _fail(rule: BrokenRule, kind: type) -> CheckResult:
     from fewshot_bench.testing import CheckResult
 
-    return CheckResult(rule.check, "", "failed", rule.reason, class_place(kind))
+    return CheckResult(rule.check, "", "failed", rule.reason, class_place(kind, rule.reason))
 
 
 def _report_broken(failed: Iterable[CheckResult]) -> None:

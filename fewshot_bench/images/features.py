@@ -30,6 +30,7 @@ from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.images.loader import ImageSource, Visits
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.networks import watch_layers
 from fewshot_bench.profiling.once import bill_to
 from fewshot_bench.utils import determinism, environment
 from fewshot_bench.utils.devices import Event, copies_late, is_accelerator, record_event
@@ -494,7 +495,8 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
 
     token = _OPEN.set(meter)
     try:
-        with counting(meter.computed), text_cache(shared), bill_to(meter):
+        layers = watch_layers(meter.layers)
+        with counting(meter.computed), text_cache(shared), bill_to(meter), layers:
             yield
     finally:
         _OPEN.reset(token)

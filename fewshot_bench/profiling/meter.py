@@ -22,6 +22,9 @@ from fewshot_bench.utils import nvidia
 from fewshot_bench.utils.devices import synchronize
 
 PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
+# The most FLOPs per row that the layers of a head have: a share of the encoders' work for an image
+# and at least a number, or a number where the work is unknown.
+HEAD_SHARE, HEAD_LEAST, HEAD_MOST = 0.005, 5e5, 5e7
 ENCODING = ("encode_support", "encode_text", "encode_queries")
 
 
@@ -80,7 +83,8 @@ class ImageCost:
 class Meter:
     """The bill of one cell by phase; nested phases are billed separately.
 
-    views_encoded: of `images_encoded`, those that were augmented.
+    views_encoded: of `images_encoded`, those that were augmented. layers: FLOPs of layers that no
+    encoder counts (`watch_layers`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -100,6 +104,7 @@ class Meter:
         self._cacheable = Cost()
         self._charges = Cost()
         self._once: set[object] = set()
+        self.layers: dict[Hashable, int] = {}
 
     def _now(self) -> Cost:
         synchronize(self._device)
@@ -179,8 +184,14 @@ class Meter:
 
     @property
     def is_complete(self) -> bool:
-        """False if code was handed an encoder whose work nothing meters."""
-        return not self.computed.unmetered
+        """False if code was handed an encoder whose work nothing meters, or had a network.
+
+        A network is layers that cost more than those of a head.
+        """
+        billed = self._sum_billed()
+        share = HEAD_SHARE * billed.flops / max(1, billed.images)
+        allowed = HEAD_MOST if billed.uncounted else max(HEAD_LEAST, share)
+        return sum(self.layers.values()) <= allowed and not self.computed.unmetered
 
     @property
     def images_billed(self) -> int | None:
@@ -189,8 +200,12 @@ class Meter:
 
     def work(self) -> dict[str, dict[str, int | None]]:
         """Encoder cost of this cell, as billed and as computed here."""
-        billed = self.computed - self._cacheable + self._charges
-        return {"billed": billed.counts(), "computed": self.computed.counts()}
+        costs = {"billed": self._sum_billed(), "computed": self.computed}
+        unknown = int(not self.is_complete)
+        return {n: dataclasses.replace(c, unmetered=unknown).counts() for n, c in costs.items()}
+
+    def _sum_billed(self) -> Cost:
+        return self.computed - self._cacheable + self._charges
 
     def timings(self) -> dict[str, Any]:
         """Per phase `billed` and `elapsed` seconds, their wall-clock totals, and image loading.

@@ -80,9 +80,9 @@ class FiniteNumbers:
     def watch(self) -> Iterator[None]:
         """NumericalError if a loss or gradient inside is not finite, at the latest at the end."""
         with ExitStack() as stack:
-            _wrap(stack, torch.autograd, "backward", self._check)
-            _wrap(stack, torch.amp.GradScaler, "step", self._count)
-            _wrap(stack, torch.optim.Optimizer, "__init__", self._meet)
+            wrap(stack, torch.autograd, "backward", self._check)
+            wrap(stack, torch.amp.GradScaler, "step", self._count)
+            wrap(stack, torch.optim.Optimizer, "__init__", self._meet)
             stack.enter_context(hold_on(_WATCHING, self))
             try:
                 yield
@@ -222,7 +222,7 @@ def _is_loss(root: Any) -> bool:
     return isinstance(root, Tensor) and root.numel() == 1 and root.is_floating_point()
 
 
-def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+def wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace a function by `wrapper(function)` until `stack` exits."""
     original = getattr(owner, name)
     stack.callback(setattr, owner, name, original)
@@ -249,7 +249,7 @@ class ParameterObserver:
         try:
             with self._numbers.watch() if self._numbers else nullcontext(), ExitStack() as stack:
                 # `torch.autograd.grad` and `backward` both call it, however a method imports them.
-                _wrap(stack, torch.autograd, "_engine_run_backward", self._ran_backward)
+                wrap(stack, torch.autograd, "_engine_run_backward", self._ran_backward)
                 yield
         finally:
             handle.remove()

@@ -24,6 +24,7 @@ from fewshot_bench.api.violations import (
     LOOKS_AHEAD,
     NEEDS_MANY,
     POSITION,
+    STATE_KEPT,
     UNSTEADY,
 )
 from fewshot_bench.images.features import accounted
@@ -163,6 +164,13 @@ class Witness:
         inside = {*head}
         tail = [place for place in self._ranked if place not in inside][:ASKED]
         self._compare(LOOKS_AHEAD, [head + tail], self._answers[head])
+        found = self.compared[-1]
+        # In less than a part, a method that looks ahead sees less of the stream.
+        differs = found.again is not None and self._differ(found.again, found.expected)
+        if differs and found.violation == LOOKS_AHEAD and len(head) >= PART:
+            is_ahead = self._differ(self._rows([head[:FEW]]), found.again[:FEW])
+            cause = LOOKS_AHEAD if is_ahead else STATE_KEPT
+            self.compared[-1] = found._replace(violation=cause)
         self._ask_in_company(len(order))
 
     def _ask_in_company(self, size: int, violation: str = "") -> None:
@@ -203,20 +211,30 @@ class Witness:
         *,
         company: bool = False,
     ) -> None:
-        """Ask for groups, and compare the rows from `start` on; violation: if they differ, if any.
-
-        The same question under the same seed tells a method that draws from global generators.
-        """
+        """Ask for groups, and compare the rows from `start` on; violation: if these differ."""
         rows = self._rows(groups)
         part = None if rows is None else rows[start : start + len(expected)]
         if violation and self._differ(part, expected):
-            once, twice = self._rows(groups, False), self._rows(groups, False)
-            steady = once is not None and not self._differ(twice, once)
-            if steady and rows is not None and self._differ(once, rows):
-                violation = UNSTEADY
+            violation = self._find_cause(violation, groups, rows)
         self.compared.append(Comparison(violation, company, expected, part))
 
-    def _differ(self, rows: np.ndarray | None, expected: np.ndarray) -> bool:
+    def _find_cause(self, violation: str, groups: Groups, rows: np.ndarray | None) -> str:
+        """The violation that explains the answers `rows`: the seed, what was asked before, or this.
+
+        The same question follows itself, so that the second to the fourth answer have one past.
+        """
+        once, twice, anew = (self._rows(groups, seed) for seed in (False, False, True))
+        if any(one is None for one in (rows, once, twice, anew)):
+            return violation
+        steady = not self._differ(once, twice)
+        if steady and self._differ(once, anew):
+            return UNSTEADY
+        is_named = violation in (DEPENDENT, LEAK) or (steady and not self._differ(once, rows))
+        return violation if is_named else STATE_KEPT
+
+    def _differ(self, rows: np.ndarray | None, expected: np.ndarray | None) -> bool:
+        if expected is None:
+            return True
         gap = Comparison("", False, expected, rows).gap(self._answers)
         return gap > TOLERANCE[self._precision]
 

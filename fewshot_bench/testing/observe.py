@@ -289,13 +289,15 @@ _SEARCH = 10_000_000
 class Observation:
     """Side effects of a method: output, used global generators, state changes, moved parameters.
 
-    so_far: gives the parameters that were moved until now.
+    so_far: gives the parameters that were moved until now. idle: parameters in an optimizer that
+    had no gradient at any step.
     """
 
     printed: str = ""
     generators: list[str] = field(default_factory=list)
     state: list[str] = field(default_factory=list)
     moved: list[Tensor] = field(default_factory=list)
+    idle: list[Tensor] = field(default_factory=list)
     so_far: Callable[[], list[Tensor]] = list
     steps: int = 0
 
@@ -316,7 +318,7 @@ def observe(most_steps: int | None = None) -> Iterator[Observation]:
         after = _read_generators()
         seen.generators = [name for name in generators if generators[name] != after.get(name)]
         seen.state = state.restore()
-        seen.moved, seen.steps = watch.moved(), watch.steps
+        seen.moved, seen.steps, seen.idle = watch.moved(), watch.steps, watch.idle()
 
 
 @contextlib.contextmanager
@@ -379,6 +381,7 @@ class _StepWatch:
         self._most = most_steps
         self._first: dict[int, tuple[Tensor, Tensor]] = {}
         self._moved: set[int] = set()
+        self._had_gradient: set[int] = set()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -397,8 +400,14 @@ class _StepWatch:
         """The distinct parameters that any step changed."""
         return [self._first[key][0] for key in self._first if key in self._moved]
 
+    def idle(self) -> list[Tensor]:
+        """The distinct parameters that need a gradient and had none at any step."""
+        return [first for key, (first, _) in self._first.items() if key not in self._had_gradient]
+
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         for parameter in _parameters(optimizer):
+            if parameter.grad is not None or not parameter.requires_grad:
+                self._had_gradient.add(id(parameter))
             if id(parameter) not in self._first:
                 self._first[id(parameter)] = (parameter, parameter.detach().clone())
 

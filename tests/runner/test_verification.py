@@ -17,6 +17,7 @@ from fewshot_bench.api.violations import (
     LOOKS_AHEAD,
     NEEDS_MANY,
     POSITION,
+    STATE_KEPT,
     UNSTEADY,
 )
 from fewshot_bench.runner.verification import ASKED, MOST, Groups, Witness
@@ -30,7 +31,14 @@ BATCHES = {
     "noisy": [UNSTEADY],
     "needs-many": [NEEDS_MANY],
 }
-STREAMS = {"honest": [], "ahead": [LOOKS_AHEAD]}
+STREAMS = {
+    "honest": [],
+    "ahead": [LOOKS_AHEAD],
+    "kept": [STATE_KEPT],
+    "full": [STATE_KEPT],
+    "last": [STATE_KEPT],
+    "noisy": [UNSTEADY],
+}
 ONE: dict[str, Any] = {"shots": 1, "seeds": 1, "progress": False, "engine": "here", "limit": 100}
 
 
@@ -58,7 +66,7 @@ def test_each_misuse_of_a_batch_is_named(store: Path, queries: str) -> None:
 
 def test_all_queries_are_one_batch_that_leaks_into_no_other(store: Path) -> None:
     records = run(store, "Batched", "all", BATCHES)
-    expected = BATCHES | {"leak": [POSITION]}
+    expected = BATCHES | {"leak": [STATE_KEPT]}
     assert {how: one.footprint["violations"] for how, one in records.items()} == expected
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from fsbench_methods.coop import CoOp
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
+from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.testing import (
     Bench,
     CheckFailure,
+    CheckResult,
     all_checks,
     check_method,
     parametrize_with_checks,
@@ -27,7 +30,7 @@ from fewshot_bench.testing.learning_checks import (
     accuracy_of,
     check_learns_a_separable_task,
 )
-from fewshot_bench.training import LinearClassifier
+from fewshot_bench.training import Encoders, EpochLearner, Learned, LinearClassifier
 from fewshot_bench.utils.errors import UsageError
 from tests.breakers import BREAKERS, Head, InBatches, InStreams, Linear, rebuilt
 from tests.breakers_learning import ChangesProcess, Prints
@@ -241,3 +244,100 @@ def test_tensors_that_are_no_mapping_break_one_rule() -> None:
         "skipped",
         "needs the mapping that tensors() must return",
     )
+
+
+def failures(kind: type) -> dict[str, CheckResult]:
+    return {one.name: one for one in run_checks(kind()) if one.outcome == "failed"}
+
+
+@dataclass(frozen=True)
+class ForgetsTexts(EpochLearner):
+    """Has tensors for both encoders and hands the images' to theirs only."""
+
+    name: ClassVar[str] = "forgets-texts"
+    epochs: int = 2
+    batch_size: int = 4
+    trains: ClassVar[tuple[str, ...]] = ("vision", "text")
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        return {
+            "images": torch.zeros(2, backbone.image_tower().width),
+            "texts": torch.zeros(2, backbone.text_tower().width),
+        }
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        return replace(frozen, vision_edits=Edits((Tokens(0, learned["images"], "end"),)))
+
+
+def test_tensors_of_an_encoder_that_never_sees_them_break_a_rule() -> None:
+    (check,) = [one for one in all_checks() if one.name == "check_training_moves_parameters"]
+    place = r"\(at \S*test_testing_breakers\.py:\d+ in encoders\)"
+    shapes = r"1 parameters of an optimizer never get a gradient: shapes \(2, \d+\); .*"
+    with pytest.raises(CheckFailure, match=shapes + place):
+        check(ForgetsTexts())
+
+
+def line_of(text: str) -> str:
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return f"test_testing_breakers.py:{lines.index(text) + 1}"
+
+
+@dataclass(frozen=True)
+class HasAStrayValue(Head):
+    other: int = 3
+    momentum = 0.95
+
+
+class IsNoDataclass:
+    """A method without fields."""
+
+    name: ClassVar[str] = "is-no-dataclass"
+
+
+LEFT: list[Tensor] = []
+
+
+@dataclass(frozen=True)
+class LeavesWeights(Head):
+    """Each fit begins with what the one before it left."""
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        LEFT.append(backbone.class_features(task) + sum(LEFT))
+        return LinearClassifier(LEFT[-1])
+
+
+def test_a_broken_rule_is_placed_at_the_line_that_breaks_it() -> None:
+    (stray,) = [one for one in all_checks() if "hyperparameters" in one.name]
+    with pytest.raises(CheckFailure, match=line_of("    momentum = 0.95")):
+        stray(HasAStrayValue())
+    with pytest.raises(CheckFailure, match=line_of("class IsNoDataclass:")):
+        stray(IsNoDataclass())
+
+
+def test_state_that_a_fit_leaves_is_named_where_it_is_left() -> None:
+    found = failures(LeavesWeights)
+    for name in ("check_same_seed_gives_the_same_logits", "check_fit_is_repeatable"):
+        assert (
+            "left something behind (in a global, a class attribute, a cache)" in found[name].reason
+        )
+        assert re.search(r"test_testing_breakers\.py:\d+ in fit$", found[name].place)
+    assert not any("global generator" in one.reason for one in found.values())
+
+
+@dataclass
+class Infinite(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        return super().logits(queries) * float("nan")
+
+
+@dataclass(frozen=True)
+class HasNoNumbers(Head):
+    fit = rebuilt(Infinite)
+
+
+def test_logits_that_are_not_finite_break_no_rule_of_another_matter() -> None:
+    """Neither of validation, seeds, precision and stored tensors; the accuracy is at chance."""
+    assert failures(HasNoNumbers).keys() == {
+        "check_logits_are_one_finite_row_per_query",
+        "check_learns_a_separable_task",
+    }

@@ -65,7 +65,7 @@ def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
 # What the marks that follow from records mean.
 _MEANINGS = {
     **VIOLATIONS,
-    NOT_METERED: "it took backbone.module, so its images and FLOPs are unknown",
+    NOT_METERED: "it took backbone.module or ran another network: its images and FLOPs are unknown",
     TRAINED_UNKNOWN: "it computed gradients that no torch optimizer used",
 }
 
