@@ -16,6 +16,7 @@ from numbers import Real
 from statistics import median_low
 
 from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.processes import interrupted_after
 from fewshot_bench.utils.progress import Work, current, shown
 from fewshot_bench.utils.text import size_text
 
@@ -122,11 +123,13 @@ class Budget:
             yield work
         work.check = None
 
-    def watch(self, fits: int) -> Callable[[int, int], None]:
-        """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
+    @contextmanager
+    def watch(self, fits: int) -> Iterator[Callable[[int, int], None]]:
+        """Yield `progress` of one of `fits` fits; OverBudget if they exceed what is left.
 
         The time of all fits is predicted from the median time of a step: the first ones also encode
-        texts and views, which are kept for other fits.
+        texts and views, which are kept for other fits. A fit that reports no steps is ended once it
+        took half of the time for several.
         """
         import psutil
 
@@ -151,4 +154,14 @@ class Budget:
                 many = f"{fits} fits of" if fits > 1 else "a fit takes"
                 raise OverBudget(f"no time: {many} about {duration(each)}", each)
 
-        return progress
+        if left <= 0:
+            raise OverBudget("no time left", SEEN_SECONDS)
+        most = left / min(fits, 2)
+        try:
+            with interrupted_after(most) as rang:
+                yield progress
+        except KeyboardInterrupt:
+            if not rang():
+                raise
+            text = f"no time: a fit takes more than {duration(most)}"
+            raise OverBudget(text, 2 * most) from None
