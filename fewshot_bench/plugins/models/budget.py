@@ -27,6 +27,8 @@ _NUMBER = r"(\d{1,9}(?:\.\d{1,6})?)"
 _TIME = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?|{_NUMBER}", re.ASCII)
 # Shares kept for writing the folder after the last fit, and for fits; factor for slower machines.
 SPARE, FITS, SLOWER = 0.08, 0.12, 1.3
+# Share of the budget that is observed before work is refused.
+WATCHED = 0.05
 # Seconds of a fit that are observed between two predictions of its end.
 SEEN_SECONDS = 1.0
 
@@ -103,11 +105,17 @@ class Budget:
 
         more: expected time of later work before the first fit, in times of such a step.
         """
-        work = current()
+        work, begun = current(), set[str]()
 
         def check() -> None:
+            if work.text not in begun:
+                # The first part also starts what all others need, so it is not timed.
+                begun.add(work.text)
+                work.step(work.text, work.total, work.done)
             left = work.seconds_left
-            if left is not None and left > self.left - FITS * self.seconds:
+            if left is None or work.seconds < WATCHED * self.seconds:
+                return
+            if left > self.left - FITS * self.seconds:
                 whole, total = (1 + more) * (work.seconds + left), work.total
                 enough = roomy(self.spent + whole - work.seconds)
                 fitting = max(0.0, self.left + work.seconds) / (2 * whole) * total

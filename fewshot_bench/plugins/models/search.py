@@ -193,10 +193,7 @@ class Search:
         every = np.arange(len(self.labels))
         with self.budget.refusing() as work:
             work.step("encoding images", len(every))
-            # The first images wait for the backbone to load, so they are not timed.
-            self.runner.encode(every[:CHUNK])
-            work.step("encoding images", len(every), len(every[:CHUNK]))
-            for start in range(CHUNK, len(every), CHUNK):
+            for start in range(0, len(every), CHUNK):
                 work.advance(len(self.runner.encode(every[start : start + CHUNK])))
 
     def _run(self) -> None:
