@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import math
 import os
 import re
 import signal
@@ -83,6 +84,31 @@ def interrupt_on_signals() -> None:
 
     for number in numbers:
         signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[Callable[[], bool]]:
+    """Raise KeyboardInterrupt inside after some seconds; yields a function that tells whether.
+
+    It never does outside the main thread, and on systems without such a timer.
+    """
+    passed: list[int] = []
+
+    def ring(number: int, frame: object) -> None:
+        passed.append(number)
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or math.isinf(seconds) or not hasattr(signal, "setitimer"):
+        yield lambda: False
+        return
+    earlier = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield lambda: bool(passed)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 def _silence(descriptors: list[int]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shutil
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +106,7 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     table = found.tried
     assert " ".join(table) == "method accuracy low high seconds folds chosen note"
     assert [table[name].dtype.kind for name in list(table)[1:7]] == list("ffffib")
-    assert list(table.method) == ["tip-adapter"]
+    assert list(table.method) == ["tip-adapter[views=2]"]
     assert found.learned is not None
     assert found.classes.to_dict("records") == found.learned.classes()
     suspects = (found.folder / "suspects.csv").read_text(encoding="utf-8").splitlines()
@@ -113,7 +116,7 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     assert (table.low <= table.accuracy).all()
     assert (table.accuracy <= table.high).all()
     assert table.high.max() <= 1
-    assert f"| tip-adapter | {100 * table.accuracy[0]:.1f} | " in (
+    assert f"| tip-adapter\\[views=2\\] | {100 * table.accuracy[0]:.1f} | " in (
         found.folder / "README.md"
     ).read_text(encoding="utf-8")
     assert repr(found).startswith(f"Adapted('{tmp_path / 'm'}': tip-adapter on tiny, accuracy ")
@@ -211,23 +214,97 @@ def test_images_of_a_manifest_are_all_used_under_other_names(tmp_path: Path) -> 
     assert {item.classname for item in found.items} == {"ant", "bee"}
 
 
-@pytest.mark.parametrize("named", [False, True])
+def takes(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[tuple[str, float]]:
+    """Let time pass by fits alone, so many seconds for each of a method; returns fits and times."""
+    fit, begin, fits = FitRunner.fit, budgets.Budget.__init__, [("start", 0.0)]
+    rings = [math.inf]
+
+    def timed(self: FitRunner, variant: Variant, *arguments: Any) -> Any:
+        wanted, now = seconds.get(variant.method, 0.0), fits[-1][1]
+        fits.append((variant.method, min(now + wanted, rings[-1])))
+        if now + wanted > rings[-1]:
+            raise KeyboardInterrupt
+        return fit(self, variant, *arguments)
+
+    def with_clock(self: budgets.Budget, *arguments: Any) -> None:
+        begin(self, *arguments, clock=lambda: fits[-1][1])
+
+    def interrupted_after(most: float) -> Any:
+        rings.append(fits[-1][1] + most)
+        return nullcontext(lambda: True)
+
+    monkeypatch.setattr(FitRunner, "fit", timed)
+    monkeypatch.setattr(budgets.Budget, "__init__", with_clock)
+    monkeypatch.setattr(budgets, "interrupted_after", interrupted_after)
+    return fits
+
+
 def test_a_budget_without_time_to_compare_gives_a_head_that_uses_the_labels(
-    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if zero-shot was the only method that was tried."""
-    ticks = iter(range(10**6))
-    monkeypatch.setattr(budgets.Budget, "__init__", _ticking(budgets.Budget.__init__, ticks))
-    if named:
-        monkeypatch.setattr(module, "order", lambda: ("zero-shot", "gda", search.CHEAPEST))
-    found = fb.adapt("shapes", tmp_path / "m", budget="22s", shots=3, **TINY)
+    """Even if zero-shot was the only method that was compared; time for the last fit was kept."""
+    fits = takes(monkeypatch, gda=1500)
+    found = fb.adapt("shapes", tmp_path / "m", budget="1h", shots=3, **TINY)
     rows = {row["method"]: row for row in found.methods}
-    assert rows["zero-shot"]["folds"] == 2
-    assert found.config.method == (search.CHEAPEST if named else "gda")
-    assert found.config.data["validation"] == 0
+    assert (rows["zero-shot"]["folds"], rows["gda"]["folds"]) == (2, 1)
+    assert found.config.method == "gda"
     assert not found.config.accuracy
+    assert fits[-1][0] == "gda"
+    assert fits[-1][1] <= 3600
     (chosen,) = (row for row in found.methods if row["chosen"])
-    assert "the cheapest that uses the labels" in chosen["note"]
+    assert "the first that uses the labels" in chosen["note"]
+
+
+@pytest.mark.parametrize(("seconds", "folds"), [(100, 4), (500, 4), (900, 2), (1500, 1)])
+def test_logistic_regression_goes_on_until_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, folds: int
+) -> None:
+    """It comes first, is ended by no prediction, and is what remains where nothing was compared."""
+    monkeypatch.setattr("fewshot_bench.plugins.models.material.FOLDS", 4)
+    monkeypatch.setattr(module, "REPEATS", 1)
+    names = [name for name in search.order() if name != "zero-shot"]
+    monkeypatch.setattr(module, "order", lambda: names[:7])
+    fits = takes(monkeypatch, **{"linear-probe": seconds, "gda": 1800, "proker": 3000})
+    found = fb.adapt("shapes", tmp_path / "m", budget="1h", shots=4, **TINY)
+    rows = {row["method"]: row for row in found.methods}
+    assert rows["linear-probe (all images)"]["folds"] == folds
+    assert found.config.method == "linear-probe"
+    assert bool(found.config.accuracy) == (folds == 4)
+    assert fits[-1][1] <= 3600
+
+
+def test_heads_have_all_their_repeats_before_a_method_trains_the_encoders(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is ended by what was measured, and leaves time for the last fit."""
+    monkeypatch.setattr(module, "REPEATS", 2)
+    monkeypatch.setattr(search, "TIERS", (search.TIERS[0], (), ("tip-adapter",)))
+    fits = takes(monkeypatch, **{"linear-probe": 10, "tip-adapter": 1200})
+    names = ("tip-adapter", "linear-probe[c=1]", "linear-probe[c=10]")
+    monkeypatch.setattr(module, "order", lambda: names)
+    found = fb.adapt("shapes", tmp_path / "m", budget="1h", shots=3, **TINY)
+    assert [name for name, _ in fits[1:10]] == 8 * ["linear-probe"] + ["tip-adapter"]
+    assert found.config.method == "linear-probe"
+    assert found.config.accuracy["repeats"] == 2
+    assert fits[-1][0] == "linear-probe"
+    assert fits[-1][1] <= 3600
+    (slow,) = (row for row in found.methods if row["method"] == "tip-adapter")
+    assert slow["note"].startswith("no time")
+
+
+def test_only_the_first_fits_tell_whether_there_is_time_for_augmented_views(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long encoding took, from which nothing follows for ten views of each image."""
+    fits, encode = takes(monkeypatch, gda=1), FitRunner.encode
+
+    def slow(self: FitRunner, places: Any) -> Any:
+        fits.append(("encode", fits[-1][1] + 1000))
+        return encode(self, places)
+
+    monkeypatch.setattr(FitRunner, "encode", slow)
+    found = fb.adapt("shapes", tmp_path / "m", budget="1h", shots=1 + 1, **TINY)
+    assert dict(zip(found.tried.method, found.tried.folds, strict=True))["gda"] == 2
 
 
 def _ticking(init: Any, ticks: Any) -> Any:
@@ -242,14 +319,15 @@ def test_work_that_would_end_after_the_budget_is_refused_with_one_that_is_enough
     budget, work = budgets.Budget(60, clock=lambda: now[0]), Work("adapt", lambda: now[0])
     with shown(work), budget.refusing():
         work.step("encoding images", 3000)
-        now[0] = 0.5
-        work.advance(100)
-        now[0] = 10.0
+        # The first one also starts what all others use.
+        now[0] = 5.0
+        work.advance(1)
+        now[0] = 15.0
         with pytest.raises(UsageError) as refused:
-            work.advance(20)
+            work.advance(119)
     assert str(refused.value) == (
-        "encoding images: all 3,000 are done 4 min 10 s after the start, which is too late in a "
-        "budget of 1 min; give --budget 7m, or --shots for at most 331 images"
+        "encoding images: all 3,000 are done 4 min 17 s after the start, which is too late in a "
+        "budget of 1 min; give --budget 7m, or --shots for at most 299 images"
     )
     work.advance(1)
 
@@ -268,19 +346,17 @@ def test_nothing_is_left_of_a_refused_budget(
 def test_a_fit_is_ended_as_soon_as_its_end_is_foretold() -> None:
     now = [0.0]
     budget = budgets.Budget(100, clock=lambda: now[0])
-    watch = budget.watch(fits=6)
     # The first step also encodes, which is not done again.
-    for second in (20, 21, 22, 23, 24):
-        now[0] = second
-        watch(second - 19, 10)
-    watch = budget.watch(fits=6)
-    for done in (1, 2):
-        now[0] += 2
-        watch(done, 1000)
-    now[0] += 2
-    with pytest.raises(budgets.OverBudget, match="no time: 6 fits of about 33 min 20 s") as over:
-        watch(3, 1000)
-    assert over.value.each == 2000
+    with budget.watch(6) as watch:
+        for second in (20, 21, 22, 23, 24):
+            now[0] = second
+            watch(second - 19, 10)
+    over = pytest.raises(budgets.OverBudget, match="no time: 6 fits of about 33 min 20 s")
+    with over as raised, budget.watch(6) as watch:
+        for done in (1, 2, 3):
+            now[0] += 2
+            watch(done, 1000)
+    assert raised.value.each == 2000
 
 
 SLOW = """
@@ -294,7 +370,7 @@ class Slow:
 
     def fit(self, task, backbone, ctx):
         for step in range(3):
-            ctx.progress(step, 1000)
+            ctx.progress(step, 10**5)
         raise AssertionError
 """
 
@@ -304,9 +380,10 @@ def test_a_method_by_name_that_takes_too_long_is_refused_with_a_budget(
 ) -> None:
     """Each look at the clock takes a second."""
     ticks, file = iter(range(10**6)), tmp_path / "slow.py"
+    monkeypatch.setattr(budgets, "interrupted_after", lambda _: nullcontext(lambda: False))
     file.write_text(SLOW)
     monkeypatch.setattr(budgets.Budget, "__init__", _ticking(budgets.Budget.__init__, ticks))
-    found = adapt("-d", "digits", "-m", f"{file}:Slow", "-O", tmp_path / "m", "--budget", "60s")
+    found = adapt("-d", "digits", "-m", f"{file}:Slow", "-O", tmp_path / "m", "--budget", "1h")
     assert found.code == 2
     assert "fitting slow on all" in found.err
     assert "a fit takes about" in found.err
@@ -314,31 +391,43 @@ def test_a_method_by_name_that_takes_too_long_is_refused_with_a_budget(
     assert not (tmp_path / "m").exists()
 
 
-def test_a_last_fit_that_would_end_too_late_gives_way_to_a_faster_method(
-    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    final, asked = search.Search.final, []
+RINGING = """
+from dataclasses import dataclass
+from signal import SIGALRM, raise_signal
+from typing import ClassVar
 
-    def late(self: search.Search, candidate: search.Candidate) -> Any:
-        asked.append(candidate.name)
-        if len(asked) == 1:
-            raise budgets.OverBudget("no time: a fit takes about 9 min", 540)
-        return final(self, candidate)
 
-    monkeypatch.setattr(search.Search, "final", late)
-    monkeypatch.setattr(module, "order", lambda: ("gda", search.CHEAPEST))
-    found = fb.adapt("shapes", tmp_path / "m", shots=3, **TINY)
-    assert len(asked) == 2
-    assert found.config.method == asked[1]
-    late_rows = [row for row in found.methods if "a fit takes about 9 min" in row["note"]]
-    assert late_rows[0]["method"].startswith(asked[0])
-    assert not any(row["chosen"] for row in late_rows)
+@dataclass(frozen=True)
+class Ringing:
+    name: ClassVar[str] = "ringing"
+
+    def fit(self, task, backbone, ctx):
+        try:
+            raise_signal(SIGALRM)
+        except Exception:
+            pass
+        raise AssertionError
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")
+def test_a_fit_that_reports_no_progress_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
+    """Here the method rings the alarm itself, so that nobody waits for it."""
+    file = tmp_path / "ringing.py"
+    file.write_text(RINGING)
+    rings = signal.getsignal(signal.SIGALRM)
+    found = adapt("-d", "digits", "-m", f"{file}:Ringing", "-O", tmp_path / "m", "--shots", 2)
+    assert found.code == 2
+    assert "a fit takes more than" in found.err
+    assert "; give --budget " in found.err
+    assert not (tmp_path / "m").exists()
+    assert signal.getsignal(signal.SIGALRM) is rings
 
 
 def test_memory_is_a_bound() -> None:
     budget = budgets.Budget(100, memory=1000)
-    with pytest.raises(budgets.OverBudget, match="no memory"):
-        budget.watch(1)(1, 2)
+    with pytest.raises(budgets.OverBudget, match="no memory"), budget.watch(1) as watch:
+        watch(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -375,8 +464,8 @@ def test_an_interruption_leaves_the_best_so_far_or_nothing(
     monkeypatch.setattr(cls, "fit", interrupt)
     if begun:
         found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
-        assert found.config.method == "gda"
-        assert any("(interrupted)" in note for note in found.notes)
+        assert found.config.method == "zero-shot"
+        assert "interrupted" in found.notes
     else:
         with pytest.raises(KeyboardInterrupt):
             fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
@@ -448,9 +537,11 @@ def test_auto_stands_for_all_built_in_methods() -> None:
         and registry().methods.find(name).origin.startswith("fewshot-bench:")
     }
     found = search.order()
-    assert sorted(found) == sorted(builtin)
+    assert {name.partition("[")[0] for name in found} == builtin
+    assert len(found) == len({*found})
+    assert found[0] == "linear-probe"
     cheap = [*search.TIERS[0], *search.TIERS[1]]
-    assert found[: len(cheap)] == sorted(cheap, key=lambda name: name != search.CHEAPEST)
+    assert found[: len(cheap)] == cheap
 
 
 def test_durations() -> None:

@@ -300,7 +300,11 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
         if reason:
             raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
         return variants
-    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
+    kept = [
+        name
+        for name in order()
+        if not reason_not_to_keep(plugins.method_class(name.partition("[")[0]))
+    ]
     return expand_methods(kept, given, plugins)
 
 

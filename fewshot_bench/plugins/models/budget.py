@@ -16,6 +16,7 @@ from numbers import Real
 from statistics import median_low
 
 from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.processes import interrupted_after
 from fewshot_bench.utils.progress import Work, current, shown
 from fewshot_bench.utils.text import size_text
 
@@ -26,6 +27,8 @@ _NUMBER = r"(\d{1,9}(?:\.\d{1,6})?)"
 _TIME = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?|{_NUMBER}", re.ASCII)
 # Shares kept for writing the folder after the last fit, and for fits; factor for slower machines.
 SPARE, FITS, SLOWER = 0.08, 0.12, 1.3
+# Share of the budget that is observed before work is refused.
+WATCHED = 0.05
 # Seconds of a fit that are observed between two predictions of its end.
 SEEN_SECONDS = 1.0
 
@@ -102,11 +105,17 @@ class Budget:
 
         more: expected time of later work before the first fit, in times of such a step.
         """
-        work = current()
+        work, begun = current(), set[str]()
 
         def check() -> None:
+            if work.text not in begun:
+                # The first part also starts what all others need, so it is not timed.
+                begun.add(work.text)
+                work.step(work.text, work.total, work.done)
             left = work.seconds_left
-            if left is not None and left > self.left - FITS * self.seconds:
+            if left is None or work.seconds < WATCHED * self.seconds:
+                return
+            if left > self.left - FITS * self.seconds:
                 whole, total = (1 + more) * (work.seconds + left), work.total
                 enough = roomy(self.spent + whole - work.seconds)
                 fitting = max(0.0, self.left + work.seconds) / (2 * whole) * total
@@ -122,11 +131,13 @@ class Budget:
             yield work
         work.check = None
 
-    def watch(self, fits: int) -> Callable[[int, int], None]:
-        """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
+    @contextmanager
+    def watch(self, fits: int) -> Iterator[Callable[[int, int], None]]:
+        """Yield `progress` of one of `fits` fits; OverBudget if they exceed what is left.
 
         The time of all fits is predicted from the median time of a step: the first ones also encode
-        texts and views, which are kept for other fits.
+        texts and views, which are kept for other fits. A fit that reports no steps is ended once it
+        took half of the time for several.
         """
         import psutil
 
@@ -151,4 +162,14 @@ class Budget:
                 many = f"{fits} fits of" if fits > 1 else "a fit takes"
                 raise OverBudget(f"no time: {many} about {duration(each)}", each)
 
-        return progress
+        if left <= 0:
+            raise OverBudget("no time left", SEEN_SECONDS)
+        most = left / min(fits, 2)
+        try:
+            with interrupted_after(most) as rang:
+                yield progress
+        except KeyboardInterrupt:
+            if not rang():
+                raise
+            text = f"no time: a fit takes more than {duration(most)}"
+            raise OverBudget(text, 2 * most) from None

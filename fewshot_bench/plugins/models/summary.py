@@ -42,7 +42,8 @@ def _results(adapted: Adapted) -> Iterator[str]:
             (row for row in rows if row["accuracy"] >= 0), key=lambda row: -row["accuracy"]
         )
         count, total = (
-            len({row["method"].removesuffix(WHOLE) for row in some}) for some in (ranked, rows)
+            len({row["method"].removesuffix(WHOLE).partition("[")[0] for row in some})
+            for some in (ranked, rows)
         )
         best = ", ".join(f"{row['method']} {100 * row['accuracy']:.1f} %" for row in ranked[:BEST])
         yield f"compared {count} of {total} methods" + (f": {best}" if best else "")
