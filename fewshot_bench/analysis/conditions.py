@@ -26,7 +26,7 @@ from fewshot_bench.analysis.frame import (
     weights_text,
 )
 from fewshot_bench.analysis.table.table import STATED, Row
-from fewshot_bench.api.file_texts import show_names
+from fewshot_bench.api.file_texts import show_names, split
 from fewshot_bench.api.record import Overlap, Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
@@ -273,7 +273,8 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         if len(texts) > 1
     }
     own = _own_labels(data)
-    files = show_names(record.spec.overrides for record in data["record"])
+    files = show_names(record.spec.variant for record in data["record"])
+    edited = list_edited(record.spec for record in data["record"])
     names = _method_names(data)
     records = data["record"].tolist()
     load(data, "source")
@@ -285,7 +286,11 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         key = (number, *own.get(index, ()))
         if key not in labels:
             spec = records[index].spec
-            overrides = {key: files.get(value, value) for key, value in spec.overrides.items()}
+            overrides = {
+                key: files.get(value, value)
+                for key, value in spec.variant.items()
+                if key in spec.overrides or (spec.method, key) in edited
+            }
             name = method_label(names[spec.method, spec.method_version], overrides)
             parts = [f"{n}={shown[CONDITIONS[n].of(spec)]}" for n, shown in differing.items()]
             source = records[index].source
@@ -305,6 +310,16 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
         label: replace(row, stated=tuple(m for *_, m in STATED if (label, m) in marked))
         for label, row in rows.items()
     }
+
+
+def list_edited(specs: Iterable[RunSpec]) -> dict[tuple[str, str], str]:
+    """Method and option of default files with several contents, and the name of the file."""
+    contents: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for spec in specs:
+        for option in spec.variant.keys() - spec.overrides.keys():
+            contents[spec.method, option].add(spec.variant[option])
+    several = {key: own for key, own in contents.items() if len(set(map(split, own))) > 1}
+    return {key: split(min(own))[0] for key, own in several.items()}
 
 
 def _states(cell: object, value: object) -> bool:

@@ -76,7 +76,7 @@ _WEIGHTS = ("weights", "status", "environment.weights_digest")
 _METHOD = ("method", "method_version")
 # Comma lists, then single values.
 _NAMES: Mapping[str, Filter] = {
-    "method": Filter("method", (*_METHOD, "overrides"), lambda r: method_names(r.spec)),
+    "method": Filter("method", (*_METHOD, "overrides", "options"), lambda r: method_names(r.spec)),
     "dataset": Filter(
         "data set", ("dataset", "target", "classes"), lambda r: dataset_names(r.spec)
     ),
@@ -190,10 +190,11 @@ def place(wanted: Sequence[str], name: str) -> int:
 def method_names(spec: RunSpec) -> tuple[str, ...]:
     """Names by which `--method` finds a cell: method and label, with or without version.
 
-    `NAME[]` is a method with the defaults of all its options.
+    `NAME[]` is a method with the defaults of all its options, whatever is in default files.
     """
     bare = () if spec.overrides else (f"{spec.method}[]",)
-    return (spec.method, spec.label, *bare, *names_of_version(spec))
+    exact = method_label(spec.method, spec.variant)
+    return (*dict.fromkeys((spec.method, spec.label, exact)), *bare, *names_of_version(spec))
 
 
 def names_of_version(spec: RunSpec) -> tuple[str, ...]:
@@ -476,7 +477,7 @@ def with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
 
 
 def _label(record: Record) -> str:
-    return record.spec.label
+    return method_label(record.spec.method, record.spec.variant)
 
 
 def _word(value: Any) -> str:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fewshot_bench.api.dataset import SKIPPED
+from fewshot_bench.api.file_texts import with_files
 from fewshot_bench.api.method_card import NO_PROMPTS
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
@@ -337,10 +338,12 @@ def sum_of(*parts: float | None) -> float | None:
 
 COLUMNS: Mapping[str, Computed] = {
     "asked exif": Computed(("exif", "dataset", "target"), CONDITIONS["exif"].as_asked),
-    # Method, version and overrides, which identify a row.
+    # Method, version, overrides and files, which identify a row.
     "row": Computed(
-        ("method", "method_version", "overrides"),
-        lambda method, version, own: method_label(f"{method}@{version}", decode(own)),
+        ("method", "method_version", "overrides", "options"),
+        lambda method, version, own, options: method_label(
+            f"{method}@{version}", with_files(decode(own), decode(options))
+        ),
     ),
     "label": Computed(
         ("method", "overrides"), lambda method, own: method_label(method, decode(own))

@@ -30,6 +30,16 @@ def without_names(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: split(value)[1] or value for name, value in options.items()}
 
 
+def with_files(overrides: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides and all files of the options: no version of a method fixes their content."""
+    return {name: value for name, value in options.items() if split(value)[0]} | dict(overrides)
+
+
+def without_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are no files."""
+    return {name: value for name, value in options.items() if not split(value)[0]}
+
+
 def show(value: Any) -> Any:
     """A value for a label: a file as its name and the first digits of its digest."""
     name, digest = split(value)

@@ -8,6 +8,7 @@ that `look_in` was given (`store/kept_files.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -137,6 +138,19 @@ def find_files(method: str, kind: type, chosen: Mapping[str, Any]) -> dict[str, 
         else:
             paths[parameter.name] = _locate(method, kind, parameter, Path(value))
     return paths
+
+
+def is_default(method: str, kind: type, option: str, text: str) -> bool:
+    """True if a file, as cells state it, has the content of the default of its option."""
+    parameters = {each.name: each.default for each in hyperparameters(kind)}
+    if not text or parameters[option] is dataclasses.MISSING:
+        return False
+    try:
+        # Of this option alone: defaults of others need not be there.
+        files = find_files(method, kind, {**dict.fromkeys(parameters), option: parameters[option]})
+        return split(describe(files[option]))[1] == split(text)[1]
+    except (KeyError, UsageError, OSError):
+        return False
 
 
 def _locate(method: str, kind: type, parameter: Hyperparameter, value: Path) -> Path:

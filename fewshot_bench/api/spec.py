@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.file_texts import list_files, show, without_names
+from fewshot_bench.api.file_texts import list_files, show, with_files, without_files, without_names
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
 
@@ -601,15 +601,17 @@ class RunSpec(_Derived):
 
     def _digest(self) -> str:
         values = self.to_dict()
-        for name in ("options", "overrides"):
-            values[name] = without_names(values[name])
+        values["options"] = without_names(values["options"])
+        # Whether a file is the default of its option changes with the default.
+        values["overrides"] = without_files(values["overrides"])
         values |= without_names({"texts": self.texts})
         for name in values.keys() - KEYED:
             if values[name] == _defaults()[name]:
                 del values[name]
         if self.inner:
             # Its defaults and its version belong to its code, by which a record can be stale.
-            own = without_names(self.inner["overrides"])
+            inner = self.inner["overrides"], self.inner["options"]
+            own = without_names(with_files(*inner))
             values["inner"] = {"method": self.inner["method"], "overrides": own}
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
@@ -635,6 +637,11 @@ class RunSpec(_Derived):
     def label(self) -> str:
         """The method with its overrides, for tables."""
         return self._once("_label", lambda: method_label(self.method, self.overrides))
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """The overrides and all files, which tell it from other variants of its method."""
+        return with_files(self.overrides, self.options)
 
     @property
     def files(self) -> list[str]:

@@ -191,12 +191,17 @@ def _parquet() -> tuple[Any, Any]:
     return first, second
 
 
-def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
-    """The options of layouts over options, whose values the method reads; None for another one."""
+def read_sweep(asked: Mapping[str, Any], records: Sequence[Record]) -> SweepOptions | None:
+    """The options of layouts over options, whose values the method reads; None for another one.
+
+    records: say what the options of a method of a file are, whose code does not run for it.
+    """
     if asked["layout"] not in ("sweep", "ablation"):
         return None
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.analysis.sweep.panels import SweepOptions
+    from fewshot_bench.analysis.sweep.recorded import read_values
+    from fewshot_bench.api.file_texts import split
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
 
@@ -205,8 +210,14 @@ def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
         return SweepOptions(each=asked["each"])
     if not method:
         raise UsageError(f"-o {texts[0]} is an option of a method: add --method NAME")
-    variants = expand_methods((split_version(method)[0],), texts, registry())
-    names = variants[0].chosen
+    name = split_version(method)[0]
+    if name.partition("[")[0] not in registry().methods.entries:
+        return SweepOptions(read_values([record.spec for record in records], texts), asked["each"])
+    variants = expand_methods((name,), texts, registry())
+    overridden = {name for variant in variants for name in variant.overrides}
+    # A default file is stated without being asked for.
+    chosen = variants[0].chosen.items()
+    names = [name for name, value in chosen if name in overridden or not split(value)[0]]
     return SweepOptions(
         {name: list(dict.fromkeys(v.options[name] for v in variants)) for name in names},
         asked["each"],
@@ -314,9 +325,7 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     from fewshot_bench.analysis.table.names import read_groups
 
     check_options(asked, form, output)
-    swept = read_sweep(asked)
     layout = asked["layout"]
-    display = Display(layout, asked["stack"], asked["spread"] or "", asked["digits"], swept)
     opened = Store(store)
     with working("compare"):
         chosen, notes, older = choose_records(
@@ -326,6 +335,8 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
             beside=partial(_add_reference, asked) if asked["beside"] else None,
         )
         notes += tuple(_tell_agreement(chosen) if asked["beside"] else ())
+        swept = read_sweep(asked, chosen)
+        display = Display(layout, asked["stack"], asked["spread"] or "", asked["digits"], swept)
         if swept is not None:
             select = select_swept if layout == "sweep" else select_changed
             chosen, undrawn = select(chosen, swept)

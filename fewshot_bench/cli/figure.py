@@ -157,10 +157,11 @@ def make(store: Path, kind: str, **asked: Any) -> Drawing:
 
     costs = asked["cost"] or ()
     refuse_foreign(kind, [name for name, value in asked.items() if value])
-    swept = read_sweep(asked | {"layout": "sweep"}) if kind == "ablation" else None
     opened = Store(store)
     with working("figure"):
         chosen, notes, older = choose_records(opened, asked, every_version=asked["allow_mixed"])
+        is_swept = kind == "ablation"
+        swept = read_sweep(asked | {"layout": "sweep"}, chosen) if is_swept else None
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
             notes += undrawn

@@ -191,6 +191,7 @@ def _variants(
 ) -> Iterable[tuple[str, str]]:
     """Methods with their overrides; those that are in no package here, as the store has them."""
     from fewshot_bench.analysis.filters import method_names
+    from fewshot_bench.analysis.sweep.recorded import list_overrides, read_values
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
 
@@ -199,9 +200,12 @@ def _variants(
     for name in methods:
         specs = [spec for spec in own if name in method_names(spec)]
         if name not in plugins.methods.entries and specs:
-            if not options:
-                # As in a run, a mere name has the options that it is called without.
-                specs = [spec for spec in specs if not spec.overrides] or specs
+            if options:
+                for own_values in list_overrides(specs, read_values(specs, options)):
+                    yield specs[0].method, canonical_json(own_values)
+                continue
+            # As in a run, a mere name has the options that it is called without.
+            specs = [spec for spec in specs if not spec.overrides] or specs
             yield from {(spec.method, canonical_json(dict(spec.overrides))) for spec in specs}
         else:
             known.append(name)

@@ -26,7 +26,7 @@ from fewshot_bench.api.method import (
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
 from fewshot_bench.api.method_code import canonical, is_meant
 from fewshot_bench.api.method_rules import refuse_broken
-from fewshot_bench.api.option_files import find_files, state_files
+from fewshot_bench.api.option_files import find_files, is_default, state_files
 from fewshot_bench.api.own_methods import OwnMethod, digest_in, version_in
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec
@@ -94,7 +94,7 @@ def expand_methods(
     names = list(dict.fromkeys(m if isinstance(m, str) else m.method for m in asked))
     settings = [
         (references.get(owner, owner), parameter, given)
-        for owner, parameter, given in map(_setting, options)
+        for owner, parameter, given in map(split_setting, options)
     ]
     used: set[int] = set()
     variants = []
@@ -168,7 +168,7 @@ def _read_label(label: str, catalog: Registry, own: dict[str, OwnMethod]) -> Con
         return None
     name, values = _find_name(found[1].strip(), catalog, own), {}
     for part in _BETWEEN.split(found[2]):
-        _, parameter, (value, *_) = _setting(part.replace(",", "\\,"))
+        _, parameter, (value, *_) = split_setting(part.replace(",", "\\,"))
         field = find_parameter(name, catalog.method_class(name), parameter)
         values[field.name] = read_value(name, field, value)
     return Configured(name, values, whole=False)
@@ -224,7 +224,7 @@ def _find_name(given: str, catalog: Registry, own: dict[str, OwnMethod]) -> str:
     return method.name
 
 
-def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
+def split_setting(option: Option) -> tuple[str, str, Sequence[Any]]:
     """Split `[method.]name=value[,value]` into method, parameter and values."""
     if not isinstance(option, str):
         owner, _, parameter = option[0].rpartition(".")
@@ -302,9 +302,12 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
+    overrides |= {key: value for key, value in stated.items() if key in chosen}
+    for key in [key for key in overrides if is_default(name, cls, key, stated.get(key, ""))]:
+        del overrides[key]
     # No version of a method fixes what is in a file, not even in that of a default.
     chosen = {**chosen, **stated}
-    return Variant(name, options, {**overrides, **stated}, version_in(name, cls), chosen, card)
+    return Variant(name, options, overrides, version_in(name, cls), chosen, card)
 
 
 class PublishedVariants:

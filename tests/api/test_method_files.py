@@ -234,6 +234,64 @@ def test_another_machine_needs_the_store_alone(states: States, tmp_path: Path) -
         away.rename(states.file)
 
 
+SHIFTED = """
+from dataclasses import dataclass
+
+from fewshot_bench import hyper
+from fewshot_bench.training import LinearClassifier
+
+
+@dataclass(frozen=True)
+class Shifted:
+    shift: float = hyper(1.0, "how much to scale")
+    steps: int = hyper(3, "not read")
+
+    def fit(self, task, backbone, ctx) -> LinearClassifier:
+        return LinearClassifier(self.shift * backbone.class_features(task))
+"""
+
+
+def test_tables_and_figures_take_options_of_a_method_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, store = write(tmp_path / "own.py", SHIFTED), tmp_path / "store"
+    for option in ("shift=1,2.5", "steps=3,7"):
+        run(f"{file}:Shifted", store, "-o", option)
+    here, asked = ("--store", str(store)), ("-o", "shift=1,2.5,4")
+    version = next(Store(store).records()).spec.method_version
+    for name in ("shifted", "own.py:Shifted", f"shifted@{version}"):
+        for layout in ("sweep", "ablation"):
+            shown = fsbench("compare", *here, "-m", name, "--layout", layout, *asked)
+            assert shown.code == 0, shown.err
+            assert "2.5" in shown.out
+    drawn = fsbench("figure", "ablation", *here, "-m", "shifted", *asked, "-O", "x.svg")
+    assert drawn.code == 0, drawn.err
+    recipe = (
+        '[defaults]\nmethod = "shifted"\ndataset = "digits"\n'
+        '[[figure]]\nname = "two"\nkind = "ablation"\nformat = ["svg"]\n'
+        'option = ["shift=1,2.5,4"]\n'
+        '[[table]]\nname = "one"\nlayout = "sweep"\noption = ["shift=1,2.5"]\n'
+    )
+    Path("recipe.toml").write_text(recipe)
+    paper = ("paper", str(store), "--recipe", "recipe.toml")
+    dry = fsbench(*paper, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "figure 'two': 3 cells" in " ".join(dry.out.split())
+    assert "1 " in dry.err + dry.out
+    made = fsbench(*paper, "-O", "out")
+    assert made.code == 0, made.err
+    assert {"one.tex", "two.svg"} <= {path.name for path in Path("out").iterdir()}
+    for option, message in (
+        ("shft=1", "did you mean 'shift'"),
+        ("shift=much", "is not float"),
+        ("other.shift=1", "unknown method 'other'"),
+    ):
+        refused = fsbench("compare", *here, "-m", "shifted", "--layout", "sweep", "-o", option)
+        assert refused.code == 2
+        assert message in refused.err
+
+
 def test_reading_a_store_runs_no_code_of_it(states: States, tmp_path: Path) -> None:
     store, trace = shutil.copytree(states.store, tmp_path / "store"), tmp_path / "trace"
     for facts in (store / "methods").glob("*/method.json"):
@@ -247,6 +305,7 @@ def test_reading_a_store_runs_no_code_of_it(states: States, tmp_path: Path) -> N
         ("compare", *here),
         ("compare", "-m", states.name(0), *here),
         ("compare", "--layout", "sweep", *here),
+        ("compare", "--layout", "sweep", "-m", "edited", "-o", "strength=1", *here),
         ("report", *here, "--output", tmp_path / "report.html"),
         *(("audit", *here), ("signature", *here), ("cite", *here), ("show", "edited", *here)),
         *(("store", "verify", *here), ("store", "merge", store, "--store", tmp_path / "merged")),

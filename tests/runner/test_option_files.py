@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.option_files import FILES
+from fewshot_bench.api.spec import method_label
 from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench
 from tests.plugin_edited import PACKAGE, write_package
@@ -64,8 +66,9 @@ FLAGS = ("-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20, "--backbone"
 
 
 def losses(store: Path) -> dict[str, float]:
-    """The loss of each cell by its label."""
-    return {record.spec.label: record.metrics["nll"] for record in Store(store).records()}
+    """The loss of each cell by its method with its files."""
+    records = Store(store).records()
+    return {method_label(r.spec.method, r.spec.variant): r.metrics["nll"] for r in records}
 
 
 @pytest.mark.parametrize("kind", ["file", "package"])
@@ -122,6 +125,42 @@ def test_files_go_with_their_records(tmp_path: Path, fresh: Callable[..., Result
     os.utime(kept, (0, 0))
     fresh("store", "gc", "--yes", "--store", second)
     assert not kept.exists()
+
+
+def test_a_default_file_is_no_override_and_an_edited_one_is_said(
+    tmp_path: Path, fresh: Callable[..., Result]
+) -> None:
+    store, method = tmp_path / "store", write_file(tmp_path)
+    texts = write_texts(tmp_path / "texts.json", 3.0)
+    run = ("run", "-m", method, *FLAGS, "--store", store)
+    # Also if the same content is given by name.
+    copy = write_texts(tmp_path / "elsewhere" / "copy.json", 3.0)
+    for own in (run, (*run, "-o", f"texts={copy}")):
+        assert fresh(*own).code == 0
+    (record,) = Store(store).records()
+    assert (record.spec.label, record.spec.overrides) == ("scaled", {})
+    plain = fresh("compare", "--store", store, "-m", "scaled[]")
+    assert plain.code == 0, plain.err
+    assert "scaled[" not in plain.out
+    assert "overridden" not in fresh("audit", "--store", store).out
+
+    write_texts(texts, 30.0)
+    other = write_texts(tmp_path / "other.json", 7.0)
+    assert fresh(*run, "-o", f"texts={texts},{other}").code == 0
+    specs = [record.spec for record in Store(store).records()]
+    assert sorted(bool(spec.overrides) for spec in specs) == [False, False, True]
+    both = fresh("compare", "--store", store, "-m", "scaled[]")
+    assert both.out.count("scaled[texts=texts.json@") == 2
+    said = "texts.json, the default of scaled's option texts, changed between runs"
+    assert said in " ".join(both.out.split())
+    digest = record.spec.options["texts"][-16:-12]
+    one = fresh("compare", "--store", store, "-m", f"scaled[texts=texts.json@{digest}]")
+    assert one.code == 0, one.err
+    assert f"{record.metrics['top1']:.2f}" in one.out
+    assert said not in " ".join(one.out.split())
+    # The command of the signature names the content of the first file.
+    line = fresh("signature", "--store", store, "-m", f"scaled[texts=texts.json@{digest}]").out
+    assert record.spec.options["texts"] in unquote("".join(line.split()))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def _count_fits(specs: Iterable[RunSpec], failed: Collection[int]) -> dict[_Fit,
 
 
 def _read_variant(spec: RunSpec) -> _Variant:
-    overrides = {name: _value_text(value) for name, value in spec.overrides.items()}
+    overrides = {name: _value_text(value) for name, value in spec.variant.items()}
     # Published values follow from the data set and shots.
     stated = {} if spec.published else spec.options
     options = {name: _value_text(value) for name, value in stated.items()} | overrides

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from fewshot_bench.analysis.conditions import list_edited
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.table.table import NOT_METERED, TRAINED_UNKNOWN, Cell, Table
 from fewshot_bench.api.dataset import SKIPPED
@@ -29,6 +30,7 @@ def notes(table: Table) -> list[str]:
     return [
         *toy_notes(row.spec for row in table.rows),
         *_marks(table),
+        *_edited(table),
         *_lent(table),
         *_ranges(table),
         *_of_cells(table),
@@ -100,6 +102,15 @@ def _marks(table: Table) -> Iterator[str]:
         yield (
             "seeds written a/b: split seed a, training seed b; intervals and tests count support "
             f"sets, not runs, and add the training seeds that these share{only}"
+        )
+
+
+def _edited(table: Table) -> Iterator[str]:
+    """Notes on default files of methods that were edited between runs."""
+    for (method, option), file in list_edited(row.spec for row in table.rows).items():
+        yield (
+            f"{file}, the default of {method}'s option {option}, changed between runs: its rows "
+            "are told apart by the digest of the file"
         )
 
 
