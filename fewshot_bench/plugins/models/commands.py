@@ -453,13 +453,16 @@ def evaluate(
     key = evaluation.record.spec.key() if store is not None else None
     if form == "json":
         about = {"model": str(model), "dataset": dataset, "images": len(evaluation.ids)}
-        about |= {"left_out": evaluation.left_out, "record": key}
+        about |= {"left_out": evaluation.left_out, "unsearched": evaluation.unsearched}
+        about |= {"record": key}
         click.echo(json.dumps({**about, "metrics": dict(values), "classes": classes}))
         return
     config = opened.config
     say(f"{config.method} on {config.backbone}, {len(evaluation.ids):,} test images of {dataset}")
     if evaluation.left_out:
-        say(f"  {evaluation.left_out:,} more are left out: the model was made from them")
+        say(f"  {evaluation.left_out:,} more are left out: they copy images of the fit")
+    if evaluation.unsearched:
+        say(f"  {evaluation.unsearched}")
     if evaluation.set_aside:
         say(
             f"  {evaluation.set_aside:,} other images of it are its training part; put all into "
