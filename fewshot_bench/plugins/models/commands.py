@@ -125,7 +125,7 @@ code_option = click.option(
     "--relabel",
     type=PathName(path_type=Path),
     metavar="FILE.csv",
-    help="Correct labels by this file, such as suspects.csv of a model (docs/how-to/adapt.md).",
+    help="Correct labels by rows with x in the column accept, such as of a model's suspects.csv.",
 )
 @click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
 @click.option(
@@ -149,7 +149,7 @@ code_option = click.option(
     help="EXIF orientations; auto rotates your own images.",
 )
 @click.option("--keep-contradictions", is_flag=True, help="Count pictures under two labels, too.")
-@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option("--skip-damaged", is_flag=True, help="Skip damaged images and empty classes.")
 @click.option(
     "--keep-support",
     is_flag=True,
