@@ -103,19 +103,23 @@ class Found:
         return {folder.prefix: folder for folder in self.tree.walk()}
 
 
-def find_images(name: str, root: Path) -> Found:
+def find_images(name: str, root: Path, *, lenient: bool = False) -> Found:
     """Find all images below a folder; UsageError or DataMissingError if its classes are unclear.
 
     Folders `train`, `val` and `test` (in any case, or one of the aliases in `ROLE_NAMES`) are
     either above the class folders or in each of them. A class is a folder of images; its class name
-    is the folder name, or the path where another class has the same folder name.
+    is the folder name, or the path where another class has the same folder name. lenient: class
+    folders without readable images are left out.
     """
     tree = read_tree(root)
     top = _unwrap(tree)
     roles, beside = _role_folders(root, top)
     classes = _classes(root, top, roles)
     _refuse_one_folder_twice(root, classes)
-    refuse_empty(root, [folder.tree for folder in classes])
+    empty = [folder for folder in classes if not folder.tree.images.count]
+    if not lenient or len(empty) == len(classes):
+        refuse_empty(root, [folder.tree for folder in empty])
+    classes = [folder for folder in classes if folder not in empty]
     named = _class_names(name, classes)
     labels = {text: label for label, text in enumerate(sorted(set(named)))}
     pools: dict[str, list[Run]] = {role: [] for role in roles or {UNSPLIT: top}}
@@ -129,7 +133,9 @@ def find_images(name: str, root: Path) -> Found:
         role: ItemList(sorted(runs, key=lambda run: (run.label, run.folder)))
         for role, runs in pools.items()
     }
-    return Found(ordered, tuple(_notes_on_rest(tree, top, roles, beside)), tree)
+    paths = [folder.tree.path for folder in empty]
+    lines = [f"class folders without images ({len(paths):,}): {shortened(paths)}"] if paths else []
+    return Found(ordered, (*lines, *_notes_on_rest(tree, top, roles, beside)), tree)
 
 
 def _refuse_one_folder_twice(root: Path, classes: Sequence[ClassFolder]) -> None:

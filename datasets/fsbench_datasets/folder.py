@@ -54,8 +54,9 @@ class ImageFolder:
     `find_images` defines the classes.
 
     holdout: share of each class held out as test images if there are no test folders; splits:
-    folder where such splits are stored; lenient: images of a stored split may be missing; whole:
-    hold out no images for validation or testing.
+    folder where such splits are stored; lenient: images of a stored split may be missing, and with
+    `whole` classes may have no images or no train images; whole: hold out no images for validation
+    or testing.
     """
 
     name: str
@@ -135,7 +136,7 @@ class ImageFolder:
 
     @cached_property
     def _found(self) -> Found:
-        return find_images(self.name, self.root)
+        return find_images(self.name, self.root, lenient=self.lenient and self.whole)
 
     @cached_property
     def _lists(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
@@ -143,7 +144,7 @@ class ImageFolder:
         given = self._found.pools
         if self.whole:
             pools, note = undivided(given)
-            check_classes(self.name, pools)
+            check_classes(self.name, pools, lenient=self.lenient)
             return pools, (note,), ()
         if "test" in given:
             pools, note = self._make()

@@ -317,7 +317,7 @@ def open_manifest(
         )
     check_holdout(name, holdout)
     kept = KeptSplit(name, path, holdout, splits)
-    return OwnSet(name, path.stem, Manifest(name, path, lenient), kept)
+    return OwnSet(name, path.stem, Manifest(name, path, lenient), kept, lenient=lenient)
 
 
 def read_rows(name: str, path: Path) -> list[Row]:

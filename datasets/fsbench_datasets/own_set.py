@@ -75,6 +75,7 @@ class OwnSet:
 
     complete: fills in the pools that are not listed; also returns a note. placeholders: accept
     labels without class names (and near-duplicate names), because all names are given elsewhere.
+    lenient: undivided, classes may have no train images.
     """
 
     name: str
@@ -82,6 +83,7 @@ class OwnSet:
     source: Source
     complete: Complete
     placeholders: bool = False
+    lenient: bool = False
 
     def card(self) -> DatasetCard:
         """Facts, class names and counts."""
@@ -142,10 +144,11 @@ class OwnSet:
         # Registered sets are divided image by image, as they always were.
         own = whole if ":" in self.name else None
         pools, note = self.complete(self._listing.labeled.pools, own)
-        check_classes(self.name, pools)
+        lenient = self.lenient and self.complete is undivided
+        check_classes(self.name, pools, lenient=lenient)
         trained = {item.label for item in pools["train"]}
         absent = [name for label, name in enumerate(names) if label not in trained]
-        if trained and absent:
+        if trained and absent and not lenient:
             raise UsageError(
                 f"{self.name}: class '{absent[0]}' has no images: expected train images of every "
                 "class (add some, or take the class out of the class names)"

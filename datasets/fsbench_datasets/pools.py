@@ -201,8 +201,8 @@ def _nearest(
     return taken
 
 
-def check_classes(name: str, pools: Pools) -> None:
-    """UsageError for fewer than two classes, or if only some classes have train images."""
+def check_classes(name: str, pools: Pools, *, lenient: bool = False) -> None:
+    """UsageError for fewer than two classes, or if only some have train images, unless lenient."""
     labels = {label for role in ROLES for label in label_counts(pools[role])}
     if len(labels) < 2:
         raise UsageError(
@@ -210,7 +210,7 @@ def check_classes(name: str, pools: Pools) -> None:
             "tell apart"
         )
     trained = label_counts(pools["train"])
-    for role in ("val", "test") if trained else ():
+    for role in ("val", "test") if trained and not lenient else ():
         for part in parts(pools[role]):
             if part.label not in trained:
                 raise UsageError(

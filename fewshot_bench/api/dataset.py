@@ -372,6 +372,28 @@ class Without(_Override):
         return {role: without(items, self.skipped) for role, items in self.inner.items().items()}
 
 
+class OfClasses(_Override):
+    """The data set `inner` with only the classes of some labels, which are numbered anew."""
+
+    def __init__(self, inner: Any, kept: Iterable[int]) -> None:
+        super().__init__(inner, kept)
+        names = inner.card().classnames
+        self.places = {label: (at, names[label]) for at, label in enumerate(sorted(kept))}
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        card: DatasetCard = self.inner.card()
+        both = card.classnames, card.class_ids
+        names, ids = (tuple(all[label] for label in self.places if all) for all in both)
+        counts = {role: len(items) for role, items in self._pools.items()}
+        return replace(card, classnames=names, class_ids=ids, counts=counts)
+
+    @cached_property
+    def _pools(self) -> Mapping[str, Sequence[Item]]:
+        pools = self.inner.items().items()
+        return {role: relabeled(items, lambda at, _: self.places.get(at)) for role, items in pools}
+
+
 class Customized(_Override):
     """The data set `inner` under other class names or templates; images, labels and lists stay."""
 

@@ -78,7 +78,7 @@ class Looks(Looked):
             lines.append("; ".join(filter(None, (found, copies.unsearched))))
         if clashes := copies.contradictions:
             named = self._name(clashes, copies.labels.tolist())
-            lines.append(f"{counted(len(clashes), 'picture')} under two labels: {named}")
+            lines.append(f"{counted(len(clashes), 'picture')} likely under two labels: {named}")
         if self.turned:
             turned = counted(self.turned, "picture")
             lines.append(f"{turned} turned upright by EXIF, unless --exif ignore")
@@ -100,7 +100,8 @@ class Looks(Looked):
             many = counted(len(both), "picture")
             lines.append(f"{many} in several pools, as copies: {self._name(both, roles)}")
         if tested:
-            lines.append(f"{counted(tested, 'picture')} under two labels in the test images")
+            many = counted(tested, "picture")
+            lines.append(f"{many} likely under two labels in the test images")
         return lines
 
     def _name(self, groups: Sequence[Sequence[int]], kinds: Sequence[int | str]) -> str:

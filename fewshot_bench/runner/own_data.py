@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.dataset import SKIPPED, Dataset, Undivided
 from fewshot_bench.api.registry import place_without_family, registry
 from fewshot_bench.utils.arguments import Kind
 from fewshot_bench.utils.errors import UsageError, WrongTypeError
@@ -38,6 +39,16 @@ def name_own(given: str | os.PathLike[str]) -> str:
     if os.path.isdir(place):
         return f"folder:{text}"
     return f"manifest:{text}" if is_there and place.lower().endswith(TABLES) else text
+
+
+def open_whole(name: str, data: Mapping[str, Any] = {}, *, lenient: bool = False) -> Dataset:
+    """The data set with all images that may be trained on in `train`; data: as in `RunSpec.data`.
+
+    lenient: missing images, classes without images and classes without train images may be listed.
+    """
+    asked = {**data, SKIPPED: {name: []}} if lenient else data
+    dataset: Dataset = registry().dataset(name, asked)
+    return dataset.undivided() if isinstance(dataset, Undivided) else dataset
 
 
 DATASET = Kind("the name of a data set, or the path of a folder or table of images", name_own)

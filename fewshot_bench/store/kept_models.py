@@ -118,7 +118,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: out-of-fold results, empty if there are none: `metric` (one of MEASURES), `mean`,
         `low`, `high`, `level`, `folds`, `repeats`, `images` (different pictures), `methods` (it was
         chosen among) and `calibration_error`; where measured the number `negatives` of images of no
-        class, the share `caught` of them, and `kept` of right answers, with their intervals.
+        class, the share `caught` of them, and `kept` of right answers, with their intervals;
+        with corrected labels (`--relabel`), `original`: the mean by the labels before.
     classes: out-of-fold results by class, empty if there are none: rows of `Learned.classes`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query is assigned to no class; None for never.

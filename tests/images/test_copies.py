@@ -190,7 +190,7 @@ def test_what_a_person_should_know_is_said_and_nothing_else(folder: Path) -> Non
     assert lines == [
         "8 pictures of 3 classes: 1 of 'class 2' to 4 of 'class 0'",
         "3 copies of other pictures (2 byte for byte)",
-        "1 picture under two labels: 1.png = copy.jpg",
+        "1 picture likely under two labels: 1.png = copy.jpg",
         "1 picture cannot be used: void.png (the file is empty)",
         "1 picture below 32 pixels on a side: tiny.png",
     ]

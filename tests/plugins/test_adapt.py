@@ -155,7 +155,7 @@ def test_images_that_a_model_was_made_from_are_no_test(tmp_path: Path) -> None:
     shown = fsbench("evaluate", model, "-d", photos(tmp_path / "others", 20, 20))
     assert shown.code == 0, shown.err
     assert "9 test images" in shown.out
-    assert "3 more are left out: the model was made from them" in shown.out
+    assert "3 more are left out: they copy images of the fit" in shown.out
     assert "28 other images of it are its training part; put all into test/" in shown.out
 
 

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
@@ -204,6 +206,42 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return own, made.folder
 
 
+def test_copies_of_other_sizes_are_left_out_as_long_as_the_images_of_the_fit_are_there(
+    tmp_path: Path,
+) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for label, name in enumerate(("cat", "dog")):
+        for index in range(6):
+            path = own / name / f"{index}.png"
+            save_blobs(path, 100 * label + index)
+            save_blobs(other / "test" / name / f"new{index}.png", 50 + 100 * label + index)
+            if index < 4:
+                with Image.open(path) as image:
+                    small = image.convert("RGB").resize((image.width // 2, image.height // 2))
+                small.save(other / "test" / name / f"half{index}.jpg")
+    made = fb.adapt(own, tmp_path / "m", method="zero-shot", backbone="tiny", device="cpu")
+    shown = fsbench("evaluate", made.folder, "-d", other)
+    assert "12 test images of" in shown.out, shown.err
+    assert "  8 more are left out: they copy images" in shown.out
+    assert "searched" not in shown.out
+    own.rename(tmp_path / "away")
+    record = fb.evaluate(made.folder, other)
+    assert record.split["test"] == 20
+    told = record.notes["kept_model"]["unsearched"]
+    assert told.startswith("12 of the 12 images that the model was made from were not searched")
+    shown = fsbench("evaluate", made.folder, "-d", other)
+    assert told in shown.out
+    given = json.loads(fsbench("evaluate", made.folder, "-d", other, "--format", "json").out)
+    assert given["unsearched"] == told
+
+
+def save_blobs(path: Path, seed: int) -> None:
+    """Write a picture of large areas, which resembles no other and survives another size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colors = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(colors).resize((120, 96), Image.Resampling.BICUBIC).save(path)
+
+
 def aged(model: Path, folder: Path, **data: object) -> Path:
     """The model as an earlier version wrote it, which states no images."""
     config, tensors = read_model(model)
@@ -230,7 +268,7 @@ def test_images_of_the_fit_are_left_out_of_a_changed_folder(
     assert IMAGES not in record.notes["kept_model"]["data"]
     shown = fsbench("evaluate", model, "-d", f"folder:{grown}")
     assert f"{12 - old} test images of" in shown.out
-    assert f"  {old} more are left out: the model was made from them" in shown.out
+    assert f"  {old} more are left out: they copy images of the fit" in shown.out
     assert "  28 other images of it are its training part" in shown.out
     told = json.loads(fsbench("evaluate", model, "-d", f"folder:{grown}", "--format", "json").out)
     assert (told["images"], told["left_out"]) == (12 - old, old)

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from fewshot_bench.plugins.data import look as module
 from fewshot_bench.runner.own_data import name_own
+from fewshot_bench.store.kept_models import read_config
 from tests.helpers import Result, fsbench, image_folder, save_image
 
 HOSTILE = "<b>=1+1 & 'x'"
@@ -62,7 +63,7 @@ def test_what_to_know_comes_first_and_then_counts(photos: Path) -> None:
     assert lines[0].startswith("13 pictures of 3 classes: 1 of ")
     said = "\n".join(lines)
     assert "3 copies of other pictures (2 byte for byte)" in said
-    assert "2 pictures under two labels: " in said
+    assert "2 pictures likely under two labels: " in said
     assert "2 pictures cannot be used: birch/broken.jpg (" in said
     assert "sizes from 120 x 90 to 160 x 120 pixels, median 160 x 120" in said
     assert "oak/notes.txt" in said
@@ -141,6 +142,70 @@ def test_what_has_no_classes_is_refused_and_broken_files_are_shown(tmp_path: Pat
     assert done.code == 0, done.err
     assert "2 pictures cannot be used" in done.out
     assert (tmp_path / "sheet.html").read_text(encoding="utf-8").count("cannot be read") == 2
+
+
+@pytest.fixture(scope="module")
+def obstacles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sound classes, and all that stops a fit: see the test."""
+    root = tmp_path_factory.mktemp("obstacles") / "photos"
+    for label, (role, name) in enumerate(
+        (role, name) for role in ("train", "test") for name in ("cat", "dog", "owl")
+    ):
+        for index in range(4):
+            draw(root / role / name / f"{index}.png", 10 * label + index)
+    shutil.rmtree(root / "train" / "owl")
+    (root / "train" / "ant").mkdir()
+    (root / "train" / "cat" / "bad.jpg").write_bytes(b"no image")
+    (root / "train" / "emu").mkdir()
+    (root / "train" / "emu" / "0.png").write_bytes(b"no image")
+    return root
+
+
+def test_all_obstacles_are_listed_at_once(obstacles: Path) -> None:
+    done = fsbench("look", obstacles)
+    assert done.code == 0, done.err
+    assert "2 pictures cannot be used: train/cat/bad.jpg (" in done.out
+    assert "1 class without train images: 'owl'" in done.out
+    assert "class folders without images (1): train/ant" in done.out
+    assert [line.split() for line in done.out.splitlines()[-4:]] == [
+        ["cat", "5", "4"],
+        ["dog", "4", "4"],
+        ["owl", "0", "4"],
+        ["emu", "1", "0"],
+    ]
+
+
+def test_what_is_damaged_or_empty_is_skipped_on_request(obstacles: Path, tmp_path: Path) -> None:
+    asked = ("adapt", "-d", obstacles, "-m", "zero-shot", "--backbone", "tiny", "--device", "cpu")
+    refused = fsbench(*asked, "-O", tmp_path / "m")
+    assert refused.code == 3
+    assert "train/ant has no images in it" in refused.err
+    done = fsbench(*asked, "-O", tmp_path / "m", "--skip-damaged")
+    assert done.code == 0, done.err
+    assert "2 damaged images left out: 'train/cat/bad.jpg', 'train/emu/0.png'" in done.out
+    assert "2 classes without train images left out: 'emu', 'owl'" in done.out
+    assert "class folders without images (1): train/ant" in done.out
+    assert read_config(tmp_path / "m").data["images"] == {"cat": 4, "dog": 4}
+
+
+def test_a_table_may_name_classes_without_train_images(tmp_path: Path) -> None:
+    lines = ["path,class,split"]
+    for label, (role, name) in enumerate((("train", "cat"), ("train", "dog"), ("test", "ape"))):
+        for index in range(3):
+            draw(tmp_path / f"{name}{index}.png", 10 * label + index)
+            lines.append(f"{name}{index}.png,{name},{role}")
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join([*lines, "gone.png,gnu,train"]), encoding="utf-8")
+    done = fsbench("look", table)
+    assert done.code == 0, done.err
+    assert "1 class without train images: 'ape'" in done.out
+    assert "1 picture cannot be used: gone.png" in done.out
+    asked = ("adapt", "-d", table, "-m", "zero-shot", "--backbone", "tiny", "--device", "cpu")
+    done = fsbench(*asked, "-O", tmp_path / "m", "--skip-damaged")
+    assert done.code == 0, done.err
+    assert read_config(tmp_path / "m").data["images"] == {"cat": 3, "dog": 3}
+    # Fits of a benchmark need them as before.
+    assert fsbench("splits", "show", f"manifest:{table}", "--shots", 1, "--seeds", 1).code > 0
 
 
 @pytest.fixture(scope="module")

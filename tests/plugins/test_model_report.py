@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fewshot_bench as fb
+from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models import adapt as module
+from fewshot_bench.plugins.models.suspects import HEADS
 from fewshot_bench.store.kept_models import read_config
 from tests.helpers import Result, fsbench
 from tests.plugins.test_report_browser import opened
@@ -90,9 +93,29 @@ def test_a_planted_error_leads_the_suspects_and_the_mistakes(model: Path) -> Non
         assert "planted.jpg" in section.partition("</li>")[0]
 
 
+def copied(rows: list[dict[str, str]], file: Path) -> Path:
+    file.write_text(write_csv(rows, HEADS), encoding="utf-8")
+    return file
+
+
+def test_corrections_of_many_labels_are_warned_of(photos: Path, tmp_path: Path) -> None:
+    """A model that is measured by labels that were made right for it looks better than it is."""
+    rows = [(f"{HOSTILE[0]}/{index} {HOSTILE[1]}.jpg", "", HOSTILE[1]) for index in range(3)]
+    made = fb.adapt(
+        photos, tmp_path / "m", method="gda", backbone="tiny", device="cpu", relabel=rows
+    )
+    assert any(note.startswith("warning: 12 % of the images were changed") for note in made.notes)
+
+
 def test_suspects_correct_the_next_model(photos: Path, model: Path, tmp_path: Path) -> None:
-    kept = (model / "suspects.csv").read_text(encoding="utf-8").splitlines()[:2]
-    (tmp_path / "right.csv").write_text("\n".join(kept), encoding="utf-8")
+    with (model / "suspects.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    same = adapt(photos, tmp_path / "same", "--relabel", copied(rows, tmp_path / "same.csv"))
+    assert "no label is changed (x in the column accept accepts a row)" in same.out
+    assert read_config(tmp_path / "same").tensors == read_config(model).tensors
+    assert "original" not in read_config(tmp_path / "same").accuracy
+    rows[0]["accept"] = "x"
+    copied(rows, tmp_path / "right.csv")
     done = adapt(photos, tmp_path / "better", "--relabel", tmp_path / "right.csv")
     assert done.code == 0, done
     before, after = (read_config(folder) for folder in (model, tmp_path / "better"))
@@ -100,6 +123,13 @@ def test_suspects_correct_the_next_model(photos: Path, model: Path, tmp_path: Pa
     assert [before.data["images"][name] for name in HOSTILE[:2]] == [5, 4]
     assert [after.data["images"][name] for name in HOSTILE[:2]] == [4, 5]
     assert after.accuracy["mean"] > before.accuracy["mean"]
+    original = f"{100 * after.accuracy['original']:.1f} %"
+    assert after.accuracy["original"] < after.accuracy["mean"]
+    assert f"; {original} by the labels before --relabel" in done.out
+    page = Page((tmp_path / "better" / "report.html").read_text(encoding="utf-8"))
+    assert f"{original} by the labels before they were corrected" in page.text
+    assert original in (tmp_path / "better" / "README.md").read_text(encoding="utf-8")
+    assert "warning" not in done.out
     assert "planted.jpg" not in (tmp_path / "better" / "suspects.csv").read_text(encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from fewshot_bench.analysis.formats.tidy import write_csv
-from fewshot_bench.api.dataset import Dataset, Undivided, all_items
+from fewshot_bench.api.dataset import Dataset, all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PATH
@@ -22,9 +22,10 @@ from fewshot_bench.cli.output import aligned, check_file, replaced, say, write_t
 from fewshot_bench.cli.working import working
 from fewshot_bench.images.looking import Listed, Looks, look_at
 from fewshot_bench.plugins.report.page import Tile, draw_small, template
-from fewshot_bench.runner.own_data import name_own
+from fewshot_bench.runner.own_data import name_own, open_whole
 from fewshot_bench.store.kept_models import evenly
 from fewshot_bench.utils.prefetch import spread
+from fewshot_bench.utils.text import counted, few
 
 LISTS = ("copies", "contradictions", "unreadable")
 COLUMNS = ("group", "pool", "image", "class", "kind")
@@ -47,12 +48,12 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         check_file("--sheet", sheet, (".html", ".htm"))
     # What a data set prints goes to stderr: stdout has the result alone.
     with redirect_stdout(sys.stderr), working("look") as work:
-        dataset: Dataset = registry().dataset(name_own(name))
-        dataset = dataset.undivided() if isinstance(dataset, Undivided) else dataset
+        dataset = open_whole(name_own(name), lenient=True)
         with registry().blaming(name_own(name)):
             listed = list(all_items(dataset))
         looks = look_at(dataset, [item for _, item in listed])
-        lines = [*_describe(listed, looks), *dataset.card().left_out]
+        card = dataset.card()
+        lines = [*_describe(listed, looks, card.classnames), *card.left_out]
         if sheet is not None:
             work.step("drawing small pictures")
             page = _draw_sheet(name, dataset, looks, lines).encode()
@@ -67,8 +68,12 @@ def look(name: str, every: bool, what: str | None, sheet: Path | None) -> None:
         say(line)
 
 
-def _describe(listed: Listed, looks: Looks) -> Iterator[str]:
+def _describe(listed: Listed, looks: Looks, classnames: Sequence[str]) -> Iterator[str]:
     yield from (*looks.lines(), *looks.across([role for role, _ in listed]))
+    trained = {item.label for role, item in listed if role == "train"}
+    absent = [name for label, name in enumerate(classnames) if label not in trained]
+    if trained and absent:
+        yield f"{counted(len(absent), 'class', 'classes')} without train images: {few(absent)}"
     if sizes := sorted((seen.size for seen in looks.seen.values()), key=math.prod):
         ends = (sizes[0], sizes[-1], sizes[len(sizes) // 2])
         first, last, median = (f"{width} x {height}" for width, height in ends)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from fewshot_bench.plugins.models.model_card import card, show_learned
 from fewshot_bench.plugins.models.place import check_free, put, refuse_model
 from fewshot_bench.plugins.models.rejection import gather_others, measure
 from fewshot_bench.plugins.models.search import NO_TWO, REPEATS, WHOLE, Candidate, Search, order
-from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects
+from fewshot_bench.plugins.models.suspects import HEADS, RELABEL, Rows, find_suspects, remark
 from fewshot_bench.runner.own_data import DATASET, read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.kept_methods import keep_methods
@@ -354,6 +354,11 @@ def _estimate(
     numbers |= {"methods": len(finalists), "calibration_error": error}
     # A config holds floats, which counts would differ from once it is read.
     accuracy = {"metric": given["metric"]} | {name: float(one) for name, one in numbers.items()}
+    if material.given:
+        # By the labels before corrections, which no model suggested, and corrected for the choice.
+        before = np.array([material.given[id] for id in ids])
+        gap = replace(learned, labels=before).mean(given["metric"]) - learned.mean(given["metric"])
+        accuracy["original"] = max(0.0, estimate.mean + gap)
     stated = {"accuracy": accuracy, "temperature": temperature * scale, "reject": threshold}
     return stated | {"classes": tuple(learned.classes())}, learned
 
@@ -425,6 +430,8 @@ def _remark(
     if lone and search.folds:
         yield f"{counted(lone, 'class', 'classes')} without two different images: in no estimate"
     if learned is not None and config.accuracy["metric"] == TOP1 and (text := learned.remark()):
+        yield text
+    if learned is not None and (text := remark(learned)):
         yield text
     if not config.accuracy:
         unfinished = winner.dropped or "the budget ended before a comparison was finished"

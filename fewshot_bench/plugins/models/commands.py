@@ -125,7 +125,7 @@ code_option = click.option(
     "--relabel",
     type=PathName(path_type=Path),
     metavar="FILE.csv",
-    help="Correct labels by this file, such as suspects.csv of a model (docs/how-to/adapt.md).",
+    help="Correct labels by rows with x in the column accept, such as of a model's suspects.csv.",
 )
 @click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
 @click.option(
@@ -149,7 +149,7 @@ code_option = click.option(
     help="EXIF orientations; auto rotates your own images.",
 )
 @click.option("--keep-contradictions", is_flag=True, help="Count pictures under two labels, too.")
-@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option("--skip-damaged", is_flag=True, help="Skip damaged images and empty classes.")
 @click.option(
     "--keep-support",
     is_flag=True,
@@ -453,13 +453,16 @@ def evaluate(
     key = evaluation.record.spec.key() if store is not None else None
     if form == "json":
         about = {"model": str(model), "dataset": dataset, "images": len(evaluation.ids)}
-        about |= {"left_out": evaluation.left_out, "record": key}
+        about |= {"left_out": evaluation.left_out, "unsearched": evaluation.unsearched}
+        about |= {"record": key}
         click.echo(json.dumps({**about, "metrics": dict(values), "classes": classes}))
         return
     config = opened.config
     say(f"{config.method} on {config.backbone}, {len(evaluation.ids):,} test images of {dataset}")
     if evaluation.left_out:
-        say(f"  {evaluation.left_out:,} more are left out: the model was made from them")
+        say(f"  {evaluation.left_out:,} more are left out: they copy images of the fit")
+    if evaluation.unsearched:
+        say(f"  {evaluation.unsearched}")
     if evaluation.set_aside:
         say(
             f"  {evaluation.set_aside:,} other images of it are its training part; put all into "

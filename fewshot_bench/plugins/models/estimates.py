@@ -35,6 +35,8 @@ DRAWS = 1000
 CLEARLY = 2.0
 # Logarithms of temperatures to search between.
 BOUNDS = math.log(1e-4), math.log(1e4)
+# Temperatures of calibrated probabilities, which wrong labels flatten, and shares of wrong labels.
+SHARPER, NOISE = np.geomspace(1, 1 / 32, 21), np.linspace(0, 0.5**0.5, 101) ** 2
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,28 @@ def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
     # Convex in the inverse temperature, so that it has one minimum.
     found = optimize.minimize_scalar(loss, bounds=BOUNDS, options={"xatol": 1e-9})
     return math.exp(found.x)
+
+
+def doubts(labels: Labels, shares: Shares) -> Shares:
+    """(n,) probability that each label is wrong; their sum is the number of wrong labels.
+
+    labels: (n,); shares: (n, classes) probabilities by fits that had not seen the image. A share of
+    labels is taken to be drawn from the other classes at random. The result is a mean over such
+    shares and over temperatures for the right labels, weighted by the likelihood of all labels:
+    wrong labels are less likely than the probabilities allow, so that a weak model finds few.
+    """
+    logits, places = np.log(np.maximum(shares, 1e-30)), np.arange(len(labels))
+    noise, most, total, found = NOISE[:, None], -np.inf, 0.0, np.zeros(len(labels))
+    for temperature in SHARPER:
+        right = np.exp(logits[places, labels] / temperature)
+        right /= np.exp(logits / temperature).sum(axis=1)
+        wrong = (1 - right) / (shares.shape[1] - 1)
+        both = right + noise * (wrong - right) + 1e-300
+        likely = np.log(both).sum(axis=1)
+        before, most = most, max(most, float(likely.max()))
+        weights, kept = np.exp(likely - most), np.exp(before - most)
+        found, total = kept * found + weights @ (noise * wrong / both), kept * total + weights.sum()
+    return np.asarray(found / total)
 
 
 def scale_of(logits: Logits) -> float:

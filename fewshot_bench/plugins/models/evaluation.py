@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_bench.api.dataset import Undivided
+from fewshot_bench.api.dataset import MOST_COMPARED, Undivided
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.metrics import Answers, rounded
@@ -31,13 +31,15 @@ from fewshot_bench.api.spec import (
     plain,
 )
 from fewshot_bench.api.task import Split
+from fewshot_bench.images.copies import group_copies, look_closely
 from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.images.digests import Known
 from fewshot_bench.plugins.models.material import trainable
-from fewshot_bench.runner.own_data import DATASET, ClassNames, read_own_data
-from fewshot_bench.store.kept_models import IMAGES, image_digest, without_path
+from fewshot_bench.runner.own_data import DATASET, ClassNames, open_whole, read_own_data
+from fewshot_bench.store.kept_models import IMAGES, image_digest, read_sources, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, naming_arguments
-from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, StoreError, UsageError
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.rng import derive
 from fewshot_bench.utils.text import digest_of, few
@@ -54,9 +56,9 @@ if TYPE_CHECKING:
 class Evaluation:
     """The record of a kept model on a data set, and its answers in the order of the test list.
 
-    left_out: test images that are among the images of the fit, byte for byte, and in no number.
-    set_aside: images that are no test images because the data set was divided by itself. later:
-    images that its stored split does not list.
+    left_out: test images that are copies of images of the fit, and in no number. set_aside: images
+    that are no test images because the data set was divided by itself. later: images that its
+    stored split does not list. unsearched: which copies are not found.
     """
 
     record: Record
@@ -65,6 +67,7 @@ class Evaluation:
     left_out: int = 0
     set_aside: int = 0
     later: int = 0
+    unsearched: str = ""
 
     def write(self, store: Path) -> Evaluation:
         """Write it to a store, which is made if missing; returns the stored evaluation."""
@@ -95,9 +98,9 @@ def evaluate(
 
     model: a loaded model, or an argument of `load_model`. store: results folder to write the record
     and its answers to. device: for a model that is loaded here. classnames: own names for the
-    classes of the data set, as those of `fewshot_bench.adapt`. Images that the model was made from
-    are left out. UsageError if classes differ, or if it may be made from all of the test images;
-    DataMissingError if there are no test images.
+    classes of the data set, as those of `fewshot_bench.adapt`. Copies of images that the model was
+    made from are left out. UsageError if classes differ, or if it may be made from all of the test
+    images; DataMissingError if there are no test images.
 
     >>> evaluate("model", "folder:photos").metrics["top1"]
     """
@@ -125,9 +128,8 @@ def measure(model: Model, name: str, store: Path | None, own: Mapping[str, Any])
         raise DataMissingError(f"{name} has no test images; choose another data set")
     places = _match_columns(model.classnames, dataset.card().classnames, name)
     set_aside, later = _count_others(model, name, dataset, items)
-    # Test images that are of the fit, by their bytes, are left out.
-    fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
-    new = [index for index, sha in enumerate(digests) if image_digest(sha) not in fitted]
+    digests = ImageFiles(dataset, items).digests
+    new, unsearched = _without_copies(model, name, dataset, items, digests)
     left_out = len(items) - len(new)
     if not new:
         raise _refuse_seen(name, len(items))
@@ -149,6 +151,7 @@ def measure(model: Model, name: str, store: Path | None, own: Mapping[str, Any])
         "temperature": config.temperature,
     }
     kept_model |= {"left_out": left_out} if left_out else {}
+    kept_model |= {"unsearched": unsearched} if unsearched else {}
     record = Record(
         spec=spec,
         status="done",
@@ -160,7 +163,41 @@ def measure(model: Model, name: str, store: Path | None, own: Mapping[str, Any])
         notes={"kept_model": kept_model},
     )
     ids = tuple(item.id for item in items)
-    return Evaluation(record, answers, ids, left_out, set_aside, later)
+    return Evaluation(record, answers, ids, left_out, set_aside, later, unsearched)
+
+
+def _without_copies(
+    model: Model, name: str, dataset: Dataset, items: Sequence[Item], digests: Sequence[bytes]
+) -> tuple[list[int], str]:
+    """Indices of test images that copy no image of the fit, and which copies are not found.
+
+    Images of the fit are looked for in the data set, and where the model was made.
+    """
+    stated, names = model.config.fitted_images, [name]
+    fitted: dict[str, tuple[Item, Known]] = {}
+    with suppress(StoreError):
+        names += read_sources(model.path).datasets
+    for place in dict.fromkeys(names):
+        # Images that are gone are named below.
+        with suppress(FsbenchError):
+            whole = open_whole(place, lenient=True)
+            trained = trainable(whole.items())
+            if len(trained) + len(items) <= MOST_COMPARED:
+                for item, one in zip(trained, look_closely(whole, trained), strict=True):
+                    if isinstance(one, Known) and (digest := image_digest(one.sha)) in stated:
+                        fitted[digest] = item, one
+    seen, unsearched = np.array([image_digest(sha) in stated for sha in digests]), ""
+    if fitted:
+        mine, theirs = zip(*fitted.values(), strict=True)
+        copies = group_copies((*items, *mine), (*look_closely(dataset, items), *theirs))
+        unsearched, groups = copies.unsearched, copies.groups
+        seen |= np.isin(groups[: len(items)], groups[len(items) :])
+    if lost := len(stated) - len(fitted):
+        unsearched = (
+            f"{lost:,} of the {len(stated):,} images that the model was made from were not searched"
+            " for copies of another size or compression"
+        )
+    return np.flatnonzero(~seen).tolist(), unsearched
 
 
 def _count_others(

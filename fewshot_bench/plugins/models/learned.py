@@ -50,6 +50,11 @@ class Learned:
         return np.asarray(self.each.mean(axis=0, dtype=np.float64))
 
     @cached_property
+    def doubts(self) -> NDArray[np.float64]:
+        """(held-out images,) probability that each label is wrong."""
+        return estimates.doubts(self.labels[self.held], self.probabilities[self.held])
+
+    @cached_property
     def answers(self) -> NDArray[np.int64]:
         """(repeats, held-out images) the likeliest class."""
         return np.asarray(self.each[:, self.held].argmax(axis=2))
@@ -58,6 +63,10 @@ class Learned:
     def right(self) -> NDArray[np.float64]:
         """(units,) share of repeats with the right answer."""
         return self.units.mean((self.answers == self.labels[self.held]).mean(axis=0))
+
+    def mean(self, metric: str) -> float:
+        """The mean of `right`, by a metric of `kept_models.MEASURES`."""
+        return float(self.right @ self.units.weights(metric))
 
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
@@ -110,7 +119,7 @@ class Learned:
         weights = [self.units.weights(metric) for metric in (TOP1, MACRO)]
         overall = np.full_like(self.right, self.right.mean())
         gap, error = estimates.lead(self.right, overall, weights[0] - weights[1])
-        top1, macro = (100 * float(one @ self.right) for one in weights)
+        top1, macro = (100 * self.mean(metric) for metric in (TOP1, MACRO))
         told = f"{top1:.1f} % right, but {macro:.1f} % in the mean of the classes"
         return f"large classes are easier: {told}" if gap > estimates.CLEARLY * error else ""
 

@@ -8,19 +8,20 @@ class is ever held out as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_bench.api.dataset import Dataset, Undivided
+from fewshot_bench.api.dataset import Dataset, OfClasses, Without
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.copies import Copies
-from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
+from fewshot_bench.images.decode import ImageFiles, find_unreadable
 from fewshot_bench.images.looking import Looks, look_at
 from fewshot_bench.plugins.models.suspects import Rows, correct
+from fewshot_bench.runner.own_data import open_whole
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import VALIDATION
@@ -41,7 +42,8 @@ class Material:
     """Labeled images of a data set.
 
     notes: which of its images these are, and which were left out.
-    keep_contradictions: whether pictures under two labels are held out, too.
+    keep_contradictions: whether pictures under two labels are held out, too. given: the class of
+    each image before corrections, by its id; empty without any.
     """
 
     dataset: Dataset
@@ -50,6 +52,7 @@ class Material:
     data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     keep_contradictions: bool = False
+    given: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -100,13 +103,15 @@ def gather(
     """Load the images of a data set that may be trained on; at most `shots` of each class.
 
     data: own class names and templates, as in `RunSpec.data`. relabel: corrections of labels, see
-    `suspects.correct`. UsageError for fewer than two classes; DataMissingError for unreadable
-    images, unless `skip_damaged` and no class is lost.
+    `suspects.correct`. skip_damaged: leave out unreadable images, and classes that then have no
+    train images. UsageError for fewer than two classes; DataMissingError for unreadable images.
     """
-    dataset: Dataset = registry().dataset(name, data)
-    if isinstance(dataset, Undivided):
-        dataset = dataset.undivided()
+    dataset = open_whole(name, data, lenient=skip_damaged)
+    notes, given = list[str](), dict[str, int]()
     with registry().blaming(name):
+        if skip_damaged:
+            bad = find_unreadable(dataset, trainable(dataset.items())).bad
+            dataset, notes = _without_unusable(dataset, bad)
         pools, card = dataset.items(), dataset.card()
         check_items(card, pools)
     trained = trainable(pools)
@@ -117,45 +122,45 @@ def gather(
             "such as one folder of images per class"
         )
     val, test = len(pools.get("val", ())), len(pools.get("test", ()))
-    notes = [f"{val:,} validation images are trained on, too"] if val else []
+    notes += [f"{val:,} validation images are trained on, too"] if val else []
     notes += [f"{test:,} test images are left alone"] if test else []
     if relabel is not None:
+        own = {item.id: item.label for item in trained}
         trained, corrected = correct(trained, card.classnames, relabel)
+        given = own if any(own[item.id] != item.label for item in trained) else {}
         notes += corrected
     if shots is not None:
         lists = {"train": packed(trained)}
         split = draw(name, "", lists, protocol="nested", shots=shots, seed=seed, val="none")
         trained = list(split.train)
         notes.append(f"at most {shots} of each class (--shots)")
-    kept, left_out = _readable(name, dataset, trained, skip_damaged)
-    notes += left_out
-    return Material(dataset, kept, card.revision, data, tuple(notes), keep_contradictions)
+    if bad := {} if skip_damaged else find_unreadable(dataset, trained).bad:
+        said = shortened([f"{id}: {reason}" for id, reason in bad.items()], UNREADABLE_SHOWN)
+        raise DataMissingError(
+            f"{name}: {len(bad)} of its images cannot be used: {'; '.join(said)}; "
+            "mend or remove them (--skip-damaged goes on without them)"
+        )
+    facts = card.revision, data, tuple(notes), keep_contradictions, given
+    return Material(dataset, tuple(trained), *facts)
+
+
+def _without_unusable(dataset: Dataset, bad: Mapping[str, str]) -> tuple[Dataset, list[str]]:
+    """The data set without damaged images and classes without train images, and notes on them."""
+    notes = [*dataset.card().left_out]
+    if bad:
+        dataset = Without(dataset, tuple(bad))
+        notes.append(f"{counted(len(bad), 'damaged image')} left out: {few(bad)}")
+    names = dataset.card().classnames
+    kept = {item.label for item in dataset.items().get("train", ())}
+    if gone := [name for label, name in enumerate(names) if kept and label not in kept]:
+        dataset, count = OfClasses(dataset, kept), counted(len(gone), "class", "classes")
+        notes.append(f"{count} without train images left out: {few(gone)}")
+    return dataset, notes
 
 
 def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
     """The images of a data set that a model may be made from."""
     return [*pools.get("train", ()), *pools.get("val", ())]
-
-
-def _readable(
-    name: str, dataset: Dataset, items: Sequence[Item], skip: bool
-) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """The images that can be decoded, and a note on the others."""
-    bad = find_unreadable(dataset, items).bad
-    if not bad:
-        return tuple(items), ()
-    lost = [title for title, _ in list_lost_classes(items, bad)]
-    if lost or not skip:
-        shown = "; ".join(
-            shortened([f"{id}: {reason}" for id, reason in bad.items()], UNREADABLE_SHOWN)
-        )
-        step = f"mend the class {few(lost)}" if lost else "--skip-damaged goes on without them"
-        raise DataMissingError(
-            f"{name}: {len(bad)} of its images cannot be used: {shown}; "
-            f"mend or remove them ({step})"
-        )
-    kept = tuple(item for item in items if item.id not in bad)
-    return kept, (f"{counted(len(bad), 'damaged image')} left out: {few(bad)}",)
 
 
 @dataclass(frozen=True, eq=False)

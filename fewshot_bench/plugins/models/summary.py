@@ -54,7 +54,9 @@ def _results(adapted: Adapted) -> Iterator[str]:
     if figures := config.accuracy:
         mean, interval = state(figures["mean"], figures["low"], figures["high"])
         measured = f"{MEASURED[figures['metric']].lower()} {mean} % on held-out images"
-        yield f"{measured} ({100 * figures['level']:.0f} % interval {interval} %)"
+        old = figures.get("original")
+        before = "" if old is None else f"; {100 * old:.1f} % by the labels before --relabel"
+        yield f"{measured} ({100 * figures['level']:.0f} % interval {interval} %){before}"
     if learned := adapted.learned:
         worst = [row for row in learned.worst()[:WORST] if row["images"] and row["recall"] < 1]
         if least := [f"{row['class']} {100 * row['recall']:.0f} %" for row in worst]:

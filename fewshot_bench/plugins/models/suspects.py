@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
     from fewshot_bench.plugins.models.learned import Learned
 
-HEADS = ("image", "label", "suggested", "probability", "p_label", "rank")
-"""`suggested` is the likeliest class, with its `probability`; `p_label`: that of the label."""
+ACCEPT = "accept"
+HEADS = ("image", "label", "suggested", ACCEPT, "probability", "p_label", "rank")
+"""`suggested` is the likeliest class, with its `probability`; `p_label`: that of the label. A
+person marks rows in `accept`, which is empty: only those are corrected."""
+MARKS = dict.fromkeys(("x", "y", "yes", "true", "1"), True)
+MARKS |= dict.fromkeys(("", "n", "no", "false", "0"), False)
+MANY = 0.1
+"""Share of the images above which corrections make the accuracy doubtful."""
 LEFT_OUT = ("-", "'-")
 Rows = Sequence[tuple[str, str, str]]
 """Image, label (empty: any) and the class that it shall have, or one of LEFT_OUT."""
@@ -35,7 +41,22 @@ Rows = Sequence[tuple[str, str, str]]
 def find_suspects(learned: Learned) -> list[dict[str, Any]]:
     """A row of HEADS for each suspect label, the most suspect first."""
     held = np.flatnonzero(learned.held)
-    return _rows(learned, held[rank_suspects(learned.labels[held], learned.probabilities[held])])
+    found = rank_suspects(learned.labels[held], learned.probabilities[held], learned.doubts)
+    return _rows(learned, held[found])
+
+
+def remark(learned: Learned) -> str:
+    """A line on the number of wrong labels, and on how many suspects are wrong; or no line."""
+    labels, shares = learned.labels[learned.held], learned.probabilities[learned.held]
+    found, told = rank_suspects(labels, shares, learned.doubts), []
+    sure = [(shares.argmax(axis=1) == labels).mean()]
+    if len(found):
+        sure.append(learned.doubts[found].mean())
+        wrong, many = 100 * learned.doubts.mean(), counted(len(found), "suspect label")
+        told = [f"about {wrong:.0f} % of the labels may be wrong, {100 * sure[1]:.0f} % of {many}"]
+    if min(sure) <= 0.5:
+        told.append("the accuracy is too low to tell wrong labels from hard images")
+    return "; ".join(told)
 
 
 def find_mistakes(learned: Learned) -> list[dict[str, Any]]:
@@ -51,30 +72,26 @@ def _rows(learned: Learned, places: NDArray[np.int64]) -> list[dict[str, Any]]:
         label, own = learned.labels[place], learned.probabilities[place]
         names = learned.classnames[label], learned.classnames[own.argmax()]
         shares = (round(float(share), 4) for share in (own.max(), own[label]))
-        rows.append(dict(zip(HEADS, (learned.ids[place], *names, *shares, rank), strict=True)))
+        row = learned.ids[place], *names, "", *shares, rank
+        rows.append(dict(zip(HEADS, row, strict=True)))
     return rows
 
 
-def rank_suspects(labels: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of suspect labels, those with the least probability first.
+def rank_suspects(
+    labels: NDArray[np.int64], shares: NDArray[np.float64], doubts: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Indices of suspect labels, the most suspect first; as many as wrong labels are expected.
 
-    Confident learning (Northcutt, Jiang and Chuang 2021, JAIR 70), pruned by class. labels: (n,);
-    shares: (n, classes) probabilities by fits that had not seen the image. An image counts for the
-    likeliest class whose threshold it reaches: the mean probability of the class among images with
-    its label. Of each label, the share that counts for other classes is suspect.
+    labels: (n,); shares: (n, classes) probabilities; doubts: (n,) as in `estimates.doubts`. Ranked
+    by self-confidence, the probability of the label, relative to the threshold of its class: the
+    mean self-confidence of the class (confident learning, Northcutt, Jiang and Chuang 2021, JAIR
+    70, equation 2). A label that is the likeliest class is no suspect.
     """
     own = shares[np.arange(len(labels)), labels]
-    counts = np.bincount(labels, minlength=shares.shape[1])
-    # NaN, which nothing reaches, for a class without images.
-    thresholds = np.bincount(labels, own, len(counts)) / np.where(counts, counts, np.nan)
-    reached = np.where(shares >= thresholds, shares, -1.0)
-    sure, elsewhere = reached.max(axis=1) >= 0, reached.argmax(axis=1) != labels
-    total, wrong = (np.bincount(labels, part, len(counts)) for part in (sure, sure & elsewhere))
-    most = np.rint(counts * wrong / np.maximum(total, 1)).astype(int)
-    order = np.argsort(own, kind="stable")
+    thresholds = np.bincount(labels, own) / np.maximum(np.bincount(labels), 1)
+    order = np.argsort(own / np.maximum(thresholds[labels], 1e-30), kind="stable")
     order = order[shares[order].argmax(axis=1) != labels[order]]
-    found = [order[labels[order] == label][:count] for label, count in enumerate(most)]
-    return np.asarray(order[np.isin(order, np.concatenate(found))])
+    return np.asarray(order[: round(float(doubts.sum()))])
 
 
 def _read_corrections(given: Any) -> Rows:
@@ -90,12 +107,19 @@ def _read_corrections(given: Any) -> Rows:
         listed = [row for row in rows if any(row.values())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{where} is no CSV file in UTF-8 that can be read: {error}") from None
-    if missing := {"image", "suggested"} - {*(rows.fieldnames or ())}:
+    if missing := {"image", "suggested", ACCEPT} - {*(rows.fieldnames or ())}:
         raise UsageError(
             f"{where} has no column {few(sorted(missing))}: expected the columns "
-            f"{', '.join(HEADS[:3])}, as in the suspects.csv of a model"
+            f"{', '.join(HEADS[:4])}, as in the suspects.csv of a model"
         )
-    return [(row["image"], row.get("label", ""), row["suggested"]) for row in listed]
+    marks = [row[ACCEPT].strip().casefold() for row in listed]
+    if odd := {*marks} - {*MARKS}:
+        raise UsageError(
+            f"{where} has {few(sorted(odd))} in the column {ACCEPT}: expected x to correct a label "
+            "as suggested, or nothing (write another class into the column suggested)"
+        )
+    marked = (row for row, mark in zip(listed, marks, strict=True) if MARKS[mark])
+    return [(row["image"], row.get("label", ""), row["suggested"]) for row in marked]
 
 
 RELABEL = Kind("a CSV file, or rows of image, label and class", _read_corrections)
@@ -104,7 +128,7 @@ RELABEL = Kind("a CSV file, or rows of image, label and class", _read_correction
 def correct(
     items: Sequence[Item], classnames: Sequence[str], rows: Rows
 ) -> tuple[list[Item], tuple[str, ...]]:
-    """The images with corrected classes, and a note on them.
+    """The images with corrected classes, and notes on them.
 
     UsageError for an unknown image or class, an image that is there twice or has another label than
     its row says, and a class that would have no image.
@@ -131,6 +155,13 @@ def correct(
     kept = [item for item in (new.get(item.id, item) for item in items) if item]
     if lost := {item.classname for item in items} - {item.classname for item in kept}:
         raise UsageError(f"--relabel: leaves no image of {few(sorted(lost))}")
-    changed = counted(sum(item not in (None, own[id]) for id, item in new.items()), "label")
-    gone = counted(len(items) - len(kept), "image")
-    return kept, (f"{changed} corrected, {gone} left out (--relabel)",)
+    changed, gone = sum(item != own[item.id] for item in kept), len(items) - len(kept)
+    if not changed + gone:
+        return kept, (f"--relabel: no label is changed (x in the column {ACCEPT} accepts a row)",)
+    note = f"{counted(changed, 'label')} corrected, {counted(gone, 'image')} left out (--relabel)"
+    share = (changed + gone) / len(items)
+    many = (
+        f"warning: {100 * share:.0f} % of the images were changed by --relabel: the model is "
+        "measured by labels that a model may have suggested"
+    )
+    return kept, (note, many)[: 1 + (share > MANY)]
