@@ -166,9 +166,9 @@ class Witness:
         self._compare(LOOKS_AHEAD, [head + tail], self._answers[head])
         found = self.compared[-1]
         # In less than a part, a method that looks ahead sees less of the stream.
-        differs = found.again is not None and self._differ(found.again, found.expected)
-        if differs and found.violation == LOOKS_AHEAD and len(head) >= PART:
-            is_ahead = self._differ(self._rows([head[:FEW]]), found.again[:FEW])
+        again = found.again if found.violation == LOOKS_AHEAD and len(head) >= PART else None
+        if again is not None and self._differ(again, found.expected):
+            is_ahead = self._differ(self._rows([head[:FEW]]), again[:FEW])
             cause = LOOKS_AHEAD if is_ahead else STATE_KEPT
             self.compared[-1] = found._replace(violation=cause)
         self._ask_in_company(len(order))
