@@ -65,7 +65,7 @@ def unpack(packed: Sequence[Any], classes: int) -> Comparison:
     expected, again = (
         np.frombuffer(b64decode(text or ""), np.float32).reshape(-1, classes) for text in texts
     )
-    return Comparison(str(violation), bool(company), expected, again if texts[1] else None)
+    return Comparison(str(violation), bool(company), expected, None if texts[1] is None else again)
 
 
 def count_asked(queries: int) -> int:
