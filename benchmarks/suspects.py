@@ -43,7 +43,7 @@ def one(data: str, method: str, rate: float, seed: int, dump: Path | None) -> tu
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
         np.savez(dump / f"{method}-{rate}-{seed}.npz", labels=labels, p=shares, bad=bad)
-    found = bad[rank_suspects(labels, shares, learned.doubts)]
+    found = bad[rank_suspects(labels, shares)[0]]
     return int(bad.sum()), len(found), int(found.sum()), int(found[: bad.sum()].sum())
 
 

@@ -59,9 +59,12 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _table(path: Path, delimiter: str) -> Iterator[Record]:
+def _table(path: Path, delimiters: str) -> Iterator[Record]:
     """Rows of a table with a header; quoted fields may hold the delimiter and line breaks."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    text = _text(path)
+    # Spreadsheets write semicolons where the comma is the decimal sign.
+    delimiter = max(delimiters, key=text.lstrip().partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
         while True:
@@ -199,8 +202,8 @@ def _is_plain(types: Any, kind: Any) -> bool:
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
-    ".csv": partial(_table, delimiter=","),
-    ".tsv": partial(_table, delimiter="\t"),
+    ".csv": partial(_table, delimiters=",;"),
+    ".tsv": partial(_table, delimiters="\t"),
     ".jsonl": _json_lines,
     ".json": _json,
     ".parquet": _parquet,

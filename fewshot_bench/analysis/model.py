@@ -84,10 +84,13 @@ class Prediction:
     problem: str = ""
 
     def row(self, count: int) -> dict[str, Any]:
-        """The prediction by the names of `columns`; None where there is no such class."""
+        """The prediction by the names of `columns`; None where there is none."""
         pairs = itertools.chain(*zip(self.classes, self.probabilities, strict=True))
         named = itertools.zip_longest(columns(count)[:-2], (self.image, *pairs))
-        return dict(named) | {"rejected": self.rejected, "error": self.problem or None}
+        return dict(named) | {
+            "rejected": None if self.problem else self.rejected,
+            "error": self.problem or None,
+        }
 
 
 def columns(count: int) -> list[str]:

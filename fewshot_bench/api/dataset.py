@@ -383,10 +383,8 @@ class OfClasses(_Override):
     @cached_property
     def _card(self) -> DatasetCard:
         card: DatasetCard = self.inner.card()
-        both = card.classnames, card.class_ids
-        names, ids = (tuple(all[label] for label in self.places if all) for all in both)
-        counts = {role: len(items) for role, items in self._pools.items()}
-        return replace(card, classnames=names, class_ids=ids, counts=counts)
+        names = tuple(name for _, name in self.places.values())
+        return replace(card, classnames=names, class_ids=(), counts={})
 
     @cached_property
     def _pools(self) -> Mapping[str, Sequence[Item]]:

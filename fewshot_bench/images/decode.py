@@ -79,8 +79,8 @@ def open_image(data: bytes) -> Image.Image:
 def decode(data: bytes) -> Image.Image:
     """The PIL image of an encoded file, fully read; errors as those of `open_image`.
 
-    UnsuitableError for colors of 16 bits that look black (or white, in CMYK) in the 8 bits that
-    Pillow keeps of them.
+    Gray values of 16 bits are scaled to 8. UnsuitableError for colors of 16 bits that look black
+    (or white, in CMYK) in the 8 bits that Pillow keeps of them.
     """
     image = open_image(data)
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
@@ -88,7 +88,7 @@ def decode(data: bytes) -> Image.Image:
     image.load()
     colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3], 0)
     if not wide or not colors:
-        return image
+        return _in_8_bits(image)
     extrema: Any = image.getextrema()
     highest = max(high for _, high in extrema[:colors])
     # Pillow rounds the colors of PPM, and cuts the lower 8 bits off others.
@@ -99,6 +99,21 @@ def decode(data: bytes) -> Image.Image:
             "convert it to 8 bits"
         )
     return image
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """The image with gray values of 9 to 16 bits scaled to 8, of which Pillow would cut them off.
+
+    Values below 4,096 have as many bits as the highest of them, others have 16.
+    """
+    values = np.asarray(image) if image.mode[:1] == "I" else np.zeros(1, np.uint8)
+    highest = int(values.max())
+    if values.min() < 0 or not 255 < highest < 1 << 16:
+        return image
+    bits = 16 if highest >= 256 * BLACK else highest.bit_length()
+    scaled = Image.fromarray((values >> bits - 8).astype(np.uint8))
+    scaled.format, scaled.info = image.format, image.info | {"exif": image.getexif().tobytes()}
+    return scaled
 
 
 def decode_or_explain(data: bytes) -> Image.Image | str:
@@ -134,7 +149,7 @@ def unread(error: Exception) -> str:
 
 
 def deep_problem(image: Image.Image) -> str | None:
-    """The problem of an image with more than 8 bits, whose values Pillow clips to 0 to 255."""
+    """The problem of an image with other values than of 8 bits, which Pillow clips to 0 to 255."""
     if image.mode[:1] not in ("I", "F"):
         return None
     values = np.asarray(image)
@@ -142,17 +157,12 @@ def deep_problem(image: Image.Image) -> str | None:
     said = f"(mode {image.mode}, values from {lowest:g} to {highest:g})"
     if not np.isfinite(values).all():
         return f"values that are no numbers {said}; convert it to 8 bits"
-    if highest > 255:
-        return (
-            f"more than 8 bits {said}: they would be cut off at 255 and look white; "
-            "convert it to 8 bits"
-        )
-    if highest <= 1 or lowest < 0 or (values != np.rint(values)).any():
-        return (
-            f"not the values of 8 bits {said}: they would be cut to whole numbers from 0 to 255 "
-            "and look black; scale it to 0 to 255 and convert it to 8 bits"
-        )
-    return None
+    if lowest >= 0 and 1 < highest <= 255 and (values == np.rint(values)).all():
+        return None
+    return (
+        f"not the values of 8 bits {said}: they would be cut to whole numbers from 0 to 255 and "
+        "look black or white; scale it to 0 to 255 and convert it to 8 bits"
+    )
 
 
 def orientation(image: Image.Image) -> Any:
@@ -181,7 +191,7 @@ def shrink(data: bytes, side: int = 96, quality: int = 80) -> bytes:
     image = open_image(data)
     # Only JPEG files are read at a part of their size.
     image.draft(None, (2 * side, 2 * side))
-    picture = upright(image).convert("RGB")
+    picture = upright(_in_8_bits(image)).convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     Image.fromarray(np.asarray(picture)).save(file, "JPEG", quality=quality)

@@ -42,10 +42,7 @@ def name_own(given: str | os.PathLike[str]) -> str:
 
 
 def open_whole(name: str, data: Mapping[str, Any] = {}, *, lenient: bool = False) -> Dataset:
-    """The data set with all images that may be trained on in `train`; data: as in `RunSpec.data`.
-
-    lenient: missing images, classes without images and classes without train images may be listed.
-    """
+    """The undivided data set. lenient: files may be missing, and train images of some classes."""
     asked = {**data, SKIPPED: {name: []}} if lenient else data
     dataset: Dataset = registry().dataset(name, asked)
     return dataset.undivided() if isinstance(dataset, Undivided) else dataset

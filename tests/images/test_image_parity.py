@@ -16,7 +16,7 @@ from PIL import Image
 from fewshot_bench import Augment
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops, draw_passes
-from fewshot_bench.images.decode import decode
+from fewshot_bench.images.decode import decode, deep_problem, shrink, upright
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
@@ -73,6 +73,29 @@ def encoded(seed: int) -> bytes:
     return stream.getvalue()
 
 
+def scaled(image: Image.Image) -> Image.Image:
+    """The 8 highest bits that a gray image of 16 bits, or of 9 to 12, makes use of."""
+    values = np.asarray(image).astype(float)
+    steps = [size for size in (2.0, 4.0, 8.0, 16.0) if values.max() < 256 * size] or [256.0]
+    return Image.fromarray((values / steps[0]).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("highest", "brightest"), [(65535, 255), (20000, 78), (4095, 255)])
+def test_gray_values_of_16_bits_are_scaled(kind: str, highest: int, brightest: int) -> None:
+    values = np.linspace(0, highest, 64 * 64).reshape(64, 64).astype(np.uint16)
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values).save(stream, kind, exif=exif)
+    image = decode(stream.getvalue())
+    assert (image.mode, image.format) == ("L", kind)
+    assert deep_problem(image) is None
+    assert image.getextrema() == (0, brightest)
+    turned = np.asarray(upright(image))
+    assert (np.diff(turned[0].astype(int)) <= 0).all()
+    assert np.asarray(Image.open(io.BytesIO(shrink(stream.getvalue())))).max() >= brightest - 8
+
+
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """Image files of several formats, all named .jpg."""
@@ -106,7 +129,8 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
         for row, (file, ours) in enumerate(
             zip(list(files)[20 * start : 20 * (start + 1)], pixels, strict=True)
         ):
-            expected = transform(Image.open(io.BytesIO(files[file])))
+            image = Image.open(io.BytesIO(files[file]))
+            expected = transform(scaled(image) if image.mode == "I;16" else image)
             assert torch.equal(ours, expected), (file, KINDS[(20 * start + row) % len(KINDS)])
 
 

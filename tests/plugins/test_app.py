@@ -114,7 +114,7 @@ def test_the_page_holds_nothing_of_elsewhere(model: fb.Model) -> None:
         (
             encoded(Image.new("I", (8, 8), 70000), "TIFF"),
             415,
-            "the image cannot be used: more than 8 bits",
+            "the image cannot be used: not the values of 8 bits",
         ),
         (bytes(MOST + 1), 413, "the file has more than 20.0 kB; choose a smaller one, or start"),
     ],

@@ -212,11 +212,11 @@ def test_embedded_sets_pass_and_a_suite_is_its_members() -> None:
 
 def test_images_that_would_turn_white_fail(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "deep")
-    deep = np.full((32, 32), 40_000, np.uint16)
-    Image.fromarray(deep).save(root / "test" / "cat" / "deep.png")
+    deep = np.full((32, 32), 70_000, np.int32)
+    Image.fromarray(deep).save(root / "test" / "cat" / "deep.tif")
     found = fsbench("data", "verify", f"folder:{root}")
     assert found.code == 3
-    assert "more than 8 bits" in found.out
+    assert "not the values of 8 bits" in found.out
 
 
 def test_the_split_that_a_store_keeps_is_the_one_that_is_checked(tmp_path: Path) -> None:

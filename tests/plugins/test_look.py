@@ -188,6 +188,19 @@ def test_what_is_damaged_or_empty_is_skipped_on_request(obstacles: Path, tmp_pat
     assert read_config(tmp_path / "m").data["images"] == {"cat": 4, "dog": 4}
 
 
+def test_a_table_may_be_a_spreadsheet_with_semicolons(tmp_path: Path) -> None:
+    lines = ["path;class;split"]
+    for label, name in enumerate(("cat, wild", "dog")):
+        for index in range(3):
+            draw(tmp_path / f"{label}{index}.png", 10 * label + index)
+            lines.append(f"{label}{index}.png;{name};train")
+    table = tmp_path / "list.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    done = fsbench("look", table)
+    assert "6 pictures of 2 classes: 3 of each" in done.out, done.err
+    assert any(line.split() == ["cat,", "wild", "3"] for line in done.out.splitlines())
+
+
 def test_a_table_may_name_classes_without_train_images(tmp_path: Path) -> None:
     lines = ["path,class,split"]
     for label, (role, name) in enumerate((("train", "cat"), ("train", "dog"), ("test", "ape"))):

@@ -173,6 +173,8 @@ def test_what_cannot_be_read_is_a_row_with_an_error(model: Path, photos: Path) -
     assert {row["class"] + row["probability"] + row["runner_up"] for row in bad} == {""}
     listed = [json.loads(line) for line in fsbench(*asked, "--format", "jsonl").out.splitlines()]
     assert [row["error"] or "" for row in listed] == [row["error"] for row in found]
+    assert {row["rejected"] for row in bad} == {""}
+    assert all(row["rejected"] is (None if row["error"] else False) for row in listed)
     shown = fsbench(*asked).out.splitlines()
     assert shown[-1].split() == ["-", "-", "missing.png:", "does", "not", "exist"]
 

@@ -115,6 +115,24 @@ def test_another_file_of_the_name_stays(model: Path, tmp_path: Path) -> None:
     assert len(list(folder.iterdir())) == 4
 
 
+def test_a_picture_that_another_model_sorted_stays_in_one_folder(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Also where pictures of one name were numbered."""
+    to = tmp_path / "sorted"
+    config, tensors = read_model(model)
+    write_model(tmp_path / "other", msgspec.structs.replace(config, reject=1.0), tensors, "")
+    sort(model, photos, "--sort-into", to)
+    before = tree(to)
+    done = sort(tmp_path / "other", photos, "--sort-into", to)
+    assert tree(to) == before
+    pictures = sum(not path.startswith("unreadable/") for path in before)
+    assert f"{pictures} in other folders already, where they stay" in done.err
+    save_image(tmp_path / "more" / "one.jpg", 4321)
+    sort(tmp_path / "other", tmp_path / "more", "--sort-into", to)
+    assert len(tree(to)) == len(before) + 1
+
+
 def test_rejected_pictures_and_links(model: Path, photos: Path, tmp_path: Path) -> None:
     config, tensors = read_model(model)
     write_model(tmp_path / "strict", msgspec.structs.replace(config, reject=1.0), tensors, "")

@@ -95,15 +95,17 @@ def test_many_bad_images_are_shortened(pets: Counted) -> None:
 def test_images_that_would_turn_white_are_refused(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "deep")
     values = np.linspace(5000, 60000, 32 * 32).reshape(32, 32).astype(np.uint16)
-    Image.fromarray(values).save(root / "test" / "cat" / "deep.png")
+    Image.fromarray(values).save(root / "test" / "cat" / "scaled.png")
+    Image.fromarray(values.astype(np.int32) + 9000).save(root / "test" / "cat" / "deep.tif")
     Image.fromarray(values // 300).save(root / "test" / "cat" / "dark.png")
     found = fsbench(
         *("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", "1", "--seeds", "1"),
         *("--backbone", "tiny", "--store", tmp_path / "store"),
     )
     assert found.code == 3
-    assert "test/cat/deep.png: more than 8 bits" in found.err
+    assert "test/cat/deep.tif: not the values of 8 bits" in found.err
     assert "dark.png" not in found.err
+    assert "scaled.png" not in found.err
     assert "results in" not in found.out
 
 

@@ -50,11 +50,6 @@ class Learned:
         return np.asarray(self.each.mean(axis=0, dtype=np.float64))
 
     @cached_property
-    def doubts(self) -> NDArray[np.float64]:
-        """(held-out images,) probability that each label is wrong."""
-        return estimates.doubts(self.labels[self.held], self.probabilities[self.held])
-
-    @cached_property
     def answers(self) -> NDArray[np.int64]:
         """(repeats, held-out images) the likeliest class."""
         return np.asarray(self.each[:, self.held].argmax(axis=2))

@@ -96,7 +96,6 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     from fewshot_bench.backbones.loading import repository_of
 
     facts: dict[str, Any] = {
-        "license": license_of(config.backbone),
         "library_name": LIBRARY,
         "pipeline_tag": f"{'zero-shot-' * (config.method == 'zero-shot')}image-classification",
         "tags": ["clip", "few-shot", config.method, LIBRARY],

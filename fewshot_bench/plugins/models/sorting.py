@@ -1,7 +1,7 @@
 """Pictures by class: `Sorter` copies or links each one into the folder of its class.
 
-Nothing is overwritten; a file with the bytes of a picture is taken for its copy, so that the same
-command goes on where it was ended.
+Nothing is overwritten; a file with the name and bytes of a picture is taken for its copy, so that
+the same command goes on where it was ended. Copies that are in another folder stay there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.model import Prediction
 
 REJECTED, UNREADABLE = "rejected", "unreadable"
+ELSEWHERE = "in other folders already, where they stay"
 # What some system allows in no name of a folder, and names of its devices.
 _ODD = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]|^[. ]+|[. ]+$')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
@@ -47,6 +49,9 @@ class Sorter:
                 raise UsageError(
                     f"--sort-into {folder}: lies in '{given}' or holds it; choose a folder apart"
                 )
+        self._earlier: dict[str, list[Path]] = defaultdict(list)
+        for path in folder.glob("*/*"):
+            self._earlier[_origin(path)].append(path)
         # By folded path: the number that the next file or folder of this name gets.
         self._next = {_fold(folder / name): 2 for name in (REJECTED, UNREADABLE)}
         self._folders = {name: self._free(folder, _safe(name)) for name in classnames}
@@ -58,6 +63,10 @@ class Sorter:
             folder = self.folder / REJECTED
         elif prediction.classes:
             folder = self._folders[prediction.classes[0]]
+        elsewhere = (path for path in self._earlier[_origin(Path(source))] if path.parent != folder)
+        if any(map(partial(same_content, Path(source)), elsewhere)):
+            self.counts[ELSEWHERE] += 1
+            return
         self.counts[folder.name] += 1
         if prediction.problem and not os.path.isfile(source):
             return
@@ -92,6 +101,11 @@ class Sorter:
                 break
         self._next |= {_fold(path): 2, named: number + 1}
         return path
+
+
+def _origin(path: Path) -> str:
+    """The name of a picture that `_free` may have numbered, as far as that keeps it."""
+    return re.sub(r" \(\d+\)$", "", path.stem[:50]) + path.suffix
 
 
 def _fold(path: Path) -> str:

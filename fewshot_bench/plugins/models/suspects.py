@@ -15,6 +15,7 @@ import numpy as np
 
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.items import Item
+from fewshot_bench.plugins.models import estimates
 from fewshot_bench.utils.arguments import Kind
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.files import read_regular_text
@@ -41,18 +42,18 @@ Rows = Sequence[tuple[str, str, str]]
 def find_suspects(learned: Learned) -> list[dict[str, Any]]:
     """A row of HEADS for each suspect label, the most suspect first."""
     held = np.flatnonzero(learned.held)
-    found = rank_suspects(learned.labels[held], learned.probabilities[held], learned.doubts)
+    found, _ = rank_suspects(learned.labels[held], learned.probabilities[held])
     return _rows(learned, held[found])
 
 
 def remark(learned: Learned) -> str:
     """A line on the number of wrong labels, and on how many suspects are wrong; or no line."""
     labels, shares = learned.labels[learned.held], learned.probabilities[learned.held]
-    found, told = rank_suspects(labels, shares, learned.doubts), []
-    sure = [(shares.argmax(axis=1) == labels).mean()]
+    found, doubts = rank_suspects(labels, shares)
+    sure, told = [(shares.argmax(axis=1) == labels).mean()], []
     if len(found):
-        sure.append(learned.doubts[found].mean())
-        wrong, many = 100 * learned.doubts.mean(), counted(len(found), "suspect label")
+        sure.append(doubts[found].mean())
+        wrong, many = 100 * doubts.mean(), counted(len(found), "suspect label")
         told = [f"about {wrong:.0f} % of the labels may be wrong, {100 * sure[1]:.0f} % of {many}"]
     if min(sure) <= 0.5:
         told.append("the accuracy is too low to tell wrong labels from hard images")
@@ -78,20 +79,21 @@ def _rows(learned: Learned, places: NDArray[np.int64]) -> list[dict[str, Any]]:
 
 
 def rank_suspects(
-    labels: NDArray[np.int64], shares: NDArray[np.float64], doubts: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Indices of suspect labels, the most suspect first; as many as wrong labels are expected.
+    labels: NDArray[np.int64], shares: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Indices of suspect labels, the most suspect first, and the doubt in each of the labels.
 
-    labels: (n,); shares: (n, classes) probabilities; doubts: (n,) as in `estimates.doubts`. Ranked
-    by self-confidence, the probability of the label, relative to the threshold of its class: the
-    mean self-confidence of the class (confident learning, Northcutt, Jiang and Chuang 2021, JAIR
-    70, equation 2). A label that is the likeliest class is no suspect.
+    As many are listed as wrong labels are expected, by self-confidence (the probability of the
+    label) relative to the threshold of the class, its mean (confident learning, Northcutt, Jiang
+    and Chuang 2021, JAIR 70, equation 2). A label that is the likeliest class is no suspect.
+    Arguments and doubts: see `estimates.doubts`.
     """
+    doubts = estimates.doubts(labels, shares)
     own = shares[np.arange(len(labels)), labels]
     thresholds = np.bincount(labels, own) / np.maximum(np.bincount(labels), 1)
     order = np.argsort(own / np.maximum(thresholds[labels], 1e-30), kind="stable")
     order = order[shares[order].argmax(axis=1) != labels[order]]
-    return np.asarray(order[: round(float(doubts.sum()))])
+    return order[: round(float(doubts.sum()))], doubts
 
 
 def _read_corrections(given: Any) -> Rows:
