@@ -387,7 +387,7 @@ CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
     ),
     Check(
         "note", "not-metered", 8,
-        "work not metered, of backbone.module or another network: {labels}",
+        "work not metered (of backbone.module or another network): {labels}",
         ("footprint.metered",), lambda metered: metered is False,
     ),
     Check(
