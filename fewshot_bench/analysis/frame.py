@@ -336,6 +336,12 @@ def sum_of(*parts: float | None) -> float | None:
     return math.fsum(known) if known else None
 
 
+def latency_of(test: int | None, bystanders: int | None, *spent: float | None) -> float | None:
+    """Milliseconds per answered query; None if times or queries are unknown."""
+    queries, total = (test or 0) + (bystanders or 0), sum_of(*spent)
+    return 1000 * total / queries if queries and total is not None else None
+
+
 COLUMNS: Mapping[str, Computed] = {
     "asked exif": Computed(("exif", "dataset", "target"), CONDITIONS["exif"].as_asked),
     # Method, version, overrides and files, which identify a row.
@@ -371,6 +377,13 @@ COLUMNS: Mapping[str, Computed] = {
     "templates digest": Computed(("protocol", "split.templates"), templates_digest),
     "training seconds": Computed(
         tuple(f"timings.phases.{phase}.billed.wall" for phase in TRAINING), sum_of
+    ),
+    "latency": Computed(
+        (
+            *("split.test", "split.bystanders"),
+            *(f"timings.phases.{phase}.billed.wall" for phase in ANSWERING),
+        ),
+        latency_of,
     ),
     "joules": Computed(
         tuple(f"timings.phases.{phase}.joules" for phase in (*TRAINING, *ANSWERING)), sum_of

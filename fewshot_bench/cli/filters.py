@@ -11,7 +11,7 @@ import click
 
 from fewshot_bench.cli.options import FILTER_NAMES
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.filters import Shown
@@ -39,6 +39,12 @@ def choose_records(
     every = read_records(store)
     every += beside(every) if beside else ()
     records, left = allow(every, pick_filters(values))
+    if values.get("baseline") and values["method"]:
+        others, _ = allow(every, {**pick_filters(values), "method": None})
+        hidden = {record.spec.label for record in others}
+        hidden -= {record.spec.label for record in records}
+        said = f"{counted(len(hidden), 'method')} of the store not shown and not counted as tested"
+        left += (f"{said}: Holm's correction is over the methods shown",) if hidden else ()
     if every_version:
         return Shown(records, left, older_versions(records, newest(every, store.path)))
     shown = current(every, records, values["method"], store.path)

@@ -55,6 +55,45 @@ def test_it_stands_in_every_format_and_orders_lines() -> None:
     assert json.loads(written("json", table))["rows"][0]["optimizer_steps"] == 22
 
 
+@pytest.mark.parametrize("shots", [(4,), (1, 4)])
+def test_a_cost_of_which_higher_is_better_has_the_highest_first(
+    monkeypatch: pytest.MonkeyPatch, shots: tuple[int, ...]
+) -> None:
+    assert isinstance(COSTS, dict)
+    rate = dataclasses.replace(COSTS["steps"], name="rate", key="rate", higher_is_better=True)
+    monkeypatch.setitem(COSTS, "rate", rate)
+    found = [
+        dataclasses.replace(made, footprint={**made.footprint, "steps": steps + k})
+        for method, steps in (("coop", 20), ("tip-adapter", 400))
+        for k in shots
+        for made in [make(method, "dtd", k)]
+    ]
+    rows = {
+        sort: [row["method"] for row in read_csv(written("csv", build(found, Options(sort=sort))))]
+        for sort in ("steps", "rate")
+    }
+    assert list(dict.fromkeys(rows["steps"])) == ["coop", "tip-adapter"]
+    assert list(dict.fromkeys(rows["rate"])) == ["tip-adapter", "coop"]
+
+
+def test_the_latency_of_an_answer_is_a_column(tmp_path: Path) -> None:
+    record = make("coop", "dtd", 4)
+    spent = {"encode_queries": 1.5, "predict": 0.5}
+    phases = {name: {"billed": {"wall": seconds}} for name, seconds in spent.items()}
+    made = dataclasses.replace(
+        record,
+        timings={**record.timings, "phases": phases},
+        split={**record.split, "test": 300, "bystanders": 100},
+    )
+    store = save(tmp_path / "s", [made, make("gda", "dtd", 4)])
+    rows = read_csv(fsbench("compare", "--store", store, "--format", "csv").out)
+    assert {row["method"]: row["latency_ms"] for row in rows} == {"coop": "5.0", "gda": ""}
+    words = ("--columns", "latency", "--sort", "latency")
+    shown = fsbench("compare", "--store", store, *words).out
+    assert "ms/query" in shown
+    assert "5.00" in shown
+
+
 def test_the_report_shows_it(tmp_path: Path) -> None:
     store, page = save(tmp_path / "s", records()), tmp_path / "r.html"
     assert fsbench("report", "--store", store, "-O", page).code == 0

@@ -94,7 +94,9 @@ def write(shown: Document) -> str:
         parts += closing if part.quiet else []
         for section, grids in zip(part.sections, sections, strict=True):
             parts += [_comment(i.text) if i.step else _small(i.text) for i in section.items]
-            parts += _output([_draw(grid, name(grid), quiet=part.quiet) for grid in grids])
+            parts += _output(
+                [_draw(_drop_said(g, shown), name(g), quiet=part.quiet) for g in grids]
+            )
         parts += [] if part.quiet else closing
     text = "\n".join(parts)
     more = [f"% and {package}" for command, package in _MORE.items() if command in text]
@@ -154,10 +156,13 @@ def _name(shown: Document, count: int, marks: Counter[str], grid: Grid) -> list[
     mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
     own = ": ".join(filter(None, (grid.name, grid.caption)))
     lines = [rf"\caption{{{escape(caption or own)}{'' if caption.endswith(('?', '!')) else '.'}}}"]
-    lines += [rf"\label{{{mark}}}"] if shown.label else []
-    # What numbers and marks mean: the user's own caption may not say so.
-    is_said = not caption or grid.caption in caption or grid.groups
-    return lines if is_said else [*lines, _comment(grid.caption)]
+    return [*lines, rf"\label{{{mark}}}"] if shown.label else lines
+
+
+def _drop_said(grid: Grid, shown: Document) -> Grid:
+    """The grid with what its numbers and marks mean, unless the caption of the document says so."""
+    is_said = not shown.caption or grid.caption in shown.caption
+    return replace(grid, caption="") if is_said else grid
 
 
 def _draw(grid: Grid, caption: Sequence[str], *, quiet: bool) -> str:
@@ -213,6 +218,7 @@ def _float(grid: Grid, caption: Sequence[str], *, quiet: bool) -> str:
         r"\setlength{\tabcolsep}{4pt}",
         *caption,
         *body,
+        rf"\par\smallskip{{\footnotesize {escape(grid.caption)}\par}}" if grid.caption else "",
         *after,
         rf"\end{{{kind}}}",
     ]
@@ -327,6 +333,7 @@ def _long(grid: Grid, caption: str) -> str:
             *body,
             r"\bottomrule",
             r"\end{longtable}",
+            *([_small(grid.caption)] if grid.caption else []),
         ]
     )
 

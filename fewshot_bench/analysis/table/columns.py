@@ -68,11 +68,13 @@ def sort_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]
     """The rows of a group's table, best first if the table has a sort key.
 
     Sorts by a metric at `shots` (None: the largest number of shots that has a value), or by the
-    largest cost. Rows without a value come last.
+    worst cost. Rows without a value come last.
     """
     if not table.sort:
         return list(table.rows)
     by_metric = table.metrics.get(table.sort)
+    about = by_metric or table.costs.get(table.sort)
+    higher = about is not None and about.higher_is_better
     # Groups of rows stay together, in their order.
     sections = list(dict.fromkeys(row.group for row in table.rows))
 
@@ -81,8 +83,8 @@ def sort_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]
         values, section = _values(table, line), sections.index(row.group)
         if not values:
             return section, True, 0.0
-        value = values[-1] if by_metric else max(values)
-        return section, False, -value if by_metric and by_metric.higher_is_better else value
+        value = values[-1] if by_metric else min(values) if higher else max(values)
+        return section, False, -value if higher else value
 
     return sorted(table.rows, key=key)
 

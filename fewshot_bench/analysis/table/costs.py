@@ -43,7 +43,7 @@ def largest(values: Sequence[Value]) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One cost of a cell; lower is better.
+    """One cost of a cell.
 
     name: in `--columns` and `--sort`. head: column head in text tables. key: column in CSV and
     JSON. source: the entry of records. together: aggregates over seeds and over
@@ -51,6 +51,7 @@ class Cost:
     report's leaderboard. axis: axis label of its figure, with unit. words: formats a value with
     unit. sentence: phrase about a method with this cost ("takes 3 s"). subject: name of the cost in
     a sentence. line: aggregates over the shots of a line; None shows the range.
+    higher_is_better: true of a throughput.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Cost:
     sentence: Callable[[str, float], str]
     subject: str
     line: Callable[[Sequence[Value]], Value] | None = None
+    higher_is_better: bool = False
 
     def span(self, values: Sequence[Value]) -> str:
         """One text for a line over its shots, such as `2.10–4.32`; empty if no value is known."""
@@ -200,6 +202,20 @@ ENERGY = Cost(
     sentence=lambda words, _: f"takes {words}",
     subject="energy",
 )
+LATENCY = Cost(
+    name="latency",
+    head="ms/query",
+    key="latency_ms",
+    source="latency",
+    together=mean_of,
+    text=seconds,
+    title="latency",
+    hint="of an answer with its encoded image, a mean over queries in batches (billed time)",
+    axis="billed time per query, ms",
+    words=lambda value: f"{seconds(value)} ms",
+    sentence=lambda words, _: f"answers a query in {words}",
+    subject="latency",
+)
 MOVED = Cost(
     name="moved",
     head="moved %",
@@ -229,7 +245,7 @@ ENCODED = Cost(
     subject="images encoded per query",
 )
 COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINED, BILLED, PEAK)}
-MORE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINING, FLOPS, ENERGY)}
+MORE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINING, LATENCY, FLOPS, ENERGY)}
 # Shown by name alone: of most methods they are 0, or 1 image.
 RARE_COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (MOVED, ENCODED)}
 

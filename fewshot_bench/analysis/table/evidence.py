@@ -31,7 +31,10 @@ def explain_stars(table: Table) -> str:
         return ""
     over = _paired_over(test.result for test in tests)
     paired = f"paired over {over} too" if over else "paired over seeds"
-    text = f"; * p < 0.05, {paired}, after Holm's correction"
+    halves = (
+        " (of base and new, only H is tested)" if any(g.scope == "H" for g in table.groups) else ""
+    )
+    text = f"; * p < 0.05{halves}, {paired}, after Holm's correction"
     return text + (ONE_SEED if any(test.result.conditional for test in tests) else "")
 
 

@@ -2,11 +2,12 @@
 
 `significance` and `variations` are the entries. Each number of shots is a family of tests:
 p-values over all data sets are adjusted over the rows (Holm 1979), those of single data sets over
-rows and data sets.
+rows and data sets. Harmonic means of base and new are tested in the same way.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +77,7 @@ def significance(table: Table, baseline: str, answers: Answers) -> Significance:
         contrasts += single
         standings += _standings(table.main, pairs, single, shots)
         smallest += _detectable(pairs, shots)
+        contrasts += _harmonic(table, baseline, shots, answers)
     return Significance(
         tuple(contrasts),
         tuple(standings),
@@ -128,6 +130,54 @@ def _single(pairs: Sequence[_Paired], shots: int) -> list[Contrast]:
         Contrast(row, shots, label, result, p)
         for (row, label, _), result, p in zip(spreads, results, adjusted, strict=True)
     ]
+
+
+def _harmonic(table: Table, baseline: str, shots: int, answers: Answers) -> Iterator[Contrast]:
+    """Contrasts of harmonic means: one family of those of data sets, one of their averages."""
+    from fewshot_bench.analysis.statistics.paired import compare_spreads
+
+    every = [group for group in table.groups if group.scope == "H" and shots in group.shots]
+    for average in (False, True):
+        family = [group for group in every if group.average == average]
+        found = []
+        for group, row in itertools.product(family, table.rows):
+            if table.cell(group, row, shots).delta is not None:
+                members = [g.dataset for g in every if not g.average and (average or g == group)]
+                spreads = _halves(table, members, (row.label, baseline), shots, answers)
+                found += [(row, group, compare_spreads(spreads))] if spreads else []
+        adjusted = _adjust([result for *_, result in found])
+        for (row, group, result), p in zip(found, adjusted, strict=True):
+            yield Contrast(row.label, shots, group.label, result, p)
+
+
+def _halves(
+    table: Table, datasets: Sequence[str], pair: tuple[str, str], shots: int, answers: Answers
+) -> dict[str, Spread]:
+    """The spreads of two rows in H; empty without seeds that all base and new classes have."""
+    import numpy as np
+
+    from fewshot_bench.analysis.statistics.harmonic import spread_harmonic
+
+    answered = {}
+    for group in table.groups:
+        if group.scope in ("base", "new") and not group.average and group.dataset in datasets:
+            ours, theirs = (table.cells[group.label, label, shots].records for label in pair)
+            own = _answer(ours, theirs, answers, table.main)
+            answered[group.dataset, group.scope] = own
+    seeds = sorted(set.intersection(*map(set, answered.values())))
+    for own in answered.values():
+        if len({outcome.queries.digest for seed in seeds for outcome in own[seed][:2]}) != 1:
+            return {}
+    halves = {name: (answered[name, "base"], answered[name, "new"]) for name in datasets}
+    mine, others = (
+        {
+            name: [np.stack([scores(own[s][side], table.main) for s in seeds]) for own in both]
+            for name, both in halves.items()
+        }
+        for side in (0, 1)
+    )
+    units = {name: [[own[s][2] for own in both] for s in seeds] for name, both in halves.items()}
+    return spread_harmonic(mine, others, [(s.split, s.train) for s in seeds], units)
 
 
 def _adjust(results: Sequence[Comparison]) -> list[float]:

@@ -351,11 +351,11 @@ class Table:
         Also None for a missing average: the test would be over different seeds per data set.
         """
         group = cell.group
-        if self.significance is None or group.scope != "all":
+        if self.significance is None or group.scope not in ("all", "H"):
             return None
         if group.average and cell.delta is None:
             return None
-        label = "" if group.average else group.label
+        label = "" if group.average and group.scope == "all" else group.label
         return self.significance.by_cell.get((label, cell.row.label, cell.shots))
 
     def signature(self, seeds: tuple[Seed, ...]) -> str:

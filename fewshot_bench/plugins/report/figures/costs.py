@@ -77,23 +77,23 @@ def _explain_alike(headline: Headline, column: Cost, points: Sequence[Point]) ->
     return f"Not drawn: {column.subject}, {ends[0]} to {ends[1]}, {near}."
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def front(points: Sequence[Point], sign: int = 1) -> list[Point]:
     """The points that no other point beats: none is cheaper and as good, or as cheap and better.
 
-    Sorted by cost.
+    Sorted by cost, the best first. sign: -1 for a cost of which higher is better.
     """
     kept: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.cost, -point.value)):
+    for point in sorted(points, key=lambda point: (sign * point.cost, -point.value)):
         if not kept or point.value > kept[-1].value:
             kept.append(point)
     return kept
 
 
 def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
-    """One kind of cost, the cheapest on the left."""
+    """One kind of cost, with the front of the methods that no other one beats."""
     canvas = Canvas(f"cost-{column.name}", 3.5, 2.9)
     axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))
-    best = front(points)
+    best = front(points, -1 if column.higher_is_better else 1)
     ends = [point.cost for point in best], [point.value for point in best]
     (line,) = axes.step(*ends, where="post", color=INK, linewidth=0.9, alpha=0.55)
     canvas.tag(line, "front")
