@@ -158,9 +158,8 @@ def correct(
     if lost := {item.classname for item in items} - {item.classname for item in kept}:
         raise UsageError(f"--relabel: leaves no image of {few(sorted(lost))}")
     changed, gone = sum(item != own[item.id] for item in kept), len(items) - len(kept)
-    if not changed + gone:
-        return kept, (f"--relabel: no label is changed (x in the column {ACCEPT} accepts a row)",)
     note = f"{counted(changed, 'label')} corrected, {counted(gone, 'image')} left out (--relabel)"
+    note += "" if changed + gone else f": x in the column {ACCEPT} accepts a row"
     share = (changed + gone) / len(items)
     many = (
         f"warning: {100 * share:.0f} % of the images were changed by --relabel: the model is "
