@@ -143,7 +143,8 @@ class Model:
         """
         predictions = list(self.stream(images, top=top, batch=batch))
         count = min(top, len(self.classnames))
-        return frame_rows([each.row(count) for each in predictions], columns(count))
+        table = frame_rows([each.row(count) for each in predictions], columns(count))
+        return table.astype({"rejected": "boolean"})
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU; DataMissingError for an unusable image.

@@ -156,8 +156,10 @@ def test_a_bad_picture_is_a_row_with_an_error(
     wrong = [False, *[True] * len(bad), False]
     for column in (table.error.notna(), table["class"].isna(), table.probability.isna()):
         assert list(column) == wrong
-    assert table.rejected.dtype == bool
+    assert table.rejected.dtype == "boolean"
+    assert list(table.rejected.isna()) == wrong
     assert not table.rejected.any()
+    assert len(table[~table.rejected]) == 2
     alone = model.predict(bad[:1])
     assert list(alone) == list(table)
     assert alone.error[0].startswith("no known image format")
