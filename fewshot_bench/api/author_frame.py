@@ -82,7 +82,9 @@ def class_place(kind: type, reason: str = "") -> str:
         file = short_path(inspect.getfile(kind))
     except (OSError, TypeError):
         return ""
-    named = re.search(rf"\b{kind.__name__}\.(\w+)", reason)
+    # A metaclass may have another idea of a name.
+    name = re.escape(type.__dict__["__name__"].__get__(kind))
+    named = re.search(rf"\b{name}\.(\w+)", reason)
     for pattern in (rf" +(def )?{named[1]}\b" if named else "(?!)", " *class "):
         for at, line in enumerate(lines, first):
             if re.match(pattern, line):

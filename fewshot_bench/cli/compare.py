@@ -200,9 +200,9 @@ def read_sweep(asked: Mapping[str, Any], records: Sequence[Record]) -> SweepOpti
         return None
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.analysis.sweep.panels import SweepOptions
-    from fewshot_bench.analysis.sweep.recorded import read_values
     from fewshot_bench.api.file_texts import split
     from fewshot_bench.api.registry import registry
+    from fewshot_bench.cli.recorded import read_values
     from fewshot_bench.runner.variants import expand_methods
 
     texts, method = asked["options"], asked["method"]

@@ -191,8 +191,8 @@ def _variants(
 ) -> Iterable[tuple[str, str]]:
     """Methods with their overrides; those that are in no package here, as the store has them."""
     from fewshot_bench.analysis.filters import method_names
-    from fewshot_bench.analysis.sweep.recorded import list_overrides, read_values
     from fewshot_bench.api.registry import registry
+    from fewshot_bench.cli.recorded import list_overrides, read_values
     from fewshot_bench.runner.variants import expand_methods
 
     plugins = registry()

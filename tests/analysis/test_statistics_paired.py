@@ -187,7 +187,7 @@ def test_freedom_is_that_of_the_only_part_and_satterthwaites_for_many() -> None:
     shares = [combine([1.0, 2.0, 0.0], [2, 4, 1], image, 0.0) for image in (0.0, 1e-9, 0.3, 3.0)]
     assert shares[0] == 2
     assert shares == sorted(shares)
-    assert shares[1] == pytest.approx(2)
+    assert shares[1] == pytest.approx(2, abs=1e-3)
 
 
 BAD: list[tuple[Mapping[str, object], Mapping[str, object], str]] = [
