@@ -32,7 +32,7 @@ def citation() -> str:
     return f"""\
 cff-version: 1.2.0
 title: "{THIS_TOOL.title.replace(f" {__version__}", "")}"
-message: "If you use this software, please cite it and what it ran: fsbench cite prints the papers."
+message: "If you use this software, please cite it and what it ran: fsbench compare --format bibtex"
 type: software
 authors:
 {authors}version: {__version__}

@@ -1,6 +1,6 @@
 """Citations of results: papers of methods, data sets and backbones, and this tool, as BibTeX.
 
-`of_records` and `of_names` return `Citations`.
+`of_records` is the entry.
 """
 
 from __future__ import annotations
@@ -61,17 +61,6 @@ def of_records(records: Sequence[Record]) -> Citations:
     names = {name for spec in specs for name in (spec.dataset, spec.target) if name}
     citations.add_each("data set", sorted(names), papers_of_dataset)
     citations.add_each("backbone", sorted({spec.backbone for spec in specs}), papers_of_backbone)
-    return citations
-
-
-def of_names(
-    methods: Iterable[str] = (), datasets: Iterable[str] = (), backbones: Iterable[str] = ()
-) -> Citations:
-    """The works to cite for names; PluginError or UsageError for a method that cannot be had."""
-    citations = Citations()
-    citations.add_each("method", methods, papers_of_method)
-    citations.add_each("data set", datasets, papers_of_dataset)
-    citations.add_each("backbone", backbones, papers_of_backbone)
     return citations
 
 

@@ -22,7 +22,7 @@ from fewshot_bench.analysis.table.costs import costs_of, every_cost
 from fewshot_bench.analysis.table.grids import SHOTS, SPREADS, Display
 from fewshot_bench.analysis.table.layouts import DATA, DEFAULT, LAYOUTS, PRINTED, check_stack
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import choose_records, say_damages
+from fewshot_bench.cli.filters import choose_records, say_damages, say_notes
 from fewshot_bench.cli.options import (
     PATH,
     MetricName,
@@ -49,7 +49,7 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, require
-from fewshot_bench.utils.text import counted, encodable, option_name
+from fewshot_bench.utils.text import counted, encodable, option_name, printable_lines
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Block, Shown
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.table.table import Table
     from fewshot_bench.api.record import Record
 
-ENDINGS = (".csv", ".parquet")
+ENDINGS, BIBTEX = (".csv", ".parquet"), "bibtex"
 Columns = Mapping[str, list[Any]]
 _OF_CLASSES = ("metric", "columns", "sort", "baseline", "spread", "groups", "ours")
 
@@ -235,7 +235,7 @@ _advanced = partial(option, panel="advanced")
     "compare", cls=PanelCommand, short_help="Compare methods from the records of a store."
 )
 @store_option()
-@format_option(formats.FORMATS, "How to write the table.")
+@format_option((*formats.FORMATS, BIBTEX), "How to write the table; bibtex cites what it used.")
 @output_option("Write to this file instead of the terminal.")
 @_in_table(
     "--baseline",
@@ -335,6 +335,8 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
             beside=partial(_add_reference, asked) if asked["beside"] else None,
         )
         notes += tuple(_tell_agreement(chosen) if asked["beside"] else ())
+        if form == BIBTEX:
+            return _cite(chosen, notes, output)
         swept = read_sweep(asked, chosen)
         display = Display(layout, asked["stack"], asked["spread"] or "", asked["digits"], swept)
         if swept is not None:
@@ -374,6 +376,15 @@ def command(store: Path, form: str, output: Path | None, **asked: Any) -> Any:
     write_text(output, text)
     # For `fsbench paper`, which runs this command.
     return made
+
+
+def _cite(records: Sequence[Record], notes: Sequence[str], output: Path | None) -> None:
+    """Write BibTeX of the methods, data sets and backbones of records, and of this tool."""
+    from fewshot_bench.analysis.citations import of_records
+
+    citations = of_records(records)
+    say_notes([*notes, *citations.notes])
+    write_text(output, printable_lines(citations.text))
 
 
 def _add_reference(asked: Mapping[str, Any], own: Sequence[Record]) -> Sequence[Record]:

@@ -16,10 +16,13 @@ from typing import Any
 import click
 
 from fewshot_bench.api.spec import AUTO
+from fewshot_bench.cli.cache import clear, sizes
 from fewshot_bench.cli.env_check import judge_device
-from fewshot_bench.cli.options import format_option, output_option
+from fewshot_bench.cli.options import NAMES, format_option, output_option, store_option
+from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils import determinism, devices, environment
+from fewshot_bench.utils.cache_dir import KINDS
 from fewshot_bench.utils.errors import UsageError
 
 VARIABLES = (
@@ -30,16 +33,30 @@ _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
 
-@click.command("env", short_help="Show versions, hardware and settings, for a bug report.")
+@click.command("env", short_help="Show versions, hardware, settings and caches, for a bug report.")
 @format_option(("terminal", "json"), "How to write them.")
 @click.option(
     "--check", is_flag=True, help="Test a device: up to two minutes, ends with a verdict."
 )
 @click.option("--device", metavar="NAME", help="The device to test (default: auto).")
 @output_option("Write all of --check to this file, as JSON.")
+@list_option(
+    "--clear-cache",
+    type=NAMES,
+    metavar="KINDS",
+    help=f"Remove what is cached: {', '.join(KINDS)}, or all.",
+)
+@store_option("Store whose features are meant.")
 @working("env")
-def command(form: str, check: bool, device: str | None, output: Path | None) -> None:
-    """Show versions, hardware and settings, for a bug report.
+def command(
+    form: str,
+    check: bool,
+    device: str | None,
+    output: Path | None,
+    clear_cache: tuple[str, ...] | None,
+    store: Path,
+) -> None:
+    """Show versions, hardware, settings and caches, for a bug report.
 
     Values of environment variables that look like a secret are hidden.
 
@@ -49,7 +66,10 @@ def command(form: str, check: bool, device: str | None, output: Path | None) -> 
     """
     if not check and (device or output):
         raise UsageError(f"{'--device' if device else '--output'} goes with --check: add it")
-    facts = collect()
+    if clear_cache:
+        clear(clear_cache, store)
+        return
+    facts = collect() | {"cache": sizes(store)}
     if check:
         judge_device(device or AUTO, facts, output, form)
         return
@@ -82,14 +102,11 @@ def collect() -> dict[str, Any]:
 
     from fewshot_bench.api.dataset import data_roots
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.utils.cache_dir import cache_root
     from fewshot_bench.utils.prefetch import cores
 
     determinism.apply()
     device = devices.accelerator_kind() or devices.CPU
     memory = psutil.virtual_memory()
-    cache = cache_root()
-    files = [path for path in cache.rglob("*") if path.is_file()]
     plugins = [
         {
             "name": info.full_name,
@@ -114,8 +131,6 @@ def collect() -> dict[str, Any]:
         "variables": variables(os.environ),
         "plugins": plugins,
         "data_roots": {str(root): root.is_dir() for root in data_roots()},
-        "cache": str(cache),
-        "cache_gb": round(sum(path.stat().st_size for path in files) / 1e9, 3),
     }
 
 

@@ -47,8 +47,6 @@ _SHORT_HELPS = {
         "curves": "Draw the loss of fits, and what they log.",
         "paper": "Write all tables and figures of a paper from a recipe.",
         "audit": "What each method was allowed to see and did: is it fair?",
-        "cite": "Print BibTeX of the papers that a table used.",
-        "signature": "Write the signature of records, or read one as a command.",
     },
     "data": {"splits": "Show, export, import and verify splits."},
     "plug-ins": {
@@ -58,8 +56,7 @@ _SHORT_HELPS = {
     },
     "maintenance": {
         "store": "Verify, merge and clean stores of results.",
-        "cache": "Show or remove what is cached.",
-        "env": "Show versions, hardware and settings, for a bug report.",
+        "env": "Show versions, hardware, settings and caches, for a bug report.",
     },
 }
 COMMANDS = {

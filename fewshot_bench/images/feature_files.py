@@ -350,16 +350,3 @@ def _take(rows: Rows, index_of: dict[int, int], records: Sequence[tuple[Any, ...
             values = widen(values.reshape(len(pairs), form.row_bytes), form)
             rows.put(np.array([index for index, _ in pairs]), values, cost)
     return damaged
-
-
-def describe(path: Path) -> tuple[str, int] | None:
-    """The data set and the number of rows of a file; None for a damaged file."""
-    base = Database(path, SCHEMA, writes=False, timeout=1)
-    try:
-        if base.in_memory:
-            return None
-        names = base.read("select dataset from computation limit 1")
-        ((rows,),) = base.read("select count(*) from row") or [(0,)]
-        return (names[0][0], rows) if names else None
-    finally:
-        base.close()

@@ -76,18 +76,6 @@ def change(
         )
 
 
-def describe(path: Path) -> list[tuple[str, int | None, int]]:
-    """Title, number of images and bytes of the values in a file, by title; empty if damaged."""
-    base = Database(path, SCHEMA, writes=False, timeout=1)
-    rows = base.read("select title, sum(images), sum(length(content)) from value group by title")
-    base.close()
-    # Whatever a damaged file says, there are a text and a size.
-    return [
-        (str(title), images if isinstance(images, int) else None, int(size or 0))
-        for title, images, size in rows
-    ]
-
-
 def _path_of(kind: str) -> Path:
     return cache_dir.cache_root() / kind / VALUES
 

@@ -1,4 +1,4 @@
-"""`fsbench cite` and `Results.cite`: BibTeX of what a table used, and names without a paper."""
+"""`compare --format bibtex` and `Results.cite`: BibTeX of what a table used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_a_store_is_cited_each_entry_once_and_sorted(store: Path) -> None:
-    done = fsbench("cite", store)
+    done = fsbench("compare", "--store", store, "--format", "bibtex")
     assert done.code == 0
     assert keys(done.out) == [
         *("alpaydin1998optical", "cimpoi2014describing", "fewshot-bench"),
@@ -41,7 +41,6 @@ def test_a_store_is_cited_each_entry_once_and_sorted(store: Path) -> None:
         "note: method 'gone' names no paper",
         "note: data set 'folder:mine' names no paper",
     ]
-    assert fsbench("cite", "--store", store).out == done.out
     with pytest.warns(UserWarning, match="names no paper") as warned:
         assert fb.load(store).cite() == done.out
     assert [f"note: {each.message}" for each in warned] == done.err.splitlines()
@@ -49,39 +48,12 @@ def test_a_store_is_cited_each_entry_once_and_sorted(store: Path) -> None:
 
 def test_filters_choose_what_is_cited(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "used.bib"
-    done = fsbench("cite", store, "-m", "coop", "--output", file)
+    words = ("compare", "--store", store, "-m", "coop", "--format", "bibtex")
+    done = fsbench(*words, "--output", file)
     assert (done.code, done.out, done.err) == (0, "", "")
     assert keys(file.read_text(encoding="utf-8")) == [
         *("cimpoi2014describing", "fewshot-bench", "radford2021learning", "zhou2022learning")
     ]
-
-
-def test_names_are_cited_without_a_store() -> None:
-    done = fsbench("cite", "clip-lora", "eurosat", "ViT-B-32/laion2b_s34b_b79k", "ViT-B/16", "demo")
-    assert {
-        "zanella2024low",
-        "radford2021learning",
-        "helber2019eurosat",
-        "schuhmann2022laion",
-        "fewshot-bench",
-    } <= {*keys(done.out)}
-    suite = fsbench("cite", "prompts")
-    assert {"zhou2022learning", "zhou2022conditional", "yao2024tcp"} <= {*keys(suite.out)}
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (("clip-lor",), "did you mean 'clip-lora'?"),
-        (("coop", "--shots", "1"), "--shots chooses records of a store"),
-        (("coop", "."), "'.' is a folder: cite one store, or names"),
-        (("--store", "nowhere"), "store 'nowhere' does not exist"),
-    ],
-)
-def test_wrong_words_are_refused(words: tuple[str, ...], reason: str) -> None:
-    done = fsbench("cite", *words)
-    assert done.code in (2, 3)
-    assert reason in done.err
 
 
 def test_lists_show_year_and_venue() -> None:

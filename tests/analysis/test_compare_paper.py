@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import side_by_side
 from fewshot_bench.api.record import Record
@@ -56,7 +56,7 @@ def test_shots_are_blocks_of_one_float(store: Path) -> None:
     assert all(re.search(r"& \\textbf\{\d", part) for part in parts)
     assert r"\underline{" in parts[1]
     (line, *_) = re.findall(r"^% signature: (.*)$", shown, re.M)
-    assert parse(line) == parse(signature_of(records()))
+    assert line == signature_of(records())
     assert shown.count(r"\footnotesize") == 1
     one = run_compare("--store", store, *PAPER, *words, "--shots", "4").output
     assert r"\multicolumn" not in one

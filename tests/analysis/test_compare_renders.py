@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -147,7 +147,7 @@ def test_each_table_has_the_signature_of_its_own_records(tmp_path: Path) -> None
 
 
 @needs("pdflatex", "pdftotext")
-def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
+def test_a_signature_copied_from_the_pdf_is_whole(tmp_path: Path) -> None:
     options = {"text": "a--b---c,,d -- \u4e00" * 9, "lr": 1e-5}
     record = make("a--b", "p,,q--", overrides=options, options=options)
     store = save(tmp_path / "store", [record, make("a--b", "p,,q--", seed=2)])
@@ -157,7 +157,7 @@ def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
     text = done.stdout.decode()
     assert "a--b" in text
     pasted = text[text.index("fsbench:1") :].partition("\n\n")[0]
-    assert parse(pasted) == parse(signature_of(list(Store(store).records())))
+    assert "".join(pasted.split()) == signature_of(list(Store(store).records()))
 
 
 class Seen(HTMLParser):

@@ -42,6 +42,8 @@ assert source.count("    options: Options") == 1
 exec(compile(source.replace("    options: Options", FIELD), str(path), "exec"), module.__dict__)
 
 import fewshot_bench as fb
+from fewshot_bench.analysis.signature import commands_of, signature_of
+from fewshot_bench.api.record import Record
 from tests.compare_records import make
 from tests.helpers import fsbench
 from fewshot_bench.store.store import Store
@@ -63,8 +65,9 @@ told["filtered"] = fsbench("compare", "--store", store, "--blur", "strong").out
 told["csv"] = fsbench("compare", "--store", store, "--blur", "strong", "--format", "csv").out
 told["usual"] = fsbench("compare", "--store", store, "--blur", "none", "--format", "csv").out
 told["audit"] = fsbench("audit", "--store", store).out
-told["signature"] = fsbench("signature", "--store", store, "--blur", "strong").out
-told["command"] = fsbench("signature", told["signature"].strip()).out
+spec = next(record.spec for record in Store(store).records() if record.spec.blur == "strong")
+told["signature"] = signature_of([Record(spec, "done")])
+told["command"] = "".join(commands_of([spec])[0])
 results = fb.load(store)
 told["frame"] = sorted(results.to_frame().blur)
 told["where"] = [record.spec.blur for record in results.where(blur="strong")]

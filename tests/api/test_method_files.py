@@ -307,7 +307,7 @@ def test_reading_a_store_runs_no_code_of_it(states: States, tmp_path: Path) -> N
         ("compare", "--layout", "sweep", *here),
         ("compare", "--layout", "sweep", "-m", "edited", "-o", "strength=1", *here),
         ("report", *here, "--output", tmp_path / "report.html"),
-        *(("audit", *here), ("signature", *here), ("cite", *here), ("show", "edited", *here)),
+        *(("audit", *here), ("compare", *here, "--format", "bibtex"), ("show", "edited", *here)),
         *(("store", "verify", *here), ("store", "merge", store, "--store", tmp_path / "merged")),
     ):
         fsbench(*command)

@@ -92,7 +92,7 @@ def test_usage(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
         (["run"], "--method"),
         (["run", "--method", "zero-shot"], "--dataset"),
         (["compare", "--formt", "csv"], "--format"),
-        (["cite", "-o", "table.tex"], "no such option '-o': did you mean '-O'?"),
+        (["report", "-o", "table.tex"], "no such option '-o': did you mean '-O'?"),
         (["compare", "-o", "table.tex"], "the file to write is -O table.tex"),
         (["show", "~/photos"], "did you mean 'folder:~/photos'"),
         (["look", "photos/"], "photos/ does not exist"),

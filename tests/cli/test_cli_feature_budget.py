@@ -99,7 +99,7 @@ def test_features_may_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     assert fsbench(*run).code == 0
     assert [*(tmp_path / "node" / "features").glob("*.rows")]
     assert not (tmp_path / "store" / "cache").exists()
-    assert str(tmp_path / "node" / "features") in fsbench("cache", "size").out
+    assert str(tmp_path / "node" / "features") in fsbench("env").out
 
 
 def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:

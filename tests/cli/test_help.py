@@ -49,9 +49,7 @@ def test_options_of_clusters_are_shown_where_one_is_chosen() -> None:
     assert "--partition" not in fsbench("run", "--engine=ray", "--help").out
 
 
-@pytest.mark.parametrize(
-    "words", [("cache", "rm"), ("store", "gc"), ("store", "rm", "--status", "failed")]
-)
+@pytest.mark.parametrize("words", [("store", "gc"), ("store", "rm", "--status", "failed")])
 def test_nothing_is_removed_unasked(words: tuple[str, ...]) -> None:
     done = fsbench(*words, "--help")
     assert "--yes" in done.out

@@ -64,7 +64,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
         ("compare", "--metric", "ece", "--columns", "brier,macro_f1", "--format", "csv"),
         ("compare", "--per-class", "--format", "csv"),
         ("audit",),
-        ("signature",),
     ],
 )
 def test_the_same_is_printed(stores: dict[str, Store], words: tuple[str, ...]) -> None:

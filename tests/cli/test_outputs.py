@@ -14,7 +14,7 @@ from tests.helpers import PATIENCE, command, fsbench, save_image
 from tests.store_cases import filled
 
 FILTERS = ("method", "dataset", "classes", "shots", "seeds")
-FILTERED = (("compare",), ("audit",), ("signature",), ("store", "rm", "--yes"))
+FILTERED = (("compare",), ("audit",), ("store", "rm", "--yes"))
 
 
 @pytest.fixture
@@ -91,7 +91,6 @@ def test_no_output_has_the_name_of_an_image_or_of_another_output(
         ("data", "prepare", "digits", "--root", ""),
         ("run", "--config", ""),
         ("evaluate", "model", "-d", "digits", "--store", ""),
-        ("cache", "rm", "--yes", "--older", ""),
     ],
 )
 def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...]) -> None:

@@ -103,7 +103,7 @@ def test_a_pipe_gets_lines_on_stderr_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # Commands that end within seconds, and `worker`, which prints a line for each cell.
-QUICK = {"cite", "list", "new", "printed", "show", "signature", "worker"}
+QUICK = {"list", "new", "printed", "show", "worker"}
 
 
 def test_every_command_is_quick_or_shows_its_progress() -> None:

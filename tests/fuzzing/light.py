@@ -9,7 +9,6 @@ from tests.fuzzing import (
     downloads,
     records,
     split_files,
-    tables,
 )
 
 SUBJECTS = (
@@ -18,6 +17,5 @@ SUBJECTS = (
     *data_lists.SUBJECTS,
     *configs.SUBJECTS,
     *downloads.SUBJECTS,
-    *tables.SUBJECTS,
     *bundles.SUBJECTS,
 )

@@ -23,7 +23,6 @@ COMPARE: dict[str, tuple[str, ...]] = {
     "paper.txt": ("compare", "--layout", "paper"),
     "paper.tex": ("compare", "--layout", "paper", "--format", "latex"),
     "audit.csv": ("audit", "--format", "csv"),
-    "signature.txt": ("signature",),
     "report.txt": ("report", "--output", "page.html"),
 }
 BASELINE = {

@@ -14,6 +14,7 @@ from PIL import Image
 import fewshot_bench
 from fewshot_bench import Item
 from fewshot_bench import load as results
+from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.store.store import Store
@@ -111,9 +112,9 @@ def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path
     for way in ("auto", "rotate", "ignore"):
         table = fsbench("compare", "--store", store, "--exif", way)
         assert (table.code, "exif ignore" in table.out) == (0, way == "ignore")
-    ignored = fsbench("signature", "--store", store, "--exif", "ignore").out
-    assert "exif:ignore" in ignored
-    assert "--exif ignore" in fsbench("signature", ignored.split()[0]).out
+    ignored = [cell for cell in results(store) if cell.spec.exif == "ignore"]
+    assert "exif:ignore" in signature_of(ignored)
+    assert "--exif ignore" in commands_of(cell.spec for cell in ignored)[0][0]
 
 
 def test_benchmark_sets_stay_as_they_were_beside_own_images(tmp_path: Path, upright: Path) -> None:
@@ -134,8 +135,6 @@ def test_benchmark_sets_stay_as_they_were_beside_own_images(tmp_path: Path, upri
     table = fsbench("compare", "--store", store)
     assert (table.code, "digits" in table.out, "lying" in table.out) == (0, True, True)
     assert "exif" not in table.out
-    line = fsbench("signature", "--store", store).out
-    assert "exif" not in line
     assert "exif" not in fsbench("audit", "--store", store).out
     frame = results(store).to_frame()
     assert set(frame["exif"]) == {"ignore", "rotate"}

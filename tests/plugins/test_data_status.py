@@ -181,8 +181,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 def test_a_verification_is_a_kind_of_cache(tmp_path: Path) -> None:
     name = f"folder:{different_images(tmp_path / 'pets')}"
     assert fsbench("data", "verify", name).code == 0
-    assert "verified" in fsbench("cache", "ls").out
-    assert fsbench("cache", "rm", "--yes", "--kind", "verified").code == 0
+    assert "removed 1 files" in fsbench("env", "--clear-cache", "verified").out
     assert row(name)["verified"] is None
 
 

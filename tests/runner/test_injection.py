@@ -12,10 +12,8 @@ import pytest
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines.reporting import outcome
-from fewshot_bench.images.cache import pack_description
 from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.cache_dir import cache_root
 from tests.compare_records import make, written
 from tests.helpers import fsbench
 
@@ -57,21 +55,6 @@ def test_outcomes_and_lines_do_not_steer_the_terminal(capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert not steers(out)
     assert out.endswith("\nsecond\n")
-
-
-def test_cache_files_do_not_steer_the_terminal() -> None:
-    """Texts from a cache file are escaped for display."""
-    path = cache_root() / "images" / ("0" * 16) / f"{'1' * 64}.pixels"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = {"shape": [1, 3, 1, 1], "chunk": 1, "checks": [0], "wall": 1, "cpu": 1}
-    path.write_bytes(bytes(3) + pack_description(head | {"dataset": STEERING}, [b"0" * 32]))
-    try:
-        result = fsbench("cache", "ls")
-    finally:
-        path.unlink()
-    assert result.code == 0
-    assert "[2J" in result.out
-    assert not steers(result.out)
 
 
 def test_damaged_records_are_named_without_their_characters(tmp_path: Path) -> None:
@@ -117,13 +100,3 @@ def test_secrets_of_the_environment_stand_in_no_record(
     assert stored.error["message"] == "401 for ***"
     assert stored.spec.method == "coop"
     assert list(store.records()) == [stored]
-
-
-def test_feature_files_that_are_none(tmp_path: Path) -> None:
-    """`fsbench cache ls` names them, whatever they contain."""
-    file = tmp_path / "cache" / "features" / f"{'2' * 16}.rows"
-    file.parent.mkdir(parents=True)
-    for content in (b"", bytes(99), b"SQLite format 3\0" + bytes(9000)):
-        file.write_bytes(content)
-        result = fsbench("cache", "ls", "--store", tmp_path)
-        assert (result.code, "(damaged)" in result.out) == (0, True)

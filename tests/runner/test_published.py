@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -151,7 +152,7 @@ def test_the_record_states_the_values_and_where_they_come_from(store: Path) -> N
     assert own["official"] == {}
     plain = found["shapes", 2, False].card
     assert "published" not in plain
-    cited = fsbench("cite", store)
+    cited = fsbench("compare", "--store", store, "--published", "no", "--format", "bibtex")
     assert plain["papers"]["oak2024lamp"] in cited.out
     assert cited.err == ""
     assert plain["official"]["steps"] == "30 on shapes at 2 shots; 40 on all data sets, base-to-new"
@@ -169,8 +170,8 @@ def test_tables_never_mix_the_two_and_printed_commands_have_the_option(store: Pa
     assert "published" not in fsbench(*call, "no").out
     signature = text[text.index("fsbench:1") :].strip()
     assert "pub:yes" in signature
-    done = fsbench("signature", "".join(signature.split()))
-    (line,) = [one for one in done.out.splitlines() if one.startswith("fsbench run")]
+    specs = [record.spec for record in Store(store).records() if record.spec.published]
+    ((line,), _) = commands_of(specs)
     words = shlex.split(line)
     assert "--published" in words
     assert "-o" not in words

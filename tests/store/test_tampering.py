@@ -88,7 +88,7 @@ def test_every_command_names_it(store: Store) -> None:
     path = of_method(store, "tip-adapter")
     edit(path, EDITS["top1"])
     page = store.path.parent / "page.html"
-    for words in (["compare"], ["audit"], ["signature"], ["report", "-O", page]):
+    for words in (["compare"], ["audit"], ["report", "-O", page]):
         done = fsbench(*words, "--store", store.path)
         assert f"not used: {path}: the record states the digest" in done.err, words
         assert "99.0" not in done.out

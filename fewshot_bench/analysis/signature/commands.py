@@ -1,4 +1,4 @@
-"""From a signature, or from cells, to the commands that compute them.
+"""From cells to the commands that compute them.
 
 All `fsbench run` commands that are printed anywhere are written here.
 """
@@ -23,11 +23,8 @@ from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec, wo
 from fewshot_bench.utils.text import join_names
 
 
-def commands(matrices: Iterable[Matrix], store: str = "") -> list[str]:
-    """`fsbench run` lines that together compute exactly the cells of a signature.
-
-    `problems` lists the exceptions.
-    """
+def _commands(matrices: Iterable[Matrix], store: str) -> list[str]:
+    """`fsbench run` lines that together compute exactly the cells of these matrices."""
     return list(dict.fromkeys(line for matrix in matrices for line in _lines(matrix, store)))
 
 
@@ -45,12 +42,7 @@ def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], l
         usable += [] if reasons else [spec]
     matrices = matrices_of(usable)
     texts = [text for matrix in matrices for text in _remarks(matrix)]
-    return commands(matrices, store), [*refused, *dict.fromkeys(texts)]
-
-
-def problems(matrices: Iterable[Matrix]) -> list[str]:
-    """Problems of a signature and its commands, one sentence each."""
-    return list(dict.fromkeys(text for matrix in matrices for text in _problems(matrix)))
+    return _commands(matrices, store), [*refused, *dict.fromkeys(texts)]
 
 
 def _lines(matrix: Matrix, store: str) -> Iterator[str]:
@@ -125,20 +117,6 @@ def _shared_words(matrix: Matrix) -> list[str]:
 def _names(values: Sequence[Named]) -> str:
     """Names joined, each once even if it occurs with several revisions."""
     return join_names(dict.fromkeys(value.name for value in values))
-
-
-def _problems(matrix: Matrix) -> Iterator[str]:
-    if matrix.has:
-        some, total = matrix.has
-        yield f"the commands compute {total:,} cells, of which the table has {some:,}"
-    yield from _remarks(matrix)
-    yield from _inexpressible(matrix)
-    versions: dict[str, set[str]] = {}
-    for choice in matrix.methods:
-        versions.setdefault(choice.method, set()).add(choice.version)
-    for method, several in versions.items():
-        if len(several) > 1 and not all(map(digest_in, several)):
-            yield f"{method} of versions {', '.join(sorted(several))}: a command runs the one here"
 
 
 def _remarks(matrix: Matrix) -> Iterator[str]:

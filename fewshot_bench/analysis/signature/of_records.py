@@ -49,8 +49,8 @@ class _Dataset:
 def signature_of(records: Sequence[Record]) -> str:
     """The signature line below a table of these records; empty without records.
 
-    It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
-    yield the commands that compute them; `has` counts those that did not fail. Digests are the
+    It encodes their cells, whatever the status, and conditions; `has` counts those that did not
+    fail. Digests are the
     first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
     weights, and of all splits (`splits_digest`).
     """
@@ -287,10 +287,7 @@ _PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
 
 
 def break_line(line: str, width: int) -> list[str]:
-    """Break a signature into lines of at most `width` characters (0: one line).
-
-    Broken lines can be pasted as they are: `parse` ignores blanks and line breaks.
-    """
+    """Break a signature into lines of at most `width` characters (0: one line)."""
     if not line or width <= 0:
         return [line] if line else []
     lines = [""]
