@@ -235,7 +235,7 @@ _advanced = partial(option, panel="advanced")
     "compare", cls=PanelCommand, short_help="Compare methods from the records of a store."
 )
 @store_option()
-@format_option((*formats.FORMATS, BIBTEX), "How to write the table; bibtex cites what it used.")
+@format_option((*formats.FORMATS, BIBTEX), "bibtex: what to cite.")
 @output_option("Write to this file instead of the terminal.")
 @_in_table(
     "--baseline",
