@@ -22,12 +22,9 @@ from fewshot_bench.api.dataset import DatasetCard, Stamp
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
-from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_problem
 from fewshot_bench.profiling.cost import Cost
-from fewshot_bench.utils import cache_dir as cache_folder
-from fewshot_bench.utils.cache_dir import IMAGES
 from tests.fuzzing import models, uploads
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
@@ -60,8 +57,6 @@ def _segments(folder: Path) -> list[Seed]:
 
 
 def _read_segment(folder: Path, file: Path) -> bool:
-    for entry in entries(cache_folder.files(IMAGES, folder / "cache" / "images")):
-        assert isinstance(entry.dataset, str)
     segment = open_segment(file, TRANSFORM, SHAPE)
     if segment is None:
         return False

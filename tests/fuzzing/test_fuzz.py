@@ -28,7 +28,7 @@ GROUPS = {
         *("records", "records with their own key", "logits", "split files", "splits import"),
         *("imported splits", "manifests", "kept splits", "folders with a split file"),
         *("aircraft lists", "imagenet archives", "webdataset shards", "configs"),
-        *("class names and prompts", "archives", "notes of downloads", "signatures"),
+        *("class names and prompts", "archives", "notes of downloads"),
         "bundles",
     ),
     "heavy": (
