@@ -128,14 +128,14 @@ def test_small_backbones_get_a_worker_per_core() -> None:
 
 
 def test_a_limit_on_open_files_is_one_line(tmp_path: Path) -> None:
-    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-32", "--limit", "20")
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-16", "--limit", "20")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = set(os.listdir("/proc/self/fd"))
     free = [number for number in range(before[0]) if str(number) not in opened]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[60], before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[40], before[1]))
     try:
         done = fsbench(
-            "run", "--method", "zero-shot", *few, "--jobs", "32", "--store", tmp_path / "store"
+            "run", "--method", "zero-shot", *few, "--jobs", "16", "--store", tmp_path / "store"
         )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
