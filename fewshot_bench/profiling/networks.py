@@ -24,10 +24,8 @@ _LAYERS = (
     (F, "linear"),
     *((place, f"conv{n}d") for place in (F, torch) for n in (1, 2, 3)),
     *((torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")),
-    *(
-        (torch, f"_{name}")
-        for name in ("native_multi_head_attention", "transformer_encoder_layer_fwd")
-    ),
+    (torch, "_native_multi_head_attention"),
+    (torch, "_transformer_encoder_layer_fwd"),
     (torch.jit.ScriptModule, "__call__"),
 )
 # Modules whose layers are counted, or belong to a backbone that reports no work.
