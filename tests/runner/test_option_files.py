@@ -158,9 +158,11 @@ def test_a_default_file_is_no_override_and_an_edited_one_is_said(
     assert one.code == 0, one.err
     assert f"{record.metrics['top1']:.2f}" in one.out
     assert said not in " ".join(one.out.split())
-    # The command of the signature names the content of the first file.
-    line = fresh("signature", "--store", store, "-m", f"scaled[texts=texts.json@{digest}]").out
-    assert record.spec.options["texts"] in unquote("".join(line.split()))
+    # The signature names the content of the first file.
+    audit = fresh(
+        "audit", "--store", store, "-m", f"scaled[texts=texts.json@{digest}]", "--format", "json"
+    )
+    assert record.spec.options["texts"] in unquote(json.loads(audit.out)["signature"])
 
 
 @pytest.mark.parametrize(
