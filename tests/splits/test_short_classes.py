@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fewshot_bench import Item
+from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.splits.draw import short_lines
@@ -110,14 +111,16 @@ def test_all_shots_take_every_train_image_and_stand_in_every_view(
     rows = json.loads(fsbench("compare", *store, "--format", "json", "--shots", "all").out)["rows"]
     assert {row["shots"] for row in rows} == {"all"}
     assert "zero-shot,all," in fsbench("compare", *store, "--format", "csv").out
-    line = json.loads(fsbench("audit", *store, "--format", "json").out)["signature"]
-    assert "|k:1,all|" in line
+    audited = fsbench("audit", *store, "--format", "json").out
+    assert "|k:1,all|" in json.loads(audited)["signature"]
+    commands, _ = commands_of(record.spec for record in records(tmp_path))
+    assert any("--shots 1,all" in command for command in commands)
     page = tmp_path / "report.html"
     assert fsbench("report", *store, "--shots", "all", "-O", page).code == 0
     text = page.read_text(encoding="utf-8")
     assert "with all train images" in text
     assert str(10**18) not in text
-    assert fsbench("audit", *store, "--format", "json").out.count('"shots": "all"') >= 2
+    assert audited.count('"shots": "all"') >= 2
 
 
 @pytest.mark.parametrize(("val", "warned"), [("min4", "3,5"), ("none", "")])
