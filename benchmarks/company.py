@@ -18,7 +18,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.testing import quick
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 COMPANY = {"batch": "all", "stream": "stream"}
 SHORT = ("epochs", "iterations", "search_steps")

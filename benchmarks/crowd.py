@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from fewshot_bench.store.store import Store
-from tests.helpers import install_methods
+from tests.support.helpers import install_methods
 
 SECONDS = "0.5"
 LONGEST = 900.0

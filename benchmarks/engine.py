@@ -21,7 +21,7 @@ from benchmarks.measure import machine
 from benchmarks.subjects import backbone_of
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, install_methods
+from tests.support.helpers import cells, install_methods
 
 FEW, MANY = 10, 210
 

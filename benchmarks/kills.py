@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fewshot_bench.store.store import Store
-from tests.helpers import flags, is_running
+from tests.support.helpers import flags, is_running
 
 METHODS = "zero-shot,linear-probe,tip-adapter,tip-adapter-f,coop,clip-lora"
 SEEDS = 10

@@ -24,7 +24,7 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.fit import Fitted, fit_within_memory
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import config_of, write_model
-from tests.helpers import cells, quick
+from tests.support.helpers import cells, quick
 
 CLASSES, SHOTS = 10, 2
 

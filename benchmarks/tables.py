@@ -24,7 +24,7 @@ from pathlib import Path
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.index import index_files
 from fewshot_bench.store.store import Store
-from tests.synthetic_store import fill
+from tests.support.synthetic_store import fill
 
 COMMANDS: dict[str, Sequence[str]] = {
     "terminal": (),

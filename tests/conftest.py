@@ -31,8 +31,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
 from fewshot_bench.utils.devices import accelerator_kind
-from tests import helpers
-from tests.accelerator.layout import use_accelerator_layout
+from tests.support import helpers
+from tests.support.layout import use_accelerator_layout
 
 # Example run time and generation time depend on the load of the machine. Where `CI` is set, every
 # run draws the same examples: a change is not refused for a fault that it does not have.

@@ -18,7 +18,7 @@ import pytest
 
 from fewshot_bench.api.plugins import Hooks
 from scripts.faces import FACES
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 PACKAGES = {
     "fewshot_bench": REPOSITORY / "fewshot_bench",

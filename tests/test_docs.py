@@ -20,8 +20,8 @@ from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from scripts import generate_docs
 from scripts.faces import FACES
-from tests.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
-from tests.helpers import PATIENCE
+from tests.support.docs_blocks import KINDS, blocks_of, commands_in, problem_of, read_page
+from tests.support.helpers import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "reference" / "environment.md"
 OWN = re.compile(r"_?FSBENCH_[A-Z_]+[A-Z]")

@@ -19,9 +19,8 @@ from fewshot_bench.api.spec import ALONE
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils.devices import accelerator_kind
-from tests.accelerator.rehearsal import SHORT, low_scale, tolerance
-from tests.accelerator.test_methods_rehearsed import NAMES
-from tests.helpers import cells
+from tests.support.helpers import cells
+from tests.support.rehearsal import NAMES, SHORT, low_scale, tolerance
 
 pytestmark = pytest.mark.gpu
 PRECISIONS = ("fp32", "bf16", "fp16")

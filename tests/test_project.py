@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import fewshot_bench
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 GITHUB = REPOSITORY / ".github"
 FORMS = sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml"))

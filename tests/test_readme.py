@@ -17,9 +17,9 @@ from fewshot_bench.plugins.reproduce.numbers import numbers
 from fewshot_bench.plugins.reproduce.printed import agreement, content, settings_of
 from scripts.make_pictures import MADE_OF, PICTURES, digests
 from scripts.method_pages import built_in_methods
-from tests.dataset_trees import put, write_set
-from tests.helpers import REPOSITORY, fsbench
-from tests.own_sets import picture
+from tests.support.dataset_trees import put, write_set
+from tests.support.helpers import REPOSITORY, fsbench
+from tests.support.own_sets import picture
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 HOME = "https://github.com/fewshot-bench/fewshot_bench"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PATIENCE
+from tests.support.helpers import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PLUGIN = REPOSITORY / "tests" / "third_party_plugin"
+PLUGIN = REPOSITORY / "tests" / "support" / "third_party_plugin"
 
 
 def run(

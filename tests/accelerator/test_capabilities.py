@@ -20,8 +20,8 @@ from fewshot_bench.utils import devices
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.transfer import send
-from tests.accelerator.rehearsal import DEVICE, rehearse, ways
-from tests.helpers import cells, fsbench, quick
+from tests.support.helpers import cells, fsbench, quick
+from tests.support.rehearsal import DEVICE, rehearse, ways
 
 # Methods that solve something in float64, and one whose steps an observer reads.
 METHODS = ("gda", "lp++", "proker", "linear-probe", "coop")

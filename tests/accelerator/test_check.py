@@ -14,9 +14,8 @@ from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.kit import all_checks, checks_on
 from fewshot_bench.testing.rehearsal import build
 from fewshot_bench.utils.errors import UsageError
-from tests.accelerator.rehearsal import DEVICE
-from tests.accelerator.test_rehearsal import Planted, Step
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
+from tests.support.rehearsal import DEVICE, Planted, Step
 
 OWN = [check for check in checks_on(DEVICE) if check.name not in {c.name for c in all_checks()}]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.answers import stored_arrays
-from tests.helpers import Result, flags, fsbench, image_folder, quick
+from tests.support.answers import stored_arrays
+from tests.support.helpers import Result, flags, fsbench, image_folder, quick
 
 METHODS = ("zero-shot", "tip-adapter-f", "coop", "clip-lora")
 DEVICES = ("rehearsal:0", "rehearsal:1")

@@ -14,9 +14,8 @@ from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.features import encode
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.testing import toy_backbone
-from tests.accelerator.rehearsal import DEVICE
-from tests.images.test_crop_batches import COUNT, FILES
-from tests.images.test_features import Memory
+from tests.support.image_sets import COUNT, FILES, Memory
+from tests.support.rehearsal import DEVICE
 
 pytestmark = pytest.mark.usefixtures("rehearsal")
 ORDER, PASSES = [*range(COUNT), *range(COUNT)], (1, 2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.registry import registry
-from tests.accelerator.launches import count_step
+from tests.support.launches import count_step
 
 # What the layout needs, in float32 and bf16; the official code's kernels in float32 beside it.
 MOST = {

@@ -12,23 +12,16 @@ from typing import Any
 import pytest
 from torch.testing import assert_close
 
-from fewshot_bench.api.registry import registry
-from tests.accelerator.rehearsal import DEVICE, Rehearsal, on_host, rehearse, tolerance, ways
+from tests.support.rehearsal import (
+    DEVICE,
+    NAMES,
+    WAYS,
+    Rehearsal,
+    on_host,
+    rehearse,
+    tolerance,
+)
 
-
-def _ways() -> dict[str, list[Any]]:
-    """Short variants of every built-in method, by its name."""
-    catalog = registry().methods
-    names = [name for name in catalog.names() if catalog.find(name).origin.startswith("fewshot")]
-    return {name: ways(registry().method_class(name)()) for name in names}
-
-
-WAYS = {
-    name if number == 0 else f"{name}-{number}": method
-    for name, methods in _ways().items()
-    for number, method in enumerate(methods)
-}
-NAMES = [name for name, method in WAYS.items() if name == method.name]
 pytestmark = pytest.mark.gpu
 
 

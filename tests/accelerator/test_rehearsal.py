@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, RunContext, Task
+from fewshot_bench import Backbone, RunContext, Task
 from fewshot_bench.training import unit
-from tests.accelerator.rehearsal import DEVICE, rehearse
+from tests.support.rehearsal import DEVICE, Head, Planted, Step, rehearse
 
 pytestmark = pytest.mark.usefixtures("rehearsal")
-
-
-@dataclass(frozen=True)
-class Step:
-    """Values of a training step that a planted fault can use."""
-
-    loss: Tensor
-    features: Tensor
-    labels: Tensor
-    weight: Tensor
-    ctx: RunContext
-
-
-@dataclass(frozen=True)
-class Head:
-    """Logits of a linear head."""
-
-    weight: Tensor
-    finish: Callable[[Tensor], Any]
-
-    def logits(self, queries: Images) -> Tensor:
-        logits = queries.features @ self.weight.T
-        changed = self.finish(logits)
-        return changed if isinstance(changed, Tensor) else logits
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {"weight": self.weight}
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A correct linear probe, apart from the faults `act` in a step and `finish` on logits.
-
-    If `act` returns a tensor, it is added to the loss.
-    """
-
-    name: ClassVar[str] = "planted"
-
-    act: Callable[[Step], Any] = lambda step: None
-    finish: Callable[[Tensor], Any] = lambda logits: None
-    fused: bool = True
-    weight: str = ""
-
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Head:
-        features, labels = task.train.features, task.train.labels
-        start = torch.zeros(
-            len(task.classnames), features.shape[1], device=self.weight or ctx.device
-        )
-        weight = torch.nn.Parameter(start)
-        optimizer = torch.optim.AdamW([weight], lr=0.01, fused=self.fused)
-
-        def whole() -> Tensor:
-            loss = F.cross_entropy(features @ weight.T, labels)
-            more = self.act(Step(loss, features, labels, weight, ctx))
-            return loss if more is None else loss + more
-
-        take = ctx.train_step(whole, optimizer)
-        for _ in range(3):
-            take()
-        return Head(weight.detach(), self.finish)
 
 
 def _in_backward(act: Callable[[Tensor], Tensor]) -> Callable[[Step], Tensor]:

@@ -12,8 +12,8 @@ from fewshot_bench.analysis.audit.facts import facts
 from fewshot_bench.analysis.audit.hazards import HAZARDS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.violations import DEPENDENT
-from tests.audit_records import changed, complete, coop, fair, respec, said
-from tests.compare_records import inapplicable, make, matrix
+from tests.support.audit_records import changed, complete, coop, fair, respec, said
+from tests.support.compare_records import inapplicable, make, matrix
 
 
 def specified(record: Record, **values: object) -> Record:

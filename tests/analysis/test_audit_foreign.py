@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fewshot_bench as fb
 from fewshot_bench.analysis.audit.audit import audit
-from tests.audit_records import fair
+from tests.support.audit_records import fair
 
 METHOD = '''
 from dataclasses import dataclass

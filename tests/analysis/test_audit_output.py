@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit.audit import audit, document
-from tests.audit_records import complete, fair, respec
-from tests.compare_records import make, save
-from tests.helpers import fsbench
+from tests.support.audit_records import complete, fair, respec
+from tests.support.compare_records import make, save
+from tests.support.helpers import fsbench
 
 
 def test_strict_fails_where_there_is_a_finding(tmp_path: Path) -> None:

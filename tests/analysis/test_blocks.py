@@ -11,8 +11,8 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.record import Record
-from tests.compare_records import make, matrix, read_csv, save
-from tests.helpers import fsbench
+from tests.support.compare_records import make, matrix, read_csv, save
+from tests.support.helpers import fsbench
 
 CHOICES = (("--backbone", "test"), ("--backbone", "tiny"))
 TITLES = ("backbone test", "backbone tiny")

@@ -8,9 +8,9 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
-from tests.api.test_paper import fields_of
-from tests.compare_records import make, save
-from tests.helpers import fsbench
+from tests.support.bibtex import fields_of
+from tests.support.compare_records import make, save
+from tests.support.helpers import fsbench
 
 CLIP = {"backbone": "ViT-B-16/openai"}
 

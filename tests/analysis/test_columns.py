@@ -12,8 +12,8 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.costs import COSTS, TRAINED, parameters
 from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.record import Record
-from tests.compare_records import make, read_csv, save, written
-from tests.helpers import fsbench
+from tests.support.compare_records import make, read_csv, save, written
+from tests.support.helpers import fsbench
 
 
 @pytest.fixture(autouse=True)

@@ -29,9 +29,9 @@ from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make, run_compare, save
-from tests.helpers import fsbench
-from tests.own_sets import picture
+from tests.support.compare_records import make, run_compare, save
+from tests.support.helpers import fsbench
+from tests.support.own_sets import picture
 
 # Another value for every field that a command sets; the others follow from data, weights and code.
 OTHER: dict[str, Any] = {

@@ -15,7 +15,7 @@ from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.analysis.table.table import AVERAGE
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, make, matrix, read_csv, written
+from tests.support.compare_records import cell, make, matrix, read_csv, written
 
 # scipy before 1.16 rounds quantiles in the eleventh digit.
 ROUNDING = 1e-10 if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 16) else 0.0

@@ -11,7 +11,7 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.table import Group, Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, halves, inapplicable, make, written
+from tests.support.compare_records import cell, halves, inapplicable, make, written
 
 ONE, TWO = Seed(1, 1), Seed(2, 2)
 

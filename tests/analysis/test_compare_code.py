@@ -12,7 +12,7 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make
+from tests.support.compare_records import make
 
 OLD, NEW = "1" * 64, "2" * 64
 

@@ -12,7 +12,7 @@ import pytest
 from fewshot_bench.analysis.table.table import AVERAGE
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.spelling import spell_once
-from tests.compare_records import make, matrix, read_csv, run_compare, save
+from tests.support.compare_records import make, matrix, read_csv, run_compare, save
 
 
 def test_command_filters_and_writes(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench as fb
-from tests.analysis.test_compare_renders import needs, typeset
-from tests.compare_records import matrix, run_compare, save
+from tests.support.compare_records import matrix, run_compare, save
+from tests.support.latex import needs, typeset
 
 ELEVEN = [
     *("caltech101", "dtd", "eurosat", "fgvc_aircraft", "food101", "imagenet"),

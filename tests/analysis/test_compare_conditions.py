@@ -14,8 +14,8 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, make, read_csv, save, written
-from tests.helpers import fsbench
+from tests.support.compare_records import cell, make, read_csv, save, written
+from tests.support.helpers import fsbench
 
 
 @pytest.mark.parametrize(

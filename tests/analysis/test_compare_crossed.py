@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -19,32 +18,9 @@ from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make
-from tests.helpers import fsbench
-from tests.synthetic_store import Images, done_record, predicted, specification
-
-Run = tuple[int, int]
-SPLITS, TRAINS = (1, 2, 3), (1, 2)
-CROSSED = tuple(itertools.product(SPLITS, TRAINS))
-
-
-def fill_crossed(
-    store: Path, runs: Sequence[Run], *, other_images: bool = False, queries: int = 120
-) -> None:
-    """Store two methods on dtd; other_images: every support set has test images of its own."""
-    opened = Store(store)
-    opened.create()
-    for method, (split, train) in itertools.product(("linear-probe", "coop"), runs):
-        images = Images.draw("dtd", queries, 5)
-        if other_images:
-            images = dataclasses.replace(images, ids=[f"{split}/{name}" for name in images.ids])
-        spec = specification(method, "dtd", 4, split, "all")
-        arrays = predicted(dataclasses.replace(spec, train_seed=10 * split + train), images)
-        record = done_record(spec, arrays, 0)
-        spec = dataclasses.replace(spec, train_seed=train)
-        record = dataclasses.replace(record, spec=spec)
-        put_answers(opened, record, arrays["logits"], arrays["labels"], arrays["ids"])
+from tests.support.answers import stored_arrays
+from tests.support.compare_records import CROSSED, SPLITS, TRAINS, Run, fill_crossed, make
+from tests.support.helpers import fsbench
 
 
 def compared(store: Path) -> Any:

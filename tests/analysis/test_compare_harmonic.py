@@ -13,9 +13,9 @@ from scipy import stats
 from fewshot_bench.analysis.statistics.harmonic import spread_harmonic
 from fewshot_bench.analysis.statistics.paired import Comparison, compare_spreads
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers
-from tests.compare_records import make
-from tests.helpers import fsbench
+from tests.support.answers import put_answers
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
 
 SIZES = {"dtd": {"base": 300, "new": 120}, "pets": {"base": 80, "new": 200}}
 GAINS = {"zero-shot": 0.0, "coop": 0.2, "maple": 0.0}

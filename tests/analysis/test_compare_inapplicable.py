@@ -7,7 +7,7 @@ import pytest
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
-from tests.compare_records import TIED, cell, halves, inapplicable, make, written
+from tests.support.compare_records import TIED, cell, halves, inapplicable, make, written
 
 NOTE = f"n/a linear-probe: {TIED}"
 DERIVED = ("dtd (H)", "pets (H)", "average (new)", "average (H)")

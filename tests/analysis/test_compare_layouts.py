@@ -17,9 +17,9 @@ from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.grids import Display
 from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.api.record import Record
-from tests.analysis.test_compare_renders import needs, typeset
-from tests.compare_records import halves, make, matrix, run_compare, save
-from tests.helpers import fsbench
+from tests.support.compare_records import halves, make, matrix, run_compare, save
+from tests.support.helpers import fsbench
+from tests.support.latex import needs, typeset
 
 METHODS = ("clip-lora", "cocoop", "coop", "tip-adapter")
 ROW = re.compile(r"^(?!\\)(.*) \\\\$", re.M)

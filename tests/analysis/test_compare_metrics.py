@@ -14,9 +14,9 @@ from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.api.metrics import METRICS, Metric, needs
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import halves, make, matrix, read_csv, run_compare, save, written
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.compare_records import halves, make, matrix, read_csv, run_compare, save, written
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 
 def rated(

@@ -9,7 +9,7 @@ import pytest
 from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.table import AVERAGE
-from tests.compare_records import make, matrix, read_csv, written
+from tests.support.compare_records import make, matrix, read_csv, written
 
 FIRST = (
     "dataset,method,shots,n_seeds,top1_mean,top1_ci95,trained_params,billed_seconds,peak_memory_mb"

@@ -10,7 +10,7 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make, run_compare, save, written
+from tests.support.compare_records import make, run_compare, save, written
 
 
 def own(method: str = "coop", **data: object) -> Record:

@@ -15,8 +15,8 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import side_by_side
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.analysis.test_compare_renders import NAMES, needs, typeset
-from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
+from tests.support.compare_records import halves, make, matrix, read_csv, run_compare, save
+from tests.support.latex import NAMES, needs, typeset
 
 PAPER = ("--layout", "paper")
 OPTIONS: dict[str, Any] = {"options": {"steps": 15}, "overrides": {"steps": 15}}

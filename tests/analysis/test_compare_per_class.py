@@ -13,10 +13,10 @@ from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make, read_csv, run_compare
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.compare_records import make, read_csv, run_compare
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 HOSTILE = ("=cmd|' /C calc'!A0", r"a_b&50%#$\x{y}~^", "<script>|*b*", "x\x1b[2J\u202e")
 

@@ -14,9 +14,9 @@ import pytest
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make, run_compare
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.compare_records import make, run_compare
+from tests.support.synthetic_store import fill
 
 
 @pytest.fixture(scope="module")

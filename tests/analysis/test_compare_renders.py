@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,31 +16,12 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make, matrix, run_compare, save, written
-from tests.helpers import PATIENCE, fsbench
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.compare_records import make, matrix, run_compare, save, written
+from tests.support.helpers import fsbench
+from tests.support.latex import NAMES, needs, ran, typeset
+from tests.support.synthetic_store import fill
 
-NAMES = (
-    r"a_b & 50% #1 $x$ \input{/etc/passwd}",
-    "{un}balanced} ~^",
-    "\"quoted\" 'names' `x` <b>|</b>",
-    "[4pt] é ß ÿ — ± → \u4e00",
-    "\\\\ \\end{tabular} %",
-    "-\u00ad\u00a0-- ?` !` << >> ,,",
-    *(chr(code) for code in range(0xA1, 0x100) if chr(code).isprintable()),
-)
-DOCUMENT = r"""\documentclass{article}
-\usepackage{booktabs}
-\usepackage{textcomp}
-\usepackage[T1]{fontenc}
-\usepackage{longtable}
-\usepackage{graphicx}
-\usepackage[table]{xcolor}
-\begin{document}
-%s
-\end{document}
-"""
 # Types of existing values; pandas has no plain type for integers or booleans with gaps.
 TYPES = {
     "shots": "int64",
@@ -75,13 +53,6 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(store: Path, form: str, per_class: bool) -> tuple[str | Path, ...]:
     options = ("--per-class",) if per_class else ("--columns", "ece,nll,peak")
     return ("--store", store, "--format", form, *options)
-
-
-def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skip if a program is not installed, unless FSBENCH_TEST_LATEX=1."""
-    missing = [name for name in programs if shutil.which(name) is None]
-    must = os.environ.get("FSBENCH_TEST_LATEX") == "1"
-    return pytest.mark.skipif(bool(missing) and not must, reason=f"not installed: {missing}")
 
 
 @needs("pdflatex")
@@ -120,21 +91,6 @@ def test_negative_numbers_are_bold_too(tmp_path: Path) -> None:
     assert r"\underline{$-0.70$}" in text
     assert "a & 0.00 (n=1)" in text
     assert "LaTeX Error" not in typeset(tmp_path, text)
-
-
-def typeset(folder: Path, body: str) -> str:
-    """Typeset the document behind `table.pdf`; return pdflatex's log."""
-    (folder / "table.tex").write_text(DOCUMENT % body)
-    quiet = ("-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape")
-    done = ran(folder, "pdflatex", *quiet, "table.tex")
-    log = done.stdout.decode("latin-1")
-    assert done.returncode == 0, log[-3000:]
-    return log
-
-
-def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a program in this folder, with a timeout."""
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
 
 
 def test_each_table_has_the_signature_of_its_own_records(tmp_path: Path) -> None:

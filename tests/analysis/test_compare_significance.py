@@ -22,10 +22,10 @@ from fewshot_bench.analysis.table.layouts import full
 from fewshot_bench.analysis.table.table import Contrast, Ranking, Significance
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.store.store import Store
-from tests.answers import answers_of, put_answers, stored_arrays
-from tests.compare_records import make
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.answers import answers_of, put_answers, stored_arrays
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 OTHERS = ("clip-adapter", "tip-adapter")
 

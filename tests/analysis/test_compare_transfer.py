@@ -13,7 +13,7 @@ from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.run import command as run_command
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import (
+from tests.support.compare_records import (
     cell,
     halves,
     inapplicable,

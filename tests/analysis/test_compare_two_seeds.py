@@ -15,9 +15,9 @@ from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.layouts import full
 from fewshot_bench.plugins.reproduce.noise import half_width, parts, spread
-from tests.compare_records import make, read_csv, run_compare, save
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.compare_records import make, read_csv, run_compare, save
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 TOP1 = {("coop", 1): 23.92, ("coop", 2): 38.98, ("tip", 1): 22.0, ("tip", 2): 30.0}
 

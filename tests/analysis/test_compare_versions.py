@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.filters import version_key
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.store.store import Store
-from tests.analysis.test_sweep import swept
-from tests.answers import put_answers
-from tests.compare_records import make, read_csv, save
-from tests.helpers import fsbench
-from tests.plugins.test_reproduce import three
+from tests.support.answers import put_answers
+from tests.support.compare_records import make, read_csv, save, swept
+from tests.support.helpers import fsbench
+from tests.support.reproduced import three
 
 ORDER = ("0.9", "1", "1.0", "1.9", "1.10", "2.dev1", "2a1", "2rc1", "2", "2.fixed", "9", "v10")
 

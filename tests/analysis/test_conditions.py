@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.store.store import Store
-from tests.compare_records import make
-from tests.helpers import PATIENCE, REPOSITORY, fsbench
+from tests.support.compare_records import make
+from tests.support.helpers import PATIENCE, REPOSITORY, fsbench
 
 # The declaration of a new condition, inserted into the source of `api/spec.py` on import.
 FIELD = """    blur: str = condition(
@@ -44,8 +44,8 @@ exec(compile(source.replace("    options: Options", FIELD), str(path), "exec"), 
 import fewshot_bench as fb
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.api.record import Record
-from tests.compare_records import make
-from tests.helpers import fsbench
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
 from fewshot_bench.store.store import Store
 
 store = Path(sys.argv[1])

@@ -16,8 +16,8 @@ from fewshot_bench.analysis.curves import why_none
 from fewshot_bench.analysis.formats.plot import HEIGHT, MOST, Line, plot
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.compare_records import make
-from tests.helpers import fsbench
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
 
 LOSS = {"steps": [1, 50, 100], "values": [4.0, 1.0, 0.5]}
 RATE = {"steps": [1, 100], "values": [0.002, 0.0]}

@@ -16,8 +16,8 @@ from fewshot_bench.analysis.figures.style import KINDS, SIZES, Style, read_size
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
-from tests.compare_records import halves, make, matrix, read_csv, save
-from tests.helpers import fsbench
+from tests.support.compare_records import halves, make, matrix, read_csv, save
+from tests.support.helpers import fsbench
 
 NAMES = ("a_b", "50% #1 $x$", "plain")
 OPTIONS: dict[str, Any] = {"overrides": {"steps": 15}, "options": {"steps": 15}}

@@ -21,7 +21,7 @@ from fewshot_bench.analysis.frame import (
     values,
 )
 from fewshot_bench.api.record import Record, overlap_texts, overlaps
-from tests.compare_records import make
+from tests.support.compare_records import make
 
 SPLITS: Any = st.fixed_dictionaries(
     {},

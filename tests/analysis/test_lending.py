@@ -18,12 +18,12 @@ from fewshot_bench.analysis.conditions import refuse_mixed
 from fewshot_bench.analysis.frame import COLUMNS, frame
 from fewshot_bench.analysis.lending import LENT, allow, lend
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import ALONE, CONDITIONS, RunSpec
-from fewshot_bench.api.violations import DEPENDENT, HIDDEN_VIEWS
+from fewshot_bench.api.spec import CONDITIONS, RunSpec
+from fewshot_bench.api.violations import HIDDEN_VIEWS
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import inapplicable, make, read_csv, save
-from tests.helpers import fsbench
-from tests.report_pages import read
+from tests.support.compare_records import inapplicable, make, read_csv, save, stated
+from tests.support.helpers import fsbench
+from tests.support.report_pages import read
 
 INDUCTIVE = tuple(f"method-{number:02}" for number in range(35))
 # Two values of every condition, the default first.
@@ -45,17 +45,6 @@ OTHERS: Mapping[str, Any] = {
     "texts": "cupl@sha256:0123456789abcdef",
     "pooling": "max",
 }
-
-
-def stated(
-    method: str = "coop", depends: bool | None = False, text: str = "templates", **about: Any
-) -> Record:
-    """A record that says whether it depends on other queries, and what it knows of classes."""
-    record = make(method, **about)
-    facts: dict[str, Any] = {"depends_on_queries": depends, "card": {"text": text}}
-    if depends and record.spec.queries == ALONE:
-        facts["violations"] = [DEPENDENT]
-    return dataclasses.replace(record, footprint={**record.footprint, **facts})
 
 
 def blocks(records: list[Record]) -> dict[str, list[str]]:

@@ -14,9 +14,9 @@ import fewshot_bench as fb
 from fewshot_bench.analysis.table.layouts import LAYOUTS
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS
-from tests.compare_records import make, save
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.compare_records import make, save
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 
 @pytest.fixture(scope="module")

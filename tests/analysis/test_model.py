@@ -19,7 +19,7 @@ from fewshot_bench.runner.fit import Fitted, fit_within_memory
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import config_of, read_model, write_model
-from tests.helpers import cells, image_folder, quick, save_image
+from tests.support.helpers import cells, image_folder, quick, save_image
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter-f", "coop", "clip-lora")
 

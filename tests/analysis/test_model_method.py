@@ -23,8 +23,8 @@ from fewshot_bench.store.kept_methods import keep
 from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.rng import isolate
-from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
-from tests.helpers import fsbench, image_folder, save_image
+from tests.support.families import MODEL, WEIGHTS, configure
+from tests.support.helpers import fsbench, image_folder, save_image
 
 SOURCE = """
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ import pytest
 from fewshot_bench.analysis import reference
 from fewshot_bench.api.registry import registry
 from scripts import make_reference
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 # Cheap ones of several families: digits, one seed, seconds together.
 METHODS = ("zero-shot", "gda", "tip-adapter", "clip-adapter", "ape-t")

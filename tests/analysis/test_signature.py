@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.signature import break_line, commands_of, signature_of
 from fewshot_bench.api.record import Record
-from tests.compare_records import make, matrix, save
-from tests.helpers import fsbench, start
+from tests.support.compare_records import make, matrix, save
+from tests.support.helpers import fsbench, start
 
 HIDDEN = "a\x1b[2Jb\n\u202e"
 

@@ -22,7 +22,7 @@ from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.power import detectable, noncentrality, planned_error
 from fewshot_bench.analysis.statistics.variance import components, sampling_variance
 from fewshot_bench.utils.errors import UsageError
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 EXACT = {"rel": 1e-9, "abs": 1e-9}
 

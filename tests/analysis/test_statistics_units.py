@@ -27,8 +27,8 @@ from fewshot_bench.analysis.statistics.variance import sampling_variance
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.analysis.test_lending import stated
-from tests.helpers import fsbench
+from tests.support.compare_records import stated
+from tests.support.helpers import fsbench
 
 IMAGES, CLASSES = 240, 4
 LABELS = np.arange(IMAGES) % CLASSES

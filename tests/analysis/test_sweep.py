@@ -6,9 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,11 +17,8 @@ import fewshot_bench as fb
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.sweep.panels import SweepOptions, document, sweep_of
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import registry
-from fewshot_bench.runner.variants import expand_methods
-from tests.compare_records import make, save
-from tests.helpers import fsbench
+from tests.support.compare_records import make, save, swept
+from tests.support.helpers import fsbench
 
 # The options of Figure 3 of CLIP-LoRA, with fewer values.
 FIGURE_3 = (
@@ -33,38 +28,6 @@ FIGURE_3 = (
 SMALL = ("-o", "rank=1,2,4", "-o", "matrices=q,qv")
 SWEEP = ("compare", "--layout", "sweep", "-m", "clip-lora")
 DRAWN = ("figure", "ablation", "-m", "clip-lora")
-
-
-def value(options: Mapping[str, Any], dataset: str, seed: int) -> float:
-    """A value that identifies its cell."""
-    matrix = ["q", "k", "v", "o", "qv", "qkv", "qkvo"].index(options["matrices"])
-    return 60 + math.log2(options["rank"]) + 3 * matrix + 10 * (dataset == "pets") + 0.25 * seed
-
-
-def swept(
-    words: Iterable[str],
-    datasets: Iterable[str] = ("dtd",),
-    seeds: Iterable[int] = (1, 2, 3),
-    **spec: Any,
-) -> list[Record]:
-    """Records for all combinations of the options in `words`."""
-    options = [word for word in words if word != "-o"]
-    return [
-        make(
-            "clip-lora",
-            dataset,
-            4,
-            seed,
-            value(variant.options, dataset, seed),
-            options=variant.options,
-            overrides=variant.overrides,
-            method_version=variant.version,
-            **spec,
-        )
-        for variant in expand_methods(("clip-lora",), options, registry())
-        for dataset in datasets
-        for seed in seeds
-    ]
 
 
 def rows(store: Path, *words: object) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_rules import cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import Result, fsbench, inductive
+from tests.support.helpers import Result, fsbench, inductive
 
 OTHERS = len(inductive())
 FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--dry-run", "--store")

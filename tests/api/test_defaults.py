@@ -14,8 +14,8 @@ from fewshot_bench.api.spec import TOY_NOTE
 from fewshot_bench.cli.config import read_config
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.utils import devices
-from tests.compare_records import make, read_csv, save
-from tests.helpers import Result, command, environment, fsbench, image_folder, problems
+from tests.support.compare_records import make, read_csv, save
+from tests.support.helpers import Result, command, environment, fsbench, image_folder, problems
 
 USUAL = "ViT-B-16/openai"
 FEW = ("-m", "zero-shot", "--shots", "1", "--seeds", "1", "--limit", "9")

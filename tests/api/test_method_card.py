@@ -11,7 +11,7 @@ from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 METHOD = '''
 from dataclasses import dataclass

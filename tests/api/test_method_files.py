@@ -22,8 +22,8 @@ from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import split_names
-from tests.helpers import fsbench
-from tests.plugin_edited import method_source
+from tests.support.helpers import fsbench
+from tests.support.plugin_edited import method_source
 
 
 def write(path: Path, text: str | None = None) -> Path:

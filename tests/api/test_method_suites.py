@@ -12,9 +12,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make
-from tests.helpers import fsbench
-from tests.store_records import written
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
+from tests.support.store_records import written
 
 
 def test_a_suite_stands_for_its_methods_and_for_each_once() -> None:

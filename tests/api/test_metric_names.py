@@ -16,8 +16,8 @@ from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.api.column_names import BESIDE, FIXED, taken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.utils.errors import ContractError
-from tests.helpers import fsbench
-from tests.synthetic_store import fill
+from tests.support.helpers import fsbench
+from tests.support.synthetic_store import fill
 
 SOURCE = """
 from fewshot_bench import Metric, hookimpl

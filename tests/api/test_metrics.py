@@ -21,9 +21,9 @@ from fewshot_bench.api.metrics import GIVEN, METRICS, Metric
 from fewshot_bench.store.index import index_file
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
-from tests.answers import answers_of, stored_arrays
-from tests.helpers import REPOSITORY, fsbench
-from tests.synthetic_store import fill
+from tests.support.answers import answers_of, stored_arrays
+from tests.support.helpers import REPOSITORY, fsbench
+from tests.support.synthetic_store import fill
 
 Install = Callable[[str, str], None]
 HOOK = """

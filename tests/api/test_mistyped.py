@@ -18,7 +18,7 @@ from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.testing import Bench, toy_backbone
 from fewshot_bench.utils.errors import FsbenchError
-from tests.breakers import Head
+from tests.support.breakers import Head
 
 CPU = torch.device("cpu")
 CARD: dict[str, Any] = {"name": "x", "title": "X", "classnames": ("cat", "dog")}

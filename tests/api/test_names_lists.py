@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import join_names, split_names
-from tests.helpers import fsbench, image_folder
+from tests.support.helpers import fsbench, image_folder
 
 QUICK = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1, "--limit", 4)
 

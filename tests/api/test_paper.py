@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 
@@ -18,27 +17,11 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import papers_of_weights
 from fewshot_bench.cli.completion import backbones
 from fewshot_bench.utils.errors import PluginError
+from tests.support.bibtex import fields_of
 
 THREE = ("Kaiyang Zhou", "Loy, Chen Change", "Raoul de Charette")
 # Families whose images are the user's, so that no paper is known.
 OWN = {"coop:", "folder:", "manifest:", "hf:", "wds:"}
-
-
-def fields_of(text: str) -> list[dict[str, str]]:
-    """A small reader of BibTeX: entries with their type, key and fields."""
-    found = []
-    for entry in re.findall(r"@(.*?)^}$", text, re.MULTILINE | re.DOTALL):
-        head, *lines = entry.strip().splitlines()
-        kind, key = re.fullmatch(r"(\w+)\{([\w:+./-]+),", head).groups()
-        fields = dict(re.fullmatch(r"  (\w+) = \{(.*)\},", line).groups() for line in lines)
-        for value in fields.values():
-            depths = [value[:end].count("{") - value[:end].count("}") for end in range(len(value))]
-            assert min(depths, default=0) >= 0
-            assert value.count("{") == value.count("}")
-            assert not re.search(r"(?<!\\)[&%$#_]", value) or value.startswith("http")
-        found.append({"kind": kind, "key": key, **fields})
-    assert text.count("@") == len(found)
-    return found
 
 
 def built_in() -> dict[str, tuple[Paper, ...]]:

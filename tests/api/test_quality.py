@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
 from fewshot_bench.api import metrics
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.store.verify import ABSOLUTE
-from tests.answers import answers_of
+from tests.support.answers import answers_of
 
 CASES = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(
     lambda shape: st.tuples(

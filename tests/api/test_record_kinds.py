@@ -12,8 +12,8 @@ import pytest
 from fewshot_bench.api.record import digests_of_text
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, verify
-from tests.helpers import fsbench
-from tests.store_cases import filled, fit_digests, put
+from tests.support.helpers import fsbench
+from tests.support.store_cases import filled, fit_digests, put
 
 
 def test_whatever_stands_in_a_record_is_under_its_digest(tmp_path: Path) -> None:

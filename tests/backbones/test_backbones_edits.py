@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,10 +17,8 @@ from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.utils.errors import ContractError
 from tests.reference import encoders
 from tests.reference.toy import SIZE, random_backbone, relative_gap
+from tests.support.edits import FOUR_GROUPS, ONE_GROUP, TOLERANCE, agree, drawn, theirs, written
 
-TOLERANCE = 1e-5
-ONE_GROUP = [f"a photo of a {name}." for name in ("cat", "dog", "bird")]
-FOUR_GROUPS = [f"a photo of a {' '.join(['cat'] * (1 + 9 * (i % 4)))}." for i in range(9)]
 PER_CLASS = ["cat in a very small photo of us", "dog on the green hill far away from here now"]
 
 
@@ -34,43 +32,6 @@ def groups_of_equal_length(monkeypatch: pytest.MonkeyPatch) -> None:
 def backbone() -> Any:
     """A random CLIP of three layers."""
     return random_backbone(width=48, layers=3)
-
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    """Random trainable values."""
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.requires_grad_()
-
-
-def written(tokens: Sequence[Tokens]) -> encoders.Before:
-    """Write the rows into whole sequences, like the papers' loops."""
-
-    def before(layer: int, x: Tensor) -> Tensor:
-        for one in tokens:
-            if one.layer != layer:
-                continue
-            values = one.values.expand(len(x), *one.values.shape[-2:])
-            skipped = one.count if one.mode == "replace" else 0
-            if one.place == "start":
-                x = torch.cat([x[:, :1], values, x[:, 1 + skipped :]], dim=1)
-            else:
-                x = torch.cat([x[:, : x.shape[1] - skipped], values], dim=1)
-        return x
-
-    return before
-
-
-def agree(
-    trained: Sequence[Tensor], ours: Callable[[], Tensor], theirs: Callable[[], Tensor]
-) -> None:
-    """Assert equal features, and equal gradients of their weighted sum."""
-    found = []
-    for compute in (ours, theirs):
-        features = compute()
-        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
-        found.append([features, *torch.autograd.grad((features * weights).sum(), trained)])
-    for one, other in zip(*found, strict=True):
-        assert relative_gap(one, other) < TOLERANCE
 
 
 def plain_text(
@@ -244,25 +205,6 @@ def test_branches_at_every_point(backbone: Any, recompute: bool) -> None:
         lambda: vision.encode(pixels, edits=edits, recompute=recompute),
         plain,
     )
-
-
-def theirs(name: str, encoder: str) -> str:
-    """open_clip's name of a tower's tensor."""
-    vision = {
-        "patch_weight": "visual.conv1.weight",
-        "class_embedding": "visual.class_embedding",
-        "positions": "visual.positional_embedding",
-        "projection": "visual.proj",
-    }
-    text = {
-        "token_embedding": "token_embedding.weight",
-        "positions": "positional_embedding",
-        "projection": "text_projection",
-    }
-    named, before = (vision, "visual.") if encoder == "vision" else (text, "")
-    if name in named:
-        return named[name]
-    return before + name.replace("blocks.", "transformer.resblocks.", 1)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -5,126 +5,29 @@ Models are small, have random weights, and consist of the modules that open_clip
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import open_clip
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from fsbench_methods.lora_layers import LowRank, init_factors, tower_sites
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from timm.layers import HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor
 from torch.func import functional_call
 
 from fewshot_bench.backbones import Edits, Prefix, Site, Tokens
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.utils.errors import UnsupportedBackboneError
-from fewshot_bench.utils.rng import isolate
 from tests.reference.toy import relative_gap
-
-SIZE, EMBED, WORDS, CONTEXT = 32, 48, 300, 12
-SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
-TEXTS: dict[str, dict[str, Any]] = {
-    "siglip": SIGLIP | {"norm_kwargs": {"eps": 1e-6}},
-    "siglip2": SIGLIP | {"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}},
-    "eva02": {},
-    "mobileclip": {},
-    "mobileclip-s": {"no_causal_mask": True},
-    "dfn": {},
-    "metaclip": {},
-}
-
-
-def siglip() -> torch.nn.Module:
-    """SigLIP's: pooled by attention, no class token."""
-    return VisionTransformer(
-        SIZE, 8, embed_dim=EMBED, depth=3, num_heads=3, num_classes=0, class_token=False,
-        global_pool="map", norm_layer=torch.nn.LayerNorm,
-    )  # fmt: skip
-
-
-def eva02() -> torch.nn.Module:
-    """EVA02-CLIP's: rotary positions, separate q, k, v, gated MLP, norms within blocks."""
-    return Eva(
-        SIZE, 8, embed_dim=EMBED, depth=3, num_heads=3, num_classes=EMBED, global_pool="token",
-        qkv_fused=False, mlp_ratio=8 / 3, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True,
-        use_rot_pos_emb=True, ref_feat_shape=(4, 4),
-    )  # fmt: skip
-
-
-def mobileclip() -> torch.nn.Module:
-    """MobileCLIP-B's: a stem of convolutions before the blocks."""
-    stem = ConvStem(
-        channels=(12, 12, EMBED), stride=(2, 2, 2), kernel_size=(2, 2, 2), padding=0,
-        act_layer=torch.nn.GELU,
-    )  # fmt: skip
-    return VisionTransformer(
-        SIZE, 1, embed_dim=EMBED, depth=3, num_heads=3, num_classes=EMBED, no_embed_class=True,
-        embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
-    )  # fmt: skip
-
-
-def convolutions() -> torch.nn.Module:
-    """MobileCLIP-S's: no transformer."""
-    return timm.create_model("test_convnext", num_classes=EMBED)
-
-
-TRUNKS: dict[str, Callable[[], torch.nn.Module]] = {
-    "siglip": siglip,
-    "siglip2": siglip,
-    "eva02": eva02,
-    "mobileclip": mobileclip,
-    "mobileclip-s": convolutions,
-}
-
-
-class Words:
-    """A tokenizer with one token per word, plus start and end tokens."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Token ids (n, context), padded."""
-        table = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
-        for row, text in zip(table, texts, strict=True):
-            ids = [1, *(2 + sum(map(ord, word)) % (WORDS - 4) for word in text.split()), WORDS - 1]
-            row[: len(ids)] = torch.tensor(ids)
-        return table
-
-
-def backbone_of(family: str, precision: str = "fp32") -> OpenClipBackbone:
-    """A small model of a family with random weights, norms and biases included."""
-    text = {
-        "context_length": CONTEXT,
-        "vocab_size": WORDS,
-        "width": EMBED,
-        "heads": 3,
-        "layers": 3,
-        **TEXTS[family],
-    }
-    with isolate(0):
-        if family in TRUNKS:
-            vision = {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "none"}
-            module: Any = open_clip.CustomTextCLIP(EMBED, vision | {"image_size": SIZE}, text)
-            module.visual.trunk = TRUNKS[family]()
-        else:
-            vit = {"image_size": SIZE, "patch_size": 8, "width": EMBED, "head_width": 16}
-            quick = family == "metaclip"
-            module = open_clip.CLIP(EMBED, vit | {"layers": 3}, text, quick_gelu=quick)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if parameter.ndim:
-                    parameter.add_(0.05 * torch.randn_like(parameter))
-    half = (0.5, 0.5, 0.5)
-    transform = image_transform_v2(PreprocessCfg(size=SIZE, mean=half, std=half), is_train=False)
-    return OpenClipBackbone(family, module.eval(), Words(), transform, precision=precision)
-
+from tests.support.families import (
+    EMBED,
+    SIZE,
+    TRUNKS,
+    backbone_of,
+    pixels,
+)
 
 FAMILIES = ["siglip", "siglip2", "eva02", "mobileclip", "dfn", "metaclip"]
 PROMPTS = ["a photo of a cat", "a dog", "one more photo of two small birds", "sea"]
@@ -134,11 +37,6 @@ PROMPTS = ["a photo of a cat", "a dog", "one more photo of two small birds", "se
 def backbone(request: pytest.FixtureRequest) -> OpenClipBackbone:
     """One backbone of each family."""
     return backbone_of(request.param)
-
-
-def pixels() -> Tensor:
-    """Three random images."""
-    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
 def test_features_are_those_of_open_clip(backbone: OpenClipBackbone) -> None:

@@ -24,13 +24,8 @@ from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.rng import isolate
-from tests.helpers import fsbench, save_image
-
-VISION = {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
-TEXT = {"width": 32, "heads": 2, "layers": 2}
-MODEL: dict[str, Any] = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
-PREPROCESS = {"mean": [0.5] * 3, "std": [0.25] * 3}
-WEIGHTS = "open_clip_model.safetensors"
+from tests.support.families import MODEL, PREPROCESS, TEXT, VISION, WEIGHTS, configure
+from tests.support.helpers import fsbench, save_image
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +34,6 @@ def weights() -> dict[str, Tensor]:
     with isolate(0):
         module = open_clip.CLIP(**MODEL)
     return {name: 3 * value.clone() for name, value in module.state_dict().items()}
-
-
-def configure(folder: Path, **changes: Any) -> str:
-    """Write the config of the small model with changes; returns the backbone's name."""
-    folder.mkdir(exist_ok=True)
-    config = {"model_cfg": MODEL | changes, "preprocess_cfg": PREPROCESS}
-    (folder / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    return f"local-dir:{folder}"
 
 
 class Photos:

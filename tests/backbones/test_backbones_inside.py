@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from fewshot_bench.backbones import Edits, Prefix, Scale, Scores, Tokens, attention, packing
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.utils.errors import ContractError
-from tests.accelerator.layout import use_accelerator_layout
-from tests.backbones.test_backbones_edits import FOUR_GROUPS, ONE_GROUP, agree, drawn, written
 from tests.reference import encoders
 from tests.reference.inside import attention_behind, scaled_by
 from tests.reference.toy import SIZE, random_backbone, relative_gap
+from tests.support.edits import FOUR_GROUPS, ONE_GROUP, agree, drawn, written
+from tests.support.layout import use_accelerator_layout
 
 WIDTH, LAYERS = 48, 3
 PIXELS = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fewshot_bench.backbones import Edits, Site, Tokens
 from fewshot_bench.training import memory
-from tests.accelerator.launches import names_of_imagenet
-from tests.accelerator.layout import use_accelerator_layout
 from tests.reference.toy import CLASSNAMES, CPU, SIZE, random_backbone, relative_gap
+from tests.support.launches import names_of_imagenet
+from tests.support.layout import use_accelerator_layout
 
 WIDTH, LAYERS = 48, 3
 NAMES = (*CLASSNAMES, "dog", "white dog")

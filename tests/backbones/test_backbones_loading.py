@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.backbones.loading import Name
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 MODEL = "fsbench-test-small"
 CONFIG = {

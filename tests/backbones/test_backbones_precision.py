@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.backbones import Edits, Site, Tokens
-from tests.backbones.test_backbones_edits import FOUR_GROUPS
-from tests.backbones.test_backbones_families import backbone_of, pixels
 from tests.reference.toy import SIZE, random_backbone, relative_gap
+from tests.support.edits import FOUR_GROUPS
+from tests.support.families import backbone_of, pixels
 
 WIDTH, LAYERS = 48, 3
 MATRICES = {"q": (48, 48), "v": (48, 48), "o": (48, 48), "fc": (192, 48), "proj": (48, 192)}

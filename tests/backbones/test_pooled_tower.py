@@ -11,8 +11,8 @@ import torch
 from fewshot_bench.backbones import Edits, ProjectingBackbone
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
-from tests.backbones.test_backbones_families import backbone_of
 from tests.reference.toy import random_backbone, relative_gap
+from tests.support.families import backbone_of
 
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 16}
 

@@ -11,8 +11,8 @@ from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.small_cache import keep_list
-from tests.helpers import Result, fsbench
-from tests.image_cases import Photos, make_folder, tiny
+from tests.support.helpers import Result, fsbench
+from tests.support.image_cases import Photos, make_folder, tiny
 
 SEGMENT = f"{'[0-9a-f]' * 64}.pixels"
 FOREIGN = ("images/notes.pixels", "images/0123456789abcdef/mine.txt", "other/a.pixels", "digests/x")

@@ -9,7 +9,7 @@ import yaml
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.variants import expand_methods
-from tests.helpers import Result, fsbench
+from tests.support.helpers import Result, fsbench
 
 YAML = """
 method: [zero-shot, clip-lora]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
-from tests.helpers import PATIENCE, Result, cells, command, environment, fsbench
+from tests.support.helpers import PATIENCE, Result, cells, command, environment, fsbench
 
 BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
 

@@ -15,7 +15,7 @@ import pytest
 import fewshot_bench
 from fewshot_bench.api.author_frame import author_frame
 from fewshot_bench.api.record import Record
-from tests.helpers import command, environment, fsbench, problems
+from tests.support.helpers import command, environment, fsbench, problems
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 

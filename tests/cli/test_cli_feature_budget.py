@@ -14,7 +14,7 @@ from fewshot_bench.engines.asking import ChosenEngine
 from fewshot_bench.runner.request import Request
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import read_size
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 RUN = ("run", "-m", "zero-shot,coop", "-d", "digits", "--shots", "1", "--seeds", "1")
 FEW = ("--limit", "10", "-o", "coop.epochs=2", "--jobs", "1")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import (
+from tests.support.helpers import (
     METHODS,
     assert_sound,
     cells,

@@ -17,7 +17,7 @@ from click.shell_completion import ShellComplete
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.main import cli
 from fewshot_bench.plugins.reproduce.published import reproductions
-from tests.helpers import PATIENCE, environment
+from tests.support.helpers import PATIENCE, environment
 
 COMPLETE = """
 import json, sys, time

@@ -18,7 +18,7 @@ import pytest
 
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.cache_dir import cache_root
-from tests.helpers import PATIENCE, command, fsbench
+from tests.support.helpers import PATIENCE, command, fsbench
 
 CELL = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "40")
 METHOD = """

@@ -8,7 +8,7 @@ import pytest
 
 from fewshot_bench.cli import run
 from fewshot_bench.runner.request import Request
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 
 @pytest.mark.parametrize(("words", "store"), [((), "fsbench-demo"), (("--store", "s"), "s")])

@@ -7,7 +7,7 @@ import pytest
 
 from fewshot_bench.cli.main import cli
 from fewshot_bench.cli.panels import WIDTH
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 MOST_LINES = 50
 

@@ -17,10 +17,10 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import ASKED, KEPT
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.answers import put_answers
-from tests.helpers import fsbench
-from tests.report_pages import without_figures
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers
+from tests.support.helpers import fsbench
+from tests.support.report_pages import without_figures
+from tests.support.synthetic_store import fill
 
 BASELINE = ("--baseline", "tip-adapter")
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20)

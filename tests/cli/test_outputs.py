@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.compare_records import make, save
-from tests.helpers import PATIENCE, command, fsbench, save_image
-from tests.store_cases import filled
+from tests.support.compare_records import make, save
+from tests.support.helpers import PATIENCE, command, fsbench, save_image
+from tests.support.store_cases import filled
 
 FILTERS = ("method", "dataset", "classes", "shots", "seeds")
 FILTERED = (("compare",), ("audit",), ("store", "rm", "--yes"))

@@ -12,9 +12,9 @@ import pytest
 
 from fewshot_bench.cli.paper import EXAMPLES
 from fewshot_bench.utils.locks import exclusive
-from tests.analysis.test_compare_renders import needs
-from tests.compare_records import make, matrix, read_csv, save
-from tests.helpers import PATIENCE, fsbench
+from tests.support.compare_records import make, matrix, read_csv, save
+from tests.support.helpers import PATIENCE, fsbench
+from tests.support.latex import needs
 
 RECIPE = """
 [defaults]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare_records import make, save
-from tests.helpers import PATIENCE, command, environment
+from tests.support.compare_records import make, save
+from tests.support.helpers import PATIENCE, command, environment
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 

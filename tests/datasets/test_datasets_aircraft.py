@@ -8,7 +8,7 @@ import pytest
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.api.dataset import all_items
-from tests.dataset_trees import JPEG, open_set, put, write_aircraft
+from tests.support.dataset_trees import JPEG, open_set, put, write_aircraft
 
 PLACES = ["fgvc_aircraft", "fgvc-aircraft-2013b/data"]
 

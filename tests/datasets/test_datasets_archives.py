@@ -8,9 +8,9 @@ import pytest
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.api.registry import registry
-from tests.helpers import forbid
-from tests.own_sets import samples, write_shard
-from tests.preparing import below, images, open_shop, tar
+from tests.support.helpers import forbid
+from tests.support.own_sets import samples, write_shard
+from tests.support.preparing import below, images, open_shop, tar
 
 
 def test_joined_shards_are_refused(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Preparable, Stamped
 from fewshot_bench.splits.published import published_splits
-from tests.dataset_trees import JPEG, PATHS, open_set, write_images, write_set, write_split
-from tests.helpers import fsbench
+from tests.support.dataset_trees import JPEG, PATHS, open_set, write_images, write_set, write_split
+from tests.support.helpers import fsbench
 
 NAMES = (
     "imagenet",

@@ -12,8 +12,15 @@ import pytest
 from fsbench_datasets.catalog import public_set
 
 from fewshot_bench import DataMissingError
-from tests.dataset_trees import open_set, put, split_of, write_images, write_set, write_split
-from tests.helpers import fsbench
+from tests.support.dataset_trees import (
+    open_set,
+    put,
+    split_of,
+    write_images,
+    write_set,
+    write_split,
+)
+from tests.support.helpers import fsbench
 
 
 def said(name: str) -> str:

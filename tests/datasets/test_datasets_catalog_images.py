@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.dataset_trees import open_set, put
-from tests.helpers import fsbench
+from tests.support.dataset_trees import open_set, put
+from tests.support.helpers import fsbench
 
 KINDS = {
     "png": ("RGB", "PNG"),

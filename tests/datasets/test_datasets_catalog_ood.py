@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import DataMissingError
-from tests.dataset_trees import JPEG, SYNSETS, open_set, put, write_imagenet
+from tests.support.dataset_trees import JPEG, SYNSETS, open_set, put, write_imagenet
 
 PLACES = [
     ("imagenet-v2", "imagenetv2/imagenetv2-matched-frequency-format-val"),

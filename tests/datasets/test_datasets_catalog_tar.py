@@ -10,7 +10,7 @@ import pytest
 from fsbench_datasets.tar import Member, members, read_member
 
 from fewshot_bench import DataMissingError
-from tests.dataset_trees import put, tar_of
+from tests.support.dataset_trees import put, tar_of
 
 FILES = [("b.jpg", b"beta" * 300), ("x/" + "long" * 40 + ".jpg", b""), ("ä.jpg", b"alpha")]
 

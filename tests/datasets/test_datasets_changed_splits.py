@@ -17,7 +17,7 @@ from fsbench_datasets import kept_lists
 
 from fewshot_bench import DataMissingError, Item, UsageError
 from fewshot_bench.api.registry import registry
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 QUICK = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1)
 

@@ -9,8 +9,8 @@ import pytest
 
 from fewshot_bench import UsageError
 from fewshot_bench.api.registry import registry
-from tests.helpers import fsbench, image_folder
-from tests.own_sets import hub_or_skip, picture, write_shard
+from tests.support.helpers import fsbench, image_folder
+from tests.support.own_sets import hub_or_skip, picture, write_shard
 
 
 def manifest(root: Path, *names: str, count: int = 6) -> str:

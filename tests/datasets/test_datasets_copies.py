@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fewshot_bench import find_copies
-from tests.helpers import fsbench, save_image
-from tests.own_sets import picture
+from tests.support.helpers import fsbench, save_image
+from tests.support.own_sets import picture
 
 CLASSES = ("ant", "bee", "cat")
 # Pictures by class: each is a number, so that equal numbers are copies.

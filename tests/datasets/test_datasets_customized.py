@@ -13,7 +13,7 @@ from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.api.dataset import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.own_data import read_own_data
-from tests.helpers import image_folder
+from tests.support.helpers import image_folder
 
 
 def written(path: Path, text: str) -> Path:

@@ -19,7 +19,7 @@ from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import image_endings
 from fewshot_bench.utils import image_formats
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 COUNT = 6
 

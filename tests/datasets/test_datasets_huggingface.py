@@ -13,8 +13,8 @@ import pytest
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from tests.helpers import fsbench
-from tests.own_sets import hub_or_skip, picture
+from tests.support.helpers import fsbench
+from tests.support.own_sets import hub_or_skip, picture
 
 hub = hub_or_skip()
 NAMES = ["cat", "dog"]

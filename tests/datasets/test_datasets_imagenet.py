@@ -14,7 +14,7 @@ from fewshot_bench import DataMissingError
 from fewshot_bench.api.dataset import all_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.sampling import SAMPLERS
-from tests.dataset_trees import (
+from tests.support.dataset_trees import (
     SYNSETS,
     devkit,
     open_set,
@@ -23,7 +23,7 @@ from tests.dataset_trees import (
     tar_of,
     write_imagenet,
 )
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"

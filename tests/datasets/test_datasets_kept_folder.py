@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from fewshot_bench import Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import load_split, save_split
-from tests.dataset_trees import JPEG, open_set, put, write_imagenet
-from tests.helpers import fsbench
+from tests.support.dataset_trees import JPEG, open_set, put, write_imagenet
+from tests.support.helpers import fsbench
 
 ROLES = ("train", "val", "test")
 # After any time at which an unnoticed change of the folder is still possible.

@@ -15,13 +15,13 @@ import pytest
 
 from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
-from tests.dataset_trees import (
+from tests.support.dataset_trees import (
     open_set,
     pack_imagenet,
     tar_of,
     write_imagenet,
 )
-from tests.own_sets import picture, samples, write_shard
+from tests.support.own_sets import picture, samples, write_shard
 
 TRAIN = "ILSVRC2012_img_train.tar"
 LABELS = [(f"{key}.cls", str(number % 2).encode()) for number, key in enumerate("abcdef")]

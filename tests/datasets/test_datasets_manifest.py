@@ -14,7 +14,7 @@ import pytest
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 COUNT = 10
 Rows = list[dict[str, Any]]

@@ -11,9 +11,9 @@ import pytest
 from fewshot_bench import UsageError
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.spelling import one_spelling
-from tests.dataset_trees import put, write_set
-from tests.helpers import fsbench, image_folder
-from tests.own_sets import hub_or_skip, picture, samples, write_shard
+from tests.support.dataset_trees import put, write_set
+from tests.support.helpers import fsbench, image_folder
+from tests.support.own_sets import hub_or_skip, picture, samples, write_shard
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 

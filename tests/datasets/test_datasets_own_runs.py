@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.answers import stored_arrays
-from tests.helpers import fsbench, image_folder, save_image
-from tests.own_sets import hub_or_skip, picture, samples, write_shard
+from tests.support.answers import stored_arrays
+from tests.support.helpers import fsbench, image_folder, save_image
+from tests.support.own_sets import hub_or_skip, picture, samples, write_shard
 
 QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4, "--backbone", "tiny")
 

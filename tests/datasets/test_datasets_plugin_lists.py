@@ -10,7 +10,7 @@ import pytest
 import fewshot_bench
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 SOURCE = """
 import io

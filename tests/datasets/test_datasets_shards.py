@@ -12,7 +12,7 @@ import pytest
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from tests.own_sets import Members, picture, samples, write_shard
+from tests.support.own_sets import Members, picture, samples, write_shard
 
 
 def described(labels: Sequence[Mapping[str, Any] | str]) -> Members:

@@ -13,7 +13,7 @@ import pytest
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.items import digest_of
 from fewshot_bench.api.registry import registry
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 PACKAGE = "conformal_clip_data"
 COUNTS = {"nominal": 1000, "local": 500, "global": 500}

@@ -18,7 +18,7 @@ from fewshot_bench.api.sources import Recipe, RemoteFile
 from fewshot_bench.plugins.data.download import direct
 from fewshot_bench.plugins.data.prepare import check_recipe
 from fewshot_bench.splits.published import published_splits
-from tests.preparing import Shop, Tree, open_shop, sha256, tar, zipped
+from tests.support.preparing import Shop, Tree, open_shop, sha256, tar, zipped
 
 OOD = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 ELEVEN = ("imagenet", "fgvc_aircraft", *published_splits())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fsbench_datasets.catalog import PUBLIC_SETS, split_file_places
 
-from tests.dataset_trees import (
+from tests.support.dataset_trees import (
     pack_imagenet,
     put,
     split_of,
@@ -20,7 +20,7 @@ from tests.dataset_trees import (
     write_set,
     write_split,
 )
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 # A class folder that copies of the set have.
 FIRST = {

@@ -18,8 +18,8 @@ from fewshot_bench.store.clean import Chosen, list_leftovers, remove
 from fewshot_bench.store.log_files import LOG, read_log
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.helpers import PATIENCE, Result, fsbench, start
-from tests.merging import merge
+from tests.support.helpers import PATIENCE, Result, fsbench, start
+from tests.support.merging import merge
 
 METHOD = """
 import logging, os, warnings

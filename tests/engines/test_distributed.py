@@ -12,7 +12,7 @@ from fewshot_bench.engines import distributed
 from fewshot_bench.engines.base import EngineSetup, lost
 from fewshot_bench.engines.distributed import POLL_SECONDS, DistributedEngine, Job, State, System
 from fewshot_bench.store.store import Store
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 
 @dataclass

@@ -17,7 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine, slots
 from fewshot_bench.store.store import Store
-from tests.helpers import (
+from tests.support.helpers import (
     PATIENCE,
     assert_sound,
     cells,

@@ -23,7 +23,7 @@ from fewshot_bench.engines.process import Worker
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import this_machine
-from tests.helpers import (
+from tests.support.helpers import (
     PATIENCE,
     assert_sound,
     cells,

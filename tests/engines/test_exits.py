@@ -11,7 +11,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.label_process import with_wall_time
 from fewshot_bench.store.store import Store
-from tests.helpers import Result, fsbench, record_files
+from tests.support.helpers import Result, fsbench, record_files
 
 PLUGIN = """
 import os

@@ -11,7 +11,7 @@ from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.expected_time import Machine, Units, Work, work_of
 from fewshot_bench.runner.preflight import Counts, count
 from fewshot_bench.runner.request import Plan, Request, expand
-from tests.helpers import cells, fsbench
+from tests.support.helpers import cells, fsbench
 
 ON = ("-d", "digits", "--shots", "1", "--limit", "20")
 OWN = """

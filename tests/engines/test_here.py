@@ -10,7 +10,7 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.record import Record
-from tests.process_state import state
+from tests.support.process_state import state
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False}
 # What a run measures.

@@ -21,7 +21,7 @@ from fewshot_bench.api.options import RUN_OPTIONS
 from fewshot_bench.cli.run import command
 from fewshot_bench.engines import reporting
 from fewshot_bench.engines.library import ARGUMENTS
-from tests.helpers import PATIENCE, fsbench, wait_until
+from tests.support.helpers import PATIENCE, fsbench, wait_until
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False, "jobs": 1}
 FACE = ("torch", "matplotlib", "pandas", "scipy", "rich", "click", "pluggy", "numpy")

@@ -20,7 +20,7 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.session_methods import digest_class, reference
 from fewshot_bench.training import Learned
-from tests.helpers import PATIENCE
+from tests.support.helpers import PATIENCE
 
 Cell = Callable[[str], dict[str, Any]]
 

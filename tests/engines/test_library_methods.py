@@ -20,7 +20,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.session_methods import reference
 from fewshot_bench.runner.request import expand
 from fewshot_bench.store.private import texts_of_file
-from tests.helpers import PATIENCE, REPOSITORY
+from tests.support.helpers import PATIENCE, REPOSITORY
 
 SCRIPT = '''
 import dataclasses

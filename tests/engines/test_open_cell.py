@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.training import LinearClassifier
-from tests.process_state import state
+from tests.support.process_state import state
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fewshot_bench.engines.distributed import Job
 from fewshot_bench.store.kept_methods import keep, keep_methods
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import cells, fsbench
+from tests.support.helpers import cells, fsbench
 
 METHOD = """
 import json

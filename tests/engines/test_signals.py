@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import (
+from tests.support.helpers import (
     PATIENCE,
     assert_sound,
     cells,

@@ -22,7 +22,7 @@ from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.start import VARIABLE
-from tests.helpers import PATIENCE, cells, is_running, wait_until
+from tests.support.helpers import PATIENCE, cells, is_running, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 Begin = Callable[..., Worker]

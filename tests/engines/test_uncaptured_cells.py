@@ -8,7 +8,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.helpers import Result, fsbench
+from tests.support.helpers import Result, fsbench
 
 METHOD = """
 import os

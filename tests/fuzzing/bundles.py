@@ -10,9 +10,9 @@ from fewshot_bench.api.record import Record, seal
 from fewshot_bench.store.bundle import pack, unpack
 from fewshot_bench.store.standing import LEVELS, UNVERIFIED, judge
 from fewshot_bench.utils.errors import StoreError
-from tests.bundles import change_answers, members_of, names_of_records, with_digests, write
 from tests.fuzzing.subject import Seed, Subject
-from tests.store_cases import filled
+from tests.support.bundles import change_answers, members_of, names_of_records, with_digests, write
+from tests.support.store_cases import filled
 
 
 def _build(folder: Path) -> list[Seed]:

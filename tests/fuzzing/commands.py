@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 
 def assert_plain(text: str) -> None:

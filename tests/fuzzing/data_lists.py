@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.registry import registry
-from tests import dataset_trees, own_sets
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.split_trees import write_small
+from tests.support import dataset_trees, own_sets
+from tests.support.split_trees import write_small
 
 ROWS = [(f"img/{n}.png", n % 2, ("cat", "dog")[n % 2], ("train", "test")[n > 5]) for n in range(8)]
 NAMES = ("path", "label", "class", "split")

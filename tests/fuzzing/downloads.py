@@ -9,7 +9,7 @@ from fewshot_bench.plugins.data.download import Download, Origin, source_of
 from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
 from fewshot_bench.plugins.data.status import keep_outcome, recall
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.preparing import tar, zipped
+from tests.support.preparing import tar, zipped
 
 REFUSED = (DamagedError, UnsafeError)
 

@@ -27,7 +27,7 @@ from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_prob
 from fewshot_bench.profiling.cost import Cost
 from tests.fuzzing import models, uploads
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.own_sets import hub_package
+from tests.support.own_sets import hub_package
 
 # Imported before memory is limited.
 hub = hub_package()
@@ -189,7 +189,7 @@ def _decode(folder: Path, file: Path) -> bool:
 
 
 def _hub(folder: Path) -> list[Seed]:
-    from tests.own_sets import picture
+    from tests.support.own_sets import picture
 
     if hub is None:
         return []

@@ -39,8 +39,8 @@ from fewshot_bench.store.kept_models import (
 )
 from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.helpers import cells, quick
-from tests.own_sets import picture
+from tests.support.helpers import cells, quick
+from tests.support.own_sets import picture
 
 METHODS, NAMES = ("linear-probe", "clip-lora"), ("cat", "dog")
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)

@@ -20,11 +20,11 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.engines.reporting import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.answers import put_answers
-from tests.compare_records import make
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.store_cases import fit_digests
+from tests.support.answers import put_answers
+from tests.support.compare_records import make
+from tests.support.store_cases import fit_digests
 
 GOOD = make("coop", options={"rank": 2}, overrides={"rank": 2})
 

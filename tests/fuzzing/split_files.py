@@ -20,7 +20,7 @@ from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
 from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.commands import run
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.split_trees import write_small
+from tests.support.split_trees import write_small
 
 
 def _lists(folder: Path) -> tuple[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.fuzzing.guard import Guard
-from tests.helpers import PATIENCE, REPOSITORY
-from tests.own_sets import hub_package
+from tests.support.helpers import PATIENCE, REPOSITORY
+from tests.support.own_sets import hub_package
 
 pytest.importorskip("resource", reason="memory is limited with the resource module")
 

@@ -26,12 +26,12 @@ from fewshot_bench.plugins.data.extract import DamagedError, unpack
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
-from tests.answers import put_answers
-from tests.compare_records import make
 from tests.fuzzing.hostile import DEEP
-from tests.helpers import fsbench
-from tests.own_sets import picture
-from tests.preparing import zipped
+from tests.support.answers import put_answers
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
+from tests.support.own_sets import picture
+from tests.support.preparing import zipped
 
 
 @pytest.mark.parametrize(

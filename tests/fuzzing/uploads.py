@@ -15,7 +15,7 @@ from fewshot_bench.analysis.model import Model, load_model
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.image_formats import image_endings
 from tests.fuzzing.subject import Seed, Subject
-from tests.models import zero_shot_model
+from tests.support.models import zero_shot_model
 
 CLASSES = ("cat", "dog", "cow")
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "AVIF", "HEIF", "JPEG2000")

@@ -18,7 +18,7 @@ from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
-from tests.plugins.test_reproduce import three
+from tests.support.reproduced import three
 
 CLASSES, QUERIES = 5, 40
 LABELS = np.arange(QUERIES) % CLASSES

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.golden.stores import STORES, fill
-from tests.helpers import fsbench
-from tests.report_pages import Page
+from tests.support.helpers import fsbench
+from tests.support.report_pages import Page
 
 OUTPUTS = Path(__file__).parent / "outputs"
 COMPARE: dict[str, tuple[str, ...]] = {

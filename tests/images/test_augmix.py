@@ -19,11 +19,9 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
-from tests.image_cases import tiny
-from tests.images.test_crop_batches import FILES
-from tests.images.test_features import Memory
-from tests.images.test_image_parity import scene
 from tests.reference import augmix as reference
+from tests.support.image_cases import tiny
+from tests.support.image_sets import FILES, Memory, scene
 
 SIZE = (28, 36)
 BILINEAR = Augment(interpolation="bilinear")

@@ -17,8 +17,8 @@ from fewshot_bench.images import copies as module
 from fewshot_bench.images.copies import find_copies
 from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.images.looking import look_at
-from tests.image_cases import Photos
-from tests.plugins.test_duplicates import center, picture
+from tests.support.copies import center, picture
+from tests.support.image_cases import Photos
 
 QUALITY = {"quality": 30}
 # Suffix of the copy -> (change, options of the file).

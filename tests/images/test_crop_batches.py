@@ -20,16 +20,10 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import ImageCost, Meter
 from fewshot_bench.utils.prefetch import Ahead
 from fewshot_bench.utils.rng import generator
-from tests.image_cases import tiny
-from tests.images.test_features import Memory
-from tests.images.test_images import encoded
 from tests.reference.crops import stack_crops
+from tests.support.image_cases import tiny
+from tests.support.image_sets import COUNT, FILES, Memory
 
-COUNT = 13
-FILES = {
-    f"{index}.png": encoded("RGB", "PNG", (40 + 3 * index, 70 - 2 * index))
-    for index in range(COUNT)
-}
 AUGMENT = Augment()
 
 

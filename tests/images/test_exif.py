@@ -19,8 +19,8 @@ from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.store.store import Store
 from fewshot_bench.testing.toy import ToyDataset, toy_backbone
-from tests.answers import stored_arrays
-from tests.helpers import fsbench, image_folder, save_image
+from tests.support.answers import stored_arrays
+from tests.support.helpers import fsbench, image_folder, save_image
 
 QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1, "--engine", "here")
 QUARTER = 6

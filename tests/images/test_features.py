@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_bench import Augment, DatasetCard, Item
+from fewshot_bench import Augment, DatasetCard
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
@@ -25,29 +24,10 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.batches import pixel_batches, view_batches
 from fewshot_bench.utils import environment
+from tests.support.image_sets import Memory
 
 CPU = torch.device("cpu")
 SMALL = Augment(scale=(0.3, 0.6))
-
-
-@dataclasses.dataclass
-class Memory:
-    """A data set of images in memory, by id."""
-
-    files: dict[str, bytes]
-
-    def card(self) -> DatasetCard:
-        """A card with two classes."""
-        return DatasetCard("memory", "Memory", ("cat", "dog"))
-
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """All images in train."""
-        items = tuple(Item(name, i % 2, "cat") for i, name in enumerate(self.files))
-        return {"train": items, "val": (), "test": ()}
-
-    def read(self, item: Item) -> bytes:
-        """Bytes of one image."""
-        return self.files[item.id]
 
 
 def png(shade: int) -> bytes:

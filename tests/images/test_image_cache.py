@@ -18,8 +18,16 @@ from fewshot_bench.images.cache import transform_of
 from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils import small_cache
-from tests.helpers import save_image
-from tests.image_cases import COUNT, Photos, evaluated, make_folder, published, segments, tiny
+from tests.support.helpers import save_image
+from tests.support.image_cases import (
+    COUNT,
+    Photos,
+    evaluated,
+    make_folder,
+    published,
+    segments,
+    tiny,
+)
 
 
 @pytest.fixture

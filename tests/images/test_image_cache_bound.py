@@ -23,8 +23,8 @@ from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.preflight import check_images
 from fewshot_bench.utils.cache_dir import limit_bytes
-from tests.helpers import cells, save_image
-from tests.image_cases import COUNT, Photos, evaluated, make_folder, segments, tiny
+from tests.support.helpers import cells, save_image
+from tests.support.image_cases import COUNT, Photos, evaluated, make_folder, segments, tiny
 
 CPU = torch.device("cpu")
 

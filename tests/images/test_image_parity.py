@@ -22,8 +22,8 @@ from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.rng import generator
-from tests.image_cases import tiny
-from tests.images.test_features import Memory
+from tests.support.image_cases import tiny
+from tests.support.image_sets import Memory, scene
 
 HALF = (0.5, 0.5, 0.5)
 KINDS = (
@@ -41,15 +41,6 @@ KINDS = (
 )
 COUNT = 220
 GOLDEN = "5608a1df5ba68c8c84c1dc413adf25d99d75fc26515398e1e6c9ed64fd4342f7"
-
-
-def scene(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Smooth gradients with texture, about as detailed as a photograph."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8))
-    fine = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
-    parts = [part.resize(size, Image.Resampling.BICUBIC) for part in (coarse, fine)]
-    return Image.blend(parts[0], parts[1], 0.3)
 
 
 def encoded(seed: int) -> bytes:

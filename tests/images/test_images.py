@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,27 +17,13 @@ from fewshot_bench.images.augment import Uniforms, draw_crops
 from fewshot_bench.images.decode import decode_or_explain, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.images.user_images import prepare_images
-from tests.images.test_features import Memory
+from tests.support.image_sets import Memory, encoded
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Any:
     """The embedded backbone."""
     return load_tiny()
-
-
-def encoded(mode: str, kind: str, size: tuple[int, int], exif: int | None = None) -> bytes:
-    """An image file of noise."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).convert(mode)
-    options: dict[str, Any] = {}
-    if exif is not None:
-        options["exif"] = Image.Exif()
-        options["exif"][0x0112] = exif
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 FILES = {

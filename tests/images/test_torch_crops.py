@@ -19,13 +19,11 @@ from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.store.store import Store
-from tests.answers import stored_arrays
-from tests.helpers import flags, fsbench, image_folder, quick
-from tests.image_cases import tiny
-from tests.images.test_crop_batches import FILES
-from tests.images.test_features import Memory
-from tests.images.test_image_parity import scene
 from tests.reference.crops import stack_crops
+from tests.support.answers import stored_arrays
+from tests.support.helpers import flags, fsbench, image_folder, quick
+from tests.support.image_cases import tiny
+from tests.support.image_sets import FILES, Memory, scene
 
 CPU = torch.device("cpu")
 SIZE = (48, 40)

@@ -25,7 +25,7 @@ from fewshot_bench.training.train_step import CaptureError, TrainStep, step_on
 from fewshot_bench.utils.errors import NumericalError, UsageError
 from fewshot_bench.utils.rng import isolate
 from fewshot_bench.utils.step_kind import Kind
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 CPU = torch.device("cpu")
 # Not captured: methods without steps of an optimizer of torch that keeps its numbers on the device.

@@ -10,10 +10,10 @@ from fsbench_methods.adalora import AdaLora, Step, Triplets, parameters_of, pena
 from torch import Tensor
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from tests.methods.test_methods_weights import recorded, tokens_of
 from tests.reference import adalora as reference
 from tests.reference import clip_lora
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
+from tests.support.lora_cases import recorded, tokens_of
 
 TOLERANCE = 1e-5
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -17,16 +15,9 @@ from torch import Tensor
 from fewshot_bench.backbones import Site
 from tests.reference import clip_lora as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
+from tests.support.lora_cases import FedMasks, with_random_b
 
 TOLERANCE = 1e-5
-
-
-def with_random_b(adapter: LowRank) -> LowRank:
-    """Randomize B: at its initial zero, A has no gradient."""
-    rng = torch.Generator().manual_seed(5)
-    for _, b in adapter.factors.values():
-        b.data.normal_(std=0.1, generator=rng)
-    return adapter
 
 
 def copied(adapter: LowRank) -> dict[Site, tuple[Tensor, Tensor]]:
@@ -83,20 +74,6 @@ def test_loss_and_gradients_equal_the_reference(method: ClipLora, templates: Any
     assert relative_gap(ours, logits) < TOLERANCE
     assert relative_gap(loss, expected) < TOLERANCE
     assert_same_gradients(adapter, factors)
-
-
-@dataclass
-class FedMasks:
-    """Replaces `Dropout`: predefined masks over channels, one per call in order."""
-
-    rate: float
-    masks: list[Tensor]
-    calls: Any = field(default_factory=itertools.count)
-
-    def mask(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            return torch.stack([self.mask(one) for one in x])
-        return self.masks[next(self.calls)].expand(x.shape)
 
 
 @pytest.mark.usefixtures("layout")

@@ -11,9 +11,9 @@ from fsbench_methods.ivlp import Ivlp
 from fsbench_methods.maple import MaPLe
 
 from fewshot_bench.utils.errors import UsageError
-from tests.encoder_fits import TOLERANCE, assert_same_fit, assert_same_step, dassl_rates
 from tests.reference import deep_prompts as plain
 from tests.reference.toy import context, random_backbone, random_task
+from tests.support.encoder_fits import TOLERANCE, assert_same_fit, assert_same_step, dassl_rates
 
 CASES = [
     (Ivlp(), plain.ivlp_loss),

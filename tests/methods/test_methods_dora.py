@@ -13,8 +13,6 @@ from torch import Tensor
 
 from fewshot_bench.backbones import Site
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from tests.methods.test_methods_clip_lora import FedMasks, with_random_b
-from tests.methods.test_methods_weights import recorded
 from tests.reference import dora as reference
 from tests.reference.toy import (
     CPU,
@@ -23,6 +21,7 @@ from tests.reference.toy import (
     random_task,
     relative_gap,
 )
+from tests.support.lora_cases import FedMasks, recorded, with_random_b
 
 TOLERANCE = 1e-5
 

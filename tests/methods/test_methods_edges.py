@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,15 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.evaluate import begin
 from fewshot_bench.runner.fit import Context
-from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 from fewshot_bench.utils.rng import isolate
-from tests.backbones.test_backbones_families import backbone_of
-from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
-from tests.helpers import fsbench
 from tests.reference.toy import CPU, random_backbone, random_task
+from tests.support.families import MODEL, RESNET, WEIGHTS, backbone_of, configure, short
+from tests.support.helpers import fsbench
 
 ON_PIXELS = ("adalora", "clip-lora", "dora")
 # DEEP: suite of methods inside the encoders; TEXT: a member that acts only in the text encoder.
 DEEP, TEXT = "deep", "tcp"
-SHORTER = {"coop": {"epochs": 2}, "tip-adapter-f": {"epochs": 2}}
-# The architecture of RN50, with one block per stage.
-RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
 
 
 def methods() -> list[str]:
@@ -41,13 +35,6 @@ def methods() -> list[str]:
     ours = [name for name in known.names() if known.find(name).origin.startswith("fewshot")]
     inside = {name for name in ours if DEEP in known.find(name).suites} - {TEXT}
     return [name for name in ours if name not in ON_PIXELS and name not in inside]
-
-
-def short(name: str) -> Any:
-    """The method with few training steps."""
-    method = registry().method_class(name)()
-    options: dict[str, Any] = SHORTER.get(name, {})
-    return quick(method) if hasattr(method, "quick") else dataclasses.replace(method, **options)
 
 
 @functools.cache

@@ -9,8 +9,8 @@ import torch
 from fsbench_methods.em_dirichlet import EmDirichlet, HardEmDirichlet
 
 from fewshot_bench.utils.errors import UsageError
-from tests.methods.test_methods_zlap import Case, Seen, make_case
 from tests.reference import em_dirichlet as reference
+from tests.support.zlap_cases import Case, Seen, make_case
 
 QUICK = {"rounds": 3, "steps": 120}
 METHODS = (EmDirichlet, HardEmDirichlet)

@@ -11,8 +11,8 @@ from fewshot_bench.api.method_card import Sizes, card_of
 from fewshot_bench.api.registry import registry
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.runner.fit import Context
-from tests.helpers import fsbench
 from tests.reference.toy import CPU, SIZE, random_backbone, random_shots, random_task
+from tests.support.helpers import fsbench
 
 # Towers of unequal width, with more blocks than any method's tokens or adapters reach.
 VISION = {"image_size": SIZE, "patch_size": 8, "width": 32, "head_width": 16, "layers": 10}

@@ -10,9 +10,9 @@ import torch
 from fsbench_methods.plot_plus_plus import PlotPlusPlus, TransportLearner, VisionStage, transport
 
 from fewshot_bench.utils.errors import UsageError
-from tests.encoder_fits import assert_same_step, dassl_rates, started
 from tests.reference import plot_plus_plus as plain
 from tests.reference.toy import context, random_backbone, random_task, relative_gap
+from tests.support.encoder_fits import assert_same_step, dassl_rates, started
 
 
 @pytest.fixture(scope="module")

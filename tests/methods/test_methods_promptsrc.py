@@ -11,9 +11,9 @@ from fsbench_methods.promptsrc import PromptSrc
 from fsbench_methods.sixty_templates import SIXTY_TEMPLATES
 
 from fewshot_bench import UsageError
-from tests.encoder_fits import Learned, assert_same_fit, assert_same_step, dassl_rates
 from tests.reference import deep_prompts, promptsrc
 from tests.reference.toy import context, random_backbone, random_task
+from tests.support.encoder_fits import Learned, assert_same_fit, assert_same_step, dassl_rates
 
 # Few: each step encodes sixty prompts of every class.
 NAMES = ("cat", "cat_tree", "U.S.")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from fsbench_methods.stata import StatA
 
-from tests.methods.transduction_cases import CLASSES, Case, draw
 from tests.reference import transduction as reference
+from tests.support.transduction_cases import CLASSES, Case, draw
 
 CASES = [draw(seed) for seed in range(3)]
 CHUNK = 2500

@@ -16,15 +16,15 @@ from fsbench_methods.tcp import Tcp
 from torch import Tensor
 
 from fewshot_bench.training.provisional import EncoderLearner
-from tests.encoder_fits import (
+from tests.reference import towers_trained as reference
+from tests.reference.toy import context, random_backbone, random_task
+from tests.support.encoder_fits import (
     assert_same_fit,
     assert_same_step,
     cosine_rates,
     dassl_rates,
     started,
 )
-from tests.reference import towers_trained as reference
-from tests.reference.toy import context, random_backbone, random_task
 
 CASES: dict[str, tuple[EncoderLearner, Any, Any]] = {
     "mma": (Mma(), reference.mma_loss, reference.mma_logits),

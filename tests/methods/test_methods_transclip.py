@@ -11,9 +11,9 @@ from fsbench_methods.transclip import TransClip
 from fsbench_methods.transclip_model import GAMMAS
 from torch import Tensor
 
-from tests.methods.transduction_cases import CLASSES, Case, Seen, draw
 from tests.reference import transduction as reference
 from tests.reference.toy import context
+from tests.support.transduction_cases import CLASSES, Case, Seen, draw
 
 CASES = [draw(seed) for seed in range(3)]
 ZERO_SHOT = TransClip(support=False)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from fsbench_methods.vpt import VptDeep, VptShallow
 
-from tests.encoder_fits import assert_same_fit, assert_same_step, dassl_rates
 from tests.reference import vpt
 from tests.reference.toy import random_backbone, random_task
+from tests.support.encoder_fits import assert_same_fit, assert_same_step, dassl_rates
 
 TEMPLATES = ("a photo of a {}.", "{} texture.")
 

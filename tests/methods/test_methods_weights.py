@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -25,12 +24,12 @@ from fewshot_bench.training.provisional import EncoderBatch, EncoderModel
 from tests.reference import tuned as reference
 from tests.reference.toy import (
     CPU,
-    MemoryShots,
     context,
     random_backbone,
     random_task,
     relative_gap,
 )
+from tests.support.lora_cases import recorded, tokens_of
 
 TOLERANCE = 1e-5
 MATRICES = ("in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight")
@@ -51,24 +50,6 @@ TUNINGS: dict[str, tuple[StepLearner, Callable[[str], bool]]] = {
 }
 
 
-@dataclass
-class Recorded(MemoryShots):
-    """Shots that record the batches they yield."""
-
-    read: list[Any] = field(default_factory=list)
-
-    def batches(self, *args: Any, **settings: Any) -> Any:
-        for batch in super().batches(*args, **settings):
-            self.read.append(batch)
-            yield batch
-
-
-def recorded(backbone: Any) -> tuple[Task, Recorded]:
-    task = random_task(backbone)
-    shots = Recorded(task.train.pixels, task.train.labels, backbone)  # type: ignore[attr-defined]
-    return dataclasses.replace(task, train=shots), shots
-
-
 def trained_values(
     name: str, module: Any
 ) -> tuple[reference.Tensors, Callable[[reference.Tensors], reference.Tensors]]:
@@ -77,11 +58,6 @@ def trained_values(
         found = [n for n, _ in module.named_parameters() if "resblocks" in n]
         return reference.singular(module, [n for n in found if n.endswith(MATRICES)])
     return reference.values(module, TUNINGS[name][1]), dict
-
-
-def tokens_of(backbone: Any, task: Task) -> Tensor:
-    tokens: Tensor = backbone.tokenize(task.prompts(task.templates[0]))
-    return tokens
 
 
 def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

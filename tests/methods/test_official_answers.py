@@ -25,8 +25,8 @@ from fsbench_methods.zlap import Zlap
 from torch import Tensor
 
 from tests import reference as folder
-from tests.methods.transduction_cases import Case, Seen
 from tests.reference import em_dirichlet, tda, transduction, views, zlap
+from tests.support.transduction_cases import Case, Seen
 
 ANSWERS = json.loads((Path(folder.__file__).parent / "official_answers.json").read_text("utf-8"))
 SCALE = 100.0

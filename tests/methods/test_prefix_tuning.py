@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.encoder_fits import assert_same_fit, assert_same_step, dassl_rates
-from tests.prefix_tuning import PrefixTuning
 from tests.reference import prefix_tuning
 from tests.reference.toy import random_backbone, random_task
+from tests.support.encoder_fits import assert_same_fit, assert_same_step, dassl_rates
+from tests.support.prefix_tuning import PrefixTuning
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.api.registry import registry
 from fewshot_bench.training import provisional
 from fewshot_bench.training.train_step import TrainStep
-from tests.helpers import REPOSITORY
 from tests.reference.toy import random_backbone
+from tests.support.helpers import REPOSITORY
 
 PAGE, TOWERS, ADAPTERS = (
     (REPOSITORY / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8")

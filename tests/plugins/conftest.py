@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.record import Record
-from tests.clusters import CELLS, DEMO, results
-from tests.helpers import fsbench
-from tests.preparing import Shop, open_shop
+from fewshot_bench.plugins.trackers import plugin as trackers
+from tests.support.clusters import CELLS, DEMO, results
+from tests.support.helpers import fsbench
+from tests.support.preparing import Shop, open_shop
 
 NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -57,3 +58,12 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     found = results(store)
     assert len(found) == CELLS
     return found
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output folder of trackers."""
+    monkeypatch.setenv(trackers.FOLDER_VARIABLE, str(tmp_path / "tracking"))
+    for name in (trackers.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "tracking"

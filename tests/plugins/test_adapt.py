@@ -30,7 +30,7 @@ from fewshot_bench.store.kept_models import read_config, read_model
 from fewshot_bench.utils import progress
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import Work, shown
-from tests.helpers import Result, fsbench, image_folder, save_image
+from tests.support.helpers import Result, fsbench, image_folder, save_image
 
 PROGRESS = r"adapt: gda, repeat 1 of 2, fold 2 of 2; best so far zero-shot [\d.]+ %, at most \d+"
 CHEAP = ("zero-shot", "gda")

@@ -16,8 +16,8 @@ import fewshot_bench as fb
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.search import Search
 from fewshot_bench.store.kept_models import CONFIG, MODEL_FILES, SUPPORT, read_config
-from tests.helpers import PATIENCE, Result, fsbench, save_image, start, wait_until
-from tests.own_sets import samples, write_shard
+from tests.support.helpers import PATIENCE, Result, fsbench, save_image, start, wait_until
+from tests.support.own_sets import samples, write_shard
 
 WRITTEN = set(MODEL_FILES) - {SUPPORT}
 

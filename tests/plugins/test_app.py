@@ -20,8 +20,8 @@ from PIL import Image
 import fewshot_bench as fb
 from fewshot_bench.analysis.model import Prediction
 from fewshot_bench.utils.errors import StoreError
-from tests.helpers import fsbench, image_folder, wait_until
-from tests.models import zero_shot_model
+from tests.support.helpers import fsbench, image_folder, wait_until
+from tests.support.models import zero_shot_model
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import fewshot_bench as fb
-from tests.helpers import PATIENCE, image_folder, start
-from tests.models import zero_shot_model
+from tests.support.helpers import PATIENCE, image_folder, start
+from tests.support.models import zero_shot_model
 
 pytest.importorskip("uvicorn")
-from tests.app_server import serving
+from tests.support.app_server import serving
 
 CLASSES = ("cat", "dog", '<img src=x onerror="window.hit=1">')
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers import PATIENCE, REPOSITORY, wait_until
+from tests.support.helpers import PATIENCE, REPOSITORY, wait_until
 
 pytest.importorskip("uvicorn")
 from fewshot_bench.plugins.models import app, commands, connections
-from tests.app_server import serving
+from tests.support.app_server import serving
 
 WORDS = {2: "two", 4: "four", 10: "ten"}
 

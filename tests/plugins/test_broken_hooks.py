@@ -19,7 +19,7 @@ from fewshot_bench.engines.base import EngineError
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.plugins.reproduce import command as reproduce
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, fsbench
+from tests.support.helpers import cells, fsbench
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
 HOOK = "from fewshot_bench import Option, hookimpl\n\n@hookimpl\ndef {hook}\n"

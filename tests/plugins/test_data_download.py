@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.http_server import serving
-from tests.preparing import Shop, below, images, sha256, tar
+from tests.support.http_server import serving
+from tests.support.preparing import Shop, below, images, sha256, tar
 
 TREE = images()
 WARES = below("wares", TREE)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import Result, wait_until
-from tests.preparing import LOCK_FILE, Shop, Tree, below, images, tar, zipped
+from tests.support.helpers import Result, wait_until
+from tests.support.preparing import LOCK_FILE, Shop, Tree, below, images, tar, zipped
 
 TREE = images()
 WARES = below("wares", TREE)

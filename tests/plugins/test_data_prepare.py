@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.splits.published import published_splits
-from tests.helpers import fsbench, is_running, wait_until
-from tests.preparing import Shop, below, images, sha256, tar
+from tests.support.helpers import fsbench, is_running, wait_until
+from tests.support.preparing import Shop, below, images, sha256, tar
 
 TREE = images()
 WARES = below("wares", TREE)

@@ -10,7 +10,7 @@ import pytest
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import DataMissingError
-from tests.preparing import Shop, below, images, sha256, tar
+from tests.support.preparing import Shop, below, images, sha256, tar
 
 TREE = images() | {"labels.txt": b"theirs", "same.txt": b"same"}
 

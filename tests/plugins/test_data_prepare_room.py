@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import wait_until
-from tests.preparing import LOCK_FILE, Shop, images, largest_file, tar
+from tests.support.helpers import wait_until
+from tests.support.preparing import LOCK_FILE, Shop, images, largest_file, tar
 
 TREE = images()
 BIG = tar(images(3, 300_000))

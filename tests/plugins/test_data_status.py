@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.api.registry import registry
-from tests.data_states import own_roots, row, status
-from tests.helpers import environment, fsbench, save_image, start
-from tests.plugins.test_data_verify import SPLIT, different_images, write_dtd
+from tests.support.data_states import SPLIT, different_images, own_roots, row, status, write_dtd
+from tests.support.helpers import environment, fsbench, save_image, start
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Recipe, RemoteFile
 from fewshot_bench.utils.errors import PluginError
-from tests.data_states import own_roots, row, status
-from tests.helpers import fsbench, save_image
+from tests.support.data_states import own_roots, row, status
+from tests.support.helpers import fsbench, save_image
 
 
 @pytest.fixture(autouse=True)

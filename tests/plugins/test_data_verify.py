@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import Result, fsbench, image_folder, save_image
-
-SPLIT = "split_zhou_DescribableTextures.json"
+from tests.support.data_states import SPLIT, different_images, lines, states, verify, write_dtd
+from tests.support.helpers import fsbench, image_folder, save_image
 
 
 @pytest.fixture(autouse=True)
@@ -25,30 +24,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def folder(tmp_path: Path) -> Path:
     """Two classes in train/, val/ and test/, with distinct images."""
     return different_images(tmp_path / "pets")
-
-
-def different_images(root: Path, extension: str = "png") -> Path:
-    seed = 0
-    for role, count in (("train", 4), ("val", 2), ("test", 3)):
-        for name in ("cat", "dog"):
-            for index in range(count):
-                seed += 1
-                save_image(root / role / name / f"{index}.{extension}", seed)
-    return root
-
-
-def verify(*arguments: object) -> Result:
-    return fsbench("data", "verify", *arguments)
-
-
-def lines(result: Result) -> dict[str, tuple[str, str]]:
-    """State and text of each check, by name."""
-    found = re.findall(r"^  (ok|differs|FAILED) +([a-z-]+(?: file)?)  +(.*)$", result.out, re.M)
-    return {name: (state, text) for state, name, text in found}
-
-
-def states(result: Result) -> dict[str, str]:
-    return {name: state for name, (state, _) in lines(result).items()}
 
 
 def test_a_sound_folder_is_ok(folder: Path) -> None:
@@ -121,21 +96,6 @@ def test_formats_modes_rotation_and_single_pixels(folder: Path) -> None:
     assert "           test test/dog/thin.png\n" in result.out
     assert "too small or too flat" in lines(result)["near-duplicates"][1]
     assert verify(f"folder:{folder}", "--strict").code == 1
-
-
-def write_dtd(root: Path) -> Path:
-    """Write a subset of DTD: two classes in CoOp's layout."""
-    different_images(root / "dtd" / "images")
-    split = {
-        role: [
-            [f"{role}/{name}/{index}.png", label, name]
-            for label, name in enumerate(("cat", "dog"))
-            for index in range(count)
-        ]
-        for role, count in (("train", 4), ("val", 2), ("test", 3))
-    }
-    (root / "dtd" / SPLIT).write_text(json.dumps(split), "utf-8")
-    return root / "dtd"
 
 
 @pytest.fixture

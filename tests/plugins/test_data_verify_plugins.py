@@ -20,8 +20,8 @@ from fewshot_bench.plugins.data import verify as checks
 from fewshot_bench.splits import published as compared
 from fewshot_bench.splits import published as picks
 from fewshot_bench.splits.draw import draw
-from tests.helpers import save_image
-from tests.plugins.test_data_verify import lines, states, verify
+from tests.support.data_states import lines, states, verify
+from tests.support.helpers import save_image
 
 
 @pytest.fixture(autouse=True)

@@ -17,23 +17,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from fewshot_bench.images import lookalikes
 from fewshot_bench.images.fingerprints import WINDOWS, Bytes, Fingerprints, fingerprints
 from fewshot_bench.images.lookalikes import nearest
-from tests.helpers import fsbench, image_folder
-from tests.plugins.test_data_verify import different_images, lines, verify
+from tests.support.copies import center, picture
+from tests.support.data_states import different_images, lines, verify
+from tests.support.helpers import fsbench, image_folder
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def picture(seed: int, size: tuple[int, int] = (240, 200)) -> Image.Image:
-    """A smooth picture with structure at several scales, unlike any other seed's."""
-    rng = np.random.default_rng(seed)
-    canvas = np.zeros((size[1], size[0], 3))
-    for cells in (3, 6, 12, 24):
-        coarse = Image.fromarray(rng.integers(0, 255, (cells, cells, 3), dtype=np.uint8))
-        canvas += np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)) / 4
-    return Image.fromarray(canvas.astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +89,6 @@ def test_every_pool_is_held_against_every_other(tmp_path: Path) -> None:
     result = fsbench("data", "verify", f"folder:{root}")
     text = lines(result)["duplicates"][1]
     assert "4 in train and val, 8 in train and test, 4 in val and test" in text
-
-
-def center(image: Image.Image, width: float, height: float) -> Image.Image:
-    """Crop the center of a picture with these shares of its width and height."""
-    across, down = (1 - width) / 2 * image.width, (1 - height) / 2 * image.height
-    return image.crop(
-        (
-            round(across),
-            round(down),
-            *(round(v) for v in (image.width - across, image.height - down)),
-        )
-    )
 
 
 # Name -> (change, its label in the listing).

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.record import Record
-from tests.clusters import DEMO, TRACK, require, run_and_kill, same_as, tracked
-from tests.helpers import fsbench
+from tests.support.clusters import DEMO, TRACK, require, run_and_kill, same_as, tracked
+from tests.support.helpers import fsbench
 
 
 @pytest.fixture

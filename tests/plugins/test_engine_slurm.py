@@ -20,9 +20,9 @@ from fewshot_bench.engines.distributed import DistributedEngine, Job
 from fewshot_bench.plugins.cluster import slurm
 from fewshot_bench.plugins.cluster.slurm import Slurm
 from fewshot_bench.store.store import Store
-from tests.clusters import DEMO, TRACK, require, results, run_and_kill, same_as, tracked
-from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
-from tests.slurm_cluster import SlurmCluster, missing
+from tests.support.clusters import DEMO, TRACK, require, results, run_and_kill, same_as, tracked
+from tests.support.helpers import PATIENCE, cells, fsbench, start, wait_until
+from tests.support.slurm_cluster import SlurmCluster, missing
 
 SLURM = ("--engine", "slurm", "--device", "cpu", "--gpus", "1", "--time", "10", "--array", "2")
 

@@ -27,7 +27,7 @@ from fewshot_bench.store.kept_models import (
 )
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from tests.helpers import cells, fsbench, image_folder, record_files, save_image
+from tests.support.helpers import cells, fsbench, image_folder, record_files, save_image
 
 METHODS = ("zero-shot", "linear-probe")
 

@@ -28,10 +28,10 @@ from fewshot_bench.plugins.models.export import steps_of
 from fewshot_bench.plugins.models.export_formats import FORMATS
 from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import NotApplicableError
-from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
-from tests.methods.test_methods_edges import RESNET, short
-from tests.preparing import largest_file
 from tests.reference.toy import context, random_backbone, random_task
+from tests.support.families import RESNET, short
+from tests.support.helpers import REPOSITORY, fsbench, image_folder, save_image
+from tests.support.preparing import largest_file
 
 CLASSES = ("cat", "dog", "cow")
 HEADS = (

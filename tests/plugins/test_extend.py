@@ -14,7 +14,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.plugins.models import adapt as adapting
 from fewshot_bench.store.kept_models import SOURCES, TENSORS, read_config
-from tests.helpers import Result, fsbench, save_image
+from tests.support.helpers import Result, fsbench, save_image
 
 TINY = ("--backbone", "tiny", "--device", "cpu")
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from fewshot_bench.plugins.data import look as module
 from fewshot_bench.runner.own_data import name_own
 from fewshot_bench.store.kept_models import read_config
-from tests.helpers import Result, fsbench, image_folder, save_image
+from tests.support.helpers import Result, fsbench, image_folder, save_image
 
 HOSTILE = "<b>=1+1 & 'x'"
 

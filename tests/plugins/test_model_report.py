@@ -16,9 +16,8 @@ from fewshot_bench.analysis.formats.tidy import write_csv
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.suspects import HEADS
 from fewshot_bench.store.kept_models import read_config
-from tests.helpers import Result, fsbench
-from tests.plugins.test_report_browser import opened
-from tests.report_pages import Page
+from tests.support.helpers import Result, fsbench
+from tests.support.report_pages import Page, opened
 
 HOSTILE = "<img src=x onerror=window.hit=1>", '"><svg onload=window.hit=1>', "{{ 7 * 7 }} \u202e"
 

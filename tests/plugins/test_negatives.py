@@ -13,7 +13,7 @@ from fewshot_bench.plugins.models import adapt as adapting
 from fewshot_bench.plugins.models.learned import Learned
 from fewshot_bench.plugins.models.rejection import describe, measure
 from fewshot_bench.store.kept_models import CARD, read_config
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 
 def learned(right: list[float], wrong: int = 0) -> Learned:

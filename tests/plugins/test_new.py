@@ -24,7 +24,7 @@ from fewshot_bench.plugins.new.names import LONGEST
 from fewshot_bench.store.store import Store
 from fewshot_bench.testing import CheckSkipped, all_checks
 from fewshot_bench.utils.errors import UsageError
-from tests.helpers import REPOSITORY, fsbench
+from tests.support.helpers import REPOSITORY, fsbench
 
 # Folders by kind, and the name that is asked for.
 PACKAGES = {

@@ -12,7 +12,7 @@ import pytest
 from fewshot_bench.backbones import loading
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "own-backbone.md"
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1")

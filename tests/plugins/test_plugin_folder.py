@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 FEW = ("--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
 MOVES = """

@@ -13,8 +13,8 @@ import pytest
 from fewshot_bench.api import code_closure
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
-from tests import helpers
-from tests.helpers import REPOSITORY
+from tests.support import helpers
+from tests.support.helpers import REPOSITORY
 
 DOCS = REPOSITORY / "docs" / "how-to"
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")

@@ -15,7 +15,7 @@ import pytest
 
 from fewshot_bench.engines import local
 from fewshot_bench.store.store import Store
-from tests.helpers import (
+from tests.support.helpers import (
     PATIENCE,
     command,
     fsbench,
@@ -24,7 +24,7 @@ from tests.helpers import (
     start,
     wait_until,
 )
-from tests.synthetic_store import fill
+from tests.support.synthetic_store import fill
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
 RUN = ("run", "-m", "zero-shot", "--seeds", "1", *FEW)

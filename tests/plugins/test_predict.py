@@ -22,8 +22,8 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.store.kept_models import CONFIG, read_model, write_model
-from tests.helpers import PATIENCE, fsbench, image_folder, start
-from tests.models import zero_shot_model
+from tests.support.helpers import PATIENCE, fsbench, image_folder, start
+from tests.support.models import zero_shot_model
 
 CLASSES = ("cat", "dog", "=1+1|cow")
 
@@ -253,7 +253,7 @@ def test_rejected_images_keep_their_best_class(model: Path, photos: Path, tmp_pa
 def test_evaluate_gives_the_metrics_of_the_run(photos: Path, tmp_path: Path) -> None:
     from fewshot_bench.runner.run import run_one
     from fewshot_bench.runner.session import Session
-    from tests.helpers import cells
+    from tests.support.helpers import cells
 
     name = f"folder:{photos}"
     spec = cells("zero-shot", datasets=(name,), limit=None)[0]

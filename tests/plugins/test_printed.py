@@ -13,7 +13,7 @@ import pytest
 
 from fewshot_bench.plugins.reproduce.numbers import all_numbers
 from fewshot_bench.plugins.reproduce.printed import agreement, settings_of
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 MEANS = ("-d", "average", "--shots", 16, "--backbone", "ViT-B-16", "--classes", "all")
 

@@ -30,7 +30,7 @@ from fewshot_bench.plugins.reproduce.numbers import (
 from fewshot_bench.plugins.reproduce.published import reproduction
 from fewshot_bench.runner.variants import expand_methods
 from fewshot_bench.utils.errors import UsageError
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 SHOTS = (1, 2, 4, 8, 16)
 # CLIP-LoRA Table 3 (ViT-B/16), the paper's own row of means and cells of four methods.

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench as fb
-from tests.helpers import fsbench, image_folder
-from tests.hub_server import hub_running
-from tests.models import zero_shot_model
+from tests.support.helpers import fsbench, image_folder
+from tests.support.hub_server import hub_running
+from tests.support.models import zero_shot_model
 
 pytest.importorskip("huggingface_hub")
 NAME = "hub:user/pets"

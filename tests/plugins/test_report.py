@@ -26,30 +26,22 @@ from fewshot_bench.plugins.report.figures.fits import HEIGHT, POINTS, WIDTH
 from fewshot_bench.plugins.report.rows import MARKS
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
-from tests import compare_records
-from tests.answers import put_answers, stored_arrays
-from tests.helpers import fsbench, image_folder, save_image
-from tests.report_pages import (
+from tests.support import compare_records
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.helpers import fsbench, image_folder, save_image
+from tests.support.report_pages import (
+    HOSTILE,
     IDS,
     LABELS,
     Page,
     answers,
+    hostile,
+    on_another_backbone,
     read,
     record,
     report,
     store_of,
     without_figures,
-)
-
-HOSTILE = (
-    "<script>window.hit=1</script>",
-    "</title></style><img src=x onerror=window.hit=1>",
-    '"><svg/onload=window.hit=1>',
-    "$\\frac{1}{0}$ & <!-- ]]>",
-    "{{ 7 * 7 }}{% for %}",
-    "\u202egnp.exe\x1b[2J\x00",
-    "javascript:window.hit=1",
-    "x" * 5000,
 )
 
 
@@ -213,20 +205,6 @@ def test_nothing_is_loaded_from_outside(trio: Path) -> None:
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "script-src 'sha256-" in policy
-
-
-def on_another_backbone(made: Record) -> Record:
-    return dataclasses.replace(made, spec=dataclasses.replace(made.spec, backbone="other"))
-
-
-def hostile(made: Record) -> Record:
-    names = [*HOSTILE[:3], HOSTILE[5]]
-    return dataclasses.replace(
-        made,
-        split={**made.split, "classnames": names},
-        environment={HOSTILE[0]: HOSTILE[1], "packages": {HOSTILE[2]: HOSTILE[0]}},
-        incidents=[{"kind": HOSTILE[0], "text": HOSTILE[1]}],
-    )
 
 
 def test_names_from_records_are_only_text(trio: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,30 +11,16 @@ import pytest
 from PIL import Image
 
 from fewshot_bench.plugins.report.figures.svg import WIDTHS
-from tests.plugins.test_report import HOSTILE, hostile, on_another_backbone
-from tests.report_pages import report, store_of
+from tests.support.report_pages import (
+    HOSTILE,
+    hostile,
+    on_another_backbone,
+    opened,
+    report,
+    store_of,
+)
 
 METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6, "maple": 0.7, "zero": 0.4}
-
-
-@dataclass
-class Seen:
-    """A page opened from disk, with its requests and error messages."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-def opened(browser: Any, path: Path, **options: Any) -> Seen:
-    """Open a file in the browser."""
-    options = {"viewport": {"width": 1280, "height": 800}} | options
-    seen = Seen(browser.new_page(**options))
-    seen.page.on("request", lambda request: seen.requests.append(request.url))
-    seen.page.on("console", lambda message: seen.complaints.append(message.text))
-    seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    seen.page.goto(path.as_uri())
-    return seen
 
 
 @pytest.fixture(scope="module")

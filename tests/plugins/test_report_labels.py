@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers
-from tests.plugins.test_report_browser import opened
-from tests.report_pages import IDS, LABELS, QUERIES, answers, record, report
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers
+from tests.support.report_pages import IDS, LABELS, QUERIES, answers, opened, record, report
+from tests.support.synthetic_store import fill
 
 OUTSIDE = """() => [...document.querySelectorAll("svg text")].filter(text => {
     const frame = text.ownerSVGElement.getBoundingClientRect(), box = text.getBoundingClientRect();

@@ -16,11 +16,20 @@ from fewshot_bench.plugins.report.pairs import Pair, compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from tests.analysis.test_compare_crossed import CROSSED, fill_crossed
-from tests.answers import put_answers, stored_arrays
-from tests.helpers import fsbench
-from tests.report_pages import IDS, LABELS, Page, answers, read, record, store_of, without_figures
-from tests.synthetic_store import fill
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.compare_records import CROSSED, fill_crossed
+from tests.support.helpers import fsbench
+from tests.support.report_pages import (
+    IDS,
+    LABELS,
+    Page,
+    answers,
+    read,
+    record,
+    store_of,
+    without_figures,
+)
+from tests.support.synthetic_store import fill
 
 
 def logits_of(store: Path, record: Record) -> Path:

@@ -14,8 +14,8 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.text import p_value
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers
-from tests.report_pages import IDS, LABELS, QUERIES, answers, read, record, store_of
+from tests.support.answers import put_answers
+from tests.support.report_pages import IDS, LABELS, QUERIES, answers, read, record, store_of
 
 
 def verdict_of(folder: Path, store: Path, *words: str) -> str:

@@ -15,9 +15,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted, cells, plan
 from fewshot_bench.plugins.reproduce.numbers import all_numbers, numbers, reasons
 from fewshot_bench.plugins.reproduce.published import reproduction, reproductions
-from tests.compare_records import save
-from tests.helpers import fsbench
-from tests.plugins.test_reproduce import record
+from tests.support.compare_records import save
+from tests.support.helpers import fsbench
+from tests.support.reproduced import record
 
 
 def of(cell: Cell, top1: float, seed: int = 1, **conditions: Any) -> Record:

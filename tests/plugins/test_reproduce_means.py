@@ -16,9 +16,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce import published
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted, cells, plan
 from fewshot_bench.plugins.reproduce.published import Setting, reproduction
-from tests.compare_records import TIED, inapplicable, save
-from tests.helpers import fsbench
-from tests.plugins.test_reproduce import TABLE, record
+from tests.support.compare_records import TIED, inapplicable, save
+from tests.support.helpers import fsbench
+from tests.support.reproduced import TABLE, record
 
 SETS = registry().expand_datasets(["all"])
 RERUN = "clip-lora (re-run by 2sfs)"

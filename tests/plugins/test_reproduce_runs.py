@@ -13,9 +13,9 @@ from fewshot_bench.plugins.reproduce.cells import Wanted, cells, plan
 from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.store.store import Store
-from tests.compare_records import make, read_csv, save
-from tests.dataset_trees import write_imagenet, write_set
-from tests.helpers import fsbench
+from tests.support.compare_records import make, read_csv, save
+from tests.support.dataset_trees import write_imagenet, write_set
+from tests.support.helpers import fsbench
 
 TABLE = "clip-lora-table3"
 NAMES = sorted(reproductions())

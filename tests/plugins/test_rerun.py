@@ -19,9 +19,9 @@ from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers, stored_arrays
-from tests.helpers import cells, fsbench, image_folder, quick, record_files
-from tests.store_cases import fit_digests
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.helpers import cells, fsbench, image_folder, quick, record_files
+from tests.support.store_cases import fit_digests
 
 
 def stored(store: Path, method: str, *options: str, **request: Any) -> Record:

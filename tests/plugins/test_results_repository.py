@@ -18,9 +18,9 @@ import yaml
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.store.answer_files import NONE
 from fewshot_bench.store.store import Store
-from tests.answers import answers_of
-from tests.bundles import change_record, members_of, with_metric, write
-from tests.helpers import environment, fsbench
+from tests.support.answers import answers_of
+from tests.support.bundles import change_record, members_of, with_metric, write
+from tests.support.helpers import environment, fsbench
 
 NAME = "lab-results"
 METHODS = ("zero-shot", "gda")

@@ -23,10 +23,9 @@ from fewshot_bench.plugins.site.results import write_results
 from fewshot_bench.store.standing import Standing
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError
-from tests.helpers import fsbench
-from tests.plugins.test_report import HOSTILE, hostile, on_another_backbone
-from tests.report_pages import Page, store_of
-from tests.synthetic_store import fill
+from tests.support.helpers import fsbench
+from tests.support.report_pages import HOSTILE, Page, hostile, on_another_backbone, store_of
+from tests.support.synthetic_store import fill
 
 METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6}
 # Bytes of both pages, of 35 methods x 11 sets x 5 shots x 3 backbones x 3 seeds.

@@ -12,11 +12,9 @@ import pytest
 
 from fewshot_bench.plugins.site.results import write_results
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
-from tests.plugins.test_report import HOSTILE, hostile
-from tests.plugins.test_report_browser import opened
 from tests.plugins.test_site import METHODS, entries, gathered
-from tests.report_pages import store_of
+from tests.support.helpers import fsbench
+from tests.support.report_pages import HOSTILE, hostile, opened, store_of
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from fewshot_bench.plugins.models.sorting import Sorter
 from fewshot_bench.store.kept_models import read_model, write_model
 from fewshot_bench.utils.files import TEMPORARY
 from fewshot_bench.utils.processes import this_machine
-from tests.helpers import Result, fsbench, image_folder, save_image
-from tests.models import zero_shot_model
+from tests.support.helpers import Result, fsbench, image_folder, save_image
+from tests.support.models import zero_shot_model
 
 CLASSES = ("cat", "dog", "../up/to/..")
 

@@ -13,9 +13,9 @@ from fewshot_bench import load
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.answers import answers_of
-from tests.bundles import change_record, members_of, with_metric, write
-from tests.helpers import fsbench
+from tests.support.answers import answers_of
+from tests.support.bundles import change_record, members_of, with_metric, write
+from tests.support.helpers import fsbench
 
 RUN = (
     *("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 40),

@@ -26,7 +26,7 @@ from fewshot_bench.store.kept_models import (
     write_model,
 )
 from fewshot_bench.utils.errors import StoreError, UsageError
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 TINY: Any = {"backbone": "tiny", "device": "cpu", "method": "zero-shot"}
 CLASSES = ("cat", "dog")

@@ -21,8 +21,8 @@ from fewshot_bench.plugins.models.suspects import (
     remark,
 )
 from fewshot_bench.store.kept_models import read_config
-from tests.helpers import Result, fsbench, save_image
 from tests.reference import confident_learning
+from tests.support.helpers import Result, fsbench, save_image
 
 
 @pytest.fixture(autouse=True)

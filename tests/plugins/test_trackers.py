@@ -20,8 +20,9 @@ from fewshot_bench.plugins.trackers import plugin as trackers
 from fewshot_bench.plugins.trackers.backends import contents
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import inapplicable, make
-from tests.helpers import PATIENCE, command, environment, fsbench
+from tests.support.compare_records import inapplicable, make
+from tests.support.helpers import PATIENCE, command, environment, fsbench
+from tests.support.tracking import told
 
 RUN = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
 
@@ -29,22 +30,6 @@ RUN = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "
 def record(top1: float | None = 50.0) -> Record:
     made = make("coop", top1=top1, options={"lr": 0.1, "init": None}, overrides={"lr": 0.1})
     return dataclasses.replace(made, environment={"weights_digest": "ab", "commit": "c" * 40})
-
-
-@pytest.fixture
-def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The output folder of trackers."""
-    monkeypatch.setenv(trackers.FOLDER_VARIABLE, str(tmp_path / "tracking"))
-    for name in (trackers.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "tracking"
-
-
-def told(monkeypatch: pytest.MonkeyPatch, names: str, *records: Record) -> None:
-    """Pass records to the trackers, like the harness after storing them."""
-    monkeypatch.setenv(trackers.VARIABLE, names)
-    for one in records:
-        registry().hooks.run_finished(record=one)
 
 
 def test_contents_are_all_that_one_looks_for() -> None:

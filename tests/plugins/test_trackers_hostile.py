@@ -10,10 +10,9 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.trackers import plugin as trackers
 from fewshot_bench.plugins.trackers.backends import contents
-from tests.compare_records import make
-from tests.plugins.test_trackers import told, tracking
+from tests.support.compare_records import make
+from tests.support.tracking import told
 
-__all__ = ["tracking"]
 NAMES = (
     "..",
     ".",

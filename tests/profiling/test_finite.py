@@ -13,7 +13,7 @@ from fewshot_bench.profiling.optimizer import MOST_OVERFLOWS, FiniteNumbers, Par
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import cells, quick
+from tests.support.helpers import cells, quick
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import METHODS, cells, quick, wait_until
+from tests.support.helpers import METHODS, cells, quick, wait_until
 
 CPU = torch.device("cpu")
 

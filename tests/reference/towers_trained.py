@@ -1,7 +1,7 @@
 """MMA, TCP, MMRL and full fine-tuning written out over the full encoders, one loss each.
 
 Each `*_loss` takes (open_clip's module, learned, pixels, labels, task), each `*_logits` (module,
-learned, pixels, task), as `tests.encoder_fits` calls them.
+learned, pixels, task), as `tests.support.encoder_fits` calls them.
 """
 
 from __future__ import annotations

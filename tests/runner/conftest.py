@@ -12,8 +12,8 @@ import pytest
 
 from fewshot_bench.api import code_closure
 from fewshot_bench.api.registry import registry
-from tests.helpers import Result, fsbench
-from tests.plugin_edited import PACKAGE
+from tests.support.helpers import Result, fsbench
+from tests.support.plugin_edited import PACKAGE
 
 
 def unload() -> None:

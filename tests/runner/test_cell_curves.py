@@ -11,7 +11,7 @@ from fsbench_methods.zero_shot import ZeroShot
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 WHOLE = ZeroShot.fit
 

@@ -11,7 +11,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.utils.errors import DataMissingError
-from tests.helpers import fsbench, image_folder, save_image
+from tests.support.helpers import fsbench, image_folder, save_image
 
 SHUFFLED = '''
 """A data set that lists its images in another order in every process."""

@@ -15,7 +15,7 @@ from fsbench_methods import zero_shot
 from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 WHOLE = zero_shot.ZeroShotClassifier.logits
 

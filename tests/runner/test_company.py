@@ -21,7 +21,7 @@ from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 
-FILE = f"{Path(__file__).parents[1] / 'plugin_company.py'}"
+FILE = f"{Path(__file__).parents[1] / 'support' / 'plugin_company.py'}"
 SHIFT, MEAN = f"{FILE}:MeanShift", f"{FILE}:RunningMean"
 ONE: dict[str, Any] = {"shots": 1, "seeds": 1, "progress": False, "engine": "here"}
 

@@ -20,7 +20,7 @@ from fewshot_bench.runner.cell_log import HEAD, TAIL
 from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import METHODS, cells, install_methods, quick
+from tests.support.helpers import METHODS, cells, install_methods, quick
 
 MODULE = "fsbench_reckless"
 

@@ -25,9 +25,9 @@ from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import ContractError
-from tests import helpers
-from tests.answers import stored_arrays
-from tests.helpers import cells
+from tests.support import helpers
+from tests.support.answers import stored_arrays
+from tests.support.helpers import cells
 
 MODULE = "fsbench_prying"
 

@@ -17,7 +17,7 @@ from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.runner.faults import device_fault, out_of_memory
 from fewshot_bench.store.store import Store
-from tests.helpers import cells
+from tests.support.helpers import cells
 
 SHORTAGES = (
     "CUDA out of memory. Tried to allocate 20.00 GiB.",

@@ -13,7 +13,7 @@ from fewshot_bench.api.plugins import GROUP, OWN, foreign_plugins, is_own
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 RIVALS = "zero-shot,tip-adapter"
 FEW = ("-d", "digits", "--shots", "1", "--limit", "40", "--backbone", "tiny")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench as fb
-from tests.helpers import PATIENCE, REPOSITORY
+from tests.support.helpers import PATIENCE, REPOSITORY
 
 PLANNED = """
 import sys

@@ -14,8 +14,8 @@ from fewshot_bench.cli.output import say
 from fewshot_bench.engines.reporting import outcome
 from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
-from tests.compare_records import make, written
-from tests.helpers import fsbench
+from tests.support.compare_records import make, written
+from tests.support.helpers import fsbench
 
 STEERING = "a\x1b[2J\x1b]0;x\x07\x9b1m\u202eb\u2028c\ud800"
 SECRET = "hf_abcdefghijklmnop"

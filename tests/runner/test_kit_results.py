@@ -17,8 +17,8 @@ from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.store.store import Store
 from fewshot_bench.testing import KIT_VERSION, all_checks
-from tests.audit_records import complete, fair, said
-from tests.helpers import fsbench
+from tests.support.audit_records import complete, fair, said
+from tests.support.helpers import fsbench
 
 PLUGIN = """
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.engines.matrix import encodings_saved
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import METHODS, cells, quick
+from tests.support.helpers import METHODS, cells, quick
 
 FROZEN = tuple(name for name in METHODS if name != "clip-lora")
 

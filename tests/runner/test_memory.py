@@ -18,7 +18,7 @@ from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, cells
+from tests.support.helpers import PATIENCE, cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
 QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")

@@ -13,7 +13,7 @@ from fewshot_bench.runner import preflight as counted
 from fewshot_bench.runner import preflight as room
 from fewshot_bench.runner.preflight import Needs, compute_needs
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, fsbench, image_folder, save_image
+from tests.support.helpers import cells, fsbench, image_folder, save_image
 
 METHODS = ("zero-shot", "tip-adapter-f", "coop", "clip-lora")
 OPTIONS = ("coop.epochs=20", "tip-adapter-f.epochs=3", "clip-lora.iterations=2")

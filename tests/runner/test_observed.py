@@ -16,7 +16,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.violations import DEPENDENT as DEPENDENT_ON_OTHERS
 from fewshot_bench.api.violations import HIDDEN_VIEWS, UNSTEADY, VIOLATIONS
 from fewshot_bench.store.store import Store
-from tests.helpers import REPOSITORY, fsbench
+from tests.support.helpers import REPOSITORY, fsbench
 
 # Values of the class features of digits, in `tiny`.
 WEIGHTS = 640
@@ -34,7 +34,7 @@ VIOLATED |= dict.fromkeys(DEPENDENT, DEPENDENT_ON_OTHERS)
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of every trick, computed by one run."""
     folder = tmp_path_factory.mktemp("observed")
-    shutil.copy(REPOSITORY / "tests" / "plugin_observed.py", folder / "observed.py")
+    shutil.copy(REPOSITORY / "tests" / "support" / "plugin_observed.py", folder / "observed.py")
     done = fsbench(
         *("run", "-m", f"{folder}/observed.py:Observed", "-o", f"how={','.join(TRICKS)}"),
         *("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "40", "--jobs", "1"),

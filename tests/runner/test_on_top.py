@@ -21,7 +21,7 @@ from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils.errors import ContractError, UsageError
 from fewshot_bench.utils.text import split_names
-from tests.helpers import cells, fsbench
+from tests.support.helpers import cells, fsbench
 
 LORA = "clip-lora[iterations=2]"
 

@@ -17,8 +17,8 @@ import fewshot_bench as fb
 from fewshot_bench.api.option_files import FILES
 from fewshot_bench.api.spec import method_label
 from fewshot_bench.store.store import Store
-from tests.helpers import Result, fsbench
-from tests.plugin_edited import PACKAGE, write_package
+from tests.support.helpers import Result, fsbench
+from tests.support.plugin_edited import PACKAGE, write_package
 
 SOURCE = """
 import json

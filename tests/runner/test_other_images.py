@@ -15,7 +15,7 @@ from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, fsbench, save_image
+from tests.support.helpers import cells, fsbench, save_image
 
 KIND = "bmp"
 

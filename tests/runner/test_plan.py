@@ -15,8 +15,8 @@ from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import PluginError
-from tests.answers import put_answers
-from tests.helpers import cells, fsbench, inductive
+from tests.support.answers import put_answers
+from tests.support.helpers import cells, fsbench, inductive
 
 
 def test_methods_vary_fastest_and_nothing_stands_twice() -> None:

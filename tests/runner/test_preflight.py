@@ -16,8 +16,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.runner.preflight import check_images
-from tests.helpers import cells, fsbench, image_folder, save_image
-from tests.plugin_photos import Counted
+from tests.support.helpers import cells, fsbench, image_folder, save_image
+from tests.support.plugin_photos import Counted
 
 
 @pytest.fixture

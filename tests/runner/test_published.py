@@ -16,8 +16,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
-from tests.compare_records import read_csv
-from tests.helpers import fsbench
+from tests.support.compare_records import read_csv
+from tests.support.helpers import fsbench
 
 # A method of somebody else, with values that its authors published.
 METHOD = '''

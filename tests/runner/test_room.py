@@ -17,7 +17,7 @@ from fewshot_bench.backbones import free_bytes
 from fewshot_bench.runner import preflight as room
 from fewshot_bench.runner.preflight import WORKER_BYTES
 from fewshot_bench.utils import memory as host_memory
-from tests.helpers import fsbench, record_files
+from tests.support.helpers import fsbench, record_files
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1-8")
 Usage = namedtuple("Usage", "total used free")

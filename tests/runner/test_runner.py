@@ -15,7 +15,7 @@ from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.helpers import METHODS, cells, fsbench, quick
+from tests.support.helpers import METHODS, cells, fsbench, quick
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench, image_folder, save_image
+from tests.support.helpers import fsbench, image_folder, save_image
 
 QUICK = ("--backbone", "tiny", "-m", "zero-shot", "--shots", 1, "--seeds", 1)
 

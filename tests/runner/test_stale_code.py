@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers, stored_arrays
-from tests.helpers import Result
-from tests.plugin_edited import PACKAGE, run_flags, write_package
+from tests.support.answers import put_answers, stored_arrays
+from tests.support.helpers import Result
+from tests.support.plugin_edited import PACKAGE, run_flags, write_package
 
 
 def records(store: Path) -> list[Record]:

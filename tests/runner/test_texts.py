@@ -18,9 +18,9 @@ from fewshot_bench.api.waffle import PAIRS, read_words
 from fewshot_bench.runner.need import find_lack, reads_texts
 from fewshot_bench.runner.variants import expand_methods
 from fewshot_bench.store.store import Store
-from tests.helpers import Result, fsbench
-from tests.merging import merge
 from tests.reference.toy import context, random_backbone, random_task
+from tests.support.helpers import Result, fsbench
+from tests.support.merging import merge
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEXTS = {name: [f"a photo of the number {name}.", f"{name}, a digit"] for name in NAMES}

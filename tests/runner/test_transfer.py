@@ -19,7 +19,7 @@ from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, flags, fsbench, quick, save_image
+from tests.support.helpers import cells, flags, fsbench, quick, save_image
 
 COLORS = ("red", "green", "blue", "yellow", "gray", "black")
 

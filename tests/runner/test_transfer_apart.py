@@ -22,8 +22,8 @@ from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import NotApplicableError
-from tests import plugin_transfer
-from tests.helpers import cells, install_methods, record_files
+from tests.support import plugin_transfer
+from tests.support.helpers import cells, install_methods, record_files
 
 
 @pytest.fixture

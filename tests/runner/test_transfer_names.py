@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import fsbench
-from tests.own_sets import picture
+from tests.support.helpers import fsbench
+from tests.support.own_sets import picture
 
 NAMES = ("cat", "dog", "emu")
 QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1)

@@ -22,7 +22,7 @@ from fewshot_bench.api.violations import (
 )
 from fewshot_bench.runner.verification import ASKED, MOST, Groups, Witness
 
-FILE = str(Path(__file__).parents[1] / "plugin_undeclared.py")
+FILE = str(Path(__file__).parents[1] / "support" / "plugin_undeclared.py")
 BATCHES = {
     "honest": [],
     "unused": [],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 
 @pytest.mark.parametrize("share", ["1.5", "1", "0.9", "0.8", "0", "-1", "nan"])

@@ -19,7 +19,7 @@ from fewshot_bench.splits.draw import short_lines
 from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from tests.helpers import fsbench, save_image
+from tests.support.helpers import fsbench, save_image
 
 SIZES = {"cat": 9, "dog": 8, "emu": 1}
 

@@ -17,7 +17,7 @@ from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.rng import derive
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 Pools = dict[str, tuple[Item, ...]]
 ANY_PROTOCOL = pytest.mark.parametrize("protocol", sorted(SAMPLERS))

@@ -11,8 +11,8 @@ import pytest
 
 from fewshot_bench.splits.published import published_splits
 from fewshot_bench.store.store import Store
-from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
-from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
+from tests.support.helpers import REPOSITORY, fsbench, image_folder, save_image
+from tests.support.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 
 PUBLISHED = published_splits()["dtd"]
 

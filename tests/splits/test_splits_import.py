@@ -16,9 +16,8 @@ from fewshot_bench.splits.checks import check_positions, find_items, map_to_item
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import load_imported, path_of_import
 from fewshot_bench.splits.published import picks_digest, published_splits
-from tests.helpers import fsbench
-from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
-from tests.splits.test_splits_published import real_pools
+from tests.support.helpers import fsbench
+from tests.support.split_trees import DTD_FILE, SMALL, dtd_bytes, real_pools, write_dtd, write_small
 
 # indices/eurosat/shot_1-seed_1.json of https://github.com/linzhiqiu/cross_modal_adaptation:
 # per folder, image number and position in the list, for train and for val.

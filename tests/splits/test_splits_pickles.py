@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.splits.formats import read_split_file
-from tests.helpers import fsbench
-from tests.split_trees import write_small
+from tests.support.helpers import fsbench
+from tests.support.split_trees import write_small
 
 MODULE = "dassl.data.datasets.base_dataset"
 STRING = b"X\x01\x00\x00\x00a"

@@ -6,14 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import lzma
-from pathlib import Path
 
 import pytest
 
-from fewshot_bench import Item, Split
+from fewshot_bench import Split
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.published import (
     Lists,
@@ -22,21 +18,9 @@ from fewshot_bench.splits.published import (
     verify_file,
     verify_picks,
 )
+from tests.support.split_trees import real_pools
 
-LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
 NAMES = sorted(published_splits())
-
-
-@functools.cache
-def real_pools(name: str) -> dict[str, tuple[Item, ...]]:
-    """Train and val pools; labels are stored as (label, run length)."""
-    content = json.loads(lzma.decompress(LISTS.read_bytes()))[name]
-    pools: dict[str, tuple[Item, ...]] = {"test": ()}
-    for role, lists in content.items():
-        labels = [label for label, run in lists["labels"] for _ in range(run)]
-        pairs = zip(lists["paths"], labels, strict=True)
-        pools[role] = tuple(Item(path, label, str(label)) for path, label in pairs)
-    return pools
 
 
 def pick(

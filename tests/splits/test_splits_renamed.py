@@ -9,8 +9,8 @@ import pytest
 
 from fewshot_bench import Item
 from fewshot_bench.splits.published import Lists, compare_lists, verify_names
-from tests.helpers import fsbench
-from tests.split_trees import DTD_FILE, dtd_bytes, write_dtd
+from tests.support.helpers import fsbench
+from tests.support.split_trees import DTD_FILE, dtd_bytes, write_dtd
 
 SAID = "NOT the published lists: their images under other class names"
 

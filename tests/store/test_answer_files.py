@@ -25,9 +25,9 @@ from fewshot_bench.store.answer_files import (
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.errors import StoreError
-from tests.answers import answers_of, put_answers
-from tests.store_cases import filled
-from tests.store_records import make
+from tests.support.answers import answers_of, put_answers
+from tests.support.store_cases import filled
+from tests.support.store_records import make
 
 # Ties, one and two classes, differences beyond 16-bit range and below 16-bit resolution.
 VALUES = st.one_of(

@@ -33,8 +33,8 @@ from fewshot_bench.store.standing import RE_RUN, SUBMITTED, UNVERIFIED, VERIFIED
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.errors import StoreError, UsageError
-from tests.answers import answers_of, fields
-from tests.bundles import (
+from tests.support.answers import answers_of, fields
+from tests.support.bundles import (
     MANIFEST,
     Members,
     change_answers,
@@ -46,8 +46,8 @@ from tests.bundles import (
     with_metric,
     write,
 )
-from tests.helpers import fsbench
-from tests.store_records import make, put
+from tests.support.helpers import fsbench
+from tests.support.store_records import make, put
 
 RUN = (
     *("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 40),

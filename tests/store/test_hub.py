@@ -22,7 +22,7 @@ from fewshot_bench.store.kept_models import (
     write_model,
 )
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
-from tests.hub_server import Hub, hub_running
+from tests.support.hub_server import Hub, hub_running
 
 constants = pytest.importorskip("huggingface_hub.constants")
 MODEL = ModelConfig("gda", "1", "tiny", "abc", ("red", "blue"), ("a photo of a {}.",), {"views": 3})

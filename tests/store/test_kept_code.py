@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewshot_bench.store.kept_code import CODE, read_code
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20)
 

@@ -20,7 +20,7 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder, model_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from tests.helpers import REPOSITORY, cells, fsbench, image_folder, save_image
+from tests.support.helpers import REPOSITORY, cells, fsbench, image_folder, save_image
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fewshot_bench.store.leases import CLOCK, FOLDER, Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.processes import is_running, started
-from tests.helpers import PATIENCE, wait_until
+from tests.support.helpers import PATIENCE, wait_until
 
 KEY = "ab" * 32
 

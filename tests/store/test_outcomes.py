@@ -18,10 +18,10 @@ from fewshot_bench.store.index import index_file
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from tests.answers import answers_of, put_answers, stored_arrays
-from tests.helpers import fsbench
-from tests.store_cases import filled, put, put_failed
-from tests.synthetic_store import fill
+from tests.support.answers import answers_of, put_answers, stored_arrays
+from tests.support.helpers import fsbench
+from tests.support.store_cases import filled, put, put_failed
+from tests.support.synthetic_store import fill
 
 KEPT = frozenset({"top1", "macro_accuracy"})
 

@@ -9,7 +9,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store.record_files import read_record
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.store_cases import filled, fit_digests, put, result
+from tests.support.store_cases import filled, fit_digests, put, result
 
 
 def test_a_record_may_be_laid_out_otherwise(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from fewshot_bench.api.record import LARGEST, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import TEMPORARY, Store
 from fewshot_bench.utils.errors import StoreError, UsageError
-from tests.answers import put_answers
-from tests.helpers import fsbench
-from tests.store_cases import filled
-from tests.store_records import make, put, written
+from tests.support.answers import put_answers
+from tests.support.helpers import fsbench
+from tests.support.store_cases import filled
+from tests.support.store_records import make, put, written
 
 NAMES = st.text(max_size=12)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(

@@ -15,8 +15,8 @@ from fewshot_bench.store import index as store_index
 from fewshot_bench.store import record_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from tests.helpers import fsbench
-from tests.store_cases import filled, result
+from tests.support.helpers import fsbench
+from tests.support.store_cases import filled, result
 
 CURVES = {"loss": {"steps": [1, 2, 9], "values": [2.5, 1e-05, 0.25]}}
 

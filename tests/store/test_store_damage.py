@@ -17,9 +17,9 @@ from fewshot_bench.store.merge import UNUSABLE, merge
 from fewshot_bench.store.store import Store, find
 from fewshot_bench.store.verify import DAMAGED, verify
 from fewshot_bench.utils.errors import StoreError
-from tests.answers import stored_arrays
-from tests.store_cases import filled
-from tests.store_records import make, put
+from tests.support.answers import stored_arrays
+from tests.support.store_cases import filled
+from tests.support.store_records import make, put
 
 
 @pytest.fixture

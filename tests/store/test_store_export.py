@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
-from tests.store_cases import filled, put, put_failed
+from tests.support.helpers import fsbench
+from tests.support.store_cases import filled, put, put_failed
 
 
 @pytest.fixture

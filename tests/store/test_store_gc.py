@@ -22,8 +22,8 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.files import TEMPORARY
 from fewshot_bench.utils.processes import this_machine
-from tests.helpers import fsbench
-from tests.store_cases import age, contents, filled, put, put_failed
+from tests.support.helpers import fsbench
+from tests.support.store_cases import age, contents, filled, put, put_failed
 
 HOURS = 7200
 

@@ -26,7 +26,7 @@ from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import TABLES, VERSION, index_file, index_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.database import Database
-from tests.store_cases import filled, put, put_failed, result
+from tests.support.store_cases import filled, put, put_failed, result
 
 # Longer than a tick of the file system's clock.
 SETTLED = 0.02

@@ -16,9 +16,9 @@ from fewshot_bench.store.store import TEMPORARY, Store
 from fewshot_bench.utils import files as store_module
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.processes import this_machine
-from tests.answers import stored_arrays
-from tests.store_cases import filled
-from tests.store_records import make, put
+from tests.support.answers import stored_arrays
+from tests.support.store_cases import filled
+from tests.support.store_records import make, put
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from fewshot_bench.splits.imported import load_imported, path_of_import
 from fewshot_bench.store.kept_methods import find_method, keep
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import verify
-from tests.answers import put_answers
-from tests.helpers import fsbench
-from tests.merging import IDS, merge, picks, results
-from tests.store_cases import contents, filled, flip, put, put_failed, result
+from tests.support.answers import put_answers
+from tests.support.helpers import fsbench
+from tests.support.merging import IDS, merge, picks, results
+from tests.support.store_cases import contents, filled, flip, put, put_failed, result
 
 
 def test_stores_of_two_machines(tmp_path: Path) -> None:

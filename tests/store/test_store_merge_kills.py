@@ -12,9 +12,9 @@ from fewshot_bench.store import merge as store_merge
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.files import TEMPORARY
-from tests.helpers import PATIENCE, start
-from tests.merging import merge, picks, results
-from tests.store_cases import filled, flip, killed_at, put, result
+from tests.support.helpers import PATIENCE, start
+from tests.support.merging import merge, picks, results
+from tests.support.store_cases import filled, flip, killed_at, put, result
 
 
 @pytest.mark.parametrize("moment", range(5))

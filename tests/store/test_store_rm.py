@@ -17,9 +17,9 @@ from fewshot_bench.store.index import index_file
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers
-from tests.compare_records import make
-from tests.helpers import fsbench
+from tests.support.answers import put_answers
+from tests.support.compare_records import make
+from tests.support.helpers import fsbench
 
 RECORDS = [
     make("coop", "dtd", seed=1, method_version="1"),

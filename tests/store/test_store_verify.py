@@ -23,9 +23,9 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
 from fewshot_bench.utils.files import TEMPORARY, Damaged
 from fewshot_bench.utils.processes import this_machine
-from tests.answers import fields, put_answers
-from tests.helpers import fsbench
-from tests.store_cases import (
+from tests.support.answers import fields, put_answers
+from tests.support.helpers import fsbench
+from tests.support.store_cases import (
     QUERIES,
     contents,
     filled,

@@ -24,9 +24,9 @@ from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.processes import this_machine
-from tests.answers import fields, stored_arrays
-from tests.helpers import fsbench
-from tests.store_cases import CLASSES, filled
+from tests.support.answers import fields, stored_arrays
+from tests.support.helpers import fsbench
+from tests.support.store_cases import CLASSES, filled
 
 RUN = (
     *("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20),

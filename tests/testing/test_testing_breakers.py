@@ -32,8 +32,8 @@ from fewshot_bench.testing.learning_checks import (
 )
 from fewshot_bench.training import Encoders, EpochLearner, Learned, LinearClassifier
 from fewshot_bench.utils.errors import UsageError
-from tests.breakers import BREAKERS, Head, InBatches, InStreams, Linear, rebuilt
-from tests.breakers_learning import ChangesProcess, Prints
+from tests.support.breakers import BREAKERS, Head, InBatches, InStreams, Linear, rebuilt
+from tests.support.breakers_learning import ChangesProcess, Prints
 
 
 @pytest.mark.parametrize("name", sorted(BREAKERS))

@@ -14,7 +14,7 @@ import pytest
 
 from fewshot_bench.store.store import Store
 from fewshot_bench.testing import all_checks, check_method, quick
-from tests.helpers import REPOSITORY, fsbench
+from tests.support.helpers import REPOSITORY, fsbench
 
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
 FILES = {"PrefixTuning": "prefix_tuning.py", "ShiftTuning": "shift_tuning.py"}
@@ -31,7 +31,7 @@ SHORTER = {"ShiftTuning": {"steps": 4}, "ClassVectors": {"epochs": 5}}
 def examples() -> dict[str, str]:
     """The source of every method, by the name of its class: those that a page shows as a whole."""
     found = {
-        name: (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+        name: (REPOSITORY / "tests" / "support" / file).read_text(encoding="utf-8")
         for name, file in FILES.items()
     }
     for page in PAGES:

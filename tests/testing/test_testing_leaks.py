@@ -7,7 +7,7 @@ import gc
 
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.testing import Bench, run_checks
-from tests.breakers import Head
+from tests.support.breakers import Head
 
 
 def backbones() -> int:

@@ -22,7 +22,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.testing.observe import ProcessState
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.rng import derive, isolate
-from tests.helpers import cells, fsbench, quick
+from tests.support.helpers import cells, fsbench, quick
 
 TRAINED = ("linear-probe", "clip-lora")
 

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import PATIENCE, REPOSITORY, environment
+from tests.support.helpers import PATIENCE, REPOSITORY, environment
 
 HIDDEN = (*("ray", "pyarrow", "wandb", "mlflow", "tensorboard", "starlette", "uvicorn"),)
 # Hides packages, runs commands, and predicts with a model.
@@ -20,7 +20,7 @@ for name in json.loads(sys.argv[1]):
     sys.modules[name] = None
 import numpy
 import fewshot_bench as fb
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 said = []
 for words in json.loads(sys.argv[2]):
     done = fsbench(*words)
@@ -33,7 +33,7 @@ print(json.dumps(said))
 # Runs commands, and says after each what is imported; a decoy leaves a mark where it is imported.
 DECOYED = """
 import json, os, sys
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 for words in json.loads(sys.argv[1]):
     done = fsbench(*words)
     print(json.dumps([done.code, os.path.exists(os.environ["IMPORTED"])]))

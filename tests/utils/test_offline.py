@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, REPOSITORY, environment, fsbench
-from tests.preparing import Shop, images, open_shop, tar
+from tests.support.helpers import PATIENCE, REPOSITORY, environment, fsbench
+from tests.support.preparing import Shop, images, open_shop, tar
 
 PLUGIN = '''
 import dataclasses, socket
@@ -115,7 +115,7 @@ def test_child_processes_and_compiled_code_have_no_internet_sockets() -> None:
 # Runs commands one after the other, since nothing lifts the ban in a process.
 COMMANDS = """
 import json, sys
-from tests.helpers import fsbench
+from tests.support.helpers import fsbench
 for words in json.loads(sys.argv[1]):
     done = fsbench(*words)
     print(json.dumps([done.code, done.out, done.err]))

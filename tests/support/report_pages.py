@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.store.store import Store
-from tests import compare_records
-from tests.answers import put_answers
-from tests.helpers import fsbench
+from tests.support import compare_records
+from tests.support.answers import put_answers
+from tests.support.helpers import fsbench
 
 CLASSES, QUERIES = 4, 80
 LABELS = np.arange(QUERIES) % CLASSES
@@ -113,3 +115,49 @@ class Page(HTMLParser):
     def named(self, tag: str) -> list[dict[str, str | None]]:
         """Attributes of all elements with this tag."""
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+HOSTILE = (
+    "<script>window.hit=1</script>",
+    "</title></style><img src=x onerror=window.hit=1>",
+    '"><svg/onload=window.hit=1>',
+    "$\\frac{1}{0}$ & <!-- ]]>",
+    "{{ 7 * 7 }}{% for %}",
+    "\u202egnp.exe\x1b[2J\x00",
+    "javascript:window.hit=1",
+    "x" * 5000,
+)
+
+
+def on_another_backbone(made: Record) -> Record:
+    return dataclasses.replace(made, spec=dataclasses.replace(made.spec, backbone="other"))
+
+
+def hostile(made: Record) -> Record:
+    names = [*HOSTILE[:3], HOSTILE[5]]
+    return dataclasses.replace(
+        made,
+        split={**made.split, "classnames": names},
+        environment={HOSTILE[0]: HOSTILE[1], "packages": {HOSTILE[2]: HOSTILE[0]}},
+        incidents=[{"kind": HOSTILE[0], "text": HOSTILE[1]}],
+    )
+
+
+@dataclass
+class Seen:
+    """A page opened from disk, with its requests and error messages."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+def opened(browser: Any, path: Path, **options: Any) -> Seen:
+    """Open a file in the browser."""
+    options = {"viewport": {"width": 1280, "height": 800}} | options
+    seen = Seen(browser.new_page(**options))
+    seen.page.on("request", lambda request: seen.requests.append(request.url))
+    seen.page.on("console", lambda message: seen.complaints.append(message.text))
+    seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    seen.page.goto(path.as_uri())
+    return seen

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary
-from tests.breakers import Head, Linear, breaks, rebuilt
+from tests.support.breakers import Head, Linear, breaks, rebuilt
 
 
 @dataclass

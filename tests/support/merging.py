@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
-from tests.helpers import Result, fsbench
-from tests.store_cases import QUERIES, contents
+from tests.support.helpers import Result, fsbench
+from tests.support.store_cases import QUERIES, contents
 
 IDS = [f"q{number}" for number in range(QUERIES)]
 

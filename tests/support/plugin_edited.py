@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.helpers import Result, command
+from tests.support.helpers import Result, command
 
 PACKAGE = "fsbench_edited"
 TIMEOUT = 300

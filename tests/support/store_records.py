@@ -9,7 +9,7 @@ import numpy as np
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers
+from tests.support.answers import put_answers
 
 
 def make(seed: int = 1, status: Any = "done", **spec: Any) -> Record:

@@ -11,7 +11,7 @@ from unittest import mock
 import uvicorn
 
 from fewshot_bench.plugins.models import app, connections
-from tests.helpers import wait_until
+from tests.support.helpers import wait_until
 
 
 @contextmanager

@@ -9,15 +9,20 @@ from __future__ import annotations
 import functools
 import traceback
 import typing
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from fewshot_bench import Backbone, Images, RunContext, Task
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import read_card
+from fewshot_bench.api.registry import registry
 from fewshot_bench.images import features
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.testing import toy_backbone
@@ -143,3 +148,80 @@ def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/torch/" not in frame.filename]
     return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}"
+
+
+def _ways() -> dict[str, list[Any]]:
+    """Short variants of every built-in method, by its name."""
+    catalog = registry().methods
+    names = [name for name in catalog.names() if catalog.find(name).origin.startswith("fewshot")]
+    return {name: ways(registry().method_class(name)()) for name in names}
+
+
+WAYS = {
+    name if number == 0 else f"{name}-{number}": method
+    for name, methods in _ways().items()
+    for number, method in enumerate(methods)
+}
+
+
+NAMES = [name for name, method in WAYS.items() if name == method.name]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Values of a training step that a planted fault can use."""
+
+    loss: Tensor
+    features: Tensor
+    labels: Tensor
+    weight: Tensor
+    ctx: RunContext
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits of a linear head."""
+
+    weight: Tensor
+    finish: Callable[[Tensor], Any]
+
+    def logits(self, queries: Images) -> Tensor:
+        logits = queries.features @ self.weight.T
+        changed = self.finish(logits)
+        return changed if isinstance(changed, Tensor) else logits
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A correct linear probe, apart from the faults `act` in a step and `finish` on logits.
+
+    If `act` returns a tensor, it is added to the loss.
+    """
+
+    name: ClassVar[str] = "planted"
+
+    act: Callable[[Step], Any] = lambda step: None
+    finish: Callable[[Tensor], Any] = lambda logits: None
+    fused: bool = True
+    weight: str = ""
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Head:
+        features, labels = task.train.features, task.train.labels
+        start = torch.zeros(
+            len(task.classnames), features.shape[1], device=self.weight or ctx.device
+        )
+        weight = torch.nn.Parameter(start)
+        optimizer = torch.optim.AdamW([weight], lr=0.01, fused=self.fused)
+
+        def whole() -> Tensor:
+            loss = F.cross_entropy(features @ weight.T, labels)
+            more = self.act(Step(loss, features, labels, weight, ctx))
+            return loss if more is None else loss + more
+
+        take = ctx.train_step(whole, optimizer)
+        for _ in range(3):
+            take()
+        return Head(weight.detach(), self.finish)

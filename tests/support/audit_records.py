@@ -8,7 +8,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.api.record import Record
-from tests.compare_records import matrix
+from tests.support.compare_records import matrix
 
 ENVIRONMENT = {
     "weights_digest": "ab" * 32,

@@ -3,7 +3,7 @@
 `count_step` runs a method's fit on a random CLIP with 12 layers and counts the operators of one
 step, from `zero_grad` to the end of the optimizer's step, under the autocast of accelerators.
 
-`python -m tests.accelerator.launches coop bf16 100` lists them by source line.
+`python -m tests.support.launches coop bf16 100` lists them by source line.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from fewshot_bench import Task
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
-from tests.accelerator.layout import use_accelerator_layout
 from tests.reference.toy import CPU, MemoryShots, random_backbone, random_shots
+from tests.support.layout import use_accelerator_layout
 
 NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_"),

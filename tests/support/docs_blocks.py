@@ -6,7 +6,8 @@
 with a comment that is a file name (`# prototype.py`) is written to that file; all others share one
 namespace. The folder holds what pages may name: see `furnish`.
 
-`python -m tests.docs_blocks docs/tutorials/first-run.md` runs a page, with the time of each block.
+`python -m tests.support.docs_blocks docs/tutorials/first-run.md` runs a page and prints the time
+of each block.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from PIL import Image
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli import demo
 from fewshot_bench.cli.main import cli
-from tests.dataset_trees import write_set
-from tests.helpers import PATIENCE, fsbench
+from tests.support.dataset_trees import write_set
+from tests.support.helpers import PATIENCE, fsbench
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(
     r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<kind>[^\n`]*)\n(?P<text>.*?)^ *(?P=fence) *$",
     re.MULTILINE | re.DOTALL,

@@ -21,8 +21,8 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.data.commands import LOCK
-from tests import helpers
-from tests.http_server import Page, Site, serving
+from tests.support import helpers
+from tests.support.http_server import Page, Site, serving
 
 MODULE = "fsbench_remote"
 RECIPES = "FSBENCH_TEST_RECIPES"

@@ -19,7 +19,7 @@ from fewshot_bench.api.sources import Stamp, file_stamp
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import ImageCost
-from tests.helpers import save_image
+from tests.support.helpers import save_image
 
 COUNT = 12
 

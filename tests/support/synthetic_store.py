@@ -21,7 +21,7 @@ from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
-from tests.answers import answers_of, put_answers
+from tests.support.answers import answers_of, put_answers
 
 DATASETS = (
     *("caltech101", "dtd", "eurosat", "fgvc-aircraft", "flowers102", "food101"),

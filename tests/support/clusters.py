@@ -12,7 +12,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, fsbench, start, wait_until
+from tests.support.helpers import PATIENCE, fsbench, start, wait_until
 
 FEW = ("zero-shot", "tip-adapter")
 DEMO = (

@@ -24,9 +24,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
-from tests.answers import stored_arrays
+from tests.support.answers import stored_arrays
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 QUICK = (
     "clip-lora.iterations=2",

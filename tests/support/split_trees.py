@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
+from fewshot_bench import Item
+
+DATA = Path(__file__).parents[1] / "data"
 DTD_FILE = "split_zhou_DescribableTextures.json"
 SMALL = {
     "train": [
@@ -45,3 +48,18 @@ def write_small(root: Path) -> str:
             (root / "images" / str(id)).touch()
     (root / "split.json").write_text(json.dumps(SMALL), "utf-8")
     return f"coop:{root}"
+
+
+LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
+
+
+@functools.cache
+def real_pools(name: str) -> dict[str, tuple[Item, ...]]:
+    """Train and val pools; labels are stored as (label, run length)."""
+    content = json.loads(lzma.decompress(LISTS.read_bytes()))[name]
+    pools: dict[str, tuple[Item, ...]] = {"test": ()}
+    for role, lists in content.items():
+        labels = [label for label, run in lists["labels"] for _ in range(run)]
+        pairs = zip(lists["paths"], labels, strict=True)
+        pools[role] = tuple(Item(path, label, str(label)) for path, label in pairs)
+    return pools

@@ -16,7 +16,7 @@ from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record, digests_of_text
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
-from tests.answers import answers_of, put_answers
+from tests.support.answers import answers_of, put_answers
 
 QUERIES, CLASSES = 30, 4
 
