@@ -74,10 +74,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def pages(session: nox.Session) -> None:
-    """The project's web site in build/pages/: docs, printed numbers, the report of a demo."""
+    """The project's web site in build/pages/: docs with printed numbers, the report of a demo."""
     install(session, "-e", ".[docs]")
     build_docs(session, "build/pages")
-    session.run("fsbench", "site", "--output", "build/pages/leaderboard")
     session.run("fsbench", "demo", "--store", "build/demo")
     session.run("fsbench", "report", "--store", "build/demo", "-O", "build/pages/demo.html")
 

@@ -22,6 +22,7 @@ DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent)]
 
 from fewshot_bench.utils.version import __version__  # noqa: E402
+from scripts.atlas.page import write_atlas  # noqa: E402
 from scripts.faces import FACES  # noqa: E402
 
 project = "fewshot_bench"
@@ -72,7 +73,6 @@ PARTS = {
         "how-to: train-a-method change-the-towers adapters-and-views debug-a-method own-dataset "
         "own-backbone own-metric own-engine"
     ),
-    "How to share": "how-to: leaderboard share-results review-submissions",
     "Reference": (
         "reference: commands options environment records fields methods/index python api/index "
         "method-contract rules hooks protocols datasets backbones formats glossary"
@@ -231,9 +231,15 @@ def mend_pages(app: Sphinx, error: Exception | None) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def add_atlas(app: Sphinx, error: Exception | None) -> None:
+    """Write the atlas of printed numbers beside the pages."""
+    (Path(app.outdir) / "atlas.html").write_text(write_atlas(), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what happens before, during and after a build."""
     app.connect("builder-inited", write_api)
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", render_docstring)
     app.connect("build-finished", mend_pages)
+    app.connect("build-finished", add_atlas)

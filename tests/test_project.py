@@ -16,9 +16,6 @@ from tests.support.helpers import REPOSITORY
 GITHUB = REPOSITORY / ".github"
 FORMS = sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml"))
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
-# Those of a results repository, as `fsbench new results` writes them.
-TEMPLATES = REPOSITORY / "fewshot_bench" / "plugins" / "new" / "templates"
-RESULTS = sorted((TEMPLATES / "results" / "github" / "workflows").glob("*.yml.template"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -68,7 +65,7 @@ def test_workflows_run_sessions_that_exist() -> None:
     assert named | set(jobs("ci.yml")["check"]["strategy"]["matrix"]["session"]) <= sessions
 
 
-@pytest.mark.parametrize("path", [*WORKFLOWS, *RESULTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_are_pinned_and_may_only_read(path: Path) -> None:
     workflow = read_yaml(path)
     assert workflow["permissions"] == {"contents": "read"}
@@ -90,7 +87,6 @@ def test_the_pages_have_what_the_session_makes() -> None:
         if "upload-pages" in step.get("uses", "")
     ]
     assert f'build_docs(session, "{path.rstrip("/")}")' in tasks
-    assert f'"{path}leaderboard"' in tasks
 
 
 def test_forms_ask_what_their_answer_needs() -> None:

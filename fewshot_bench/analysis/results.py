@@ -539,10 +539,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
     refuse("fewshot_bench.load")
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
-        raise UsageError(
-            f"store '{folder}' is not a folder; name a store's folder (a bundle becomes one by "
-            "fsbench store merge)"
-        )
+        raise UsageError(f"store '{folder}' is not a folder; name a store's folder")
     records = _read(folder)
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"

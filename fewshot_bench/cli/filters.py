@@ -80,10 +80,7 @@ def read_records(store: Store) -> list[Record]:
 def refuse_file(folder: Path) -> None:
     """UsageError if the store exists and is no folder."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(
-            f"store '{folder}' is not a folder; choose another one (a bundle "
-            "becomes one by fsbench store merge)"
-        )
+        raise UsageError(f"store '{folder}' is not a folder; choose another one")
 
 
 def list_records(store: Store) -> list[Record]:

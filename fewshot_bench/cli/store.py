@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,30 +129,26 @@ def verify_command(folder: Path) -> None:
 def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
     """Bring the results of other stores into the one of --store, which is made if needed.
 
-    SOURCE is a store, or a bundle of fsbench submit, of which nothing is written if one number does
-    not hold. What is absent is copied, and a finished cell takes the place of a failed or damaged
-    one. Two different results of one cell are shown and left as they are. The exit code is 1 when
-    there was such a conflict, or a file that cannot be used.
+    SOURCE is a store. Every file is checked as by 'fsbench store verify' before it is used. What is
+    absent is copied, and a finished cell takes the place of a failed or damaged one. Two different
+    results of one cell are shown and left as they are. The exit code is 1 when there was such a
+    conflict, or a file that cannot be used.
     """
     from fewshot_bench.store.merge import CONFLICT, OUTCOMES, UNUSABLE, check_sources, merge
     from fewshot_bench.store.store import Store
 
     store, total = Store(folder), Counter[str]()
+    check_sources(sources, folder)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory()))
-        folders = [_unpack_source(path, scratch / str(n)) for n, path in enumerate(sources)]
-        check_sources(folders, folder)
         if not dry_run:
             store.create()
             stack.enter_context(lock(folder))
-        for source, place in zip(sources, folders, strict=True):
+        for source in sources:
             counts = Counter[str]()
-            for step in merge(place, store, dry_run=dry_run):
+            for step in merge(source, store, dry_run=dry_run):
                 counts[step.outcome] += 1
                 if step.lines:
-                    inside = step.path.is_relative_to(place)
-                    path = source / step.path.relative_to(place) if inside else step.path
-                    show(step.outcome, path, "; ".join(step.lines))
+                    show(step.outcome, step.path, "; ".join(step.lines))
             total += counts
             said = "would be, as nothing is written: " if dry_run else ""
             click.echo(f"{source}: {said}{tally(counts, OUTCOMES, 'nothing there')}")
@@ -164,24 +159,6 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
         )
     if total[CONFLICT] or total[UNUSABLE]:
         raise click.exceptions.Exit(FOUND)
-
-
-def _unpack_source(source: Path, folder: Path) -> Path:
-    """The folder of a source, a bundle unpacked into `folder`; StoreError if it does not hold."""
-    from fewshot_bench.store.bundle import is_bundle, unpack
-    from fewshot_bench.store.standing import UNVERIFIED, judge
-
-    if not is_bundle(source):
-        return source
-    standings = judge(unpack(source, folder))
-    wrong = {key: s.reasons for key, s in standings.items() if s.level == UNVERIFIED}
-    if wrong:
-        key = min(wrong)
-        raise StoreError(
-            f"'{source}': {len(wrong):,} of {len(standings):,} cells do not hold, {key[:12]} among "
-            f"them ({wrong[key][0]}); nothing of it was merged (fsbench verify names them all)"
-        )
-    return folder
 
 
 SHORTEST_KEY = 4

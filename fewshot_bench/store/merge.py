@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +24,6 @@ from fewshot_bench.store.kept_methods import copy_method
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.log_files import read_log
 from fewshot_bench.store.predictions import Queries
-from fewshot_bench.store.private import name_folders
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine
@@ -119,7 +117,7 @@ def check_sources(sources: Sequence[Path], destination: Path) -> None:
             what = "is no store" if source.exists() else "does not exist"
             raise UsageError(
                 f"source '{source}' {what}: expected a folder with records/ in it, as fsbench run "
-                "--store makes it, or a bundle of fsbench submit"
+                "--store makes it"
             )
         if destination.exists() and source.samefile(destination):
             raise UsageError(
@@ -138,14 +136,10 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         yield _copy_split(path, "picks", _digest_picks, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
-    keys_of_own_images = functools.cache(functools.partial(_list_own_images, destination))
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
-            key = theirs.record.spec.key()
-            if _has_own_images(theirs.record):
-                key = keys_of_own_images().get(key, key)
-            outcome, lines = _decide(theirs, destination.file(key))
+            outcome, lines = _decide(theirs, destination.file(theirs.record.spec.key()))
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:
@@ -154,16 +148,6 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         if not dry_run and outcome in (COPIED, REPLACED):
             _copy_cell(theirs, destination, lines)
         yield Step(outcome, file.path, lines)
-
-
-def _has_own_images(record: Record) -> bool:
-    return ":" in record.spec.dataset + record.spec.target
-
-
-def _list_own_images(store: Store) -> dict[str, str]:
-    """Keys of the cells of own images, by those that they have in a bundle."""
-    specs = [record.spec for record in store.records() if _has_own_images(record)]
-    return {name_folders(spec).key(): spec.key() for spec in specs}
 
 
 def _copy_split(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.fuzzing import (
-    bundles,
     configs,
     data_lists,
     downloads,
@@ -17,5 +16,4 @@ SUBJECTS = (
     *data_lists.SUBJECTS,
     *configs.SUBJECTS,
     *downloads.SUBJECTS,
-    *bundles.SUBJECTS,
 )

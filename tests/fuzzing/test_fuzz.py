@@ -29,7 +29,6 @@ GROUPS = {
         *("imported splits", "manifests", "kept splits", "folders with a split file"),
         *("aircraft lists", "imagenet archives", "webdataset shards", "configs"),
         *("class names and prompts", "archives", "notes of downloads"),
-        "bundles",
     ),
     "heavy": (
         *("decoded images", "checkpoints", "local backbones", "images", "saved hub data sets"),

@@ -244,7 +244,7 @@ def test_a_kept_model_has_the_views_and_random_numbers_of_its_cell(
     photos: Path, tmp_path: Path
 ) -> None:
     asked = {"shots": 1, "seeds": 3, "backbone": "tiny", "views": 8, "progress": False}
-    name = f"{REPOSITORY / 'tests' / 'plugin_undeclared.py'}:OfViews"
+    name = f"{REPOSITORY / 'tests' / 'support' / 'plugin_undeclared.py'}:OfViews"
     results = fb.run(name, f"folder:{photos}", store=tmp_path, keep_models=True, **asked)  # type: ignore[arg-type]
     (record,) = results.where(seeds="3")
     assert record.footprint["encoded_per_query"] == 8

@@ -43,7 +43,7 @@ SHORT = {
     "max_iter": 10,
 }
 """Hyper-parameters that make a method short, where it has them."""
-WAYS = 3
+WAYS_OF_ONE_METHOD = 3
 # From the usual scale on, a scaler skips the few steps of a short fit, since they overflow.
 _DEVICE, _, *_OTHERS = torch.amp.GradScaler.__init__.__defaults__
 low_scale = functools.partial(
@@ -88,7 +88,7 @@ class Rehearsal:
 
 def ways(method: Any) -> list[Any]:
     """Short variants of the method: its own option values, and the other choices of its options."""
-    return list(dict.fromkeys(_short(method, number) for number in range(WAYS)))
+    return list(dict.fromkeys(_short(method, number) for number in range(WAYS_OF_ONE_METHOD)))
 
 
 def _short(method: Any, number: int) -> Any:

@@ -1,4 +1,4 @@
-"""`fsbench new`: a package for a plug-in of one's own, or a repository for results of many labs."""
+"""`fsbench new`: a package for a plug-in of one's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.new.names import names_of
-from fewshot_bench.plugins.new.package import RESULTS, render, write
+from fewshot_bench.plugins.new.package import render, write
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
 
 @click.group("new", cls=LazyGroup)
 def command() -> None:
-    """Write a package for your own method, data set, metric or engine; or a results repository.
+    """Write a package for your own method, data set, metric or engine.
 
     A package has one example that works, tests, and the entry point by which fsbench finds it. Your
     code then takes the place of the example.
@@ -79,17 +79,3 @@ for _kind, _about in KINDS.items():
             short_help=f"{_about.words.capitalize()} that {_about.does}.",
         )
     )
-
-
-@command.command(RESULTS, short_help="A repository for verified results of many labs.")
-@click.argument("name")
-def create_results(name: str) -> None:
-    """Write a repository for bundles of many labs into the folder NAME.
-
-    Its workflows recompute what a pull request adds, and publish the site of all bundles.
-    """
-    names = names_of(RESULTS, name)
-    write(Path(names.name), render(RESULTS, "", names))
-    say(f"{names.name}/ takes bundles of fsbench submit by pull request, and shows their site")
-    say(f"publish it: {names.name}/README.md says how, for labs and for who keeps it")
-    say(f"  git -C {names.name} init -b main && git -C {names.name} add .")

@@ -55,10 +55,9 @@ def names_of(kind: str, text: str) -> Names:
         class_name,
         " ".join((words[0][0].upper() + words[0][1:], *words[1:])),
     )
-    catalogs = {catalog.kind.replace(" ", ""): catalog for catalog in registry().catalogs}
-    # A repository of results is registered nowhere.
-    if kind in catalogs and (owner := _owner(catalogs[kind], name)):
-        raise _refuse(kind, text, f"{owner} (fsbench list {catalogs[kind].listing})")
+    (catalog,) = (each for each in registry().catalogs if each.kind.replace(" ", "") == kind)
+    if owner := _owner(catalog, name):
+        raise _refuse(kind, text, f"{owner} (fsbench list {catalog.listing})")
     if find_spec(names.module) is not None:
         raise _refuse(kind, text, f"its module would be {names.module}, which is installed")
     return names

@@ -1,4 +1,4 @@
-"""The files of a new package or repository, from the templates beside this module."""
+"""The files of a new package, from the templates beside this module."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from fewshot_bench.utils.errors import UsageError
 TEMPLATES = Path(__file__).parent / "templates"
 # Templates of every package; those of a kind are in a folder of its name.
 SHARED = "package"
-# The kind that is a repository and no package.
-RESULTS = "results"
 ENDING = ".template"
 # Names in the tree of templates, and what they are in a package.
-MODULE, HIDDEN = "module", ("gitignore", "github")
+MODULE, HIDDEN = "module", ("gitignore",)
 
 
 def render(kind: str, a_kind: str, names: Names) -> Mapping[str, bytes]:
@@ -31,7 +29,7 @@ def render(kind: str, a_kind: str, names: Names) -> Mapping[str, bytes]:
     _check_class(kind, names)
     parts = {MODULE: names.module, **{name: f".{name}" for name in HIDDEN}}
     files = {}
-    for folder in (TEMPLATES / SHARED, TEMPLATES / kind)[kind == RESULTS :]:
+    for folder in (TEMPLATES / SHARED, TEMPLATES / kind):
         for source in sorted(folder.rglob(f"*{ENDING}")):
             path = source.relative_to(folder).as_posix().removesuffix(ENDING).split("/")
             target = "/".join(parts.get(part, part) for part in path)

@@ -16,5 +16,5 @@ def register_commands(cli: LazyGroup) -> None:
     cli.add_lazy(
         "new",
         "fewshot_bench.plugins.new.command:command",
-        "Write a package for your own method, data set, metric or engine; or a results repository.",
+        "Write a package for your own method, data set, metric or engine.",
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
+from markupsafe import Markup
+
 from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.report.page import embed_script, template
 from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
     AVERAGE_OF_TEN,
@@ -17,7 +22,6 @@ from fewshot_bench.plugins.reproduce.numbers import (
 )
 from fewshot_bench.plugins.reproduce.printed import agreement, settings_of
 from fewshot_bench.plugins.reproduce.published import reproductions
-from fewshot_bench.plugins.site.page import encode_column, write_page
 
 # What the page shows first, and shows without scripts.
 SHOTS = 16
@@ -36,8 +40,8 @@ _CODED = (
 _OF_SOURCE = ("source", "table", "url", "place", "citation", "commit")
 
 
-def write_atlas(title: str, results: str) -> str:
-    """The page of all printed numbers. results: address of the page of results; empty without."""
+def write_atlas(title: str = "Few-shot adaptation of CLIP") -> str:
+    """Return the HTML page of all printed numbers; it loads nothing."""
     every, data = all_numbers(), columns()
     offered = {
         "metric": _METRICS,
@@ -49,11 +53,13 @@ def write_atlas(title: str, results: str) -> str:
     }
     means = [n for n in numbers(shots=SHOTS, dataset=AVERAGE, classes="all") if not n.under]
     means.sort(key=lambda number: (number.backbone, -number.value))
-    return write_page(
-        "atlas.html",
-        {**data, "first": {"dataset": "*", "source": "*", **FIRST}, "metrics": _METRICS},
+    first = {"dataset": "*", "source": "*", **FIRST}
+    shared = files("fewshot_bench.plugins.report.page") / "script.js"
+    own = files(__package__) / "page" / "site.js"
+    return template("atlas.html", __package__).render(
         title=title,
-        results=results,
+        data=Markup(_json({**data, "first": first, "metrics": _METRICS})),
+        **embed_script(shared.read_text("utf-8") + own.read_text("utf-8")),
         offered=offered,
         agreement=agreement(numbers()),
         means=[
@@ -63,6 +69,18 @@ def write_atlas(title: str, results: str) -> str:
         count=len(every),
         tables=len(sources()),
     )
+
+
+def encode_column(values: Iterable[Hashable]) -> dict[str, Any]:
+    """Encode a column as its distinct values (`of`) and the place of each row's value (`at`)."""
+    places: dict[Hashable, int] = {}
+    at = [places.setdefault(value, len(places)) for value in values]
+    return {"of": list(places), "at": at}
+
+
+def _json(values: Any) -> str:
+    """Return JSON that may stand in a script: no text in it ends the element."""
+    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def columns() -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""The site of printed and submitted numbers, and bundles of results that travel."""

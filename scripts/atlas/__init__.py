@@ -1,0 +1,1 @@
+"""The atlas of printed numbers: a page of the documentation."""
