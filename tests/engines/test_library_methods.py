@@ -19,7 +19,6 @@ import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.session_methods import reference
 from fewshot_bench.runner.request import expand
-from fewshot_bench.store.private import texts_of_file
 from tests.support.helpers import PATIENCE, REPOSITORY
 
 SCRIPT = '''
@@ -119,8 +118,8 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     assert loaded.where(options={"weight": 0.3}).compare(cls).tables[0].baseline
     # The recorded source is the one that ran.
     assert "normalized(self.weight * backbone.class_features(task))" in file.read_text()
-    # Where the script lies is not in it: its code travels in bundles.
-    assert not any(str(tmp_path) in text for text in texts_of_file(file.read_bytes()))
+    # Where the script lies is not in it: stores travel.
+    assert str(tmp_path) not in file.read_text(encoding="utf-8")
 
 
 def test_a_class_inside_of_a_function(tmp_path: Path) -> None:
@@ -136,21 +135,6 @@ def test_a_class_inside_of_a_function(tmp_path: Path) -> None:
 
     method = registry().method_class(reference(Inner, tmp_path))
     assert method().fit(None, None, None) == 3
-
-
-def test_a_path_in_a_packed_class_is_found(tmp_path: Path) -> None:
-    file = tmp_path / "names.txt"
-
-    @dataclasses.dataclass(frozen=True)
-    class Reads:
-        name: ClassVar[str] = "reads"
-
-        def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
-            return str(file)
-
-    content = Path(reference(Reads, tmp_path).rpartition(":")[0]).read_bytes()
-    assert tmp_path.name.encode() not in content
-    assert any(tmp_path.name in text for text in texts_of_file(content))
 
 
 def test_classes_of_plugins_and_files_go_by_their_names(tmp_path: Path) -> None:
